@@ -1,0 +1,11 @@
+"""blendkit: several LLMs in, one better answer out (LLM-Blender, Jiang, Ren and Lin, ACL 2023).
+
+Every command of the shell is a function here, over iterables of records instead of JSON lines:
+
+    ranked = blendkit.rank(blendkit.pair(records), top=3)
+"""
+
+from blendkit.api import evaluate, fuse, generate, judge, pair, rank, score
+from blendkit.version import VERSION as __version__
+
+__all__ = ["__version__", "evaluate", "fuse", "generate", "judge", "pair", "rank", "score"]

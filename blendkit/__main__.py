@@ -1,0 +1,5 @@
+"""`python -m blendkit`."""
+
+from blendkit.cli import main
+
+main()

@@ -1,0 +1,79 @@
+"""The stages as functions over iterables of records. Models load when the first record is asked for."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from typing import TYPE_CHECKING, Any
+
+from blendkit.records import Record
+
+if TYPE_CHECKING:
+    from blendkit.generators.base import EndpointOptions, Sampling
+
+Records = Iterable[Record]
+
+
+def generate(
+    records: Records, models: Sequence[str], *, sampling: Sampling | None = None, endpoint: EndpointOptions | None = None, seed: int = 0, **where: Any
+) -> Iterator[Record]:
+    """Adds one candidate a model; `models` are NAME=SPEC or SPEC, as for `blendkit generate -m`."""
+    from blendkit.generators.base import EndpointOptions, Sampling
+    from blendkit.generators.generating import Generating
+    from blendkit.stage import apply
+
+    yield from apply(Generating(list(models), sampling or Sampling(), endpoint or EndpointOptions(), seed=seed, **where), records)
+
+
+def score(records: Records, metrics: Sequence[str], *, seed: int = 0, **where: Any) -> Iterator[Record]:
+    """Adds `scores` to every candidate."""
+    from blendkit.scorers.scoring import Scoring
+    from blendkit.stage import apply
+
+    yield from apply(Scoring(list(metrics), seed=seed, **where), records)
+
+
+def pair(records: Records, model: str = "embedded", *, name: str = "pairrm", **where: Any) -> Iterator[Record]:
+    """Adds `comparisons` by PairRanker."""
+    from blendkit.rankers.pairranker import PairRanker
+    from blendkit.stage import apply
+
+    yield from apply(PairRanker(model, name, **where), records)
+
+
+def rank(records: Records, by: str = "pairrm", *, aggregate: str = "max-logits", top: int = 3, name: str | None = None) -> Iterator[Record]:
+    """Adds `ranks` and `top`."""
+    from blendkit.rankers.ranking import Ranking
+    from blendkit.stage import apply
+
+    yield from apply(Ranking(by, aggregate, top, name), records)
+
+
+def fuse(records: Records, model: str = "consensus", **options: Any) -> Iterator[Record]:
+    """Appends the fused candidate: `consensus`, or GenFuser with a seq2seq model."""
+    from blendkit.fusers import make_fuser
+    from blendkit.stage import apply
+
+    yield from apply(make_fuser(model, **options), records)
+
+
+def judge(records: Records, model: str = "embedded", **options: Any) -> Iterator[Record]:
+    """Adds `verdicts`: `embedded`, openai:MODEL, or a local chat model."""
+    from blendkit.judges import make_judge
+    from blendkit.stage import apply
+
+    yield from apply(make_judge(model, **options), records)
+
+
+def evaluate(records: Records, *, versus: Sequence[str] = (), oracle: str | None = None) -> list[dict[str, Any]]:
+    """The rows of Table 2 and Table 3.
+
+    Raises:
+        DataError: there is no record.
+    """
+    from blendkit.evaluation.evaluating import Evaluating
+    from blendkit.stage import apply
+
+    stage = Evaluating(list(versus), oracle)
+    for _ in apply(stage, records):
+        pass
+    return stage.rows()

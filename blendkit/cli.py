@@ -1,0 +1,113 @@
+"""The typer app: a table of commands, each loaded when it is called or shown."""
+
+from __future__ import annotations
+
+import os
+import sys
+import traceback
+from importlib import import_module
+from typing import Annotated, Any
+
+import typer
+from typer.core import TyperGroup
+
+from blendkit.errors import BlendkitError, Interrupted
+from blendkit.jsonl import ReaderGone, catch_signals
+from blendkit.version import VERSION
+
+# In the order of the pipe. A new command is a file in commands/ with a function of its name, and a line here.
+COMMANDS = ("generate", "score", "pair", "rank", "fuse", "judge", "evaluate", "train", "check")
+
+
+class LazyGroup(TyperGroup):
+    """Commands by name from `blendkit.commands`."""
+
+    def list_commands(self, ctx: Any) -> list[str]:
+        return list(COMMANDS)
+
+    def get_command(self, ctx: Any, cmd_name: str) -> Any:
+        # Not only a lookup: click asks for the command while it parses, so a typo must give None.
+        return load(cmd_name) if cmd_name in COMMANDS else None
+
+
+def load(name: str) -> Any:
+    """The command object of one name."""
+    module = import_module(f"blendkit.commands.{name}")
+    if hasattr(module, "app"):
+        return typer.main.get_command(module.app)
+    single = typer.Typer(add_completion=False, rich_markup_mode=None)
+    single.command(name)(getattr(module, name))
+    return typer.main.get_command(single)
+
+
+app = typer.Typer(cls=LazyGroup, no_args_is_help=True, pretty_exceptions_enable=False, add_completion=False, context_settings={"help_option_names": ["-h", "--help"]})
+
+
+def _version(value: bool) -> None:
+    if value:
+        print(f"blendkit {VERSION}")
+        raise typer.Exit
+
+
+@app.callback()
+def blendkit(version: Annotated[bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version.")] = False) -> None:
+    """One answer better than any single LLM's: compare, rank, fuse and judge candidates in a shell pipe.
+
+    Every command reads records as JSON lines on stdin and writes them on stdout:
+
+    blendkit generate -m A -m B < prompts.jsonl | blendkit pair | blendkit rank --top 3 | blendkit fuse | blendkit judge | blendkit evaluate
+
+    Exit codes: 0 done, 1 a fault of blendkit, 2 wrong usage, 65 bad data, 66 no such input or model, 69 an endpoint
+    cannot be reached, 70 some records were skipped, 74 cannot write, 75 out of memory, 130 interrupted.
+    """
+
+
+def main() -> None:
+    """The console script: runs a command, and turns what went wrong into one line and an exit code."""
+    catch_signals()
+    # Model libraries chat on stderr, where only progress and warnings of ours belong.
+    os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
+    os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
+    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+    command = next((argument for argument in sys.argv[1:] if not argument.startswith("-")), "")
+    code = 0
+    try:
+        app()
+    except SystemExit as ending:
+        code = ending.code if isinstance(ending.code, int) else 1
+    except BlendkitError as error:
+        _say(command, str(error))
+        code = error.exit_code
+    except ReaderGone:
+        # The reader had enough: nothing is wrong, and nobody is there to be told.
+        pass
+    except Interrupted as interrupt:
+        _say(command, "interrupted; what was done is written")
+        code = interrupt.exit_code
+    except Exception as error:
+        _say(command, f"internal error: {type(error).__name__}: {error} (see it whole with --debug; please report it)")
+        code = 1
+    _leave(code)
+
+
+def _say(command: str, message: str) -> None:
+    if "--debug" in sys.argv:
+        traceback.print_exc()
+    try:
+        print(f"blendkit {command}: {' '.join(message.split())}" if command else f"blendkit: {message}", file=sys.stderr)
+    except BrokenPipeError:
+        pass
+
+
+def _leave(code: int) -> None:
+    # Threads of model libraries and a closed stdout must not add their own words at the end.
+    try:
+        sys.stderr.flush()
+        sys.stdout.flush()
+    except OSError:
+        pass
+    os._exit(code)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,54 @@
+"""The flags that every command shares, declared once and given to each as one `RunOptions`."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable
+from functools import wraps
+from typing import Annotated, Any
+
+import typer
+
+from blendkit.running import RunOptions
+
+STREAM, COMPUTE, REPORT = "Stream", "Computing", "Reporting"
+
+SHARED: dict[str, tuple[Any, Any]] = {
+    "input": (Annotated[str | None, typer.Option("-i", "--input", help="Read this file (.gz, .zst) instead of stdin.", rich_help_panel=STREAM)], None),
+    "output": (Annotated[str | None, typer.Option("-o", "--output", help="Write this file (.gz, .zst) instead of stdout.", rich_help_panel=STREAM)], None),
+    "resume": (Annotated[bool, typer.Option("--resume", help="Go on after the last whole record of -o FILE.", rich_help_panel=STREAM)], False),
+    "on_error": (Annotated[str, typer.Option(help="A bad record: `fail` at the first, or `skip` them.", rich_help_panel=STREAM)], "fail"),
+    "rejects": (Annotated[str | None, typer.Option(help="With --on-error skip: bad lines go here, with the reason.", rich_help_panel=STREAM)], None),
+    "window": (Annotated[int | None, typer.Option(help="Records in flight; output comes a window at a time.", rich_help_panel=STREAM, show_default="the command's own")], None),
+    "batch_tokens": (Annotated[int, typer.Option(help="Tokens a batch; halved by itself when memory runs out.", rich_help_panel=COMPUTE)], 8192),
+    "device": (Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:N or mps.", rich_help_panel=COMPUTE)], "auto"),
+    "dtype": (Annotated[str, typer.Option(help="auto, float32, bfloat16 or float16.", rich_help_panel=COMPUTE)], "auto"),
+    "seed": (Annotated[int, typer.Option(help="Fixes every random choice.", rich_help_panel=COMPUTE)], 0),
+    "manifest": (Annotated[str | None, typer.Option(help="Write what ran, with which models and counts, to this JSON file.", rich_help_panel=REPORT)], None),
+    "progress": (Annotated[str, typer.Option(help="auto (a bar on a terminal), bar, json or none.", rich_help_panel=REPORT)], "auto"),
+    "quiet": (Annotated[bool, typer.Option("-q", "--quiet", help="No progress.", rich_help_panel=REPORT)], False),
+    "debug": (Annotated[bool, typer.Option("--debug", help="Show the traceback of a fault.", rich_help_panel=REPORT)], False),
+}
+
+
+def with_run_options(*without: str) -> Callable[[Callable[..., None]], Callable[..., None]]:
+    """Gives a command the shared flags; its own parameter `run` receives them as a `RunOptions`."""
+
+    def decorate(function: Callable[..., None]) -> Callable[..., None]:
+        shared = {name: spec for name, spec in SHARED.items() if name not in without}
+        own = inspect.signature(function, eval_str=True)
+
+        @wraps(function)
+        def command(**arguments: Any) -> None:
+            run = RunOptions(command=function.__name__, **{name: arguments.pop(name) for name in shared})
+            function(run=run, **arguments)
+
+        parameters = [parameter for name, parameter in own.parameters.items() if name != "run"]
+        for name, (annotation, default) in shared.items():
+            parameters.append(inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=default, annotation=annotation))
+        command.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
+        command.__annotations__ = {parameter.name: parameter.annotation for parameter in parameters}
+        del command.__wrapped__  # type: ignore[attr-defined]
+        return command
+
+    return decorate

@@ -1,0 +1,28 @@
+"""blendkit rank"""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from blendkit.commands.options import with_run_options
+from blendkit.rankers.ranking import Ranking
+from blendkit.running import RunOptions, run_stage
+
+
+@with_run_options("device", "dtype", "batch_tokens", "seed")
+def rank(
+    run: RunOptions,
+    by: Annotated[str, typer.Option(help="pairrm (or another name of comparisons), score:NAME or judge:NAME.")] = "pairrm",
+    aggregate: Annotated[str, typer.Option(help="From a matrix to ranks: max-logits or max-wins.")] = "max-logits",
+    top: Annotated[int, typer.Option(help="How many of the best `top` holds; fuse reads these.")] = 3,
+    name: Annotated[str | None, typer.Option(help="The name of this ranking in `ranks`.", show_default="as --by")] = None,
+) -> None:
+    """Turn comparisons, scores or verdicts into ranks and the top K.
+
+    Writes `ranks` (1 is best; ties share the lowest rank) and `top` (indices, best first).
+
+    Example: blendkit rank --by score:bleu --top 1 < scored.jsonl
+    """
+    run_stage(lambda: Ranking(by, aggregate, top, name), run)

@@ -1,0 +1,69 @@
+"""Every way a command can end other than well, each with its documented exit code."""
+
+from __future__ import annotations
+
+
+class BlendkitError(Exception):
+    """A fault that one clear line explains; `exit_code` is what the shell sees."""
+
+    exit_code = 1
+
+
+class UsageError(BlendkitError):
+    """The command was called wrongly (2)."""
+
+    exit_code = 2
+
+
+class DataError(BlendkitError):
+    """The stream as a whole is not what it must be (65)."""
+
+    exit_code = 65
+
+
+class RecordError(DataError):
+    """One record is bad; the runner adds the place and asks `--on-error` what to do (65).
+
+    `field` is a path such as `candidates[2].text`; it may be empty.
+    """
+
+    def __init__(self, field: str, problem: str) -> None:
+        super().__init__(f"{field}: {problem}" if field else problem)
+
+
+class NoInputError(BlendkitError):
+    """A file or a model that was named does not exist or cannot be read (66)."""
+
+    exit_code = 66
+
+
+class EndpointError(BlendkitError):
+    """A server could not be reached, or refuses us (69)."""
+
+    exit_code = 69
+
+
+class SkippedRecords(BlendkitError):
+    """All else is done, but `--on-error skip` left some records out (70)."""
+
+    exit_code = 70
+
+
+class OutputError(BlendkitError):
+    """The output cannot be written (74)."""
+
+    exit_code = 74
+
+
+class OutOfMemory(BlendkitError):
+    """Not even one item fits into memory (75)."""
+
+    exit_code = 75
+
+
+class Interrupted(BaseException):
+    """SIGINT or SIGTERM arrived; what was done is flushed and the exit code is 128 + signal."""
+
+    def __init__(self, signal_number: int) -> None:
+        super().__init__(f"signal {signal_number}")
+        self.exit_code = 128 + signal_number

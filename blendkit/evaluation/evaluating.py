@@ -1,0 +1,224 @@
+"""`evaluate`: the stream into the paper's Table 2 (methods) and Table 3 (agreement of rankers with the oracle)."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+from blendkit.aggregate import Matrix, max_logits, ranks_from_scores, verdict_matrix
+from blendkit.errors import DataError, RecordError, UsageError
+from blendkit.evaluation import agreement
+from blendkit.records import Record, candidates_of, generated_only, verdicts_of
+from blendkit.stage import Stage
+from blendkit.version import VERSION
+
+
+@dataclass
+class Example:
+    """What the tables need of one record; its texts are gone."""
+
+    models: list[str]
+    generated: list[int]
+    scores: list[dict[str, float | None]]
+    ranks: dict[str, list[int]]
+    oracle: list[int] | None
+    oracle_of_fused: dict[int, int]
+    not_worse: Matrix | None
+
+
+@dataclass
+class Method:
+    """One row of Table 2: which candidate (by index) it puts forward in which example."""
+
+    name: str
+    kind: str
+    picks: list[tuple[Example, int]] = field(default_factory=list)
+
+
+class Evaluating(Stage):
+    """Collects examples; `rows` gives both tables as JSON objects.
+
+    `oracle` is `judge:NAME` or `score:NAME`; None takes the judge in the stream, MixInstruct's first.
+    """
+
+    name = "evaluate"
+    passes_records = False
+
+    def __init__(self, versus: list[str], oracle: str | None = None) -> None:
+        if oracle and not oracle.startswith(("judge:", "score:")):
+            raise UsageError(f"--oracle {oracle}: expected judge:NAME or score:NAME")
+        self.versus, self.oracle = versus, oracle
+        self.examples: list[Example] = []
+        self.notes: list[str] = []
+
+    def finish(self, record: Record, results: list[object]) -> None:
+        """Takes what the tables need."""
+        candidates = candidates_of(record)
+        generated = generated_only(candidates)
+        if not generated:
+            raise RecordError("candidates", "expected at least one that an LLM wrote, got fused ones only")
+        names = verdicts_of(record)
+        if self.oracle is None and names:
+            self.oracle = "judge:" + ("mixinstruct" if "mixinstruct" in names else next(iter(names)))
+        models = [candidate["model"] for candidate in candidates]
+        for model in self.versus:
+            if model not in models:
+                raise RecordError("candidates", f"--versus {model}: no candidate of that model; there are {', '.join(dict.fromkeys(models))}")
+        oracle, fused, not_worse = self._oracle_ranks(record, generated)
+        ranks = {name: values for name, values in record.get("ranks", {}).items() if len(values) == len(generated)}
+        scores = [candidate.get("scores", {}) for candidate in candidates]
+        self.examples.append(Example(models, generated, scores, ranks, oracle, fused, not_worse))
+
+    def _oracle_ranks(self, record: Record, generated: list[int]) -> tuple[list[int] | None, dict[int, int], Matrix | None]:
+        """Ranks of the generated candidates among themselves, and of each fused one among them and itself."""
+        if self.oracle is None:
+            return None, {}, None
+        kind, _, name = self.oracle.partition(":")
+        candidates = record["candidates"]
+        if kind == "score":
+            values = [candidate.get("scores", {}).get(name) for candidate in candidates]
+            if any(values[k] is None for k in generated):
+                raise RecordError(f"candidates[].scores.{name}", "expected a number in every candidate, as --oracle asks for it")
+            return self._ranked(generated, lambda chosen: [values[k] for k in chosen], [k for k, v in enumerate(values) if v is not None]) + (None,)
+        verdicts = verdicts_of(record)
+        if name not in verdicts:
+            raise RecordError(f"verdicts.{name}", f"not there, found {', '.join(verdicts) or 'none'}; `blendkit judge` writes verdicts")
+        m = verdict_matrix(verdicts[name], len(candidates))
+        judged = {k for verdict in verdicts[name] for k in (verdict["a"], verdict["b"])} | set(generated)
+        ranks, fused = self._ranked(generated, lambda chosen: list(max_logits(m[np.ix_(chosen, chosen)])), sorted(judged))
+        return ranks, fused, m - m.T
+
+    @staticmethod
+    def _ranked(generated: list[int], scores_of: Any, judged: list[int]) -> tuple[list[int], dict[int, int]]:
+        ranks = ranks_from_scores(scores_of(generated))
+        others = [k for k in judged if k not in generated]
+        return ranks, {k: ranks_from_scores(scores_of([*generated, k]))[-1] for k in others}
+
+    def rows(self) -> list[dict[str, Any]]:
+        """Table 2, then Table 3. Raises DataError when there was no record."""
+        if not self.examples:
+            raise DataError("no records to evaluate: the input is empty")
+        return [*self._table2(), *self._table3()]
+
+    def _methods(self) -> list[Method]:
+        methods: dict[tuple[str, str], Method] = {}
+
+        def pick(kind: str, name: str, example: Example, index: int) -> None:
+            methods.setdefault((kind, name), Method(name, kind)).picks.append((example, index))
+
+        for example in self.examples:
+            for index, model in enumerate(example.models):
+                pick("model" if index in example.generated else "fused", model, example, index)
+            for name, ranks in example.ranks.items():
+                pick("ranker", name, example, example.generated[int(np.argmin(ranks))])
+            for metric in self._metrics():
+                values = [example.scores[k].get(metric) for k in example.generated]
+                if all(value is not None for value in values):
+                    pick("oracle", f"oracle ({metric})", example, example.generated[int(np.argmax(np.asarray(values, float)))])
+            if example.oracle is not None:
+                pick("oracle", "oracle (GPT-Rank)", example, example.generated[int(np.argmin(example.oracle))])
+        order = ("model", "oracle", "ranker", "fused")
+        return sorted(methods.values(), key=lambda method: (order.index(method.kind), self._mean_rank(method) or math.inf))
+
+    def _metrics(self) -> list[str]:
+        found = [metric for example in self.examples for scores in example.scores for metric, value in scores.items() if value is not None]
+        return list(dict.fromkeys(found))
+
+    def _table2(self) -> list[dict[str, Any]]:
+        rows = []
+        for method in self._methods():
+            row: dict[str, Any] = {"table": 2, "method": method.name, "kind": method.kind, "examples": len(method.picks)}
+            for metric in self._metrics():
+                values = [example.scores[index].get(metric) for example, index in method.picks]
+                missing = sum(value is None for value in values)
+                if missing:
+                    self.notes.append(f"{metric} is missing for {method.name} in {missing} of {len(values)} examples, so its mean is not shown; `blendkit score` writes it")
+                row[metric] = None if missing else _rounded(float(np.mean([value for value in values if value is not None])))
+            if self.oracle is not None:
+                row["gpt_rank"] = self._mean_rank(method)
+                row |= {f"not_worse_than_{model}": self._not_worse(method, model) for model in self.versus}
+                row["top3"] = self._top(method, 3)
+            rows.append(row)
+        return rows
+
+    @staticmethod
+    def _ranks_of(method: Method) -> list[int | None]:
+        found: list[int | None] = []
+        for example, index in method.picks:
+            if example.oracle is None:
+                found.append(None)
+            else:
+                found.append(example.oracle[example.generated.index(index)] if index in example.generated else example.oracle_of_fused.get(index))
+        return found
+
+    def _mean_rank(self, method: Method) -> float | None:
+        ranks = self._ranks_of(method)
+        return None if None in ranks else _rounded(float(np.mean([rank for rank in ranks if rank is not None])))
+
+    def _top(self, method: Method, k: int) -> float | None:
+        ranks = self._ranks_of(method)
+        return None if None in ranks else _rounded(100 * float(np.mean([rank <= k for rank in ranks if rank is not None])))
+
+    def _not_worse(self, method: Method, model: str) -> float | None:
+        """% of examples in which the judge does not prefer the baseline's answer."""
+        outcomes = []
+        for example, index in method.picks:
+            baseline = example.models.index(model)
+            if example.not_worse is not None:
+                outcomes.append(bool(example.not_worse[index, baseline] >= 0))
+            elif example.oracle is not None and index in example.generated and baseline in example.generated:
+                places = example.generated.index(index), example.generated.index(baseline)
+                outcomes.append(example.oracle[places[0]] <= example.oracle[places[1]])
+            else:
+                return None
+        return _rounded(100 * float(np.mean(outcomes)))
+
+    def _table3(self) -> list[dict[str, Any]]:
+        if self.oracle is None:
+            self.notes.append("no judge's verdicts in the stream, so no GPT-Rank and no Table 3: run `blendkit judge` before, or name --oracle score:NAME")
+            return []
+        rankings: dict[str, list[tuple[list[int], Example]]] = {}
+        for example in self.examples:
+            for name, ranks in example.ranks.items():
+                rankings.setdefault(name, []).append((ranks, example))
+            for metric in self._metrics():
+                values = [example.scores[k].get(metric) for k in example.generated]
+                name = f"score:{metric}"
+                if name not in example.ranks and all(value is not None for value in values):
+                    rankings.setdefault(name, []).append((ranks_from_scores([value for value in values if value is not None]), example))
+        rows = [self._agreement(name, found) for name, found in rankings.items() if name != self.oracle]
+        return sorted(rows, key=lambda row: -(row["spearman_per_example"] or -2))
+
+    @staticmethod
+    def _agreement(name: str, found: list[tuple[list[int], Example]]) -> dict[str, Any]:
+        hypothesis = [ranks for ranks, _ in found]
+        oracle = [example.oracle or [] for _, example in found]
+        row: dict[str, Any] = {"table": 3, "method": name, "examples": len(found)}
+        row["spearman_per_example"] = _rounded(100 * agreement.spearman_per_example(hypothesis, oracle))
+        models = {tuple(example.models[k] for k in example.generated) for _, example in found}
+        if len(models) == 1:
+            # The reference's numbers compare one model over the examples, so all must have the same models.
+            h, o = np.asarray(hypothesis, float), np.asarray(oracle, float)
+            row["pearson"] = _rounded(100 * agreement.pearson(h, o))
+            row["spearman"] = _rounded(100 * agreement.spearman(h, o))
+            row["footrule"] = _rounded(agreement.footrule(h, o))
+        return row
+
+    def signature(self) -> str:
+        """What decided the tables."""
+        return f"evaluate|oracle:{self.oracle or 'none'}|examples:{len(self.examples)}|v:{VERSION}"
+
+    def describe(self) -> dict[str, Any]:
+        """The signature."""
+        return {"signatures": [self.signature()]}
+
+    def warnings(self) -> list[str]:
+        """Notes on what is missing."""
+        return list(dict.fromkeys(self.notes))
+
+
+def _rounded(value: float) -> float | None:
+    return None if math.isnan(value) else round(value, 4)

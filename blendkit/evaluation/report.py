@@ -1,0 +1,68 @@
+"""The tables as a person reads them."""
+
+from __future__ import annotations
+
+import sys
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+
+KINDS = {"model": "LLMs", "oracle": "Oracles", "ranker": "Rankers", "fused": "Fused"}
+FIXED = ("table", "method", "kind", "examples")
+TITLES = {
+    "gpt_rank": "GPT-Rank ↓",
+    "top3": "Top-3 % ↑",
+    "pearson": "Pearson ↑",
+    "spearman": "Spearman ↑",
+    "footrule": "Footrule ↓",
+    "spearman_per_example": "Spearman per example ↑",
+}
+LOWER_IS_BETTER = ("gpt_rank", "footrule")
+
+
+def print_tables(rows: list[dict[str, Any]], signature: str) -> None:
+    """Table 2 and Table 3 on stderr, the best of each column and kind in bold."""
+    # A table cut off at 80 columns is no use in a log, so only a real terminal's width counts.
+    console = Console(stderr=True, width=None if sys.stderr.isatty() else 160, highlight=False)
+    for number, title in ((2, "Methods (as Table 2 of the paper)"), (3, "Agreement with the oracle ranking (as Table 3)")):
+        chosen = [row for row in rows if row["table"] == number]
+        if chosen:
+            console.print(_table(chosen, title))
+    if any(row["table"] == 3 for row in rows):
+        console.print("[dim]Pearson, Spearman: a model's ranks over all examples, mean over models (the reference code); correlations × 100.[/dim]")
+    console.print(f"[dim]{signature}[/dim]", soft_wrap=True)
+
+
+def _table(rows: list[dict[str, Any]], title: str) -> Table:
+    columns = list(dict.fromkeys(key for row in rows for key in row if key not in FIXED))
+    table = Table(title=title, title_justify="left", header_style="bold")
+    table.add_column("Method", overflow="fold")
+    for column in columns:
+        table.add_column(_title(column), justify="right")
+    kind = None
+    for row in rows:
+        if row.get("kind") != kind:
+            kind = row.get("kind")
+            if table.row_count:
+                table.add_section()
+            table.add_row(f"[bold cyan]{KINDS[kind]}[/]") if kind else None
+        peers = [peer for peer in rows if peer.get("kind") == kind]
+        table.add_row(row["method"], *(_cell(row, column, peers) for column in columns))
+    return table
+
+
+def _title(column: str) -> str:
+    if column.startswith("not_worse_than_"):
+        return f"≥ {column.removeprefix('not_worse_than_')} % ↑"
+    return TITLES.get(column, f"{column} ↑")
+
+
+def _cell(row: dict[str, Any], column: str, peers: list[dict[str, Any]]) -> str:
+    value = row.get(column)
+    if value is None:
+        return "–"
+    values = [peer[column] for peer in peers if peer.get(column) is not None]
+    best = min(values) if column in LOWER_IS_BETTER else max(values)
+    text = f"{value:.4f}" if abs(value) < 1 and column not in TITLES else f"{value:.2f}"
+    return f"[bold]{text}[/]" if value == best and len(values) > 1 else text

@@ -1,0 +1,152 @@
+"""Consensus fusion: an answer put together from sentences of the top K, without a generative model.
+
+The best candidate gives the frame. Every sentence has a support: how near the other candidates come to it
+(cosine under the encoder), each candidate weighed by the ranker's preference for it. Sentences of the frame
+that nobody supports are left out; sentences that other candidates agree on, and that the frame does not have
+yet, are put where their neighbours stand. The frame's order is kept and nothing is said twice.
+"""
+
+from __future__ import annotations
+
+import re
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from blendkit.aggregate import matrix, max_logits
+from blendkit.models.encoder import Encoder
+from blendkit.models.loading import EMBEDDED, fingerprint
+from blendkit.records import Record
+from blendkit.fusers.base import appended, top_candidates
+from blendkit.stage import Stage, Work
+from blendkit.version import VERSION
+
+# Cosines are between mean-pooled sentences; the three thresholds were chosen on the train split.
+SAME = 0.92  # two sentences that say the same
+AGREED = 0.80  # a sentence of another candidate that a third one supports
+LONE = 0.30  # a sentence of the frame below this support is left out
+GROWTH = 1.25  # the fused answer is at most this much longer than the frame
+
+
+class Consensus(Stage):
+    """`fuse` with the embedded encoder; appends a candidate named `consensus`."""
+
+    name = "fuse"
+
+    def __init__(self, name: str | None = None, model: str = EMBEDDED, device: str = "auto", dtype: str = "auto") -> None:
+        self.encoder = Encoder(model, None, device, dtype)
+        self.fused_name = name or "consensus"
+        self.signature = f"consensus|model:{model}@{fingerprint(model)}|layer:{self.encoder.layers}|same:{SAME}|agreed:{AGREED}|lone:{LONE}|v:{VERSION}"
+
+    def plan(self, record: Record) -> list[Work]:
+        """Every sentence of the top candidates, to be embedded; nothing where one candidate stands alone."""
+        top = top_candidates(record)
+        if len(top) < 2:
+            return []
+        texts = [text for index in top for text, _ in units(record["candidates"][index]["text"])]
+        return [Work("embed", text, min(len(text) // 4 + 3, 512), text) for text in texts]
+
+    def run(self, group: str, payloads: list[str]) -> list[Tensor]:
+        """Embeddings of sentences."""
+        return list(self.encoder.embed(payloads))
+
+    def finish(self, record: Record, results: list[Tensor]) -> None:
+        """Appends the fused candidate."""
+        top = top_candidates(record)
+        texts = [record["candidates"][index]["text"] for index in top]
+        fused = texts[0]
+        if results:
+            parts = [units(text) for text in texts]
+            embeddings = list(torch.stack(results).split([len(part) for part in parts]))
+            fused = fuse_units(parts, embeddings, preference(record, top))
+        appended(record, self.fused_name, fused, top)
+
+    def describe(self) -> dict[str, Any]:
+        """Signature and model."""
+        return {"signatures": [self.signature], "models": {self.encoder.name: fingerprint(self.encoder.name)}, "device": str(self.encoder.device), "dtype": str(self.encoder.dtype)}
+
+
+def units(text: str) -> list[tuple[str, str]]:
+    """(sentence, what stands between it and the next). Code blocks, tables and list lines stay whole."""
+    found: list[tuple[str, str]] = []
+    for block in re.split(r"(```.*?(?:```|\Z)\n?)", text, flags=re.DOTALL):
+        if block.startswith("```"):
+            found.append((block.rstrip("\n"), "\n"))
+            continue
+        for line, ending in re.findall(r"([^\n]*)(\n*)", block):
+            pieces = re.findall(r".+?(?:[.!?][\"')\]]*(?=\s+[A-Z\"'(])|$)", line.strip()) if _is_prose(line) else [line.rstrip()]
+            sentences = [piece.strip() if _is_prose(line) else piece for piece in pieces if piece.strip()]
+            found += [(sentence, " ") for sentence in sentences[:-1]]
+            found += [(sentence, ending) for sentence in sentences[-1:]]
+            if not sentences and found and ending:
+                found[-1] = (found[-1][0], found[-1][1] + ending)
+    return found
+
+
+def _is_prose(line: str) -> bool:
+    return not re.match(r"\s*([-*•|#>]|\d+[.)]|\w[.)]\s|    )", line)
+
+
+def preference(record: Record, top: list[int]) -> Tensor:
+    """Weights [K], sum 1: softmax of the ranker's mean logits where there are comparisons, else 1/place."""
+    comparisons: dict[str, Any] = record.get("comparisons", {})
+    if comparisons:
+        pairs = next(iter(comparisons.values()))["pairs"]
+        scores = max_logits(matrix(pairs, len(record["candidates"])))
+        return torch.softmax(torch.tensor([float(scores[index]) for index in top]), dim=0)
+    weights = 1 / torch.arange(1, len(top) + 1, dtype=torch.float32)
+    return weights / weights.sum()
+
+
+def fuse_units(parts: list[list[tuple[str, str]]], embeddings: list[Tensor], weights: Tensor) -> str:
+    """The fused text from each candidate's sentences, their embeddings [n_k, H] and the candidates' weights [K]."""
+    frame = parts[0]
+    if len(frame) < 2:
+        return frame[0][0] if frame else ""
+    kept = _frame_places(embeddings, weights)
+    budget = GROWTH * sum(len(frame[place][0]) for place in kept)
+    chosen: list[tuple[float, str, str, Tensor]] = [(float(place), *frame[place], embeddings[0][place]) for place in kept]
+    for support, candidate, place in sorted(_newcomers(parts, embeddings, weights), reverse=True):
+        text, ending = parts[candidate][place]
+        vector = embeddings[candidate][place]
+        nearest = max(float(vector @ other) for *_, other in chosen)
+        if nearest >= SAME or sum(len(old) for _, old, _, _ in chosen) + len(text) > budget or support < AGREED:
+            continue
+        position = float((embeddings[0] @ vector).argmax()) + 0.5
+        chosen.append((position, text, ending or " ", vector))
+    chosen.sort(key=lambda unit: unit[0])
+    return "".join(text + ending for _, text, ending, _ in chosen[:-1]) + chosen[-1][1]
+
+
+def _frame_places(embeddings: list[Tensor], weights: Tensor) -> list[int]:
+    """Places of the frame's sentences that are supported and say nothing twice; the first always stays."""
+    kept: list[int] = []
+    for place, vector in enumerate(embeddings[0]):
+        repeated = any(float(vector @ embeddings[0][other]) > 0.995 for other in kept)
+        if not kept or (not repeated and _support(vector, embeddings, weights, 0) >= LONE):
+            kept.append(place)
+    return kept
+
+
+def _newcomers(parts: list[list[tuple[str, str]]], embeddings: list[Tensor], weights: Tensor) -> list[tuple[float, int, int]]:
+    """(support, candidate, place) of prose sentences outside the frame that some third candidate supports."""
+    if len(parts) < 3:
+        return []
+    return [
+        (_support(embeddings[candidate][place], [embeddings[k] for k in others], weights[others], None), candidate, place)
+        for candidate in range(1, len(parts))
+        for others in [[k for k in range(1, len(parts)) if k != candidate and parts[k]]]
+        if others
+        for place, (text, _) in enumerate(parts[candidate])
+        if _is_prose(text) and not text.startswith("```") and text.rstrip().endswith((".", "!", "?"))
+    ]
+
+
+def _support(vector: Tensor, embeddings: list[Tensor], weights: Tensor, own: int | None) -> float:
+    """The weighed mean, over the other candidates, of their nearest sentence's cosine."""
+    others = [k for k, part in enumerate(embeddings) if k != own and len(part)]
+    if not others:
+        return 1.0
+    near = torch.stack([(embeddings[k] @ vector).max() for k in others])
+    return float((near * weights[others]).sum() / weights[others].sum())

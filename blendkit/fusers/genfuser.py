@@ -1,0 +1,105 @@
+"""GenFuser (LLM-Blender, section 4): a seq2seq model reads x and the top K and writes the answer.
+
+Prompt, truncation and beam search are the reference implementation's, so that llm-blender/gen_fuser_3b
+sees what it was trained on.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+
+from blendkit.errors import NoInputError
+from blendkit.fusers.base import appended, top_candidates
+from blendkit.models.loading import choose_device, choose_dtype, fingerprint, locate, to_device
+from blendkit.records import Record, source_text
+from blendkit.stage import Stage, Work
+from blendkit.version import VERSION
+
+ENDING = "</s>Summarize candidates into a better one for the given instruction:"
+
+
+class GenFuser(Stage):
+    """Appends the fused candidate, named by the model unless `name` says otherwise.
+
+    Raises:
+        NoInputError: there is no such model, or it is no seq2seq model.
+    """
+
+    name = "fuse"
+    window = 32
+
+    def __init__(
+        self,
+        model: str,
+        name: str | None = None,
+        *,
+        num_beams: int = 4,
+        max_new_tokens: int = 512,
+        max_length: int = 1024,
+        candidate_maxlength: int = 128,
+        device: str = "auto",
+        dtype: str = "auto",
+    ) -> None:
+        from transformers import AutoModelForSeq2SeqLM, AutoTokenizer
+
+        self.device = choose_device(device)
+        self.dtype = choose_dtype(dtype, self.device)
+        self.model_name, self.fused_name = model, name or model
+        folder = locate(model)
+        try:
+            self.model = AutoModelForSeq2SeqLM.from_pretrained(folder, dtype=self.dtype).to(self.device).eval()
+            self.tokenizer = AutoTokenizer.from_pretrained(folder)
+        except (OSError, ValueError, KeyError) as error:
+            raise NoInputError(f"{model} is no seq2seq model that GenFuser could be: {error}") from error
+        self.num_beams, self.max_new_tokens = num_beams, max_new_tokens
+        self.max_length, self.candidate_maxlength = max_length, candidate_maxlength
+        self.signature = f"genfuser|model:{model}@{fingerprint(model)}|beams:{num_beams}|candidate:{candidate_maxlength}|input:{max_length}|new:{max_new_tokens}|v:{VERSION}"
+
+    def plan(self, record: Record) -> list[Work]:
+        """One prompt."""
+        texts = [record["candidates"][index]["text"] for index in top_candidates(record)]
+        if record.get("messages"):
+            instruction, source = "", source_text(record)
+        else:
+            instruction, source = record.get("instruction") or "", record.get("input") or ""
+        prompt = fuser_prompt(instruction, source, texts, self.tokenizer, self.candidate_maxlength)
+        ids = tuple(self.tokenizer(prompt, add_special_tokens=False, truncation=True, max_length=self.max_length)["input_ids"])
+        return [Work("fuse", ids, len(ids), ids)]
+
+    @torch.inference_mode()
+    def run(self, group: str, payloads: list[tuple[int, ...]]) -> list[dict[str, Any]]:
+        """Beam search; text and why it ended."""
+        batch = self.tokenizer.pad({"input_ids": [list(ids) for ids in payloads]}, padding=True, return_tensors="pt")
+        inputs = to_device({"input_ids": batch["input_ids"], "attention_mask": batch["attention_mask"]}, self.device)
+        output = self.model.generate(**inputs, num_beams=self.num_beams, max_new_tokens=self.max_new_tokens, do_sample=False)
+        end = self.model.generation_config.eos_token_id
+        ends = set(end if isinstance(end, list) else [end])
+        return [
+            {
+                "text": self.tokenizer.decode(ids, skip_special_tokens=True).strip(),
+                "finish_reason": "stop" if ends & set(ids.tolist()[1:]) else "length",
+            }
+            for ids in output
+        ]
+
+    def finish(self, record: Record, results: list[dict[str, Any]]) -> None:
+        """Appends the fused candidate."""
+        result = results[0]
+        appended(record, self.fused_name, result["text"], top_candidates(record), finish_reason=result["finish_reason"])
+
+    def describe(self) -> dict[str, Any]:
+        """Signature, model, device and number type."""
+        return {"signatures": [self.signature], "models": {self.model_name: fingerprint(self.model_name)}, "device": str(self.device), "dtype": str(self.dtype)}
+
+
+def fuser_prompt(instruction: str, source: str, candidates: list[str], tokenizer: Any, candidate_maxlength: int) -> str:
+    """The reference's input text; a candidate of more than `candidate_maxlength` tokens is cut and ends in `...`."""
+    shown = []
+    for number, text in enumerate(candidates):
+        ids = tokenizer.encode(text, add_special_tokens=False)
+        if len(ids) > candidate_maxlength:
+            text = tokenizer.decode(ids[:candidate_maxlength]) + "..."
+        shown.append(f"Candidate {number}: <extra_id_{number}>:{text}")
+    return "</s>".join([f"Instruction: {instruction}", f"Input: {source}", *shown]) + ENDING

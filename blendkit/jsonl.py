@@ -1,0 +1,230 @@
+"""Streams of records: lines in, lines out, compressed by their name, whole lines always."""
+
+from __future__ import annotations
+
+import errno
+import gzip
+import io
+import os
+import signal
+import sys
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from types import FrameType
+from typing import IO, Any, BinaryIO
+
+import orjson
+
+from blendkit.errors import Interrupted, NoInputError, OutputError, RecordError
+from blendkit.records import Record, parse
+
+MAX_LINE_BYTES = 32 << 20
+
+
+class ReaderGone(Exception):
+    """Whoever read our output has had enough (`| head -1`)."""
+
+
+@dataclass(slots=True)
+class Line:
+    """A record with its place in the stream, for messages and rejects."""
+
+    number: int
+    raw: bytes
+    record: Record
+
+
+@dataclass(slots=True)
+class BadLine:
+    """A line that is no valid record, and why."""
+
+    number: int
+    raw: bytes
+    error: RecordError
+
+
+class Reader:
+    """The lines of a file or of standard input (`path` None or `-`); blank lines are passed over.
+
+    Raises:
+        NoInputError: the file does not exist or is not what its name says.
+    """
+
+    def __init__(self, path: str | None) -> None:
+        self.name = path if path and path != "-" else "<stdin>"
+        self._raw: BinaryIO
+        if self.name == "<stdin>":
+            self._raw = sys.stdin.buffer
+        else:
+            try:
+                self._raw = Path(self.name).open("rb")
+            except OSError as error:
+                raise NoInputError(f"{self.name}: {error.strerror}") from error
+        self._stream = decompressed(self._raw, self.name)
+
+    def total_bytes(self) -> int | None:
+        """The size of a regular file, for the progress bar; None for a pipe."""
+        status = os.fstat(self._raw.fileno())
+        return status.st_size if status.st_size and os.path.isfile(f"/dev/fd/{self._raw.fileno()}") else None
+
+    def bytes_read(self) -> int:
+        """How far the (compressed) input has been read."""
+        return self._raw.tell()
+
+    def lines(self) -> Iterator[tuple[int, bytes]]:
+        """(number from 1, bytes without the line end); of an over-long line only its first bytes."""
+        number = 0
+        while True:
+            number += 1
+            try:
+                line = self._stream.readline(MAX_LINE_BYTES + 1)
+                if len(line) > MAX_LINE_BYTES and not line.endswith(b"\n"):
+                    while (rest := self._stream.readline(1 << 20)) and not rest.endswith(b"\n"):
+                        pass
+            except (gzip.BadGzipFile, EOFError, OSError, zstd_error()) as error:
+                raise NoInputError(f"{self.name}:{number}: cannot be read: {error}") from error
+            if not line:
+                return
+            if line.strip():
+                yield number, line.rstrip(b"\r\n")
+
+    def records(self) -> Iterator[Line | BadLine]:
+        """Every line parsed and validated, ids unique over the stream (as hashes: 8 bytes of each are kept)."""
+        seen: set[int] = set()
+        for number, raw in self.lines():
+            try:
+                if len(raw) > MAX_LINE_BYTES:
+                    raise RecordError("", f"a line of more than {MAX_LINE_BYTES >> 20} MB; records are smaller")
+                record = parse(raw, number)
+                if (key := hash(record["id"])) in seen:
+                    raise RecordError("id", f"expected a new one, got {record['id']!r} again")
+                seen.add(key)
+                yield Line(number, raw, record)
+            except RecordError as error:
+                yield BadLine(number, raw, error)
+
+
+class Writer:
+    """Writes records as whole lines to a file or to standard output, a block of them at a time.
+
+    A signal that arrives during a write waits for its end, so that no line is ever torn by Ctrl-C.
+
+    Raises:
+        OutputError: the disk is full, the folder is missing…
+        ReaderGone: the pipe's other end is closed.
+    """
+
+    def __init__(self, path: str | None, append: bool = False) -> None:
+        self.name = path if path and path != "-" else "<stdout>"
+        self._file: IO[bytes]
+        if self.name == "<stdout>":
+            self._file = io.FileIO(sys.stdout.fileno(), "w", closefd=False)
+        else:
+            with self._errors():
+                self._file = io.FileIO(self.name, "a" if append else "w")
+        self._compress = compressor(self.name)
+
+    def write(self, records: Iterable[Any]) -> None:
+        """All of them, in one block (one gzip member or zstd frame where the name asks for that)."""
+        data = b"".join(orjson.dumps(record, option=orjson.OPT_APPEND_NEWLINE) for record in records)
+        if data:
+            self.write_bytes(data)
+
+    def write_bytes(self, data: bytes) -> None:
+        """Whole lines that are bytes already."""
+        view = memoryview(self._compress(data))
+        with self._errors(), signals_wait():
+            while view:
+                view = view[self._file.write(view) :]
+
+    def close(self) -> None:
+        """Closes the file; a full disk may say so only now."""
+        with self._errors():
+            self._file.close()
+
+    @contextmanager
+    def _errors(self) -> Iterator[None]:
+        try:
+            yield
+        except BrokenPipeError as error:
+            raise ReaderGone from error
+        except OSError as error:
+            hint = "; free some space, then go on with --resume" if error.errno == errno.ENOSPC else ""
+            raise OutputError(f"{self.name}: cannot write: {error.strerror}{hint}") from error
+
+
+def whole_lines(path: str) -> list[bytes]:
+    """The whole, valid lines at the head of an output file that a run left behind; a torn end is left out."""
+    lines = []
+    with Path(path).open("rb") as raw:
+        stream = decompressed(raw, path)
+        while True:
+            try:
+                line = stream.readline()
+                if not line.endswith(b"\n"):
+                    return lines
+                orjson.loads(line)
+            except (EOFError, OSError, zstd_error(), orjson.JSONDecodeError):
+                return lines
+            lines.append(line)
+
+
+def decompressed(raw: BinaryIO, name: str) -> IO[bytes]:
+    """The stream behind a name that ends in .gz or .zst, or the stream itself."""
+    if name.endswith(".gz"):
+        return gzip.open(raw)  # type: ignore[return-value]
+    if name.endswith(".zst"):
+        import zstandard
+
+        return io.BufferedReader(zstandard.ZstdDecompressor().stream_reader(raw, read_across_frames=True))
+    return raw
+
+
+def compressor(name: str) -> Any:
+    """What one block of output goes through, by the file's name."""
+    if name.endswith(".gz"):
+        return lambda data: gzip.compress(data, mtime=0)
+    if name.endswith(".zst"):
+        import zstandard
+
+        return zstandard.ZstdCompressor().compress
+    return lambda data: data
+
+
+def zstd_error() -> type[Exception]:
+    """zstandard's exception, if it is loaded at all; no import for those who do not use it."""
+    module = sys.modules.get("zstandard")
+    return module.ZstdError if module else EOFError
+
+
+_waiting: list[int] = []
+_depth = 0
+
+
+def _on_signal(number: int, frame: FrameType | None) -> None:
+    # A second signal while a write hangs (a reader that sleeps) ends it all the same.
+    if _depth and not _waiting:
+        _waiting.append(number)
+    else:
+        raise Interrupted(number)
+
+
+def catch_signals() -> None:
+    """SIGINT and SIGTERM become `Interrupted`; the first one waits for a write in progress."""
+    signal.signal(signal.SIGINT, _on_signal)
+    signal.signal(signal.SIGTERM, _on_signal)
+
+
+@contextmanager
+def signals_wait() -> Iterator[None]:
+    """Within it, a first SIGINT or SIGTERM waits until the end."""
+    global _depth
+    _depth += 1
+    try:
+        yield
+    finally:
+        _depth -= 1
+    if _waiting and not _depth:
+        raise Interrupted(_waiting.pop())

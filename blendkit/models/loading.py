@@ -1,0 +1,120 @@
+"""Finding a model by its name, and choosing the device and the number type it runs with."""
+
+from __future__ import annotations
+
+import hashlib
+from importlib import resources
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from blendkit.errors import NoInputError, UsageError
+
+if TYPE_CHECKING:
+    import torch
+
+EMBEDDED = "embedded"
+
+
+def locate(name: str, *files: str) -> Path:
+    """The local folder of a model: `embedded`, a directory, or a hub id (downloaded when need be).
+
+    Raises:
+        NoInputError: no such directory, and no such model in the cache or on the hub.
+    """
+    if name == EMBEDDED:
+        return Path(str(resources.files("blendkit.models") / "embedded"))
+    if Path(name).is_dir():
+        if not (Path(name) / "config.json").is_file():
+            raise NoInputError(f"no model in {name}: the directory has no config.json")
+        return Path(name)
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
+
+    try:
+        return Path(snapshot_download(name, allow_patterns=list(files) if files else None))
+    except (HFValidationError, HfHubHTTPError, LocalEntryNotFoundError, OSError) as error:
+        raise NoInputError(f"no model {name!r}: {no_such_model(error)}") from error
+
+
+def no_such_model(error: Exception) -> str:
+    """Why a model could not be had, in half a line."""
+    kind = type(error).__name__
+    if kind == "RepositoryNotFoundError":
+        return "there is no such directory, and no such public model on the hub"
+    if kind == "HFValidationError":
+        return "there is no such directory, and it is not a hub id (owner/name)"
+    return "there is no such directory, it is not in the local cache, and the hub cannot be reached"
+
+
+def read_weights(folder: Path) -> dict[str, torch.Tensor]:
+    """All tensors of `model.safetensors`.
+
+    Raises:
+        NoInputError: the file is absent or damaged.
+    """
+    from safetensors import SafetensorError
+    from safetensors.torch import load_file
+
+    path = folder / "model.safetensors"
+    try:
+        return load_file(path)
+    except FileNotFoundError as error:
+        raise NoInputError(f"no model in {folder}: model.safetensors is missing") from error
+    except SafetensorError as error:
+        raise NoInputError(f"{path} is damaged: {error}") from error
+
+
+def choose_device(name: str) -> torch.device:
+    """`auto` takes CUDA, then MPS, then the CPU.
+
+    Raises:
+        UsageError: the device that was asked for is not on this machine, or there is no such kind.
+    """
+    import torch
+
+    if name == "auto":
+        if torch.cuda.is_available():
+            return torch.device("cuda")
+        return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
+    try:
+        device = torch.device(name)
+    except RuntimeError as error:
+        raise UsageError(f"--device {name}: expected auto, cpu, cuda, cuda:N or mps") from error
+    if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
+        raise UsageError(f"--device {name}: this machine has {torch.cuda.device_count()} CUDA devices; try --device cpu")
+    if device.type == "mps" and not torch.backends.mps.is_available():
+        raise UsageError("--device mps: this machine has no MPS device; try --device cpu")
+    return device
+
+
+def choose_dtype(name: str, device: torch.device) -> torch.dtype:
+    """`auto` takes bfloat16 on a GPU that has it, float16 on one that has not, and float32 on the CPU."""
+    import torch
+
+    names = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+    if name in names:
+        return names[name]
+    if name != "auto":
+        raise UsageError(f"--dtype {name}: expected auto, float32, bfloat16 or float16")
+    if device.type == "cuda":
+        return torch.bfloat16 if torch.cuda.is_bf16_supported() else torch.float16
+    return torch.float32
+
+
+def fingerprint(name: str) -> str:
+    """A model's revision (hub) or the first 12 hex digits of its weights' SHA-256 (directory)."""
+    folder = locate(name)
+    if folder.parent.name == "snapshots":
+        return folder.name[:12]
+    weights = sorted(folder.glob("*.safetensors")) or sorted(folder.glob("*.bin"))
+    digest = hashlib.sha256()
+    for path in weights:
+        with path.open("rb") as file:
+            while block := file.read(1 << 20):
+                digest.update(block)
+    return digest.hexdigest()[:12]
+
+
+def to_device(tensors: dict[str, Any], device: torch.device) -> dict[str, Any]:
+    """The same mapping with every tensor on `device`."""
+    return {key: value.to(device, non_blocking=True) for key, value in tensors.items()}

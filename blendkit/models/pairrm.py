@@ -1,0 +1,140 @@
+"""The PairRanker network (LLM-Blender, section 3.2) and its checkpoint layouts on disk.
+
+One encoder reads `<source> x`, `<candidate1> y_i` and `<candidate2> y_j` together. The last hidden
+states of the three marker tokens go in two pairs, (source, candidate1) and (source, candidate2),
+through one small head; the logit is the difference of the two scores, averaged over the head's tasks.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from blendkit.errors import NoInputError
+from blendkit.models.loading import locate, read_weights
+
+
+@dataclass
+class PairRMConfig:
+    """What decides the input and the head; the encoder's own config stands in `encoder`.
+
+    `positions` is `running` (one count over the whole input, as the reference does) or `segment`
+    (each text counts from 0 and has its own token type), which lets an encoder with 512 learned
+    positions see 512 tokens of each text.
+    """
+
+    source_maxlength: int
+    candidate_maxlength: int
+    n_tasks: int = 1
+    drop_out: float = 0.05
+    positions: str = "running"
+    encoder: dict[str, Any] = field(default_factory=dict)
+
+
+class PairRM(nn.Module):
+    """PairRanker: `forward` gives one logit a row, > 0 when candidate 1 beats candidate 2."""
+
+    def __init__(self, config: PairRMConfig, encoder: nn.Module) -> None:
+        super().__init__()
+        self.config = config
+        self.pretrained_model = encoder
+        hidden = int(encoder.config.hidden_size)  # type: ignore[union-attr,arg-type]
+        # Names and order are the public checkpoint's, so that its weights load as they are.
+        self.head_layer = nn.Sequential(
+            nn.Dropout(config.drop_out),
+            nn.Linear(2 * hidden, hidden),
+            nn.Tanh(),
+            nn.Dropout(config.drop_out),
+            nn.Linear(hidden, config.n_tasks),
+        )
+
+    def score(self, states: Tensor, source_at: Tensor, candidate_at: Tensor) -> Tensor:
+        """The head's scores [B, n_tasks] of one candidate, from hidden states [B, L, H] and marker places [B]."""
+        row = torch.arange(len(states), device=states.device)
+        return self.head_layer(torch.cat([states[row, source_at], states[row, candidate_at]], dim=-1))  # type: ignore[no-any-return]
+
+    def encode(self, inputs: dict[str, Tensor]) -> Tensor:
+        """Last hidden states, [B, L, H]."""
+        return self.pretrained_model(**inputs).last_hidden_state  # type: ignore[no-any-return]
+
+    def forward(self, inputs: dict[str, Tensor], markers: Tensor) -> Tensor:
+        """Logits s_ij, [B]. `markers`, [B, 3]: where the source's and the two candidates' markers stand."""
+        states = self.encode(inputs)
+        left = self.score(states, markers[:, 0], markers[:, 1])
+        right = self.score(states, markers[:, 0], markers[:, 2])
+        return (left - right).mean(dim=-1)
+
+
+def load_pairrm(name: str) -> tuple[PairRM, Any]:
+    """A PairRM in float32 on the CPU, ready for inference, and its tokenizer.
+
+    Reads both public layouts: llm-blender/PairRM (the config is the ranker's and names the encoder)
+    and llm-blender/PairRM-hf (the config is the encoder's, with the ranker's few keys among it).
+
+    Raises:
+        NoInputError: there is no such model, or it is not a PairRM.
+    """
+    from transformers import AutoConfig, AutoModel, AutoTokenizer
+
+    folder = locate(name, "config.json", "model.safetensors", "tokenizer.json")
+    raw = json.loads((folder / "config.json").read_text())
+    encoder_config = _encoder_config(raw, folder)
+    if encoder_config is None:
+        raise NoInputError(f"{name} is not a PairRanker: its config.json has neither `ranker_type` nor PairRM's marker ids")
+    tokenizer = AutoTokenizer.from_pretrained(folder)
+    config = PairRMConfig(
+        source_maxlength=raw.get("source_maxlength") or raw.get("source_max_length") or 1224,
+        candidate_maxlength=raw.get("candidate_maxlength") or raw.get("candidate_max_length") or 412,
+        n_tasks=raw.get("n_tasks", 1),
+        drop_out=raw.get("drop_out", 0.05),
+        positions=raw.get("positions", "running"),
+        encoder=encoder_config,
+    )
+    weights = read_weights(folder)
+    encoder = AutoModel.from_config(AutoConfig.for_model(**encoder_config))
+    vocabulary = weights.get("pretrained_model.embeddings.word_embeddings.weight")
+    if vocabulary is not None and len(vocabulary) != encoder.config.vocab_size:
+        encoder.resize_token_embeddings(len(vocabulary), mean_resizing=False)
+    model = PairRM(config, encoder)
+    missing, _ = model.load_state_dict(weights, strict=False)
+    # Position ids are a buffer that older checkpoints carry; a pooler is of no use to PairRanker.
+    lost = [key for key in missing if ".pooler." not in key]
+    if lost:
+        raise NoInputError(f"{name}: model.safetensors lacks {len(lost)} weights of a PairRanker, {lost[0]} first")
+    return model.float().eval(), tokenizer
+
+
+def save_pairrm(folder: Path, model: PairRM, tokenizer: Any, dtype: torch.dtype = torch.float16) -> None:
+    """Writes config.json, model.safetensors and the tokenizer, so that `load_pairrm` reads them back."""
+    from safetensors.torch import save_file
+
+    folder.mkdir(parents=True, exist_ok=True)
+    tokenizer.save_pretrained(folder)
+    config = {"ranker_type": "pairranker", **asdict(model.config)}
+    (folder / "config.json").write_text(json.dumps(config, indent=1) + "\n")
+    weights = {
+        key: value.detach().to(dtype).contiguous()
+        for key, value in model.state_dict().items()
+        if value.is_floating_point() and ".pooler." not in key
+    }
+    save_file(weights, folder / "model.safetensors")
+
+
+def _encoder_config(raw: dict[str, Any], folder: Path) -> dict[str, Any] | None:
+    if raw.get("encoder"):
+        return dict(raw["encoder"])
+    if raw.get("ranker_type"):
+        name = raw["model_name"]
+        # A relative directory is meant from where training ran, which is some parent of the checkpoint.
+        beside = [parent / name for parent in folder.resolve().parents]
+        found = next((path for path in beside if (path / "config.json").is_file()), None)
+        source = found or locate(name, "config.json")
+        return dict(json.loads((source / "config.json").read_text()))
+    if "cand1_prefix_id" in raw:
+        return raw
+    return None

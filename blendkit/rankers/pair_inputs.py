@@ -1,0 +1,91 @@
+"""Text into PairRanker's input: `<source> x`, `<candidate1> y_i`, `<candidate2> y_j`, each between [CLS] and [SEP].
+
+Every text is tokenized once; a pair is three lists of ids put together. A budget belongs to one record:
+what x leaves unused goes in equal halves to the two candidates (the reference takes the longest x of the
+batch instead, so that its scores depend on the batch).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from blendkit.models.pairrm import PairRMConfig
+
+SOURCE, CANDIDATE_1, CANDIDATE_2 = MARKERS = ("<|source|>", "<|candidate1|>", "<|candidate2|>")
+
+
+@dataclass(frozen=True)
+class Segment:
+    """One text of the input: its ids, and which of the three roles it plays (0 x, 1 and 2 the candidates)."""
+
+    ids: tuple[int, ...]
+    role: int
+
+
+class PairInputs:
+    """Builds and pads the inputs of one checkpoint."""
+
+    def __init__(self, tokenizer: Any, config: PairRMConfig) -> None:
+        self.tokenizer, self.config = tokenizer, config
+        self.candidate_ids = tuple(tokenizer.convert_tokens_to_ids(marker) for marker in MARKERS[1:])
+
+    def source(self, text: str) -> tuple[int, ...]:
+        """Ids of x with its marker, cut to `source_maxlength`."""
+        return self._cut(self._encode(SOURCE, [text])[0], self.config.source_maxlength)
+
+    def candidates(self, texts: Sequence[str], source: tuple[int, ...]) -> list[tuple[int, ...]]:
+        """Ids of each candidate as candidate 1, cut to the budget that this x leaves."""
+        budget = self.config.candidate_maxlength
+        if self.config.positions == "running":
+            budget += (self.config.source_maxlength - len(source)) // 2
+        return [self._cut(ids, budget) for ids in self._encode(CANDIDATE_1, texts)]
+
+    def pair(self, source: tuple[int, ...], first: tuple[int, ...], second: tuple[int, ...]) -> list[Segment]:
+        """The three segments of one input; both candidates come as `candidates` gives them."""
+        return [Segment(source, 0), Segment(first, 1), Segment(self._as(second, 2), 2)]
+
+    def single(self, source: tuple[int, ...], candidate: tuple[int, ...], role: int) -> list[Segment]:
+        """x with one candidate alone, in the role of candidate 1 or 2 (used in training)."""
+        return [Segment(source, 0), Segment(self._as(candidate, role), role)]
+
+    def collate(self, rows: Sequence[Sequence[Segment]]) -> tuple[dict[str, Tensor], Tensor]:
+        """Inputs [B, L] padded to the longest row, and where each segment's marker stands, [B, segments]."""
+        width = max(sum(len(segment.ids) for segment in row) for row in rows)
+        pad = self.tokenizer.pad_token_id
+        ids = torch.full((len(rows), width), pad, dtype=torch.long)
+        mask, positions, types = (torch.zeros(len(rows), width, dtype=torch.long) for _ in range(3))
+        markers = torch.zeros(len(rows), len(rows[0]), dtype=torch.long)
+        for number, row in enumerate(rows):
+            start = 0
+            for column, segment in enumerate(row):
+                end = start + len(segment.ids)
+                ids[number, start:end] = torch.tensor(segment.ids)
+                positions[number, start:end] = torch.arange(end - start)
+                types[number, start:end] = segment.role
+                markers[number, column] = start + 1  # behind [CLS]
+                start = end
+            mask[number, :start] = 1
+        inputs = {"input_ids": ids, "attention_mask": mask}
+        if self.config.positions == "segment":
+            inputs |= {"position_ids": positions, "token_type_ids": types}
+        return inputs, markers
+
+    def _encode(self, marker: str, texts: Sequence[str]) -> list[list[int]]:
+        # The reference's rule: a separator inside a text is a space.
+        separator = self.tokenizer.sep_token
+        return list(self.tokenizer([marker + text.replace(separator, " ") for text in texts])["input_ids"]) if texts else []
+
+    def _cut(self, ids: list[int], budget: int) -> tuple[int, ...]:
+        return tuple(ids if len(ids) <= budget else [*ids[: budget - 1], self.tokenizer.sep_token_id])
+
+    def as_first(self, ids: tuple[int, ...]) -> tuple[int, ...]:
+        """The same candidate in the role of candidate 1."""
+        return self._as(ids, 1)
+
+    def _as(self, ids: tuple[int, ...], role: int) -> tuple[int, ...]:
+        return (ids[0], self.candidate_ids[role - 1], *ids[2:])

@@ -1,0 +1,243 @@
+"""The record: its types (which are also its JSON Schema), its validation, and x as text.
+
+A record stays a plain `dict` all the way through, so that fields nobody here knows stream through untouched.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterable, Iterator
+from typing import Annotated, Any, Literal, NotRequired, TypedDict
+
+import msgspec
+import orjson
+
+from blendkit.errors import RecordError
+
+Record = dict[str, Any]
+Index = Annotated[int, msgspec.Meta(ge=0)]
+Rank = Annotated[int, msgspec.Meta(ge=1)]
+
+
+class Message(TypedDict):
+    """One turn of a conversation."""
+
+    role: str
+    content: str
+
+
+class Candidate(TypedDict):
+    """One answer to x; its text may be empty."""
+
+    model: str
+    text: str
+    decoding_method: NotRequired[str | None]
+    scores: NotRequired[dict[str, float | None]]
+    sources: NotRequired[list[Index]]
+    finish_reason: NotRequired[str | None]
+    usage: NotRequired[dict[str, Any] | None]
+
+
+class Comparisons(TypedDict):
+    """What one ranker compared: [i, j, logit], logit > 0 when candidate i, shown first, beats j, shown second."""
+
+    pairs: list[tuple[Index, Index, float]]
+    model: NotRequired[str]
+    schedule: NotRequired[str]
+
+
+class Verdict(TypedDict):
+    """What a judge said of candidates a and b; `shown` is the order in which it saw them."""
+
+    a: Index
+    b: Index
+    verdict: Literal["A", "B", "tie-good", "tie-bad", "unparsed"]
+    shown: NotRequired[tuple[Index, Index]]
+    reason: NotRequired[str | None]
+
+
+class RecordSchema(TypedDict, total=False):
+    """One line of a blendkit stream; a superset of the public MixInstruct record. Other fields pass through."""
+
+    id: str
+    instruction: str | None
+    input: str | None
+    messages: list[Message] | None
+    output: str | None
+    candidates: list[Candidate]
+    comparisons: dict[str, Comparisons]
+    ranks: dict[str, list[Rank]]
+    top: list[Index]
+    verdicts: dict[str, list[Verdict]]
+    cmp_results: dict[str, str] | str | None
+
+
+def json_schema() -> dict[str, Any]:
+    """The record's JSON Schema (2020-12), made from the types above."""
+    schema = msgspec.json.schema(RecordSchema)
+    head = {"$schema": "https://json-schema.org/draft/2020-12/schema", "title": "blendkit record"}
+    return {**head, **schema}
+
+
+def parse(line: bytes, number: int) -> Record:
+    """One line of a stream into a valid record; a missing `id` becomes the line's number.
+
+    Raises:
+        RecordError: not UTF-8, not JSON, not an object, or a field is of the wrong type.
+    """
+    try:
+        record = orjson.loads(line)
+    except orjson.JSONDecodeError as error:
+        raise RecordError("", _not_json(line, error)) from error
+    if not isinstance(record, dict):
+        raise RecordError("", f"expected a JSON object, got {_kind(record)}")
+    if "id" not in record:
+        record = {"id": str(number), **record}
+    validate(record)
+    return record
+
+
+def validate(record: Record) -> None:
+    """Checks types, then that every index points at a candidate.
+
+    Raises:
+        RecordError: with the path of the first field that is wrong.
+    """
+    try:
+        msgspec.convert(record, RecordSchema)
+    except msgspec.ValidationError as error:
+        raise _field_error(str(error)) from None
+    for field, index in _indices(record):
+        if index >= len(record.get("candidates", ())):
+            raise RecordError(field, f"expected the index of one of {len(record.get('candidates', ()))} candidates, got {index}")
+    for name, ranks in record.get("ranks", {}).items():
+        if len(ranks) > len(record.get("candidates", ())):
+            raise RecordError(f"ranks.{name}", f"expected at most one rank a candidate ({len(record.get('candidates', ()))}), got {len(ranks)}")
+
+
+def _indices(record: Record) -> Iterator[tuple[str, int]]:
+    for name, comparisons in record.get("comparisons", {}).items():
+        for place, (i, j, _) in enumerate(comparisons["pairs"]):
+            yield f"comparisons.{name}.pairs[{place}]", max(i, j)
+    for place, index in enumerate(record.get("top", ())):
+        yield f"top[{place}]", index
+    for name, verdicts in record.get("verdicts", {}).items():
+        for place, verdict in enumerate(verdicts):
+            yield f"verdicts.{name}[{place}]", max(verdict["a"], verdict["b"])
+
+
+def _not_json(line: bytes, error: orjson.JSONDecodeError) -> str:
+    try:
+        line.decode()
+    except UnicodeDecodeError as bad:
+        return f"not UTF-8: byte 0x{line[bad.start]:02x} at byte {bad.start + 1} of the line"
+    rest = line[error.pos :]
+    if not rest.strip():
+        return "not JSON: the line ends in the middle of a value"
+    if match := re.match(rb"-?(NaN|Infinity)", rest):
+        return f"not JSON: a bare {match[0].decode()} at column {error.pos + 1}; JSON has null instead"
+    if not line.endswith((b"}", b"]")):
+        return f"not JSON: {error.msg.split(':')[0]} at column {error.pos + 1}; the line may be truncated"
+    return f"not JSON: {error.msg.split(':')[0]} at column {error.pos + 1}"
+
+
+_KINDS = {"str": "a string", "int": "an integer", "float": "a number", "bool": "a boolean", "null": "null", "array": "an array", "object": "an object"}
+
+
+def _kind(value: object) -> str:
+    names = {list: "array", str: "str", int: "int", float: "float", bool: "bool", type(None): "null"}
+    return _KINDS[names[type(value)]]
+
+
+def _field_error(message: str) -> RecordError:
+    """msgspec's "Expected `str`, got `null` - at `$.candidates[2].text`" in our words."""
+    problem, _, path = message.partition(" - at `$")
+    field = path.rstrip("`").lstrip(".")
+    if missing := re.fullmatch(r"Object missing required field `(\w+)`", problem):
+        return RecordError(f"{field}.{missing[1]}".lstrip("."), "expected a value, but the field is missing")
+
+    def words(match: re.Match[str]) -> str:
+        kinds = [_KINDS.get(kind.strip(), kind.strip()) for kind in match[1].split("|")]
+        return " or ".join(kinds)
+
+    return RecordError(field, re.sub(r"`([^`]*)`", words, problem[0].lower() + problem[1:]))
+
+
+def source_text(record: Record) -> str:
+    """x: the instruction, then the input on a line of its own where there is one, or the conversation's text.
+
+    Raises:
+        RecordError: the record has neither an instruction, nor an input, nor messages.
+    """
+    if messages := record.get("messages"):
+        if len(messages) == 1:
+            return str(messages[0]["content"])
+        return "\n".join(f"{message['role'].upper()}: {message['content']}" for message in messages)
+    if record.get("instruction") is None and record.get("input") is None:
+        raise RecordError("instruction", "expected a string (or `input`, or `messages`), got nothing")
+    return "\n".join(part for part in (record.get("instruction"), record.get("input")) if part)
+
+
+def candidates_of(record: Record, at_least: int = 1) -> list[dict[str, Any]]:
+    """The record's candidates.
+
+    Raises:
+        RecordError: there are fewer than `at_least`.
+    """
+    candidates: list[dict[str, Any]] = record.get("candidates", [])
+    if len(candidates) < at_least:
+        raise RecordError("candidates", f"expected at least {at_least}, got {len(candidates)}; `blendkit generate` writes them")
+    return candidates
+
+
+def reference_of(record: Record, wanted_by: str) -> str:
+    """The reference answer y.
+
+    Raises:
+        RecordError: the record has none.
+    """
+    reference = record.get("output")
+    if reference is None:
+        raise RecordError("output", f"expected a string: {wanted_by} needs the reference answer")
+    return str(reference)
+
+
+def generated_only(candidates: Iterable[dict[str, Any]]) -> list[int]:
+    """Indices of the candidates that LLMs wrote; a fused one has `sources` and competes with none of them."""
+    return [index for index, candidate in enumerate(candidates) if not candidate.get("sources")]
+
+
+def verdicts_of(record: Record) -> dict[str, list[dict[str, Any]]]:
+    """All verdicts by judge; MixInstruct's own `cmp_results` are those of the judge `mixinstruct`.
+
+    Raises:
+        RecordError: `cmp_results` does not name the record's candidates, or has an unknown verdict.
+    """
+    verdicts = dict(record.get("verdicts", {}))
+    results = record.get("cmp_results")
+    if isinstance(results, str):
+        try:
+            results = json.loads(results)
+        except json.JSONDecodeError:
+            raise RecordError("cmp_results", "expected an object, or one as a JSON string") from None
+    if results:
+        if not isinstance(results, dict):
+            raise RecordError("cmp_results", f"expected an object, got {_kind(results)}")
+        verdicts["mixinstruct"] = list(_mixinstruct(results, [c["model"] for c in record.get("candidates", [])]))
+    return verdicts
+
+
+_MIXINSTRUCT = {"A is better": "A", "B is better": "B", "Same good": "tie-good", "Same bad": "tie-bad"}
+
+
+def _mixinstruct(results: dict[str, str], models: list[str]) -> Iterator[dict[str, Any]]:
+    for key, value in results.items():
+        first, _, second = key.partition(",")
+        for model in (first, second):
+            if model not in models:
+                raise RecordError("cmp_results", f"{key!r} names {model!r}, which is no candidate's model")
+        if value not in _MIXINSTRUCT:
+            raise RecordError("cmp_results", f"{key!r}: expected one of {', '.join(_MIXINSTRUCT)}, got {value!r}")
+        a, b = models.index(first), models.index(second)
+        yield {"a": a, "b": b, "verdict": _MIXINSTRUCT[value], "shown": [a, b]}

@@ -1,0 +1,241 @@
+"""A command's run from the outside: streams, resume, rejects, progress, manifest."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import resource
+import sys
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import orjson
+
+from blendkit.errors import DataError, NoInputError, OutputError, RecordError, SkippedRecords, UsageError
+from blendkit.jsonl import BadLine, Line, Reader, Writer, signals_wait, whole_lines
+from blendkit.progress import Progress
+from blendkit.records import verdicts_of
+from blendkit.stage import Counts, Plan, Stage, process
+from blendkit.version import VERSION
+
+
+@dataclass
+class RunOptions:
+    """The flags that every command shares."""
+
+    command: str = ""
+    input: str | None = None
+    output: str | None = None
+    resume: bool = False
+    on_error: str = "fail"
+    rejects: str | None = None
+    window: int | None = None
+    batch_tokens: int = 8192
+    device: str = "auto"
+    dtype: str = "auto"
+    seed: int = 0
+    manifest: str | None = None
+    progress: str = "auto"
+    quiet: bool = False
+    debug: bool = False
+
+    def check(self) -> None:
+        """Raises UsageError for flags that do not go together."""
+        if self.resume and not self.output:
+            raise UsageError("--resume needs -o FILE: it goes on after that file's last whole record")
+        if self.rejects and self.on_error != "skip":
+            raise UsageError("--rejects needs --on-error skip")
+        if self.on_error not in ("fail", "skip"):
+            raise UsageError(f"--on-error {self.on_error}: expected fail or skip")
+        if self.progress not in ("auto", "bar", "json", "none"):
+            raise UsageError(f"--progress {self.progress}: expected auto, bar, json or none")
+        if self.window is not None and self.window < 1:
+            raise UsageError(f"--window {self.window}: expected at least 1 record")
+        if self.batch_tokens < 1:
+            raise UsageError(f"--batch-tokens {self.batch_tokens}: expected at least 1 token")
+        if self.output and self.output != "-" and self.input and _same_file(self.input, self.output):
+            raise UsageError(f"-o {self.output}: the output would overwrite the input")
+
+
+def run_stage(make: Callable[[], Stage], options: RunOptions) -> Stage:
+    """Reads, runs the stage, writes; ends with a manifest where one was asked for. Returns the stage.
+
+    Raises:
+        BlendkitError: any of them, each with its exit code, after everything done is on disk.
+    """
+    options.check()
+    reader = Reader(options.input)
+    stage = make()
+    last_id = recover(options.output) if options.resume and options.output else None
+    lines: Iterator[Line | BadLine] = reader.records()
+    if last_id is not None:
+        lines = after(lines, last_id, reader.name, str(options.output))
+    writer = Writer(options.output, append=options.resume)
+    with Rejects(options, reader.name) as rejects, Progress(options, reader) as progress, Manifest(options, stage, reader.name) as manifest:
+        plan = Plan(options.window or stage.window, options.batch_tokens, rejects.take, progress.update)
+        manifest.counts = plan.counts
+        try:
+            for done in process(stage, lines, plan):
+                if stage.passes_records:
+                    writer.write(line.record for line in done)
+            writer.write(stage.rows())
+        finally:
+            progress.close()
+            for warning in stage.warnings():
+                print(f"blendkit {options.command}: {warning}", file=sys.stderr)
+        writer.close()
+    rejects.raise_if_any()
+    return stage
+
+
+def recover(output: str) -> str | None:
+    """Cuts a torn last line off an earlier output and returns the id of its last whole record, if any."""
+    if not Path(output).exists():
+        return None
+    try:
+        lines = whole_lines(output)
+    except OSError as error:
+        raise NoInputError(f"{output}: {error.strerror}") from error
+    beside = f"{output}.part{Path(output).suffix}"
+    with signals_wait():
+        # Written anew beside it, then put in its place: a crash here loses nothing.
+        writer = Writer(beside)
+        for start in range(0, len(lines), 256):
+            writer.write_bytes(b"".join(lines[start : start + 256]))
+        writer.close()
+        os.replace(beside, output)
+    return str(orjson.loads(lines[-1])["id"]) if lines else None
+
+
+def after(lines: Iterator[Line | BadLine], last_id: str, source: str, output: str) -> Iterator[Line | BadLine]:
+    """The stream behind the record `last_id`. Bad lines before it were dealt with by the earlier run."""
+    for line in lines:
+        if isinstance(line, Line) and line.record["id"] == last_id:
+            yield from lines
+            return
+    raise DataError(f"{source}: cannot resume: {output} ends with the record {last_id!r}, which this input does not have")
+
+
+class Rejects:
+    """Where bad lines go: `--on-error fail` stops at the first, `skip` passes them to `--rejects FILE`."""
+
+    def __init__(self, options: RunOptions, source: str) -> None:
+        self.options, self.source, self.count = options, source, 0
+        self._writer = Writer(options.rejects, append=options.resume) if options.rejects else None
+
+    def __enter__(self) -> Rejects:
+        return self
+
+    def __exit__(self, *ending: object) -> None:
+        if self._writer:
+            self._writer.close()
+
+    def take(self, bad: BadLine) -> None:
+        """Raises DataError under `fail`; otherwise says so, and keeps line and reason."""
+        message = f"{self.source}:{bad.number}: {bad.error}"
+        if self.options.on_error == "fail":
+            raise DataError(message)
+        self.count += 1
+        print(f"blendkit {self.options.command}: skipped {message}", file=sys.stderr)
+        if self._writer:
+            self._writer.write([{"line": bad.number, "error": str(bad.error), "record": bad.raw.decode(errors="replace")}])
+
+    def raise_if_any(self) -> None:
+        """Raises SkippedRecords, so that a script can see that not all is there."""
+        if self.count:
+            where = f"they are in {self.options.rejects}" if self.options.rejects else "--rejects FILE keeps them"
+            raise SkippedRecords(f"{self.count} bad records were skipped; {where}")
+
+
+class Manifest:
+    """`--manifest FILE`: what ran, on what, with which result; written however the run ends."""
+
+    def __init__(self, options: RunOptions, stage: Stage | None, source: str) -> None:
+        self.options, self.stage, self.source = options, stage, source
+        self.counts = Counts()
+        self._started = time.monotonic()
+
+    def __enter__(self) -> Manifest:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: object) -> None:
+        if not self.options.manifest:
+            return
+        seconds = time.monotonic() - self._started
+        content = {
+            "blendkit": VERSION,
+            "command": self.options.command,
+            "arguments": [hide_keys(argument) for argument in sys.argv[1:]],
+            "time": datetime.now(UTC).isoformat(timespec="seconds"),
+            "input": self.source,
+            "output": self.options.output or "<stdout>",
+            "ended": "done" if kind is None else kind.__name__,
+            "seed": self.options.seed,
+            **(self.stage.describe() if self.stage else {}),
+            "counts": asdict(self.counts),
+            "seconds": round(seconds, 3),
+            "peak_memory_bytes": peak_memory(),
+        }
+        try:
+            Path(self.options.manifest).write_bytes(orjson.dumps(content, option=orjson.OPT_INDENT_2 | orjson.OPT_APPEND_NEWLINE))
+        except OSError as failure:
+            raise OutputError(f"{self.options.manifest}: cannot write: {failure.strerror}") from failure
+
+
+def hide_keys(argument: str) -> str:
+    """An argument as the manifest may show it: credentials inside a URL are taken out."""
+    scheme, mark, rest = argument.partition("://")
+    if mark and "@" in rest.split("/")[0]:
+        return f"{scheme}://***@{rest.split('@', 1)[1]}"
+    return argument
+
+
+def peak_memory() -> dict[str, int]:
+    """Peak bytes of this process, and of the CUDA device if one was used."""
+    scale = 1 if sys.platform == "darwin" else 1024
+    peaks = {"process": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * scale}
+    torch = sys.modules.get("torch")
+    if torch is not None and torch.cuda.is_available() and torch.cuda.is_initialized():
+        peaks["cuda"] = torch.cuda.max_memory_allocated()
+    return peaks
+
+
+def seeded(seed: int, *parts: str) -> int:
+    """A seed of its own for each thing that is named, the same on every machine and in every order of records."""
+    digest = hashlib.sha256("\0".join([str(seed), *parts]).encode()).digest()
+    return int.from_bytes(digest[:4], "big")
+
+
+def _same_file(first: str, second: str) -> bool:
+    try:
+        return os.path.samefile(first, second) and os.path.isfile(first)
+    except OSError:
+        return False
+
+
+def check_stream(options: RunOptions) -> None:
+    """Names every bad line of a stream on stderr, then counts.
+
+    Raises:
+        DataError: at least one line is bad.
+    """
+    reader = Reader(options.input)
+    good = bad = 0
+    for line in reader.records():
+        if isinstance(line, Line):
+            try:
+                verdicts_of(line.record)
+                good += 1
+                continue
+            except RecordError as error:
+                line = BadLine(line.number, line.raw, error)
+        bad += 1
+        print(f"{reader.name}:{line.number}: {line.error}", file=sys.stderr)
+    if bad:
+        raise DataError(f"{bad} of {good + bad} records are bad")
+    if not options.quiet:
+        print(f"blendkit check: {good} records, all good", file=sys.stderr)

@@ -1,0 +1,44 @@
+"""Baselines that need neither a model nor a reference: length and random (LLM-Blender, Table 2)."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Hashable
+
+from blendkit.running import seeded
+from blendkit.scorers.base import Item, Scorer
+
+
+class Length(Scorer):
+    """The number of characters; judges are known to like long answers."""
+
+    needs_reference = False
+    about = "number of characters: longer is better"
+
+    def score(self, items: list[Item]) -> list[float]:
+        return [float(len(item.candidate)) for item in items]
+
+    @property
+    def signature(self) -> str:
+        return "length|characters"
+
+
+class Random(Scorer):
+    """Uniform in [0, 1), from the seed, the record's id and the candidate's place."""
+
+    needs_reference = False
+    about = "a random number in [0, 1), by --seed"
+
+    def __init__(self, name: str, seed: int = 0) -> None:
+        super().__init__(name)
+        self.seed = seed
+
+    def key(self, item: Item) -> Hashable:
+        return (item.record_id, item.index)
+
+    def score(self, items: list[Item]) -> list[float]:
+        return [random.Random(seeded(self.seed, item.record_id, str(item.index))).random() for item in items]
+
+    @property
+    def signature(self) -> str:
+        return f"random|seed:{self.seed}"

@@ -1,0 +1,26 @@
+"""ROUGE-1, -2, -L and -Lsum F1 (Lin 2004) by rouge-score, 0 to 1."""
+
+from __future__ import annotations
+
+from importlib.metadata import version
+
+from rouge_score.rouge_scorer import RougeScorer
+
+from blendkit.scorers.base import Item, Scorer
+
+
+class Rouge(Scorer):
+    """rouge-score's F1, with the Porter stemmer."""
+
+    about = "ROUGE F1 by rouge-score with stemming, 0 to 1"
+
+    def __init__(self, name: str) -> None:
+        super().__init__(name)
+        self._scorer = RougeScorer([name], use_stemmer=True)
+
+    def score(self, items: list[Item]) -> list[float]:
+        return [float(self._scorer.score(item.reference, item.candidate)[self.name].fmeasure) for item in items]
+
+    @property
+    def signature(self) -> str:
+        return f"{self.name}|f1|stem:yes|v:rouge-score-{version('rouge-score')}"

@@ -1,0 +1,238 @@
+"""The runner that all stages share: window → plan → batches by length → results → records in order.
+
+A stage says three things: which pieces of work a record needs (`plan`), how a batch of pieces is done
+(`run`), and what a record gains from the results (`finish`). Everything else is here, once.
+"""
+
+from __future__ import annotations
+
+import math
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Hashable, Iterable, Iterator
+from dataclasses import dataclass, field
+from typing import Any, ClassVar
+
+from blendkit.errors import BlendkitError, OutOfMemory, RecordError
+from blendkit.jsonl import BadLine, Line
+from blendkit.records import Record, validate
+
+
+@dataclass(frozen=True, slots=True)
+class Work:
+    """One piece of work. Equal keys within a group are done once a window; groups never share a batch.
+
+    `length` is in tokens: it sorts the batches and counts against the token budget.
+    """
+
+    group: str
+    key: Hashable
+    length: int
+    payload: Any
+
+
+class Stage(ABC):
+    """What one command does to a record. `window` is its default number of records in flight."""
+
+    name: ClassVar[str]
+    window: ClassVar[int] = 64
+    # False: the stage reads records and writes `rows` at the end instead of them.
+    passes_records: ClassVar[bool] = True
+
+    def plan(self, record: Record) -> list[Work]:
+        """The record's work, none by default. Raises RecordError when the record lacks what is needed."""
+        return []
+
+    def budgeted(self, group: str) -> bool:
+        """Whether batches of a group keep to the token budget; an endpoint gets all of a window's work at once."""
+        return True
+
+    def run(self, group: str, payloads: list[Any]) -> list[Any]:
+        """One result a payload; an exception among them becomes the fault of the records that need it."""
+        return [None for _ in payloads]
+
+    @abstractmethod
+    def finish(self, record: Record, results: list[Any]) -> None:
+        """Adds to the record; `results` stand in the order of its plan."""
+
+    def rows(self) -> list[dict[str, Any]]:
+        """What a stage that does not pass records on writes at the end."""
+        return []
+
+    def describe(self) -> dict[str, Any]:
+        """What decided the results (signature, models, device), for the manifest."""
+        return {}
+
+    def warnings(self) -> list[str]:
+        """What a person should know at the end, one line each."""
+        return []
+
+
+@dataclass
+class Counts:
+    """What a run did; `tokens` counts every piece of work once, as it was run."""
+
+    records: int = 0
+    skipped: int = 0
+    works: int = 0
+    computed: int = 0
+    tokens: int = 0
+    budget_halvings: int = 0
+
+
+@dataclass
+class Plan:
+    """How the runner works: records in flight, tokens a batch, and where bad lines go.
+
+    `on_bad` raises (the default: the first bad record ends the run) or takes note and returns.
+    """
+
+    window: int = 64
+    batch_tokens: int = 8192
+    on_bad: Callable[[BadLine], None] | None = None
+    tick: Callable[[Counts], None] = lambda counts: None
+    counts: Counts = field(default_factory=Counts)
+
+
+def process(stage: Stage, lines: Iterable[Line | BadLine], plan: Plan) -> Iterator[list[Line]]:
+    """Windows of finished records, in input order.
+
+    When a record is bad, all records before it are yielded first.
+    """
+    for window in windows(lines, plan.window):
+        done, fault = _do_window(stage, window, plan)
+        plan.counts.records += len(done)
+        if done:
+            yield done
+        if fault is not None:
+            raise fault
+        plan.tick(plan.counts)
+
+
+def _do_window(stage: Stage, window: list[Line | BadLine], plan: Plan) -> tuple[list[Line], BaseException | None]:
+    """The window's finished lines up to the first fault that ends the run, and that fault."""
+    planned: list[tuple[Line, list[Work]]] = []
+    fault: BaseException | None = None
+    for line in window:
+        try:
+            if isinstance(line, BadLine):
+                raise line.error
+            planned.append((line, stage.plan(line.record)))
+        except RecordError as error:
+            if fault := _reject(plan, line, error):
+                break
+    results = run_works(stage, [work for _, works in planned for work in works], plan)
+    done: list[Line] = []
+    for line, works in planned:
+        found = [results[work.group, work.key] for work in works]
+        try:
+            for result in found:
+                if isinstance(result, Exception):
+                    raise result
+            stage.finish(line.record, found)
+            done.append(line)
+        except RecordError as error:
+            if early := _reject(plan, line, error):
+                return done, early
+        except BlendkitError as error:
+            return done, error
+    return done, fault
+
+
+def _reject(plan: Plan, line: Line | BadLine, error: RecordError) -> BaseException | None:
+    bad = BadLine(line.number, line.raw, error)
+    if plan.on_bad is None:
+        return error
+    try:
+        plan.on_bad(bad)
+    except BlendkitError as fatal:
+        return fatal
+    plan.counts.skipped += 1
+    return None
+
+
+def windows(lines: Iterable[Line | BadLine], size: int) -> Iterator[list[Line | BadLine]]:
+    """Lists of `size`; when reading fails, what was read before is yielded first."""
+    window: list[Line | BadLine] = []
+    try:
+        for line in lines:
+            window.append(line)
+            if len(window) == size:
+                yield window
+                window = []
+    except BlendkitError:
+        if window:
+            yield window
+        raise
+    if window:
+        yield window
+
+
+def run_works(stage: Stage, works: Iterable[Work], plan: Plan) -> dict[tuple[str, Hashable], Any]:
+    """Results by (group, key): every key once, longest first, in batches of at most `batch_tokens` padded tokens."""
+    groups: dict[str, dict[Hashable, Work]] = {}
+    for work in works:
+        plan.counts.works += 1
+        groups.setdefault(work.group, {}).setdefault(work.key, work)
+    results: dict[tuple[str, Hashable], Any] = {}
+    for group, unique in groups.items():
+        waiting = sorted(unique.values(), key=lambda work: -work.length)
+        while waiting:
+            budget = plan.batch_tokens if stage.budgeted(group) else math.inf
+            # Longest first: the first piece's length is the width of the padded batch.
+            size = max(1, int(min(len(waiting), budget // max(1, waiting[0].length))))
+            batch = waiting[:size]
+            try:
+                found = stage.run(group, [work.payload for work in batch])
+            except Exception as error:
+                if not out_of_memory(error):
+                    raise
+                if len(batch) == 1:
+                    raise OutOfMemory(f"not enough memory for one input of {batch[0].length} tokens: use a smaller model or a larger device") from error
+                plan.batch_tokens = max(1, batch[0].length * len(batch) // 2)
+                plan.counts.budget_halvings += 1
+                free_memory()
+                continue
+            for work, result in zip(batch, found, strict=True):
+                results[group, work.key] = result
+            plan.counts.computed += len(batch)
+            plan.counts.tokens += sum(work.length for work in batch)
+            waiting = waiting[size:]
+            plan.tick(plan.counts)
+    return results
+
+
+def out_of_memory(error: Exception) -> bool:
+    """Whether the device or the machine ran out of memory (torch says it in two ways)."""
+    return isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError" or "not enough memory" in str(error).lower()
+
+
+def free_memory() -> None:
+    """Gives cached device memory back before a smaller batch is tried."""
+    import gc
+
+    import torch
+
+    gc.collect()
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()
+
+
+def apply(stage: Stage, records: Iterable[Record], *, window: int | None = None, batch_tokens: int = 8192) -> Iterator[Record]:
+    """The library's way in: records through one stage, lazily, in order. The records are changed in place.
+
+    Raises:
+        RecordError: the first bad record, after those before it.
+    """
+    lines = (_line(number, record) for number, record in enumerate(records, 1))
+    for done in process(stage, lines, Plan(window or stage.window, batch_tokens)):
+        for line in done:
+            yield line.record
+
+
+def _line(number: int, record: Record) -> Line | BadLine:
+    record.setdefault("id", str(number))
+    try:
+        validate(record)
+    except RecordError as error:
+        return BadLine(number, b"", RecordError(f"record {number}", str(error)))
+    return Line(number, b"", record)
