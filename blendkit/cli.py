@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import sys
 import traceback
+from contextlib import suppress
 from importlib import import_module
 from typing import Annotated, Any
 
@@ -40,7 +41,9 @@ def load(name: str) -> Any:
     return typer.main.get_command(single)
 
 
-app = typer.Typer(cls=LazyGroup, no_args_is_help=True, pretty_exceptions_enable=False, add_completion=False, context_settings={"help_option_names": ["-h", "--help"]})
+app = typer.Typer(
+    cls=LazyGroup, no_args_is_help=True, pretty_exceptions_enable=False, add_completion=False, context_settings={"help_option_names": ["-h", "--help"]}
+)
 
 
 def _version(value: bool) -> None:
@@ -93,10 +96,8 @@ def main() -> None:
 def _say(command: str, message: str) -> None:
     if "--debug" in sys.argv:
         traceback.print_exc()
-    try:
+    with suppress(BrokenPipeError):
         print(f"blendkit {command}: {' '.join(message.split())}" if command else f"blendkit: {message}", file=sys.stderr)
-    except BrokenPipeError:
-        pass
 
 
 def _leave(code: int) -> None:

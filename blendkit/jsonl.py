@@ -59,7 +59,7 @@ class Reader:
             self._raw = sys.stdin.buffer
         else:
             try:
-                self._raw = Path(self.name).open("rb")
+                self._raw = Path(self.name).open("rb")  # noqa: SIM115
             except OSError as error:
                 raise NoInputError(f"{self.name}: {error.strerror}") from error
         self._stream = decompressed(self._raw, self.name)
@@ -157,7 +157,7 @@ class Writer:
 
 def whole_lines(path: str) -> list[bytes]:
     """The whole, valid lines at the head of an output file that a run left behind; a torn end is left out."""
-    lines = []
+    lines: list[bytes] = []
     with Path(path).open("rb") as raw:
         stream = decompressed(raw, path)
         while True:

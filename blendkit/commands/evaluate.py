@@ -14,7 +14,9 @@ from blendkit.stage import Stage
 @with_run_options("device", "dtype", "batch_tokens", "seed", "resume", "window")
 def evaluate(
     run: RunOptions,
-    versus: Annotated[list[str] | None, typer.Option("--versus", help="Adds a column: % of examples not worse than this model. May be given several times.")] = None,
+    versus: Annotated[
+        list[str] | None, typer.Option("--versus", help="Adds a column: % of examples not worse than this model. May be given several times.")
+    ] = None,
     oracle: Annotated[str | None, typer.Option(help="What counts as the true ranking: judge:NAME or score:NAME.", show_default="the stream's judge")] = None,
 ) -> None:
     """Print the paper's tables from what the stream holds.

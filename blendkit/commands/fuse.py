@@ -16,7 +16,9 @@ SEQ2SEQ = "GenFuser (a seq2seq --model)"
 @with_run_options("seed")
 def fuse(
     run: RunOptions,
-    model: Annotated[str, typer.Option("-m", "--model", help="`consensus` (no generative model), or a seq2seq directory or hub id such as llm-blender/gen_fuser_3b.")] = "consensus",
+    model: Annotated[
+        str, typer.Option("-m", "--model", help="`consensus` (no generative model), or a seq2seq directory or hub id such as llm-blender/gen_fuser_3b.")
+    ] = "consensus",
     name: Annotated[str | None, typer.Option(help="`model` of the fused candidate.", show_default="as --model")] = None,
     beams: Annotated[int, typer.Option(min=1, help="Beams.", rich_help_panel=SEQ2SEQ)] = 4,
     max_new_tokens: Annotated[int, typer.Option(min=1, help="Tokens to write at most.", rich_help_panel=SEQ2SEQ)] = 512,

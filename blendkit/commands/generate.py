@@ -18,7 +18,9 @@ DECODING, ENDPOINT = "Decoding", "Endpoints (openai:MODEL)"
 @with_run_options()
 def generate(
     run: RunOptions,
-    model: Annotated[list[str] | None, typer.Option("-m", "--model", help="NAME=SPEC or SPEC: a hub id, a directory, or openai:MODEL. May be given several times.")] = None,
+    model: Annotated[
+        list[str] | None, typer.Option("-m", "--model", help="NAME=SPEC or SPEC: a hub id, a directory, or openai:MODEL. May be given several times.")
+    ] = None,
     system: Annotated[str | None, typer.Option(help="A system message before every prompt.", rich_help_panel=DECODING)] = None,
     max_new_tokens: Annotated[int, typer.Option(min=1, help="Tokens to write at most.", rich_help_panel=DECODING)] = 512,
     temperature: Annotated[float, typer.Option(min=0, help="0 is greedy.", rich_help_panel=DECODING)] = 0.7,

@@ -19,7 +19,12 @@ SHARED: dict[str, tuple[Any, Any]] = {
     "resume": (Annotated[bool, typer.Option("--resume", help="Go on after the last whole record of -o FILE.", rich_help_panel=STREAM)], False),
     "on_error": (Annotated[str, typer.Option(help="A bad record: `fail` at the first, or `skip` them.", rich_help_panel=STREAM)], "fail"),
     "rejects": (Annotated[str | None, typer.Option(help="With --on-error skip: bad lines go here, with the reason.", rich_help_panel=STREAM)], None),
-    "window": (Annotated[int | None, typer.Option(help="Records in flight; output comes a window at a time.", rich_help_panel=STREAM, show_default="the command's own")], None),
+    "window": (
+        Annotated[
+            int | None, typer.Option(help="Records in flight; output comes a window at a time.", rich_help_panel=STREAM, show_default="the command's own")
+        ],
+        None,
+    ),
     "batch_tokens": (Annotated[int, typer.Option(help="Tokens a batch; halved by itself when memory runs out.", rich_help_panel=COMPUTE)], 8192),
     "device": (Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:N or mps.", rich_help_panel=COMPUTE)], "auto"),
     "dtype": (Annotated[str, typer.Option(help="auto, float32, bfloat16 or float16.", rich_help_panel=COMPUTE)], "auto"),
@@ -48,7 +53,7 @@ def with_run_options(*without: str) -> Callable[[Callable[..., None]], Callable[
             parameters.append(inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=default, annotation=annotation))
         command.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
         command.__annotations__ = {parameter.name: parameter.annotation for parameter in parameters}
-        del command.__wrapped__  # type: ignore[attr-defined]
+        del command.__wrapped__
         return command
 
     return decorate

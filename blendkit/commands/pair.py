@@ -14,7 +14,9 @@ from blendkit.stage import Stage
 @with_run_options()
 def pair(
     run: RunOptions,
-    model: Annotated[str, typer.Option("-m", "--model", help="`embedded`, a directory, or a hub id such as llm-blender/PairRM or llm-blender/PairRM-hf.")] = "embedded",
+    model: Annotated[
+        str, typer.Option("-m", "--model", help="`embedded`, a directory, or a hub id such as llm-blender/PairRM or llm-blender/PairRM-hf.")
+    ] = "embedded",
     name: Annotated[str, typer.Option(help="The name of these comparisons in the record.")] = "pairrm",
 ) -> None:
     """Compare all candidates of a record in pairs with PairRanker.

@@ -22,7 +22,9 @@ def train() -> None:
 @app.command()
 def ranker(
     output: Annotated[Path, typer.Option("-o", "--output", help="Directory of the new checkpoint; `pair --model` loads it.")],
-    input: Annotated[list[str] | None, typer.Option("-i", "--input", help="Records whose candidates have scores. May be given several times; records of one id are joined.")] = None,
+    input: Annotated[
+        list[str] | None, typer.Option("-i", "--input", help="Records whose candidates have scores. May be given several times; records of one id are joined.")
+    ] = None,
     backbone: Annotated[str | None, typer.Option(help="Start from this encoder (a directory or a hub id)…")] = None,
     init: Annotated[str | None, typer.Option(help="…or go on from this PairRanker checkpoint.")] = None,
     label: Annotated[str, typer.Option(help="candidates[].scores.LABEL: higher is better.")] = "gpt4_pref",
@@ -37,6 +39,9 @@ def ranker(
     source_maxlength: Annotated[int, typer.Option(help="Tokens of x (with --backbone).")] = 160,
     candidate_maxlength: Annotated[int, typer.Option(help="Tokens of a candidate (with --backbone).")] = 384,
     positions: Annotated[str, typer.Option(help="`running`, or `segment`: every text counts from 0 (with --backbone).")] = "segment",
+    candidate_bias: Annotated[
+        float | None, typer.Option(help="Added to attention between the two candidates; 0 is none.", show_default="the checkpoint's, or 0")
+    ] = None,
     device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:N or mps.")] = "auto",
     seed: Annotated[int, typer.Option(help="Fixes initialisation, sampling and order.")] = 0,
 ) -> None:
@@ -62,6 +67,8 @@ def ranker(
 
     torch.manual_seed(seed)
     model, tokenizer = load_pairrm(init) if init else new_ranker(str(backbone), source_maxlength, candidate_maxlength, positions)
+    if candidate_bias is not None:
+        model.config.candidate_bias = candidate_bias
     options = TrainOptions(
         label, "singles" if mode == "singles" else "pairs", steps, records_per_step, candidates_per_record, pairs_per_record,
         learning_rate, margin=margin, log_odds=log_odds, seed=seed,

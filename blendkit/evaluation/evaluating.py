@@ -82,7 +82,8 @@ class Evaluating(Stage):
             values = [candidate.get("scores", {}).get(name) for candidate in candidates]
             if any(values[k] is None for k in generated):
                 raise RecordError(f"candidates[].scores.{name}", "expected a number in every candidate, as --oracle asks for it")
-            return self._ranked(generated, lambda chosen: [values[k] for k in chosen], [k for k, v in enumerate(values) if v is not None]) + (None,)
+            ranks, fused = self._ranked(generated, lambda chosen: [values[k] for k in chosen], [k for k, v in enumerate(values) if v is not None])
+            return ranks, fused, None
         verdicts = verdicts_of(record)
         if name not in verdicts:
             raise RecordError(f"verdicts.{name}", f"not there, found {', '.join(verdicts) or 'none'}; `blendkit judge` writes verdicts")
@@ -135,7 +136,9 @@ class Evaluating(Stage):
                 values = [example.scores[index].get(metric) for example, index in method.picks]
                 missing = sum(value is None for value in values)
                 if missing:
-                    self.notes.append(f"{metric} is missing for {method.name} in {missing} of {len(values)} examples, so its mean is not shown; `blendkit score` writes it")
+                    self.notes.append(
+                        f"{metric} is missing for {method.name} in {missing} of {len(values)} examples, so its mean is not shown; `blendkit score` writes it"
+                    )
                 row[metric] = None if missing else _rounded(float(np.mean([value for value in values if value is not None])))
             if self.oracle is not None:
                 row["gpt_rank"] = self._mean_rank(method)

@@ -15,10 +15,10 @@ import torch
 from torch import Tensor
 
 from blendkit.aggregate import matrix, max_logits
+from blendkit.fusers.base import appended, top_candidates
 from blendkit.models.encoder import Encoder
 from blendkit.models.loading import EMBEDDED, fingerprint
 from blendkit.records import Record
-from blendkit.fusers.base import appended, top_candidates
 from blendkit.stage import Stage, Work
 from blendkit.version import VERSION
 
@@ -58,13 +58,18 @@ class Consensus(Stage):
         fused = texts[0]
         if results:
             parts = [units(text) for text in texts]
-            embeddings = list(torch.stack(results).split([len(part) for part in parts]))
+            embeddings = list(torch.split(torch.stack(results), [len(part) for part in parts]))
             fused = fuse_units(parts, embeddings, preference(record, top))
         appended(record, self.fused_name, fused, top)
 
     def describe(self) -> dict[str, Any]:
         """Signature and model."""
-        return {"signatures": [self.signature], "models": {self.encoder.name: fingerprint(self.encoder.name)}, "device": str(self.encoder.device), "dtype": str(self.encoder.dtype)}
+        return {
+            "signatures": [self.signature],
+            "models": {self.encoder.name: fingerprint(self.encoder.name)},
+            "device": str(self.encoder.device),
+            "dtype": str(self.encoder.dtype),
+        }
 
 
 def units(text: str) -> list[tuple[str, str]]:

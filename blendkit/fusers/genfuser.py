@@ -55,7 +55,9 @@ class GenFuser(Stage):
             raise NoInputError(f"{model} is no seq2seq model that GenFuser could be: {error}") from error
         self.num_beams, self.max_new_tokens = num_beams, max_new_tokens
         self.max_length, self.candidate_maxlength = max_length, candidate_maxlength
-        self.signature = f"genfuser|model:{model}@{fingerprint(model)}|beams:{num_beams}|candidate:{candidate_maxlength}|input:{max_length}|new:{max_new_tokens}|v:{VERSION}"
+        self.signature = (
+            f"genfuser|model:{model}@{fingerprint(model)}|beams:{num_beams}|candidate:{candidate_maxlength}|input:{max_length}|new:{max_new_tokens}|v:{VERSION}"
+        )
 
     def plan(self, record: Record) -> list[Work]:
         """One prompt."""

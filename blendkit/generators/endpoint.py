@@ -90,7 +90,9 @@ class Endpoint(TextModel):
             return EndpointError(f"{where} answers HTTP {status}, after {self._options.retries} retries")
         if isinstance(error, self._openai.APITimeoutError):
             return EndpointError(f"{where} gave no answer in {self._options.timeout:g} s, after {self._options.retries} retries")
-        return EndpointError(f"{where} cannot be reached ({type(error.__cause__ or error).__name__}), after {self._options.retries} retries; is the server running?")
+        return EndpointError(
+            f"{where} cannot be reached ({type(error.__cause__ or error).__name__}), after {self._options.retries} retries; is the server running?"
+        )
 
     def _scrub(self, message: str) -> str:
         return message.replace(self._key, "***") if self._key else message

@@ -18,7 +18,14 @@ class Generating(Stage):
     window = 32
 
     def __init__(
-        self, models: list[str], sampling: Sampling, endpoint: EndpointOptions, system: str | None = None, seed: int = 0, device: str = "auto", dtype: str = "auto"
+        self,
+        models: list[str],
+        sampling: Sampling,
+        endpoint: EndpointOptions,
+        system: str | None = None,
+        seed: int = 0,
+        device: str = "auto",
+        dtype: str = "auto",
     ) -> None:
         self.sampling, self.system, self.seed = sampling, system, seed
         specs: dict[str, str] = {}

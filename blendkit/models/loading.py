@@ -57,7 +57,8 @@ def read_weights(folder: Path) -> dict[str, torch.Tensor]:
 
     path = folder / "model.safetensors"
     try:
-        return load_file(path)
+        weights: dict[str, torch.Tensor] = load_file(path)
+        return weights
     except FileNotFoundError as error:
         raise NoInputError(f"no model in {folder}: model.safetensors is missing") from error
     except SafetensorError as error:

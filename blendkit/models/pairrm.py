@@ -25,7 +25,8 @@ class PairRMConfig:
 
     `positions` is `running` (one count over the whole input, as the reference does) or `segment`
     (each text counts from 0 and has its own token type), which lets an encoder with 512 learned
-    positions see 512 tokens of each text.
+    positions see 512 tokens of each text. `candidate_bias` (segment only) is added to the attention scores
+    between tokens of different candidates: below 0 it keeps apart what the token types alone would mix up.
     """
 
     source_maxlength: int
@@ -33,6 +34,7 @@ class PairRMConfig:
     n_tasks: int = 1
     drop_out: float = 0.05
     positions: str = "running"
+    candidate_bias: float = 0.0
     encoder: dict[str, Any] = field(default_factory=dict)
 
 
@@ -60,7 +62,16 @@ class PairRM(nn.Module):
 
     def encode(self, inputs: dict[str, Tensor]) -> Tensor:
         """Last hidden states, [B, L, H]."""
+        if self.config.candidate_bias:
+            inputs = {**inputs, "attention_mask": self._biased(inputs["attention_mask"], inputs["token_type_ids"])}
         return self.pretrained_model(**inputs).last_hidden_state  # type: ignore[no-any-return]
+
+    def _biased(self, mask: Tensor, roles: Tensor) -> Tensor:
+        """The additive attention mask [B, 1, L, L], with `candidate_bias` between tokens of different candidates."""
+        dtype = torch.get_autocast_dtype(mask.device.type) if torch.is_autocast_enabled(mask.device.type) else next(self.head_layer.parameters()).dtype
+        across = roles[:, :, None] * roles[:, None, :] == 2
+        bias = torch.zeros(across.shape, dtype=dtype, device=mask.device).masked_fill_(across, self.config.candidate_bias)
+        return bias.masked_fill_(mask[:, None, :] == 0, torch.finfo(dtype).min)[:, None]
 
     def forward(self, inputs: dict[str, Tensor], markers: Tensor) -> Tensor:
         """Logits s_ij, [B]. `markers`, [B, 3]: where the source's and the two candidates' markers stand."""
@@ -93,6 +104,7 @@ def load_pairrm(name: str) -> tuple[PairRM, Any]:
         n_tasks=raw.get("n_tasks", 1),
         drop_out=raw.get("drop_out", 0.05),
         positions=raw.get("positions", "running"),
+        candidate_bias=raw.get("candidate_bias", 0.0),
         encoder=encoder_config,
     )
     weights = read_weights(folder)
@@ -117,11 +129,7 @@ def save_pairrm(folder: Path, model: PairRM, tokenizer: Any, dtype: torch.dtype 
     tokenizer.save_pretrained(folder)
     config = {"ranker_type": "pairranker", **asdict(model.config)}
     (folder / "config.json").write_text(json.dumps(config, indent=1) + "\n")
-    weights = {
-        key: value.detach().to(dtype).contiguous()
-        for key, value in model.state_dict().items()
-        if value.is_floating_point() and ".pooler." not in key
-    }
+    weights = {key: value.detach().to(dtype).contiguous() for key, value in model.state_dict().items() if value.is_floating_point() and ".pooler." not in key}
     save_file(weights, folder / "model.safetensors")
 
 

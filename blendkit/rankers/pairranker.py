@@ -41,10 +41,7 @@ class PairRanker(Stage):
         chosen = generated_only(candidates)
         source = self.inputs.source(source_text(record))
         ids = dict(zip(chosen, self.inputs.candidates([candidates[k]["text"] for k in chosen], source), strict=True))
-        return [
-            Work("pairs", (source, ids[i], ids[j]), len(source) + len(ids[i]) + len(ids[j]), (source, ids[i], ids[j]))
-            for i, j in permutations(chosen, 2)
-        ]
+        return [Work("pairs", (source, ids[i], ids[j]), len(source) + len(ids[i]) + len(ids[j]), (source, ids[i], ids[j])) for i, j in permutations(chosen, 2)]
 
     @torch.inference_mode()
     def run(self, group: str, payloads: list[Any]) -> list[float]:
@@ -58,7 +55,10 @@ class PairRanker(Stage):
         pairs = list(permutations(generated_only(record["candidates"]), 2))
         for (i, j), logit in zip(pairs, results, strict=True):
             if not math.isfinite(logit):
-                raise RecordError(f"comparisons.{self.comparisons_name}", f"the model gave {logit} for candidates {i} and {j}: the checkpoint is broken, or --dtype too narrow")
+                raise RecordError(
+                    f"comparisons.{self.comparisons_name}",
+                    f"the model gave {logit} for candidates {i} and {j}: the checkpoint is broken, or --dtype too narrow",
+                )
         rows = [[i, j, round(logit, 6)] for (i, j), logit in zip(pairs, results, strict=True)]
         record.setdefault("comparisons", {})[self.comparisons_name] = {"pairs": rows, "model": self.model_name, "schedule": "full"}
 

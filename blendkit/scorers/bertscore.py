@@ -49,4 +49,5 @@ class BertScore(Scorer):
 
     @property
     def signature(self) -> str:
-        return f"bertscore|f1|model:{self.encoder.name}@{fingerprint(self.encoder.name)}|layer:{self.encoder.layers}|idf:no|rescale:no|v:bert-score-{version('bert-score')}"
+        model = f"{self.encoder.name}@{fingerprint(self.encoder.name)}|layer:{self.encoder.layers}"
+        return f"bertscore|f1|model:{model}|idf:no|rescale:no|v:bert-score-{version('bert-score')}"

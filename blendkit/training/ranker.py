@@ -27,7 +27,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from blendkit.errors import DataError
-from blendkit.models.pairrm import PairRM, PairRMConfig, load_pairrm, save_pairrm
+from blendkit.models.pairrm import PairRM, PairRMConfig, save_pairrm
 from blendkit.rankers.pair_inputs import MARKERS, PairInputs, Segment
 from blendkit.records import Record, source_text
 
@@ -185,7 +185,8 @@ def in_micro_batches(rows: list[list[Segment]], budget: int, run: Any) -> Tensor
     """`run` on rows of like length, at most `budget` padded tokens at a time; results in the rows' order."""
     lengths = [sum(len(segment.ids) for segment in row) for row in rows]
     order = sorted(range(len(rows)), key=lengths.__getitem__)
-    results, part = [], []
+    results: list[Tensor] = []
+    part: list[int] = []
     for place in order:
         if part and lengths[place] * (len(part) + 1) > budget:
             results.append(run([rows[k] for k in part]))
@@ -201,7 +202,8 @@ def _single_scores(model: PairRM, inputs: PairInputs, rows: list[list[Segment]])
 
 
 def _pair_logits(model: PairRM, inputs: PairInputs, rows: list[list[Segment]]) -> Tensor:
-    return model(*inputs.collate(rows))
+    logits: Tensor = model(*inputs.collate(rows))
+    return logits
 
 
 def new_ranker(backbone: str, source_maxlength: int, candidate_maxlength: int, positions: str) -> tuple[PairRM, Any]:
@@ -242,5 +244,5 @@ def _three_token_types(encoder: Any) -> None:
     """Token types: 0 x, 1 and 2 the candidates; each starts near one that pre-training knows."""
     old = encoder.embeddings.token_type_embeddings.weight.data
     rows = torch.stack([old[0] + 0.02 * torch.randn_like(old[0]), old[0], old[1 % len(old)]])
-    encoder.embeddings.token_type_embeddings = torch.nn.Embedding.from_pretrained(rows, freeze=False)
+    encoder.embeddings.token_type_embeddings = torch.nn.Embedding(3, rows.shape[1], _weight=rows)
     encoder.config.type_vocab_size = 3
