@@ -27,6 +27,8 @@ class PairRMConfig:
     (each text counts from 0 and has its own token type), which lets an encoder with 512 learned
     positions see 512 tokens of each text. `candidate_bias` (segment only) is added to the attention scores
     between tokens of different candidates: below 0 it keeps apart what the token types alone would mix up.
+    `replace_separator`: the reference turns a separator token inside a text into a space; the code of the
+    PairRM-hf layout leaves it.
     """
 
     source_maxlength: int
@@ -35,6 +37,7 @@ class PairRMConfig:
     drop_out: float = 0.05
     positions: str = "running"
     candidate_bias: float = 0.0
+    replace_separator: bool = True
     encoder: dict[str, Any] = field(default_factory=dict)
 
 
@@ -105,6 +108,7 @@ def load_pairrm(name: str) -> tuple[PairRM, Any]:
         drop_out=raw.get("drop_out", 0.05),
         positions=raw.get("positions", "running"),
         candidate_bias=raw.get("candidate_bias", 0.0),
+        replace_separator=raw.get("replace_separator", "cand1_prefix_id" not in raw),
         encoder=encoder_config,
     )
     weights = read_weights(folder)

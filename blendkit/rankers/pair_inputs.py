@@ -76,9 +76,11 @@ class PairInputs:
         return inputs, markers
 
     def _encode(self, marker: str, texts: Sequence[str]) -> list[list[int]]:
-        # The reference's rule: a separator inside a text is a space.
-        separator = self.tokenizer.sep_token
-        return list(self.tokenizer([marker + text.replace(separator, " ") for text in texts])["input_ids"]) if texts else []
+        if not texts:
+            return []
+        if self.config.replace_separator:
+            texts = [text.replace(self.tokenizer.sep_token, " ") for text in texts]
+        return list(self.tokenizer([marker + text for text in texts])["input_ids"])
 
     def _cut(self, ids: list[int], budget: int) -> tuple[int, ...]:
         return tuple(ids if len(ids) <= budget else [*ids[: budget - 1], self.tokenizer.sep_token_id])

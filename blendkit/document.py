@@ -1,0 +1,42 @@
+"""Writes docs/cli.md and docs/record.schema.json from the code: `python -m blendkit.document`."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import orjson
+
+from blendkit.cli import COMMANDS
+from blendkit.records import json_schema
+
+DOCS = Path(__file__).parent.parent / "docs"
+
+
+def help_text(*command: str) -> str:
+    """What `blendkit COMMAND --help` prints at 100 columns."""
+    # GITHUB_ACTIONS and FORCE_COLOR make rich think of a terminal, and so would colour the page.
+    plain = {key: value for key, value in os.environ.items() if key not in ("GITHUB_ACTIONS", "FORCE_COLOR", "PY_COLORS")}
+    environment = {**plain, "COLUMNS": "100", "TERMINAL_WIDTH": "100", "NO_COLOR": "1", "TERM": "dumb"}
+    done = subprocess.run([sys.executable, "-m", "blendkit", *command, "--help"], env=environment, capture_output=True, text=True, check=True)
+    return "\n".join(line.rstrip() for line in done.stdout.strip("\n").splitlines()).strip("\n")
+
+
+def cli_page() -> str:
+    """All commands and their help, as Markdown."""
+    parts = ["# Commands\n\nMade from `--help` by `make docs`; do not edit.\n", f"```\n{help_text()}\n```\n"]
+    for name in [*COMMANDS[:7], "train ranker", "check"]:
+        parts.append(f"## blendkit {name}\n\n```\n{help_text(*name.split())}\n```\n")
+    return "\n".join(parts)
+
+
+def schema_page() -> bytes:
+    """The record's JSON Schema."""
+    return orjson.dumps(json_schema(), option=orjson.OPT_INDENT_2 | orjson.OPT_APPEND_NEWLINE)
+
+
+if __name__ == "__main__":
+    (DOCS / "cli.md").write_text(cli_page())
+    (DOCS / "record.schema.json").write_bytes(schema_page())
