@@ -18,7 +18,10 @@ RANK = ("rank", "--by", "score:q")
 
 BAD_LINES = {
     "truncated line": ('{"id":"b","instruction":"x","cand', "<stdin>:2: not JSON: the line ends in the middle of a value"),
-    "null text": ('{"id":"b","candidates":[{"model":"m","text":"t"},{"model":"m","text":"t"},{"model":"m","text":null}]}', "<stdin>:2: candidates[2].text: expected a string, got null"),
+    "null text": (
+        '{"id":"b","candidates":[{"model":"m","text":"t"},{"model":"m","text":"t"},{"model":"m","text":null}]}',
+        "<stdin>:2: candidates[2].text: expected a string, got null",
+    ),
     "bad UTF-8": (b'{"id":"b","instruction":"\xff"}', "<stdin>:2: not UTF-8: byte 0xff at byte 26 of the line"),
     "bare NaN": ('{"id":"b","instruction":"x","candidates":[],"v":NaN}', "<stdin>:2: not JSON: a bare NaN at column 49"),
     "array at the top": ('[{"id":"b"}]', "<stdin>:2: expected a JSON object, got an array"),

@@ -26,7 +26,7 @@ from blendkit.version import VERSION
 SAME = 0.92  # two sentences that say the same
 AGREED = 0.80  # a sentence of another candidate that a third one supports
 LONE = 0.30  # a sentence of the frame below this support is left out
-GROWTH = 1.25  # the fused answer is at most this much longer than the frame
+GROWTH = 1.5  # the fused answer is at most this much longer than the frame
 
 
 class Consensus(Stage):
@@ -112,7 +112,14 @@ def fuse_units(parts: list[list[tuple[str, str]]], embeddings: list[Tensor], wei
     kept = _frame_places(embeddings, weights)
     budget = GROWTH * sum(len(frame[place][0]) for place in kept)
     chosen: list[tuple[float, str, str, Tensor]] = [(float(place), *frame[place], embeddings[0][place]) for place in kept]
-    for support, candidate, place in sorted(_newcomers(parts, embeddings, weights), reverse=True):
+    # What others agree on most, compared with how much of it the frame says already, comes first.
+    for _, support, candidate, place in sorted(
+        (
+            (support - float((embeddings[0] @ embeddings[candidate][place]).max()), support, candidate, place)
+            for support, candidate, place in _newcomers(parts, embeddings, weights)
+        ),
+        reverse=True,
+    ):
         text, ending = parts[candidate][place]
         vector = embeddings[candidate][place]
         nearest = max(float(vector @ other) for *_, other in chosen)
