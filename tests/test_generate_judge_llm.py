@@ -71,6 +71,7 @@ def test_sampling_depends_on_seed_and_record_but_not_on_the_batch(tiny_chat):
         stage = Generating([f"c={tiny_chat}"], Sampling(max_new_tokens=12, temperature=1.0), EndpointOptions(), seed=seed, device="cpu")
         return texts(apply(stage, [dict(p) for p in PROMPTS], **plan))
 
+    assert all(text for row in run(1) for text in row)
     assert run(1) == run(1, window=1) == run(1, batch_tokens=1)
     assert run(1) != run(2)
 

@@ -7,8 +7,8 @@ from typing import Annotated
 import typer
 
 from blendkit.commands.options import with_run_options
-from blendkit.rankers.ranking import Ranking
 from blendkit.running import RunOptions, run_stage
+from blendkit.stage import Stage
 
 
 @with_run_options("device", "dtype", "batch_tokens", "seed")
@@ -25,4 +25,10 @@ def rank(
 
     Example: blendkit rank --by score:bleu --top 1 < scored.jsonl
     """
-    run_stage(lambda: Ranking(by, aggregate, top, name), run)
+
+    def make() -> Stage:
+        from blendkit.rankers.ranking import Ranking
+
+        return Ranking(by, aggregate, top, name)
+
+    run_stage(make, run)

@@ -106,5 +106,6 @@ class SeededSampling:
         for warper in self._warpers:
             scores = warper(input_ids, scores)
         uniform = torch.stack([torch.rand(scores.shape[-1], generator=generator) for generator in self._generators])
-        noise = -torch.log(-torch.log(uniform.clamp_min(1e-20)).clamp_min(1e-20))
+        exponential = (-torch.log(uniform.clamp_min(1e-20))).clamp_min(1e-20)
+        noise = -torch.log(exponential)
         return scores.float() + noise.to(scores.device)
