@@ -33,7 +33,7 @@ class RunOptions:
     on_error: str = "fail"
     rejects: str | None = None
     window: int | None = None
-    batch_tokens: int = 8192
+    batch_tokens: int | None = None
     device: str = "auto"
     dtype: str = "auto"
     seed: int = 0
@@ -54,7 +54,7 @@ class RunOptions:
             raise UsageError(f"--progress {self.progress}: expected auto, bar, json or none")
         if self.window is not None and self.window < 1:
             raise UsageError(f"--window {self.window}: expected at least 1 record")
-        if self.batch_tokens < 1:
+        if self.batch_tokens is not None and self.batch_tokens < 1:
             raise UsageError(f"--batch-tokens {self.batch_tokens}: expected at least 1 token")
         if self.output and self.output != "-" and self.input and _same_file(self.input, self.output):
             raise UsageError(f"-o {self.output}: the output would overwrite the input")
@@ -75,7 +75,7 @@ def run_stage(make: Callable[[], Stage], options: RunOptions) -> Stage:
         lines = after(lines, last_id, reader.name, str(options.output))
     writer = Writer(options.output, append=options.resume)
     with Rejects(options, reader.name) as rejects, Progress(options, reader) as progress, Manifest(options, stage, reader.name) as manifest:
-        plan = Plan(options.window or stage.window, options.batch_tokens, rejects.take, progress.update)
+        plan = Plan(options.window or stage.window, options.batch_tokens or stage.batch_tokens, rejects.take, progress.update)
         manifest.counts = plan.counts
         try:
             for done in process(stage, lines, plan):

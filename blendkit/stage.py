@@ -35,6 +35,8 @@ class Stage(ABC):
 
     name: ClassVar[str]
     window: ClassVar[int] = 64
+    # Tokens a batch unless the user says otherwise.
+    batch_tokens: int = 8192
     # False: the stage reads records and writes `rows` at the end instead of them.
     passes_records: ClassVar[bool] = True
 
@@ -217,14 +219,14 @@ def free_memory() -> None:
         torch.cuda.empty_cache()
 
 
-def apply(stage: Stage, records: Iterable[Record], *, window: int | None = None, batch_tokens: int = 8192) -> Iterator[Record]:
+def apply(stage: Stage, records: Iterable[Record], *, window: int | None = None, batch_tokens: int | None = None) -> Iterator[Record]:
     """The library's way in: records through one stage, lazily, in order. The records are changed in place.
 
     Raises:
         RecordError: the first bad record, after those before it.
     """
     lines = (_line(number, record) for number, record in enumerate(records, 1))
-    for done in process(stage, lines, Plan(window or stage.window, batch_tokens)):
+    for done in process(stage, lines, Plan(window or stage.window, batch_tokens or stage.batch_tokens)):
         for line in done:
             yield line.record
 

@@ -89,7 +89,9 @@ def test_greedy_is_what_transformers_gives(tiny_chat):
 
 
 def test_generate_by_an_endpoint(blendkit, server, tiny_chat):
-    done = blendkit("generate", "-m", f"a=openai:{tiny_chat}", "--base-url", server, "--temperature", 0, "--max-new-tokens", 8, "--concurrency", 2, stdin=lines(PROMPTS))
+    done = blendkit(
+        "generate", "-m", f"a=openai:{tiny_chat}", "--base-url", server, "--temperature", 0, "--max-new-tokens", 8, "--concurrency", 2, stdin=lines(PROMPTS)
+    )
     assert (done.returncode, done.stderr) == (0, "")
     out = parsed(done.stdout)
     local = list(library.generate([dict(p) for p in PROMPTS], [f"a={tiny_chat}"], sampling=Sampling(max_new_tokens=8, temperature=0), device="cpu"))

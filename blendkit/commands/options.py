@@ -25,7 +25,12 @@ SHARED: dict[str, tuple[Any, Any]] = {
         ],
         None,
     ),
-    "batch_tokens": (Annotated[int, typer.Option(help="Tokens a batch; halved by itself when memory runs out.", rich_help_panel=COMPUTE)], 8192),
+    "batch_tokens": (
+        Annotated[
+            int | None, typer.Option(help="Tokens a batch; halved by itself when memory runs out.", rich_help_panel=COMPUTE, show_default="the command's own")
+        ],
+        None,
+    ),
     "device": (Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:N or mps.", rich_help_panel=COMPUTE)], "auto"),
     "dtype": (Annotated[str, typer.Option(help="auto, float32, bfloat16 or float16.", rich_help_panel=COMPUTE)], "auto"),
     "seed": (Annotated[int, typer.Option(help="Fixes every random choice.", rich_help_panel=COMPUTE)], 0),
