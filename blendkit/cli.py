@@ -75,7 +75,7 @@ def main() -> None:
     command = next((argument for argument in sys.argv[1:] if not argument.startswith("-")), "")
     code = 0
     try:
-        app()
+        app(prog_name="blendkit")
     except SystemExit as ending:
         code = ending.code if isinstance(ending.code, int) else 1
     except BlendkitError as error:

@@ -14,7 +14,14 @@ from blendkit.cli import COMMANDS
 
 
 def test_help_imports_nothing_heavy():
-    code = "import sys; sys.argv = ['blendkit', '--help']; from blendkit import cli; cli._leave = lambda code: None; cli.main(); print(sorted({'torch', 'transformers', 'datasets', 'scipy', 'numpy'} & set(sys.modules)))"
+    code = """
+import sys
+from blendkit import cli
+sys.argv = ["blendkit", "--help"]
+cli._leave = lambda code: None
+cli.main()
+print(sorted({"torch", "transformers", "datasets", "scipy", "numpy"} & set(sys.modules)))
+"""
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert done.stdout.splitlines()[-1] == "[]"
 

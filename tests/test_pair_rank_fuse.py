@@ -112,7 +112,8 @@ def test_consensus_keeps_code_and_lists_whole():
 
 
 def test_consensus_says_nothing_twice_and_adds_what_others_agree_on():
-    best = "Bread rises because yeast makes carbon dioxide gas. Bread rises because yeast makes carbon dioxide gas. The gas is caught in the dough. Then it is baked in a hot oven."
+    first = "Bread rises because yeast makes carbon dioxide gas."
+    best = f"{first} {first} The gas is caught in the dough. Then it is baked in a hot oven."
     others = ["Yeast makes gas. Kneading develops the gluten in the dough.", "Yeast produces gas. Kneading develops the gluten in the dough."]
     text = fused([best, *others], [0, 1, 2])
     assert text.count("yeast makes carbon dioxide") == 1

@@ -22,7 +22,7 @@ from blendkit.records import Record
 from blendkit.stage import Stage, Work
 from blendkit.version import VERSION
 
-# Cosines are between mean-pooled sentences; the three thresholds were chosen on the train split.
+# Cosines are between mean-pooled sentences; the thresholds were set by reading fused answers, not tuned on a score.
 SAME = 0.92  # two sentences that say the same
 AGREED = 0.80  # a sentence of another candidate that a third one supports
 LONE = 0.30  # a sentence of the frame below this support is left out
