@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 import os
 import sys
 import traceback
@@ -12,7 +13,7 @@ from typing import Annotated, Any
 import typer
 from typer.core import TyperGroup
 
-from blendkit.errors import BlendkitError, Interrupted
+from blendkit.errors import BlendkitError, Interrupted, UsageError
 from blendkit.jsonl import ReaderGone, catch_signals
 from blendkit.version import VERSION
 
@@ -27,8 +28,10 @@ class LazyGroup(TyperGroup):
         return list(COMMANDS)
 
     def get_command(self, ctx: Any, cmd_name: str) -> Any:
-        # Not only a lookup: click asks for the command while it parses, so a typo must give None.
-        return load(cmd_name) if cmd_name in COMMANDS else None
+        if cmd_name not in COMMANDS:
+            near = difflib.get_close_matches(cmd_name, COMMANDS, 1)
+            raise UsageError(f"no such command: {cmd_name}" + (f"; did you mean {near[0]}?" if near else ""))
+        return load(cmd_name)
 
 
 def load(name: str) -> Any:
@@ -72,7 +75,7 @@ def main() -> None:
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
     os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
-    command = next((argument for argument in sys.argv[1:] if not argument.startswith("-")), "")
+    command = next((argument for argument in sys.argv[1:] if argument in COMMANDS), "")
     code = 0
     try:
         app(prog_name="blendkit")

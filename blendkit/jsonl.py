@@ -65,13 +65,11 @@ class Reader:
         self._stream = decompressed(self._raw, self.name)
 
     def total_bytes(self) -> int | None:
-        """The size of a regular file, for the progress bar; None for a pipe."""
+        """The size of a regular file, for the progress bar; None for a pipe or a compressed file."""
+        if self.name.endswith((".gz", ".zst")):
+            return None
         status = os.fstat(self._raw.fileno())
         return status.st_size if status.st_size and os.path.isfile(f"/dev/fd/{self._raw.fileno()}") else None
-
-    def bytes_read(self) -> int:
-        """How far the (compressed) input has been read."""
-        return self._raw.tell()
 
     def lines(self) -> Iterator[tuple[int, bytes]]:
         """(number from 1, bytes without the line end); of an over-long line only its first bytes."""

@@ -19,7 +19,7 @@ class Progress:
     """`update` may be called as often as one likes; `close` leaves the terminal clean."""
 
     def __init__(self, options: RunOptions, reader: Reader) -> None:
-        self._command, self._reader = options.command, reader
+        self._command = options.command
         self._started = self._last = time.monotonic()
         self._total = reader.total_bytes()
         kind = "none" if options.quiet else options.progress
@@ -38,15 +38,14 @@ class Progress:
     def update(self, counts: Counts) -> None:
         """Shows the counts."""
         if self._bar is not None:
-            done = self._reader.bytes_read() if self._total else None
-            self._bar.update(self._task, completed=done, note=self._note(counts))
+            self._bar.update(self._task, completed=counts.input_bytes, note=self._note(counts))
         elif self._kind == "json" and time.monotonic() - self._last >= JSON_SECONDS:
             self._last = time.monotonic()
             elapsed = self._last - self._started
             row: dict[str, Any] = {"command": self._command, "records": counts.records, "tokens": counts.tokens, "seconds": round(elapsed, 1)}
             row["records_per_second"] = round(counts.records / elapsed, 3)
-            if self._total and (done := self._reader.bytes_read()):
-                row["eta_seconds"] = round(elapsed * (self._total - done) / done, 1)
+            if self._total and counts.input_bytes:
+                row["eta_seconds"] = round(elapsed * (self._total / counts.input_bytes - 1), 1)
             print(json.dumps(row), file=sys.stderr, flush=True)
 
     def close(self) -> None:

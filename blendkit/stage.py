@@ -75,6 +75,7 @@ class Counts:
 
     records: int = 0
     skipped: int = 0
+    input_bytes: int = 0
     works: int = 0
     computed: int = 0
     tokens: int = 0
@@ -103,6 +104,7 @@ def process(stage: Stage, lines: Iterable[Line | BadLine], plan: Plan) -> Iterat
     for window in windows(lines, plan.window):
         done, fault = _do_window(stage, window, plan)
         plan.counts.records += len(done)
+        plan.counts.input_bytes += sum(len(line.raw) + 1 for line in window)
         if done:
             yield done
         if fault is not None:

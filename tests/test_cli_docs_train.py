@@ -36,7 +36,7 @@ def test_every_command_has_help_with_an_example(blendkit, command):
 def test_a_mistyped_command(blendkit):
     done = blendkit("rnak")
     assert done.returncode == 2
-    assert "rnak" in done.stderr
+    assert done.stderr == "blendkit: no such command: rnak; did you mean rank?\n"
 
 
 def test_the_docs_are_what_the_code_says():
