@@ -36,6 +36,8 @@ def test_bertscore_is_the_packages_and_takes_an_empty_text(tiny_encoder):
     pairs = [(candidate["text"], record["output"]) for record in done for candidate in record["candidates"]]
     _, _, expected = bert_score.score([c for c, _ in pairs[1:]], [r for _, r in pairs[1:]], model_type=str(tiny_encoder), num_layers=2, device="cpu")
     assert ours[0] == 0
+    again = list(library.score(examples(3), ["bertscore"], model=str(tiny_encoder), device="cpu"))
+    assert again[1]["candidates"][0]["scores"]["bertscore"] == ours[5]
     assert ours[1:] == pytest.approx(expected.tolist(), abs=1e-5)
 
 

@@ -17,6 +17,7 @@ from blendkit.stage import Stage
 def score(
     run: RunOptions,
     metric: Annotated[list[str] | None, typer.Option("--metric", help="NAME or NAME:MODEL; may be given several times.")] = None,
+    model: Annotated[str | None, typer.Option("-m", "--model", help="The encoder of model-based metrics.", show_default="embedded")] = None,
     list_metrics: Annotated[bool, typer.Option("--list", help="Show the metrics and what each needs.")] = False,
 ) -> None:
     """Score every candidate, against the reference (`output`) or without one.
@@ -38,7 +39,7 @@ def score(
     def make() -> Stage:
         from blendkit.scorers.scoring import Scoring
 
-        stage = Scoring(metric, run.device, run.dtype, run.seed)
+        stage = Scoring(metric, model, run.device, run.dtype, run.seed)
         if not run.quiet and sys.stderr.isatty():
             for signature in stage.describe()["signatures"]:
                 print(f"blendkit score: {signature}", file=sys.stderr)

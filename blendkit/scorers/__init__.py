@@ -22,7 +22,7 @@ SCORERS = {
 
 
 def make_scorer(spec: str, **settings: Any) -> Scorer:
-    """The scorer of `NAME` or `NAME:MODEL`; of the settings (device, dtype, seed) each takes what it knows.
+    """The scorer of `NAME` or `NAME:MODEL`; of the settings (model, device, dtype, seed) each takes what it knows.
 
     Raises:
         UsageError: there is no such metric; the nearest name is suggested.

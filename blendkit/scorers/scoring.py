@@ -17,8 +17,8 @@ class Scoring(Stage):
 
     name = "score"
 
-    def __init__(self, metrics: list[str], device: str = "auto", dtype: str = "auto", seed: int = 0) -> None:
-        scorers = [make_scorer(metric, device=device, dtype=dtype, seed=seed) for metric in dict.fromkeys(metrics)]
+    def __init__(self, metrics: list[str], model: str | None = None, device: str = "auto", dtype: str = "auto", seed: int = 0) -> None:
+        scorers = [make_scorer(metric, model=model, device=device, dtype=dtype, seed=seed) for metric in dict.fromkeys(metrics)]
         self.scorers = {scorer.name: scorer for scorer in scorers}
 
     def plan(self, record: Record) -> list[Work]:
