@@ -14,7 +14,7 @@ import typer
 from typer.core import TyperGroup
 
 from blendkit.errors import BlendkitError, Interrupted, UsageError
-from blendkit.jsonl import ReaderGone, catch_signals
+from blendkit.jsonl import ReaderGone, catch_signals, raise_if_signalled
 from blendkit.version import VERSION
 
 # In the order of the pipe. A new command is a file in commands/ with a function of its name, and a line here.
@@ -75,10 +75,11 @@ def main() -> None:
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
     os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+    os.environ.setdefault("HF_HUB_VERBOSITY", "error")
     command = next((argument for argument in sys.argv[1:] if argument in COMMANDS), "")
     code = 0
     try:
-        app(prog_name="blendkit")
+        _run()
     except SystemExit as ending:
         code = ending.code if isinstance(ending.code, int) else 1
     except BlendkitError as error:
@@ -96,6 +97,15 @@ def main() -> None:
     _leave(code)
 
 
+def _run() -> None:
+    try:
+        app(prog_name="blendkit")
+    except Exception:
+        # A C extension may turn the interrupt into an exception of its own.
+        raise_if_signalled()
+        raise
+
+
 def _say(command: str, message: str) -> None:
     if "--debug" in sys.argv:
         traceback.print_exc()
@@ -105,11 +115,9 @@ def _say(command: str, message: str) -> None:
 
 def _leave(code: int) -> None:
     # Threads of model libraries and a closed stdout must not add their own words at the end.
-    try:
-        sys.stderr.flush()
-        sys.stdout.flush()
-    except OSError:
-        pass
+    for stream in (sys.stderr, sys.stdout):
+        with suppress(OSError, AttributeError):
+            stream.flush()
     os._exit(code)
 
 

@@ -56,6 +56,10 @@ class Reader:
         self.name = path if path and path != "-" else "<stdin>"
         self._raw: BinaryIO
         if self.name == "<stdin>":
+            if sys.stdin is None:
+                raise NoInputError("standard input is closed: pipe records in, or name a file with -i")
+            if sys.stdin.isatty():
+                print("blendkit: reading records from the terminal; Ctrl-D ends them (-i FILE reads a file)", file=sys.stderr)
             self._raw = sys.stdin.buffer
         else:
             try:
@@ -118,6 +122,8 @@ class Writer:
         self.name = path if path and path != "-" else "<stdout>"
         self._file: IO[bytes]
         if self.name == "<stdout>":
+            if sys.stdout is None:
+                raise OutputError("standard output is closed: redirect it, or name a file with -o")
             self._file = io.FileIO(sys.stdout.fileno(), "w", closefd=False)
         else:
             with self._errors():
@@ -153,20 +159,19 @@ class Writer:
             raise OutputError(f"{self.name}: cannot write: {error.strerror}{hint}") from error
 
 
-def whole_lines(path: str) -> list[bytes]:
+def whole_lines(path: str) -> Iterator[bytes]:
     """The whole, valid lines at the head of an output file that a run left behind; a torn end is left out."""
-    lines: list[bytes] = []
     with Path(path).open("rb") as raw:
         stream = decompressed(raw, path)
         while True:
             try:
                 line = stream.readline()
                 if not line.endswith(b"\n"):
-                    return lines
+                    return
                 orjson.loads(line)
             except (EOFError, OSError, zstd_error(), orjson.JSONDecodeError):
-                return lines
-            lines.append(line)
+                return
+            yield line
 
 
 def decompressed(raw: BinaryIO, name: str) -> IO[bytes]:
@@ -198,10 +203,12 @@ def zstd_error() -> type[Exception]:
 
 
 _waiting: list[int] = []
+_arrived: list[int] = []
 _depth = 0
 
 
 def _on_signal(number: int, frame: FrameType | None) -> None:
+    _arrived.append(number)
     # A second signal while a write hangs (a reader that sleeps) ends it all the same.
     if _depth and not _waiting:
         _waiting.append(number)
@@ -213,6 +220,12 @@ def catch_signals() -> None:
     """SIGINT and SIGTERM become `Interrupted`; the first one waits for a write in progress."""
     signal.signal(signal.SIGINT, _on_signal)
     signal.signal(signal.SIGTERM, _on_signal)
+
+
+def raise_if_signalled() -> None:
+    """Raises Interrupted when a signal has arrived, were its first exception lost inside a C extension."""
+    if _arrived:
+        raise Interrupted(_arrived[0])
 
 
 @contextmanager

@@ -10,12 +10,13 @@ import time
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
+from itertools import islice
 from pathlib import Path
 
 import orjson
 
 from blendkit.errors import DataError, NoInputError, OutputError, RecordError, SkippedRecords, UsageError
-from blendkit.jsonl import BadLine, Line, Reader, Writer, signals_wait, whole_lines
+from blendkit.jsonl import BadLine, Line, Reader, Writer, raise_if_signalled, signals_wait, whole_lines
 from blendkit.progress import Progress
 from blendkit.records import verdicts_of
 from blendkit.stage import Counts, Plan, Stage, process
@@ -75,7 +76,12 @@ def run_stage(make: Callable[[], Stage], options: RunOptions) -> Stage:
         lines = after(lines, last_id, reader.name, str(options.output))
     writer = Writer(options.output, append=options.resume)
     with Rejects(options, reader.name) as rejects, Progress(options, reader) as progress, Manifest(options, stage, reader.name) as manifest:
-        plan = Plan(options.window or stage.window, options.batch_tokens or stage.batch_tokens, rejects.take, progress.update)
+
+        def tick(counts: Counts) -> None:
+            raise_if_signalled()
+            progress.update(counts)
+
+        plan = Plan(options.window or stage.window, options.batch_tokens or stage.batch_tokens, rejects.take, tick)
         manifest.counts = plan.counts
         try:
             for done in process(stage, lines, plan):
@@ -95,19 +101,21 @@ def recover(output: str) -> str | None:
     """Cuts a torn last line off an earlier output and returns the id of its last whole record, if any."""
     if not Path(output).exists():
         return None
+    # Written anew beside it, then put in its place: a crash here loses nothing, and memory holds one block.
+    beside = f"{output}.part{Path(output).suffix}"
+    last = b""
     try:
-        lines = whole_lines(output)
+        with signals_wait():
+            lines = whole_lines(output)
+            writer = Writer(beside)
+            while block := list(islice(lines, 256)):
+                last = block[-1]
+                writer.write_bytes(b"".join(block))
+            writer.close()
+            os.replace(beside, output)
     except OSError as error:
         raise NoInputError(f"{output}: {error.strerror}") from error
-    beside = f"{output}.part{Path(output).suffix}"
-    with signals_wait():
-        # Written anew beside it, then put in its place: a crash here loses nothing.
-        writer = Writer(beside)
-        for start in range(0, len(lines), 256):
-            writer.write_bytes(b"".join(lines[start : start + 256]))
-        writer.close()
-        os.replace(beside, output)
-    return str(orjson.loads(lines[-1])["id"]) if lines else None
+    return str(orjson.loads(last)["id"]) if last else None
 
 
 def after(lines: Iterator[Line | BadLine], last_id: str, source: str, output: str) -> Iterator[Line | BadLine]:

@@ -94,3 +94,6 @@ def test_training_says_what_is_missing(blendkit, tmp_path, tiny_encoder):
     assert done.returncode == 65
     assert "no two candidates of one record differ in scores.gpt4_pref" in done.stderr
     assert blendkit("train", "ranker", "-o", tmp_path).returncode == 2
+    done = blendkit("train", "ranker", "-o", tmp_path, "-i", EXAMPLES / "candidates.jsonl", "--backbone", "no/such")
+    assert done.returncode == 66
+    assert done.stderr.startswith("blendkit train: no model 'no/such'") and len(done.stderr.splitlines()) == 1

@@ -182,3 +182,35 @@ def test_progress_json_and_manifest(blendkit, tmp_path, tiny_ranker):
     assert manifest["ended"] == "done"
     assert manifest["device"] == "cpu"
     assert manifest["signatures"][0].startswith("pairrm|model:")
+
+
+@pytest.mark.parametrize(("closing", "code", "words"), [("<&-", 66, "standard input is closed"), (">&-", 74, "standard output is closed")])
+def test_closed_standard_streams(tmp_path, closing, code, words):
+    command = f"printf '%s' '{GOOD}' | {{ {sys.executable} -m blendkit rank --by score:q {closing}; }}"
+    done = subprocess.run(["bash", "-c", command], capture_output=True, text=True, timeout=60)
+    assert done.returncode == code
+    assert words in done.stderr and len(done.stderr.splitlines()) == 1
+
+
+@pytest.mark.parametrize("after", ["raise ValueError('lost in C')", "pass"])
+def test_an_interrupt_that_an_extension_swallows_still_ends_the_run(after):
+    code = f"""
+import os, signal, sys
+from blendkit import cli
+from blendkit.rankers.ranking import Ranking
+real = Ranking.finish
+def finish(self, record, results):
+    try:
+        os.kill(os.getpid(), signal.SIGINT)
+    except BaseException:
+        {after}
+    real(self, record, results)
+Ranking.finish = finish
+sys.argv = ["blendkit", "rank", "--by", "score:q", "--window", "1"]
+cli.main()
+"""
+    stream = lines([json.loads(GOOD) | {"id": f"r{n}"} for n in range(5)])
+    done = subprocess.run([sys.executable, "-c", code], input=stream, capture_output=True, text=True, timeout=60)
+    assert done.returncode == 130
+    assert done.stderr == "blendkit rank: interrupted; what was done is written\n"
+    assert len(done.stdout.splitlines()) < 5

@@ -53,6 +53,7 @@ class Evaluating(Stage):
         self.versus, self.oracle = versus, oracle
         self.examples: list[Example] = []
         self.notes: list[str] = []
+        self._rows: list[dict[str, Any]] | None = None
 
     def finish(self, record: Record, results: list[object]) -> None:
         """Takes what the tables need."""
@@ -102,9 +103,13 @@ class Evaluating(Stage):
         """Table 2, then Table 3. Raises DataError when there was no record."""
         if not self.examples:
             raise DataError("no records to evaluate: the input is empty")
-        return [*self._table2(), *self._table3()]
+        if self._rows is None:
+            found = [metric for example in self.examples for scores in example.scores for metric, value in scores.items() if value is not None]
+            metrics = list(dict.fromkeys(found))
+            self._rows = [*self._table2(metrics), *self._table3(metrics)]
+        return self._rows
 
-    def _methods(self) -> list[Method]:
+    def _methods(self, metrics: list[str]) -> list[Method]:
         methods: dict[tuple[str, str], Method] = {}
 
         def pick(kind: str, name: str, example: Example, index: int) -> None:
@@ -115,7 +120,7 @@ class Evaluating(Stage):
                 pick("model" if index in example.generated else "fused", model, example, index)
             for name, ranks in example.ranks.items():
                 pick("ranker", name, example, example.generated[int(np.argmin(ranks))])
-            for metric in self._metrics():
+            for metric in metrics:
                 values = [example.scores[k].get(metric) for k in example.generated]
                 if all(value is not None for value in values):
                     pick("oracle", f"oracle ({metric})", example, example.generated[int(np.argmax(np.asarray(values, float)))])
@@ -124,15 +129,11 @@ class Evaluating(Stage):
         order = ("model", "oracle", "ranker", "fused")
         return sorted(methods.values(), key=lambda method: (order.index(method.kind), self._mean_rank(method) or math.inf))
 
-    def _metrics(self) -> list[str]:
-        found = [metric for example in self.examples for scores in example.scores for metric, value in scores.items() if value is not None]
-        return list(dict.fromkeys(found))
-
-    def _table2(self) -> list[dict[str, Any]]:
+    def _table2(self, metrics: list[str]) -> list[dict[str, Any]]:
         rows = []
-        for method in self._methods():
+        for method in self._methods(metrics):
             row: dict[str, Any] = {"table": 2, "method": method.name, "kind": method.kind, "examples": len(method.picks)}
-            for metric in self._metrics():
+            for metric in metrics:
                 values = [example.scores[index].get(metric) for example, index in method.picks]
                 missing = sum(value is None for value in values)
                 if missing:
@@ -179,7 +180,7 @@ class Evaluating(Stage):
                 return None
         return _rounded(100 * float(np.mean(outcomes)))
 
-    def _table3(self) -> list[dict[str, Any]]:
+    def _table3(self, metrics: list[str]) -> list[dict[str, Any]]:
         if self.oracle is None:
             self.notes.append("no judge's verdicts in the stream, so no GPT-Rank and no Table 3: run `blendkit judge` before, or name --oracle score:NAME")
             return []
@@ -187,7 +188,7 @@ class Evaluating(Stage):
         for example in self.examples:
             for name, ranks in example.ranks.items():
                 rankings.setdefault(name, []).append((ranks, example))
-            for metric in self._metrics():
+            for metric in metrics:
                 values = [example.scores[k].get(metric) for k in example.generated]
                 name = f"score:{metric}"
                 if name not in example.ranks and all(value is not None for value in values):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from functools import cache
 from importlib import resources
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -102,6 +103,7 @@ def choose_dtype(name: str, device: torch.device) -> torch.dtype:
     return torch.float32
 
 
+@cache
 def fingerprint(name: str) -> str:
     """A model's revision (hub) or the first 12 hex digits of its weights' SHA-256 (directory)."""
     folder = locate(name)

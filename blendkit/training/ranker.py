@@ -27,6 +27,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from blendkit.errors import DataError
+from blendkit.models.loading import locate
 from blendkit.models.pairrm import PairRM, PairRMConfig, save_pairrm
 from blendkit.rankers.pair_inputs import MARKERS, PairInputs, Segment
 from blendkit.records import Record, source_text
@@ -213,10 +214,10 @@ def new_ranker(backbone: str, source_maxlength: int, candidate_maxlength: int, p
     """
     from transformers import AutoModel, AutoTokenizer
 
-    tokenizer = AutoTokenizer.from_pretrained(backbone)
-    tokenizer = keep_line_breaks(tokenizer)
+    folder = locate(backbone)
+    tokenizer = keep_line_breaks(AutoTokenizer.from_pretrained(folder))
     tokenizer.add_special_tokens({"additional_special_tokens": list(MARKERS)})
-    encoder = AutoModel.from_pretrained(backbone, dtype=torch.float32, hidden_dropout_prob=0.0, attention_probs_dropout_prob=0.0)
+    encoder = AutoModel.from_pretrained(folder, dtype=torch.float32, hidden_dropout_prob=0.0, attention_probs_dropout_prob=0.0)
     encoder.resize_token_embeddings(len(tokenizer), mean_resizing=False)
     if positions == "segment":
         _three_token_types(encoder)
