@@ -33,19 +33,21 @@ def score(records: Records, metrics: Sequence[str], *, seed: int = 0, **where: A
 
 
 def pair(records: Records, model: str = "embedded", *, name: str = "pairrm", **where: Any) -> Iterator[Record]:
-    """Adds `comparisons` by PairRanker."""
+    """Adds `comparisons` by PairRanker; `where` are PairRanker's own arguments, such as `schedule` and `device`."""
     from blendkit.rankers.pairranker import PairRanker
     from blendkit.stage import apply
 
     yield from apply(PairRanker(model, name, **where), records)
 
 
-def rank(records: Records, by: str = "pairrm", *, aggregate: str = "max-logits", top: int = 3, name: str | None = None) -> Iterator[Record]:
+def rank(
+    records: Records, by: str = "pairrm", *, aggregate: str | None = None, top: int = 3, name: str | None = None, reference: str | None = None
+) -> Iterator[Record]:
     """Adds `ranks` and `top`."""
     from blendkit.rankers.ranking import Ranking
     from blendkit.stage import apply
 
-    yield from apply(Ranking(by, aggregate, top, name), records)
+    yield from apply(Ranking(by, aggregate, top, name, reference), records)
 
 
 def fuse(records: Records, model: str = "consensus", **options: Any) -> Iterator[Record]:

@@ -40,11 +40,17 @@ class Candidate(TypedDict):
 
 
 class Comparisons(TypedDict):
-    """What one ranker compared: [i, j, logit], logit > 0 when candidate i, shown first, beats j, shown second."""
+    """What one ranker compared: [i, j, logit], logit > 0 when candidate i, shown first, beats j, shown second.
+
+    `order` holds candidates, best first, where the schedule found their order for sure; `prefilter` says by
+    which score candidates were left out of the comparisons.
+    """
 
     pairs: list[tuple[Index, Index, float]]
     model: NotRequired[str]
     schedule: NotRequired[str]
+    order: NotRequired[list[Index]]
+    prefilter: NotRequired[str]
 
 
 class Verdict(TypedDict):
@@ -120,6 +126,8 @@ def _indices(record: Record) -> Iterator[tuple[str, int]]:
     for name, comparisons in record.get("comparisons", {}).items():
         for place, (i, j, _) in enumerate(comparisons["pairs"]):
             yield f"comparisons.{name}.pairs[{place}]", max(i, j)
+        for place, index in enumerate(comparisons.get("order", ())):
+            yield f"comparisons.{name}.order[{place}]", index
     for place, index in enumerate(record.get("top", ())):
         yield f"top[{place}]", index
     for name, verdicts in record.get("verdicts", {}).items():

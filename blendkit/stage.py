@@ -1,20 +1,23 @@
 """The runner that all stages share: window → plan → batches by length → results → records in order.
 
 A stage says three things: which pieces of work a record needs (`plan`), how a batch of pieces is done
-(`run`), and what a record gains from the results (`finish`). Everything else is here, once.
+(`run`), and what a record gains from the results (`finish`). One whose next work depends on earlier results says
+so in `rounds`, and the rounds of all records of a window run level by level. Everything else is here, once.
 """
 
 from __future__ import annotations
 
 import math
-from abc import ABC, abstractmethod
-from collections.abc import Callable, Hashable, Iterable, Iterator
+from collections.abc import Callable, Generator, Hashable, Iterable, Iterator
 from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
 from blendkit.errors import BlendkitError, OutOfMemory, RecordError
 from blendkit.jsonl import BadLine, Line
 from blendkit.records import Record, validate
+
+Results = dict[tuple[str, Hashable], Any]
+Rounds = Generator[list["Work"], list[Any], None]
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,11 +33,11 @@ class Work:
     payload: Any
 
 
-class Stage(ABC):
+class Stage:
     """What one command does to a record. `window` is its default number of records in flight."""
 
     name: ClassVar[str]
-    window: ClassVar[int] = 64
+    window: int = 64
     # Tokens a batch unless the user says otherwise.
     batch_tokens: int = 8192
     # False: the stage reads records and writes `rows` at the end instead of them.
@@ -52,9 +55,16 @@ class Stage(ABC):
         """One result a payload; an exception among them becomes the fault of the records that need it."""
         return [None for _ in payloads]
 
-    @abstractmethod
     def finish(self, record: Record, results: list[Any]) -> None:
         """Adds to the record; `results` stand in the order of its plan."""
+        raise NotImplementedError
+
+    def rounds(self, record: Record) -> Rounds:
+        """A record's work, round after round: yields lists of works and is sent their results; then the record is done.
+
+        One round unless a stage says otherwise: its plan, then `finish`.
+        """
+        self.finish(record, (yield self.plan(record)))
 
     def rows(self) -> list[dict[str, Any]]:
         """What a stage that does not pass records on writes at the end."""
@@ -112,33 +122,65 @@ def process(stage: Stage, lines: Iterable[Line | BadLine], plan: Plan) -> Iterat
         plan.tick(plan.counts)
 
 
+@dataclass
+class _InFlight:
+    """A record between its rounds: what it waits for, or the fault that ended it."""
+
+    line: Line
+    rounds: Rounds
+    works: list[Work] | None = None
+    fault: Exception | None = None
+    done: bool = False
+
+    def go_on(self, results: Results) -> None:
+        """Sends the round's results in, and takes the next round's works out; the first call starts the first round."""
+        try:
+            if self.works is None:
+                self.works = next(self.rounds)
+                return
+            found = [results[work.group, work.key] for work in self.works]
+            for result in found:
+                if isinstance(result, Exception):
+                    raise result
+            self.works = self.rounds.send(found)
+        except StopIteration:
+            self.done = True
+        except BlendkitError as error:
+            self.fault, self.done = error, True
+
+
 def _do_window(stage: Stage, window: list[Line | BadLine], plan: Plan) -> tuple[list[Line], BaseException | None]:
     """The window's finished lines up to the first fault that ends the run, and that fault."""
-    planned: list[tuple[Line, list[Work]]] = []
+    flights: list[_InFlight] = []
     fault: BaseException | None = None
     for line in window:
         try:
             if isinstance(line, BadLine):
                 raise line.error
-            planned.append((line, stage.plan(line.record)))
+            flight = _InFlight(line, stage.rounds(line.record))
+            flight.go_on({})
+            if flight.fault is not None:
+                raise flight.fault
+            flights.append(flight)
         except RecordError as error:
             if fault := _reject(plan, line, error):
                 break
-    results = run_works(stage, [work for _, works in planned for work in works], plan)
-    done: list[Line] = []
-    for line, works in planned:
-        found = [results[work.group, work.key] for work in works]
-        try:
-            for result in found:
-                if isinstance(result, Exception):
-                    raise result
-            stage.finish(line.record, found)
-            done.append(line)
-        except RecordError as error:
-            if early := _reject(plan, line, error):
-                return done, early
         except BlendkitError as error:
-            return done, error
+            fault = error
+            break
+    results: Results = {}
+    while waiting := [flight for flight in flights if not flight.done]:
+        run_works(stage, [work for flight in waiting for work in flight.works or ()], plan, results)
+        for flight in waiting:
+            flight.go_on(results)
+    done: list[Line] = []
+    for flight in flights:
+        if flight.fault is None:
+            done.append(flight.line)
+        elif not isinstance(flight.fault, RecordError):
+            return done, flight.fault
+        elif early := _reject(plan, flight.line, flight.fault):
+            return done, early
     return done, fault
 
 
@@ -171,13 +213,13 @@ def windows(lines: Iterable[Line | BadLine], size: int) -> Iterator[list[Line | 
         yield window
 
 
-def run_works(stage: Stage, works: Iterable[Work], plan: Plan) -> dict[tuple[str, Hashable], Any]:
-    """Results by (group, key): every key once, longest first, in batches of at most `batch_tokens` padded tokens."""
+def run_works(stage: Stage, works: Iterable[Work], plan: Plan, results: Results) -> None:
+    """Fills `results` by (group, key): every key once, longest first, in batches of at most `batch_tokens` padded tokens."""
     groups: dict[str, dict[Hashable, Work]] = {}
     for work in works:
         plan.counts.works += 1
-        groups.setdefault(work.group, {}).setdefault(work.key, work)
-    results: dict[tuple[str, Hashable], Any] = {}
+        if (work.group, work.key) not in results:
+            groups.setdefault(work.group, {}).setdefault(work.key, work)
     for group, unique in groups.items():
         waiting = sorted(unique.values(), key=lambda work: -work.length)
         while waiting:
@@ -202,7 +244,6 @@ def run_works(stage: Stage, works: Iterable[Work], plan: Plan) -> dict[tuple[str
             plan.counts.tokens += sum(work.length for work in batch)
             waiting = waiting[size:]
             plan.tick(plan.counts)
-    return results
 
 
 def out_of_memory(error: Exception) -> bool:

@@ -28,6 +28,13 @@ def golden():
 
 
 @pytest.fixture(scope="session")
+def golden_ranker():
+    """The tiny DeBERTa PairRM of the reference values, or None; for tests that have another ranker as well."""
+    folder = SHARED / "golden" / "checkpoints" / "pairrm"
+    return str(folder) if folder.is_dir() else None
+
+
+@pytest.fixture(scope="session")
 def dev_records():
     """Real candidates with oracle preferences."""
     path = SHARED / "data" / "dev.jsonl.gz"

@@ -9,12 +9,16 @@ import numpy as np
 import pytest
 import torch
 
+import blendkit as library
 from blendkit.aggregate import matrix, max_logits, max_wins, ranks_from_scores, verdict_matrix
 from blendkit.evaluation import agreement
 from blendkit.fusers.genfuser import fuser_prompt
+from blendkit.models.fast.scorer import PairScorer
 from blendkit.models.pairrm import load_pairrm
+from blendkit.rankers.conversations import pair_texts
 from blendkit.rankers.pair_inputs import PairInputs
 from blendkit.rankers.pairranker import PairRanker
+from blendkit.rankers.schedules import bubble
 from blendkit.records import verdicts_of
 from blendkit.stage import apply
 from blendkit.training.ranker import ranking_loss
@@ -46,12 +50,106 @@ def test_pairrm_hf_layout_gives_the_reference_ids_and_logits(golden):
     # The layout's config does not carry the lengths; its published code takes them as arguments.
     model.config.source_maxlength, model.config.candidate_maxlength = values["source_max_length"], values["candidate_max_length"]
     inputs = PairInputs(tokenizer, model.config)
+    scorer = PairScorer(model, inputs, torch.device("cpu"), torch.float32)
+    assert scorer.encoder is not None
     for case in values["cases"]:
         source = inputs.source(case["source"])
         pair = inputs.pair(source, *inputs.candidates([case["candidate1"], case["candidate2"]], source))
         assert [token for segment in pair for token in segment.ids] == case["input_ids"]
-        with torch.inference_mode():
-            assert float(model(*inputs.collate([pair]))) == pytest.approx(case["logit"], abs=1e-4)
+        assert float(scorer([pair])) == pytest.approx(case["logit"], abs=1e-4)
+
+
+@pytest.fixture(scope="module")
+def blender(golden):
+    """The drop-in for llm_blender, with the tiny PairRM."""
+    from blendkit.rankers.compat import Blender
+
+    found = Blender()
+    found.loadranker(str(golden / "checkpoints" / "pairrm"), device="cpu")
+    return found
+
+
+def pairrm_cases(golden):
+    return json.loads((golden / "pairrm.json").read_text())["cases"]
+
+
+def test_rank_as_the_reference(golden, blender):
+    for case in pairrm_cases(golden):
+        ranks = blender.rank([case["source"]], [case["candidates"]])
+        scores = blender.rank([case["source"]], [case["candidates"]], return_scores=True, batch_size=1)
+        assert ranks.tolist() == [case["ranks"]]
+        assert (ranks.dtype, scores.dtype) == (np.int32, np.float32)
+        np.testing.assert_allclose(scores[0], case["rank_scores"], atol=1e-4)
+
+
+def test_compare_in_three_modes(golden, blender):
+    checked = 0
+    for case in pairrm_cases(golden):
+        for mode in ("[A,B]", "[B,A]", "[A,B]+[B,A]"):
+            expected = case.get(f"compare_0_1 {mode}")
+            if expected is not None:
+                sides = [case["candidates"][0]], [case["candidates"][1]]
+                logits = blender.compare([case["source"]], *sides, return_logits=True, mode=mode)
+                assert logits.tolist() == pytest.approx([expected], abs=1e-4)
+                assert blender.compare([case["source"]], *sides, mode=mode).tolist() == [expected > 0]
+                checked += 1
+    assert checked == 33
+
+
+def test_rank_with_ref_in_five_modes(golden, blender):
+    checked = 0
+    for case in pairrm_cases(golden):
+        record = {"instruction": case["source"], "candidates": [{"model": f"m{n}", "text": text} for n, text in enumerate(case["candidates"])]}
+        (paired,) = library.pair([record], str(golden / "checkpoints" / "pairrm"), device="cpu")
+        for mode in ("longest", "shortest", "median_length", "first", "last"):
+            expected = case.get(f"rank_with_ref {mode}")
+            if expected is None:
+                continue
+            scores = blender.rank_with_ref([case["source"]], [case["candidates"]], return_scores=True, ref_mode=mode)
+            np.testing.assert_allclose(scores[0], expected, atol=1e-4)
+            (ranked,) = library.rank([paired], reference=mode.replace("_", "-"))
+            assert ranked["ranks"][f"pairrm:reference-{mode.replace('_', '-')}"] == ranks_from_scores(np.round(expected, 5).tolist())
+            checked += 1
+    assert checked == 55
+
+
+def test_a_bubble_run_as_the_reference(golden):
+    """The reference starts from a random order; ours from a drawn one, so the golden run's start is put in its place."""
+
+    class Drawn:
+        def __init__(self, order):
+            self.order = order
+
+        def sample(self, population, k):
+            return list(self.order)
+
+    checked = 0
+    for case in pairrm_cases(golden):
+        if not case.get("bubble"):
+            continue
+        current, following, better = case["bubble"]["select_process"]
+        run = bubble(len(case["candidates"]), Drawn([current[0], *following]))
+        process, order = [], None
+        pairs = next(run)
+        while order is None:
+            process.append(pairs[0])
+            try:
+                pairs = run.send([case["logits"][i][j] for i, j in pairs])
+            except StopIteration as done:
+                order = done.value
+        assert process == list(zip(current, following, strict=True))
+        assert order == [case["bubble"]["best"]] == [better[-1]]
+        checked += 1
+    assert checked == 11
+
+
+def test_a_conversation_as_the_reference(golden, blender):
+    case = json.loads((golden / "pairrm.json").read_text())["conversation"]
+    logits = blender.compare_conversations([case["a"]], [case["b"]], return_logits=True)
+    assert logits.tolist() == pytest.approx([case["logit"]], abs=1e-4)
+    questions = [{"role": turn["role"].lower(), "content": turn["content"]} for turn in case["a"]]
+    source, texts = pair_texts({"messages": questions[:-1]}, [case["a"][-1]["content"]])
+    assert [source, texts[0]] == case["text"][:2]
 
 
 def test_aggregations_and_ties(golden):

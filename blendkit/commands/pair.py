@@ -18,18 +18,29 @@ def pair(
         str, typer.Option("-m", "--model", help="`embedded`, a directory, or a hub id such as llm-blender/PairRM or llm-blender/PairRM-hf.")
     ] = "embedded",
     name: Annotated[str, typer.Option(help="The name of these comparisons in the record.")] = "pairrm",
+    schedule: Annotated[
+        str,
+        typer.Option(
+            help="Which pairs: `full` (both orders of all), `single` (each pair once), `bubble` (the best only), `bubble:K` (the top K), "
+            "`sort` (all in order), `swiss:R` (R rounds), `active:B` (B comparisons a record, the least sure ones)."
+        ),
+    ] = "full",
+    prefilter: Annotated[
+        str | None, typer.Option(help="METRIC:K: only the K candidates with the highest METRIC are compared, the rest rank below; such as length:6.")
+    ] = None,
+    on_truncate: Annotated[str, typer.Option(help="A text longer than the model reads: `warn` (cut it, say so at the end) or `fail`.")] = "warn",
 ) -> None:
-    """Compare all candidates of a record in pairs with PairRanker.
+    """Compare a record's candidates in pairs with PairRanker.
 
-    Writes `comparisons`: for every ordered pair [i, j, logit], where a logit above 0 says that candidate i,
+    Writes `comparisons`: for every pair compared [i, j, logit], where a logit above 0 says that candidate i,
     shown first, beats candidate j.
 
-    Example: zcat dev.jsonl.gz | blendkit pair | blendkit rank --top 3 > ranked.jsonl
+    Example: zcat dev.jsonl.gz | blendkit pair --schedule swiss:5 | blendkit rank --top 3 > ranked.jsonl
     """
 
     def make() -> Stage:
         from blendkit.rankers.pairranker import PairRanker
 
-        return PairRanker(model, name, run.device, run.dtype)
+        return PairRanker(model, name, run.device, run.dtype, schedule=schedule, prefilter=prefilter, on_truncate=on_truncate, seed=run.seed)
 
     run_stage(make, run)

@@ -15,7 +15,17 @@ from blendkit.stage import Stage
 def rank(
     run: RunOptions,
     by: Annotated[str, typer.Option(help="pairrm (or another name of comparisons), score:NAME or judge:NAME.")] = "pairrm",
-    aggregate: Annotated[str, typer.Option(help="From a matrix to ranks: max-logits or max-wins.")] = "max-logits",
+    aggregate: Annotated[
+        str | None,
+        typer.Option(
+            help="From comparisons to ranks: max-logits, max-wins, copeland, bradley-terry or elo; all of them take partial matrices.",
+            show_default="the order that a bubble or sort schedule found, else max-logits",
+        ),
+    ] = None,
+    reference: Annotated[
+        str | None,
+        typer.Option(help="Rank by the margin over one candidate: longest, shortest, median-length, first, last, or the name of a candidate's model."),
+    ] = None,
     top: Annotated[int, typer.Option(help="How many of the best `top` holds; fuse reads these.")] = 3,
     name: Annotated[str | None, typer.Option(help="The name of this ranking in `ranks`.", show_default="as --by")] = None,
 ) -> None:
@@ -29,6 +39,6 @@ def rank(
     def make() -> Stage:
         from blendkit.rankers.ranking import Ranking
 
-        return Ranking(by, aggregate, top, name)
+        return Ranking(by, aggregate, top, name, reference)
 
     run_stage(make, run)

@@ -18,7 +18,7 @@ from blendkit.aggregate import matrix, max_logits
 from blendkit.fusers.base import appended, top_candidates
 from blendkit.models.encoder import Encoder
 from blendkit.models.loading import EMBEDDED, fingerprint
-from blendkit.records import Record
+from blendkit.records import Record, generated_only
 from blendkit.stage import Stage, Work
 from blendkit.version import VERSION
 
@@ -98,7 +98,7 @@ def preference(record: Record, top: list[int]) -> Tensor:
     comparisons: dict[str, Any] = record.get("comparisons", {})
     if comparisons:
         pairs = next(iter(comparisons.values()))["pairs"]
-        scores = max_logits(matrix(pairs, len(record["candidates"])))
+        scores = max_logits(matrix(pairs, len(generated_only(record["candidates"]))))
         return torch.softmax(torch.tensor([float(scores[index]) for index in top]), dim=0)
     weights = 1 / torch.arange(1, len(top) + 1, dtype=torch.float32)
     return weights / weights.sum()

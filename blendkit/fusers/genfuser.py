@@ -53,7 +53,8 @@ class GenFuser(Stage):
             self.tokenizer = AutoTokenizer.from_pretrained(folder)
         except (OSError, ValueError, KeyError) as error:
             raise NoInputError(f"{model} is no seq2seq model that GenFuser could be: {error}") from error
-        self.num_beams, self.max_new_tokens = num_beams, max_new_tokens
+        # Everything that `generate` takes may stand here; what the signature names is set by the arguments.
+        self.generation: dict[str, Any] = {"num_beams": num_beams, "max_new_tokens": max_new_tokens, "do_sample": False}
         self.max_length, self.candidate_maxlength = max_length, candidate_maxlength
         self.signature = (
             f"genfuser|model:{model}@{fingerprint(model)}|beams:{num_beams}|candidate:{candidate_maxlength}|input:{max_length}|new:{max_new_tokens}|v:{VERSION}"
@@ -75,7 +76,7 @@ class GenFuser(Stage):
         """Beam search; text and why it ended."""
         batch = self.tokenizer.pad({"input_ids": [list(ids) for ids in payloads]}, padding=True, return_tensors="pt")
         inputs = to_device({"input_ids": batch["input_ids"], "attention_mask": batch["attention_mask"]}, self.device)
-        output = self.model.generate(**inputs, num_beams=self.num_beams, max_new_tokens=self.max_new_tokens, do_sample=False)
+        output = self.model.generate(**inputs, **self.generation)
         end = self.model.generation_config.eos_token_id
         ends = set(end if isinstance(end, list) else [end])
         return [

@@ -14,7 +14,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from blendkit.models.fast.packing import Packed
 from blendkit.models.pairrm import PairRMConfig
+from blendkit.models.text_tokenizer import TextTokenizer
 
 SOURCE, CANDIDATE_1, CANDIDATE_2 = MARKERS = ("<|source|>", "<|candidate1|>", "<|candidate2|>")
 
@@ -27,23 +29,33 @@ class Segment:
     role: int
 
 
+@dataclass(frozen=True)
+class Cut:
+    """A text that was longer than its budget, in tokens, marker and [CLS] and [SEP] included."""
+
+    length: int
+    budget: int
+
+
 class PairInputs:
     """Builds and pads the inputs of one checkpoint."""
 
     def __init__(self, tokenizer: Any, config: PairRMConfig) -> None:
         self.tokenizer, self.config = tokenizer, config
         self.candidate_ids = tuple(tokenizer.convert_tokens_to_ids(marker) for marker in MARKERS[1:])
+        # The layout of PairRM-hf leaves separators in texts, and its checkpoints saw them as separators.
+        self.texts = TextTokenizer(tokenizer, known=() if config.replace_separator else (tokenizer.sep_token,))
 
-    def source(self, text: str) -> tuple[int, ...]:
-        """Ids of x with its marker, cut to `source_maxlength`."""
-        return self._cut(self._encode(SOURCE, [text])[0], self.config.source_maxlength)
+    def source(self, text: str, cuts: list[Cut] | None = None) -> tuple[int, ...]:
+        """Ids of x with its marker, cut to `source_maxlength`; a cut is noted in `cuts`."""
+        return self._cut(self._encode(SOURCE, [text])[0], self.config.source_maxlength, cuts)
 
-    def candidates(self, texts: Sequence[str], source: tuple[int, ...]) -> list[tuple[int, ...]]:
-        """Ids of each candidate as candidate 1, cut to the budget that this x leaves."""
+    def candidates(self, texts: Sequence[str], source: tuple[int, ...], cuts: list[Cut] | None = None) -> list[tuple[int, ...]]:
+        """Ids of each candidate as candidate 1, cut to the budget that this x leaves; cuts are noted in `cuts`."""
         budget = self.config.candidate_maxlength
         if self.config.positions == "running":
             budget += (self.config.source_maxlength - len(source)) // 2
-        return [self._cut(ids, budget) for ids in self._encode(CANDIDATE_1, texts)]
+        return [self._cut(ids, budget, cuts) for ids in self._encode(CANDIDATE_1, texts)]
 
     def pair(self, source: tuple[int, ...], first: tuple[int, ...], second: tuple[int, ...]) -> list[Segment]:
         """The three segments of one input; both candidates come as `candidates` gives them."""
@@ -75,15 +87,41 @@ class PairInputs:
             inputs |= {"position_ids": positions, "token_type_ids": types}
         return inputs, markers
 
+    def pack(self, rows: Sequence[Sequence[Segment]]) -> Packed:
+        """The same inputs end to end, without padding."""
+        ids: list[int] = []
+        positions: list[Tensor] = []
+        types, lengths, markers = [], [], []
+        segmented = self.config.positions == "segment"
+        for row in rows:
+            start = len(ids)
+            places = []
+            for segment in row:
+                places.append(len(ids) + 1)  # behind [CLS]
+                ids += segment.ids
+                if segmented:
+                    positions.append(torch.arange(len(segment.ids)))
+                    types.append(torch.full((len(segment.ids),), segment.role))
+            lengths.append(len(ids) - start)
+            markers.append(places)
+            if not segmented:
+                positions.append(torch.arange(lengths[-1]))
+        roles = torch.cat(types) if segmented else torch.zeros(len(ids), dtype=torch.long)
+        return Packed(torch.tensor(ids), torch.cat(positions), roles, lengths, torch.tensor(markers))
+
     def _encode(self, marker: str, texts: Sequence[str]) -> list[list[int]]:
         if not texts:
             return []
         if self.config.replace_separator:
             texts = [text.replace(self.tokenizer.sep_token, " ") for text in texts]
-        return list(self.tokenizer([marker + text for text in texts])["input_ids"])
+        return self.texts.ids(marker, texts)
 
-    def _cut(self, ids: list[int], budget: int) -> tuple[int, ...]:
-        return tuple(ids if len(ids) <= budget else [*ids[: budget - 1], self.tokenizer.sep_token_id])
+    def _cut(self, ids: list[int], budget: int, cuts: list[Cut] | None) -> tuple[int, ...]:
+        if len(ids) <= budget:
+            return tuple(ids)
+        if cuts is not None:
+            cuts.append(Cut(len(ids), budget))
+        return (*ids[: budget - 1], self.tokenizer.sep_token_id)
 
     def as_first(self, ids: tuple[int, ...]) -> tuple[int, ...]:
         """The same candidate in the role of candidate 1."""

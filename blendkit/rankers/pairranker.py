@@ -1,69 +1,183 @@
-"""`pair`: PairRanker over all ordered pairs of a record's candidates (LLM-Blender, section 3.2)."""
+"""`pair`: PairRanker over the pairs of a record's candidates that a schedule asks for (LLM-Blender, section 3.2)."""
 
 from __future__ import annotations
 
 import math
-from itertools import permutations
+import random
+from dataclasses import asdict, dataclass
 from typing import Any
 
-import torch
-
-from blendkit.errors import RecordError
-from blendkit.models.loading import EMBEDDED, choose_device, choose_dtype, fingerprint, to_device
+from blendkit.errors import RecordError, UsageError
+from blendkit.models.fast.scorer import PairScorer
+from blendkit.models.loading import EMBEDDED, choose_device, choose_dtype, fingerprint
 from blendkit.models.pairrm import load_pairrm
-from blendkit.rankers.pair_inputs import PairInputs
-from blendkit.records import Record, candidates_of, generated_only, source_text
-from blendkit.stage import Stage, Work
+from blendkit.rankers.conversations import pair_texts
+from blendkit.rankers.pair_inputs import Cut, PairInputs
+from blendkit.rankers.prefilter import Prefilter
+from blendkit.rankers.schedules import make_schedule
+from blendkit.records import Record, candidates_of, generated_only
+from blendkit.running import seeded
+from blendkit.stage import Rounds, Stage, Work
 from blendkit.version import VERSION
+
+Ids = tuple[int, ...]
+
+
+@dataclass
+class Truncation:
+    """How many texts were over-long, and how many of their tokens were cut off."""
+
+    sources: int = 0
+    sources_cut: int = 0
+    source_tokens_cut: int = 0
+    candidates: int = 0
+    candidates_cut: int = 0
+    candidate_tokens_cut: int = 0
+
+    def message(self) -> list[str]:
+        """One line for a person, or none when nothing was cut."""
+        parts = []
+        for what, cut, whole, tokens in (
+            ("x", self.sources_cut, self.sources, self.source_tokens_cut),
+            ("candidates", self.candidates_cut, self.candidates, self.candidate_tokens_cut),
+        ):
+            if cut:
+                parts.append(f"{cut:,} of {whole:,} {what} ({tokens:,} tokens)")
+        return [f"cut to the model's length: {', '.join(parts)}; --on-truncate fail stops instead"] if parts else []
 
 
 class PairRanker(Stage):
-    """Writes `comparisons[name]`: both orders of every pair of the candidates that LLMs wrote.
+    """Writes `comparisons[name]`: logits of pairs of the candidates that LLMs wrote.
 
-    A fused candidate is left out: it is made of the others and does not compete with them.
+    A fused candidate is left out: it is made of the others and does not compete with them. Equal texts are
+    compared once, in a record and across those of a window.
     """
 
     name = "pair"
     window = 8
 
-    def __init__(self, model: str = EMBEDDED, name: str = "pairrm", device: str = "auto", dtype: str = "auto") -> None:
-        self.model_name, self.comparisons_name = model, name
+    def __init__(
+        self,
+        model: str = EMBEDDED,
+        name: str = "pairrm",
+        device: str = "auto",
+        dtype: str = "auto",
+        *,
+        schedule: str = "full",
+        prefilter: str | None = None,
+        on_truncate: str = "warn",
+        seed: int = 0,
+        packed: bool = True,
+    ) -> None:
+        """`packed=False` runs the encoder as transformers has it: the yardstick of tests and benchmarks.
+
+        Raises:
+            UsageError: a flag's value is none of those it takes.
+            NoInputError: there is no such model.
+        """
+        if on_truncate not in ("warn", "fail"):
+            raise UsageError(f"--on-truncate {on_truncate}: expected warn or fail")
+        self.schedule_name, self.schedule, self.seed = schedule, make_schedule(schedule), seed
+        self.on_truncate, self.truncation = on_truncate, Truncation()
         self.device = choose_device(device)
         self.dtype = choose_dtype(dtype, self.device)
-        # A CPU is quickest when a batch's activations stay in its cache (18 % over 4096 tokens, two cores); a GPU wants more.
-        self.batch_tokens = 1024 if self.device.type == "cpu" else 16384
+        self.prefilter = Prefilter(prefilter, str(self.device), dtype, seed) if prefilter else None
+        self.model_name, self.comparisons_name = model, name
+        # A CPU is quickest while a batch's activations stay in its cache; a GPU wants more. A schedule of many small
+        # rounds needs many records in flight to fill a batch.
+        self.batch_tokens = 2048 if self.device.type == "cpu" else 16384
+        if schedule not in ("full", "single"):
+            self.window = 8 if self.device.type == "cpu" else 256
         network, tokenizer = load_pairrm(model)
-        self.network = network.to(self.device, self.dtype)
         self.inputs = PairInputs(tokenizer, network.config)
-        self.signature = f"pairrm|model:{model}@{fingerprint(model)}|sched:full|dtype:{str(self.dtype).removeprefix('torch.')}|v:{VERSION}"
+        self.scorer = PairScorer(network, self.inputs, self.device, self.dtype, packed)
+        filtered = f"|prefilter:{prefilter}" if prefilter else ""
+        number_type = str(self.dtype).removeprefix("torch.")
+        self.signature = f"pairrm|model:{model}@{fingerprint(model)}|sched:{schedule}{filtered}|dtype:{number_type}|v:{VERSION}"
 
-    def plan(self, record: Record) -> list[Work]:
-        """One piece of work an ordered pair (i, j); equal texts make equal work, which is done once."""
+    def rounds(self, record: Record) -> Rounds:
+        """The schedule's rounds; ends by adding the comparisons.
+
+        Raises:
+            RecordError: the record lacks what is compared, a text is too long under `--on-truncate fail`, or a
+                logit is no number (a broken checkpoint).
+        """
         candidates = candidates_of(record)
         chosen = generated_only(candidates)
-        source = self.inputs.source(source_text(record))
-        ids = dict(zip(chosen, self.inputs.candidates([candidates[k]["text"] for k in chosen], source), strict=True))
-        return [Work("pairs", (source, ids[i], ids[j]), len(source) + len(ids[i]) + len(ids[j]), (source, ids[i], ids[j])) for i, j in permutations(chosen, 2)]
+        if self.prefilter:
+            chosen = yield from self.prefilter.keep(record, chosen)
+        source, ids = self._tokenized(record, chosen)
+        schedule = self.schedule(len(chosen), random.Random(seeded(self.seed, "schedule", record["id"])))
+        rows: list[list[Any]] = []
+        order: list[int] | None = None
+        logits: list[float] | None = None
+        while True:
+            try:
+                pairs = next(schedule) if logits is None else schedule.send(logits)
+            except StopIteration as done:
+                order = done.value
+                break
+            logits = yield [self._work(source, ids[i], ids[j]) for i, j in pairs]
+            # What a schedule decides by is what the record keeps, rounding included.
+            logits = [self._checked(logit, chosen[i], chosen[j]) for (i, j), logit in zip(pairs, logits, strict=True)]
+            rows += [[chosen[i], chosen[j], logit] for (i, j), logit in zip(pairs, logits, strict=True)]
+        found: dict[str, Any] = {"pairs": rows, "model": self.model_name, "schedule": self.schedule_name}
+        if order is not None:
+            found["order"] = [chosen[index] for index in order]
+        if self.prefilter:
+            found["prefilter"] = self.prefilter.spec
+        record.setdefault("comparisons", {})[self.comparisons_name] = found
 
-    @torch.inference_mode()
+    def _tokenized(self, record: Record, chosen: list[int]) -> tuple[Ids, list[Ids]]:
+        """Ids of x and of the chosen candidates; counts what had to be cut."""
+        text, texts = pair_texts(record, [record["candidates"][index]["text"] for index in chosen])
+        source_cuts: list[Cut] = []
+        cuts: list[Cut] = []
+        source = self.inputs.source(text, source_cuts)
+        ids = self.inputs.candidates(texts, source, cuts)
+        if self.on_truncate == "fail" and (source_cuts or cuts):
+            self._refuse(source_cuts, cuts, text, texts)
+        counted = self.truncation
+        counted.sources += 1
+        counted.candidates += len(ids)
+        counted.sources_cut += len(source_cuts)
+        counted.candidates_cut += len(cuts)
+        counted.source_tokens_cut += sum(cut.length - cut.budget for cut in source_cuts)
+        counted.candidate_tokens_cut += sum(cut.length - cut.budget for cut in cuts)
+        return source, ids
+
+    def _refuse(self, source_cuts: list[Cut], cuts: list[Cut], text: str, texts: list[str]) -> None:
+        field, cut = ("instruction", source_cuts[0]) if source_cuts else ("candidates", max(cuts, key=lambda cut: cut.length))
+        what = "x" if source_cuts else f"{len(cuts)} of {len(texts)} texts; the longest"
+        raise RecordError(field, f"too long for the model: {what} has {cut.length} tokens, {cut.budget} fit; --on-truncate warn cuts them")
+
+    def _work(self, source: Ids, first: Ids, second: Ids) -> Work:
+        return Work("pairs", (source, first, second), len(source) + len(first) + len(second), (source, first, second))
+
+    def _checked(self, logit: float, i: int, j: int) -> float:
+        if not math.isfinite(logit):
+            raise RecordError(
+                f"comparisons.{self.comparisons_name}",
+                f"the model gave {logit} for candidates {i} and {j}: the checkpoint is broken, or --dtype too narrow",
+            )
+        return round(logit, 6)
+
     def run(self, group: str, payloads: list[Any]) -> list[float]:
-        """Logits s_ij of the batch."""
-        inputs, markers = self.inputs.collate([self.inputs.pair(*ids) for ids in payloads])
-        logits = self.network(to_device(inputs, self.device), markers.to(self.device))
-        return [float(logit) for logit in logits.float().cpu()]
-
-    def finish(self, record: Record, results: list[float]) -> None:
-        """Adds the comparisons. Raises RecordError for a logit that is no number (a broken checkpoint)."""
-        pairs = list(permutations(generated_only(record["candidates"]), 2))
-        for (i, j), logit in zip(pairs, results, strict=True):
-            if not math.isfinite(logit):
-                raise RecordError(
-                    f"comparisons.{self.comparisons_name}",
-                    f"the model gave {logit} for candidates {i} and {j}: the checkpoint is broken, or --dtype too narrow",
-                )
-        rows = [[i, j, round(logit, 6)] for (i, j), logit in zip(pairs, results, strict=True)]
-        record.setdefault("comparisons", {})[self.comparisons_name] = {"pairs": rows, "model": self.model_name, "schedule": "full"}
+        """Logits s_ij of the batch, or the prefilter's scores."""
+        if self.prefilter and group == self.prefilter.group:
+            return self.prefilter.run(payloads)
+        return [float(logit) for logit in self.scorer([self.inputs.pair(*ids) for ids in payloads])]
 
     def describe(self) -> dict[str, Any]:
-        """Signature, model, device and number type."""
-        return {"signatures": [self.signature], "models": {self.model_name: fingerprint(self.model_name)}, "device": str(self.device), "dtype": str(self.dtype)}
+        """Signature, model, device, number type, and what was cut."""
+        return {
+            "signatures": [self.signature, *([self.prefilter.signature] if self.prefilter else [])],
+            "models": {self.model_name: fingerprint(self.model_name)},
+            "device": str(self.device),
+            "dtype": str(self.dtype),
+            "truncation": asdict(self.truncation),
+        }
+
+    def warnings(self) -> list[str]:
+        """What was cut, in one line."""
+        return self.truncation.message()

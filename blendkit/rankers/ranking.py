@@ -3,25 +3,36 @@
 from __future__ import annotations
 
 import difflib
+from typing import Any
+
+import numpy as np
 
 from blendkit.aggregate import AGGREGATIONS, Matrix, matrix, ranks_from_scores, verdict_matrix
 from blendkit.errors import RecordError, UsageError
+from blendkit.rankers.references import reference_index
 from blendkit.records import Record, candidates_of, generated_only, verdicts_of
 from blendkit.stage import Stage
 
 SOURCES = ("PAIR (a name in `comparisons`, such as pairrm)", "score:NAME", "judge:NAME")
+DEFAULT = "max-logits"
+
+# A candidate's place among the others: (tier, score). A higher tier always ranks above a lower one.
+Standing = tuple[int, float]
+ORDERED, COMPARED, NEVER_COMPARED = 2, 1, 0
 
 
 class Ranking(Stage):
     """Writes `ranks[name]` for the candidates that LLMs wrote, and `top`, the indices of the best K.
 
-    A fused candidate gets no rank: `ranks` ends before it.
+    Comparisons that come with an `order` (bubble and sorting schedules) rank by it first, unless an aggregation
+    is named. A candidate that was in no comparison ranks below all that were. A fused candidate gets no rank:
+    `ranks` ends before it.
     """
 
     name = "rank"
 
-    def __init__(self, by: str = "pairrm", aggregate: str = "max-logits", top: int = 3, name: str | None = None) -> None:
-        if aggregate not in AGGREGATIONS:
+    def __init__(self, by: str = "pairrm", aggregate: str | None = None, top: int = 3, name: str | None = None, reference: str | None = None) -> None:
+        if aggregate is not None and aggregate not in AGGREGATIONS:
             near = difflib.get_close_matches(aggregate, AGGREGATIONS, 1)
             raise UsageError(f"--aggregate {aggregate}: expected one of {', '.join(AGGREGATIONS)}" + (f"; did you mean {near[0]}?" if near else ""))
         if top < 1:
@@ -31,8 +42,10 @@ class Ranking(Stage):
             raise UsageError(f"--by {by}: expected {', '.join(SOURCES)}")
         if not self.key:
             self.kind, self.key = "pair", by
-        self.aggregate, self.top = aggregate, top
-        suffix = "" if aggregate == "max-logits" or self.kind == "score" else f":{aggregate}"
+        if reference is not None and (self.kind != "pair" or aggregate is not None):
+            raise UsageError("--reference ranks by one column of the comparisons: it goes with neither --aggregate nor --by score: or judge:")
+        self.aggregate, self.top, self.reference = aggregate, top, reference
+        suffix = f":reference-{reference}" if reference else f":{aggregate}" if aggregate not in (None, DEFAULT) and self.kind != "score" else ""
         self.ranks_name = name or f"{by}{suffix}"
 
     def finish(self, record: Record, results: list[object]) -> None:
@@ -41,27 +54,54 @@ class Ranking(Stage):
         chosen = generated_only(candidates)
         if chosen != list(range(len(chosen))):
             raise RecordError("candidates", "a fused candidate stands before a generated one; only fused ones may be added behind it")
-        ranks = ranks_from_scores(self.scores(record, len(chosen)))
+        ranks = ranks_from_scores(self.standings(record, len(chosen)))
         record.setdefault("ranks", {})[self.ranks_name] = ranks
         record["top"] = sorted(chosen, key=lambda index: ranks[index])[: self.top]
 
-    def scores(self, record: Record, n: int) -> list[float]:
-        """One score for each of the first n candidates, higher is better."""
+    def standings(self, record: Record, n: int) -> list[Standing]:
+        """Where each of the first n candidates stands; higher is better."""
         if self.kind == "score":
-            return [self._score(record, index) for index in range(n)]
-        return [float(score) for score in AGGREGATIONS[self.aggregate](self._matrix(record, n))]
-
-    def _matrix(self, record: Record, n: int) -> Matrix:
+            return [(COMPARED, self._score(record, index)) for index in range(n)]
+        aggregate = AGGREGATIONS[self.aggregate or DEFAULT]
         if self.kind == "judge":
-            verdicts = verdicts_of(record)
-            if self.key not in verdicts:
-                raise self._missing("verdicts", list(verdicts), "blendkit judge")
-            rows = [verdict for verdict in verdicts[self.key] if verdict["a"] < n and verdict["b"] < n]
-            return verdict_matrix(rows, n)
-        comparisons = record.get("comparisons", {})
+            return [(COMPARED, float(score)) for score in aggregate(self._verdicts(record, n))]
+        comparisons = self._comparisons(record)
+        m = matrix([pair for pair in comparisons["pairs"] if pair[0] < n and pair[1] < n], n)
+        if self.reference is not None:
+            return [(COMPARED, score) for score in self._against_reference(record, m)]
+        there = ~np.isnan(m)
+        compared = there.sum(axis=0) + there.sum(axis=1) > 2  # the diagonal counts twice
+        if not compared.any():
+            return [(COMPARED, 0.0)] * n
+        standings = [(COMPARED, float(score)) if met else (NEVER_COMPARED, 0.0) for score, met in zip(aggregate(m), compared, strict=True)]
+        if self.aggregate is None:
+            for place, index in enumerate(comparisons.get("order", ())):
+                if index < n:
+                    standings[index] = (ORDERED, float(-place))
+        return standings
+
+    def _against_reference(self, record: Record, m: Matrix) -> list[float]:
+        """M[i, r] - M[r, i] of every candidate i and the reference candidate r."""
+        candidates = record["candidates"][: len(m)]
+        r = reference_index(str(self.reference), [candidate["model"] for candidate in candidates], [candidate["text"] for candidate in candidates])
+        margins = m[:, r] - m[r, :]
+        if np.isnan(margins).any():
+            missing = int(np.argmax(np.isnan(margins)))
+            message = f"candidates {missing} and {r} were not compared in both orders, as --reference {self.reference} needs"
+            raise RecordError(f"comparisons.{self.key}", f"{message}; `blendkit pair --schedule full` compares all")
+        return [round(float(margin), 9) for margin in margins]
+
+    def _verdicts(self, record: Record, n: int) -> Matrix:
+        verdicts = verdicts_of(record)
+        if self.key not in verdicts:
+            raise self._missing("verdicts", list(verdicts), "blendkit judge")
+        return verdict_matrix([verdict for verdict in verdicts[self.key] if verdict["a"] < n and verdict["b"] < n], n)
+
+    def _comparisons(self, record: Record) -> dict[str, Any]:
+        comparisons: dict[str, dict[str, Any]] = record.get("comparisons", {})
         if self.key not in comparisons:
             raise self._missing("comparisons", list(comparisons), "blendkit pair")
-        return matrix([pair for pair in comparisons[self.key]["pairs"] if pair[0] < n and pair[1] < n], n)
+        return comparisons[self.key]
 
     def _score(self, record: Record, index: int) -> float:
         scores = record["candidates"][index].get("scores", {})

@@ -1,0 +1,103 @@
+"""Attention over packed inputs for encoders with absolute or rotary positions, and FlexAttention for all on a GPU."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import cache
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from blendkit.models.fast.packing import Packed
+from blendkit.models.fast.relative import Buckets, Disentangled, Relative
+
+
+class PerInput:
+    """One input at a time: its scores stay in cache, and no token is padding. For CPUs, and devices without FlexAttention."""
+
+    def __init__(self, buckets: Buckets | None, candidate_bias: float) -> None:
+        self.disentangled = Disentangled(buckets) if buckets else None
+        self.candidate_bias = candidate_bias
+
+    def __call__(self, qkv: Tensor, batch: Packed, relative: Relative | None, window: int | None) -> Tensor:
+        """Contexts [T, h·d] of queries (scaled), keys and values [T, 3, h, d]."""
+        if relative is not None and self.disentangled is not None:
+            return self.disentangled(qkv, batch.bounds, batch.longest, relative)
+        contexts = qkv.new_empty(qkv.shape[0], *qkv.shape[2:])
+        for start, end in batch.bounds:
+            q, k, v = (qkv[start:end, part].transpose(0, 1)[None] for part in range(3))
+            mask = self._mask(batch, start, end, window, qkv.dtype)
+            contexts[start:end] = functional.scaled_dot_product_attention(q, k, v, attn_mask=mask, scale=1.0)[0].transpose(0, 1)
+        return contexts.flatten(1)
+
+    def _mask(self, batch: Packed, start: int, end: int, window: int | None, dtype: torch.dtype) -> Tensor | None:
+        bias = None
+        if self.candidate_bias:
+            types = batch.types[start:end]
+            bias = ((types[:, None] * types == 2).to(dtype) * self.candidate_bias)[None, None]
+        if window is not None and end - start > window + 1:
+            near = torch.ones(end - start, end - start, dtype=torch.bool, device=batch.ids.device).triu(-window).tril(window)
+            return torch.where(near, 0.0 if bias is None else bias, float("-inf")).to(dtype).view(1, 1, *near.shape)
+        return bias
+
+
+class Flex:
+    """All inputs of a batch in one kernel: FlexAttention with a mask of documents, compiled on a GPU.
+
+    DeBERTa's relative scores are looked up inside the kernel (`score_mod`), so that no L×L tensor is written.
+    """
+
+    def __init__(self, buckets: Buckets | None, candidate_bias: float) -> None:
+        self.buckets, self.candidate_bias = buckets, candidate_bias
+
+    def __call__(self, qkv: Tensor, batch: Packed, relative: Relative | None, window: int | None) -> Tensor:
+        """Contexts [T, h·d] of queries (scaled), keys and values [T, 3, h, d]."""
+        from torch.nn.attention.flex_attention import create_block_mask
+
+        q, k, v = (qkv[:, part].transpose(0, 1)[None].contiguous() for part in range(3))
+        owner, offsets = batch.owner, batch.offsets
+
+        def same_input(b: Tensor, h: Tensor, i: Tensor, j: Tensor) -> Tensor:
+            same = owner[i] == owner[j]
+            return same if window is None else same & ((offsets[i] - offsets[j]).abs() <= window)
+
+        tokens = len(qkv)
+        blocks = create_block_mask(same_input, None, None, tokens, tokens, device=qkv.device)
+        contexts = _flex(qkv.device.type)(q, k, v, score_mod=self._score_mod(q, k, batch, relative), block_mask=blocks, scale=1.0)
+        return contexts[0].transpose(0, 1).flatten(1)  # type: ignore[no-any-return]
+
+    def _score_mod(self, q: Tensor, k: Tensor, batch: Packed, relative: Relative | None) -> Callable[..., Tensor] | None:
+        offsets, types, bias = batch.offsets, batch.types, self.candidate_bias
+        if relative is not None and self.buckets is not None:
+            table, centre = self.buckets.rows(batch.longest)
+            last = len(table) - 1
+            zero = q.new_zeros(q.shape[1], q.shape[2], 1)
+            to_keys = zero if relative.keys is None else q[0] @ relative.keys.transpose(1, 2)
+            to_queries = zero if relative.queries is None else k[0] @ relative.queries.transpose(1, 2)
+            use_keys, use_queries = relative.keys is not None, relative.queries is not None
+
+            def disentangled(score: Tensor, b: Tensor, h: Tensor, i: Tensor, j: Tensor) -> Tensor:
+                # Scores between two inputs are masked, yet computed: their distance must stay inside the table.
+                row = table[(offsets[i] - offsets[j] + centre).clamp(0, last)]
+                if use_keys:
+                    score = score + to_keys[h, i, row]
+                return score + to_queries[h, j, row] if use_queries else score
+
+            return disentangled
+        if bias:
+
+            def apart(score: Tensor, b: Tensor, h: Tensor, i: Tensor, j: Tensor) -> Tensor:
+                return torch.where(types[i] * types[j] == 2, score + bias, score)
+
+            return apart
+        return None
+
+
+@cache
+def _flex(device: str) -> Any:
+    """FlexAttention, compiled for a GPU; elsewhere its eager form, which is the same function written out."""
+    from torch.nn.attention.flex_attention import flex_attention
+
+    return torch.compile(flex_attention, dynamic=True) if device == "cuda" else flex_attention

@@ -1,0 +1,222 @@
+"""Encoders over packed inputs: states at the three markers, in the least work that gives them exactly.
+
+Against the plain forward pass of transformers: no padding; queries, keys and values in one product; relative
+scores without gathers (see `relative`); projections of the relative embeddings computed once a model; the last
+layer computed for the markers only.
+"""
+
+from __future__ import annotations
+
+import math
+from abc import ABC, abstractmethod
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from blendkit.models.fast.attention import Flex, PerInput
+from blendkit.models.fast.layers import Layer, Norm, PostNormLayer, PreNormLayer, stream_dtype
+from blendkit.models.fast.packing import Packed
+from blendkit.models.fast.relative import Buckets, Relative
+
+
+class PackedEncoder(ABC):
+    """States of the last layer at the markers. A family says how it embeds and what its layers are."""
+
+    layers: list[Layer]
+    buckets: Buckets | None = None
+    final_norm: Norm | None = None
+
+    def __init__(self, encoder: Any, candidate_bias: float, device: torch.device, dtype: torch.dtype) -> None:
+        self.config, self.candidate_bias, self.device = encoder.config, candidate_bias, device
+        self.where = (device, dtype)
+        self.stream = stream_dtype(*self.where)
+        self.embeddings = encoder.embeddings.to(device, self.stream)
+        self.build(encoder)
+        self.attention = (Flex if device.type == "cuda" else PerInput)(self.buckets, candidate_bias)
+
+    @classmethod
+    def handles(cls, config: Any) -> bool:
+        """Whether this family's variant is one that the packed path computes."""
+        return True
+
+    @abstractmethod
+    def build(self, encoder: Any) -> None:
+        """Fills `layers` and what else the family needs."""
+
+    @abstractmethod
+    def embed(self, batch: Packed) -> Tensor:
+        """Embeddings, [T, H]."""
+
+    def relative(self, number: int) -> Relative | None:
+        """The relative embeddings of a layer."""
+        return None
+
+    def window(self, number: int) -> int | None:
+        """How far a layer's attention reaches to each side; None is everywhere."""
+        return None
+
+    def turned(self, states: Tensor, number: int, batch: Packed, rows: Tensor | None = None) -> Tensor:
+        """Queries or keys [t, …, h, d] turned by their rotary positions, where a model has them."""
+        return states
+
+    def __call__(self, batch: Packed) -> Tensor:
+        """States at the markers, [n, 3, H], float32."""
+        x = self.embed(batch)
+        for number, layer in enumerate(self.layers[:-1]):
+            qkv = layer.project(x).to(self.stream)
+            qkv = self.turned(qkv, number, batch)
+            x = layer.finish(x, self.attention(qkv, batch, self.relative(number), self.window(number)))
+        x = self._last(x, batch)
+        x = x if self.final_norm is None else self.final_norm(x)
+        return x.float().view(*batch.markers.shape, -1)
+
+    def _last(self, x: Tensor, batch: Packed) -> Tensor:
+        """The last layer, for the markers only: [n·3, H]."""
+        number, layer = len(self.layers) - 1, self.layers[-1]
+        rows = batch.markers.flatten()
+        queries, keys, states = layer.project_last(x, rows)
+        queries = self.turned(queries.to(self.stream), number, batch, rows)
+        keys = self.turned(keys.to(self.stream), number, batch)
+        places, real = batch.grid
+        q = queries.view(*batch.markers.shape, *queries.shape[1:]).transpose(1, 2)  # [n, h, 3, d]
+        k = keys[places].transpose(1, 2)  # [n, h, L, d]
+        scores = q @ k.transpose(2, 3)
+        asked = batch.offsets[batch.markers]
+        distance = asked[:, :, None] - torch.arange(batch.longest, device=self.device)
+        relative = self.relative(number)
+        if relative is not None:
+            scores = scores + self._relative_scores(q, k, relative, distance)
+        if self.candidate_bias:
+            across = batch.types[batch.markers][:, :, None] * batch.types[places][:, None] == 2
+            scores = scores + across[:, None].to(scores.dtype) * self.candidate_bias
+        allowed = real[:, None].expand(distance.shape)
+        window = self.window(number)
+        if window is not None:
+            allowed = allowed & (distance.abs() <= window)
+        weights = scores.masked_fill(~allowed[:, None], float("-inf")).softmax(-1)
+        mixed = torch.matmul(weights.flatten(1, 2), states[places].to(weights.dtype))  # [n, h·3, H]
+        mixed = mixed.view(*weights.shape[:3], -1).transpose(1, 2).flatten(0, 1)
+        return layer.finish(x[rows], layer.values_of(mixed))
+
+    def _relative_scores(self, q: Tensor, k: Tensor, relative: Relative, distance: Tensor) -> Tensor:
+        """c2p and p2c of the markers' queries, [n, h, 3, L]."""
+        if self.buckets is None:
+            raise ValueError("relative embeddings without buckets")
+        table, centre = self.buckets.rows(int(distance.shape[-1]))
+        row = table[distance.long() + centre]
+        total = torch.zeros((), dtype=q.dtype, device=q.device)
+        if relative.keys is not None:
+            by_bucket = q @ relative.keys.transpose(1, 2)
+            total = total + by_bucket.gather(-1, row[:, None].expand(-1, q.shape[1], -1, -1))
+        if relative.queries is not None:
+            by_bucket = k @ relative.queries.transpose(1, 2)
+            index = row.transpose(1, 2)[:, None].expand(-1, q.shape[1], -1, -1)
+            total = total + by_bucket.gather(-1, index).transpose(2, 3)
+        return total
+
+
+class Bert(PackedEncoder):
+    """BERT and MiniLM."""
+
+    def build(self, encoder: Any) -> None:
+        heads, last = self.config.num_attention_heads, self.config.num_hidden_layers - 1
+        scale = math.sqrt(self.config.hidden_size // heads)
+        names = ("query", "key", "value")
+        self.layers = [PostNormLayer(layer, names, heads, scale, self.where, number == last) for number, layer in enumerate(encoder.encoder.layer)]
+
+    def embed(self, batch: Packed) -> Tensor:
+        embedded = self.embeddings(input_ids=batch.ids[None], token_type_ids=batch.types[None], position_ids=self.places(batch)[None])
+        return embedded[0]  # type: ignore[no-any-return]
+
+    def places(self, batch: Packed) -> Tensor:
+        """Position ids as the model counts them, [T]."""
+        return batch.positions
+
+
+class Roberta(Bert):
+    """RoBERTa and XLM-RoBERTa, whose first position is the one behind the padding's."""
+
+    def places(self, batch: Packed) -> Tensor:
+        first: int = self.embeddings.padding_idx + 1
+        return batch.positions + first
+
+
+class DebertaV2(PackedEncoder):
+    """DeBERTa-v2 and -v3."""
+
+    @classmethod
+    def handles(cls, config: Any) -> bool:
+        return bool(getattr(config, "relative_attention", False)) and not getattr(config, "conv_kernel_size", 0)
+
+    def build(self, encoder: Any) -> None:
+        config = self.config
+        heads, last = config.num_attention_heads, config.num_hidden_layers - 1
+        kinds = [kind for kind in ("c2p", "p2c") if kind in (config.pos_att_type or [])]
+        attention = encoder.encoder.layer[0].attention.self
+        scale = math.sqrt(attention.attention_head_size * (1 + len(kinds)))
+        names = ("query_proj", "key_proj", "value_proj")
+        self.layers = [PostNormLayer(layer, names, heads, scale, self.where, number == last) for number, layer in enumerate(encoder.encoder.layer)]
+        self.buckets = Buckets(attention.pos_ebd_size, attention.position_buckets, attention.max_relative_positions, self.device)
+        table = encoder.encoder.get_rel_embedding()[: 2 * attention.pos_ebd_size].detach().float().cpu()
+        self._relative = [self._projected(layer.attention.self, table, kinds, heads, scale) for layer in encoder.encoder.layer]
+
+    def _projected(self, attention: Any, table: Tensor, kinds: list[str], heads: int, scale: float) -> Relative:
+        def project(linear: Any, factor: float) -> Tensor:
+            rows = nn.functional.linear(table, linear.weight.detach().float().cpu(), linear.bias.detach().float().cpu()) * factor
+            return rows.view(len(table), heads, -1).transpose(0, 1).contiguous().to(self.device, self.stream)
+
+        keys = attention.key_proj if attention.share_att_key else getattr(attention, "pos_key_proj", None)
+        queries = attention.query_proj if attention.share_att_key else getattr(attention, "pos_query_proj", None)
+        # The content's query carries the scale already; for position to content the position's query must.
+        return Relative(project(keys, 1.0) if "c2p" in kinds else None, project(queries, 1.0 / scale) if "p2c" in kinds else None)
+
+    def embed(self, batch: Packed) -> Tensor:
+        # transformers builds a row of zeros as long as the input where a checkpoint has no absolute positions.
+        embedded = self.embeddings(input_ids=batch.ids[None], token_type_ids=batch.types[None], position_ids=batch.positions[None])
+        return embedded[0]  # type: ignore[no-any-return]
+
+    def relative(self, number: int) -> Relative | None:
+        return self._relative[number]
+
+
+class ModernBert(PackedEncoder):
+    """ModernBERT: rotary positions, and layers that see a window only."""
+
+    def build(self, encoder: Any) -> None:
+        heads, last = self.config.num_attention_heads, self.config.num_hidden_layers - 1
+        scale = math.sqrt(self.config.hidden_size // heads)
+        self.layers = [PreNormLayer(layer, heads, scale, self.where, number == last) for number, layer in enumerate(encoder.layers)]
+        self.final_norm = Norm(encoder.final_norm, self.device, self.stream)
+        self.rotary = encoder.rotary_emb.to(self.device)
+        self.kinds = list(self.config.layer_types)
+
+    def embed(self, batch: Packed) -> Tensor:
+        return self.embeddings(batch.ids[None])[0]  # type: ignore[no-any-return]
+
+    def window(self, number: int) -> int | None:
+        return int(self.config.sliding_window) if self.kinds[number] == "sliding_attention" else None
+
+    def turned(self, states: Tensor, number: int, batch: Packed, rows: Tensor | None = None) -> Tensor:
+        positions = batch.positions if rows is None else batch.positions[rows]
+        cos, sin = (part[0].float() for part in self.rotary(states.float(), positions[None], self.kinds[number]))
+        if states.dim() == 4:  # queries, keys and values together: the values stay
+            pair = _turn(states[:, :2].float(), cos[:, None, None], sin[:, None, None]).to(states.dtype)
+            return torch.cat([pair, states[:, 2:]], dim=1)
+        return _turn(states.float(), cos[:, None], sin[:, None]).to(states.dtype)
+
+
+def _turn(states: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
+    left, right = states.chunk(2, dim=-1)
+    return states * cos + torch.cat([-right, left], dim=-1) * sin
+
+
+FAMILIES: dict[str, type[PackedEncoder]] = {"bert": Bert, "roberta": Roberta, "xlm-roberta": Roberta, "deberta-v2": DebertaV2, "modernbert": ModernBert}
+
+
+def packed_encoder(encoder: Any, candidate_bias: float, device: torch.device, dtype: torch.dtype) -> PackedEncoder | None:
+    """The packed form of a transformers encoder, or None where there is none for its kind."""
+    family = FAMILIES.get(encoder.config.model_type)
+    if family is None or not family.handles(encoder.config):
+        return None
+    return family(encoder, candidate_bias, device, dtype)

@@ -1,0 +1,121 @@
+"""Transformer layers over packed tokens, read out of a transformers model.
+
+A layer here is the model's own weights in another arrangement: queries, keys and values in one product, the
+attention's scale folded into the queries, and the last layer cut down to what its three readers need.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from blendkit.models.fast.linear import Linear
+
+
+class Norm:
+    """LayerNorm over [T, H], computed in the number type of its input."""
+
+    def __init__(self, norm: Any, device: torch.device, dtype: torch.dtype) -> None:
+        self.shape = norm.normalized_shape
+        self.weight = norm.weight.detach().to(device, dtype)
+        self.bias = None if norm.bias is None else norm.bias.detach().to(device, dtype)
+        self.eps = norm.eps
+
+    def __call__(self, x: Tensor) -> Tensor:
+        return functional.layer_norm(x, self.shape, self.weight, self.bias, self.eps)
+
+
+class Layer(ABC):
+    """One layer: `project` before attention, `finish` behind it. The stream of states keeps one number type."""
+
+    def __init__(self, weight: Tensor, bias: Tensor | None, heads: int, scale: float, where: tuple[torch.device, torch.dtype], last: bool) -> None:
+        """`weight` [3·H', H] and `bias` [3·H'] are those of queries, keys and values, in this order."""
+        size = len(weight) // 3
+        self.heads, self.head_dim = heads, size // heads
+        factor = torch.ones(3 * size, 1)
+        factor[:size] /= scale
+        weight = weight.detach().float().cpu() * factor
+        bias = torch.zeros(3 * size) if bias is None else bias.detach().float().cpu() * factor[:, 0]
+        if last:
+            # The last layer's values are read by three positions only: their products wait until the weights are known.
+            self.query = Linear(weight[:size], bias[:size], *where)
+            self.key = Linear(weight[size : 2 * size], bias[size : 2 * size], *where)
+            self.value = weight[2 * size :].view(heads, self.head_dim, -1).to(*where)
+            self.value_bias = bias[2 * size :].to(*where)
+        else:
+            self.qkv = Linear(weight, bias, *where)
+
+    def project(self, x: Tensor) -> Tensor:
+        """Queries (scaled), keys and values, [T, 3, h, d]."""
+        return self.qkv(self.normed(x)).view(len(x), 3, self.heads, self.head_dim)
+
+    def project_last(self, x: Tensor, rows: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Queries of some rows [r, h, d], keys of all [T, h, d], and the states that values are made of [T, H]."""
+        normed = self.normed(x)
+        return self.query(normed[rows]).view(-1, self.heads, self.head_dim), self.key(normed).view(-1, self.heads, self.head_dim), normed
+
+    def values_of(self, states: Tensor) -> Tensor:
+        """Values [r, h·d] of states [r, h, H] that were mixed a head each."""
+        mixed = torch.einsum("rhi,hdi->rhd", states.to(self.value.dtype), self.value)
+        return mixed.flatten(1) + self.value_bias
+
+    def normed(self, x: Tensor) -> Tensor:
+        """What attention reads."""
+        return x
+
+    @abstractmethod
+    def finish(self, x: Tensor, context: Tensor) -> Tensor:
+        """The layer's output [T, H] from its input [T, H] and the attention's [T, h·d]."""
+
+
+class PostNormLayer(Layer):
+    """The layer of BERT, RoBERTa and DeBERTa: norms behind attention and behind the feed-forward."""
+
+    def __init__(self, layer: Any, names: tuple[str, str, str], heads: int, scale: float, where: tuple[torch.device, torch.dtype], last: bool) -> None:
+        projections = [getattr(layer.attention.self, name) for name in names]
+        weight, bias = torch.cat([p.weight for p in projections]), torch.cat([p.bias for p in projections])
+        super().__init__(weight, bias, heads, scale, where, last)
+        output, up, down = layer.attention.output, layer.intermediate, layer.output
+        stream = stream_dtype(*where)
+        self.out = _linear(output.dense, where)
+        self.norm = Norm(output.LayerNorm, where[0], stream)
+        self.up = _linear(up.dense, where, up.intermediate_act_fn)
+        self.down = _linear(down.dense, where)
+        self.down_norm = Norm(down.LayerNorm, where[0], stream)
+
+    def finish(self, x: Tensor, context: Tensor) -> Tensor:
+        x = self.norm(x + self.out(context))
+        return self.down_norm(x + self.down(self.up(x)))
+
+
+class PreNormLayer(Layer):
+    """The layer of ModernBERT: norms before attention and feed-forward, a gated feed-forward."""
+
+    def __init__(self, layer: Any, heads: int, scale: float, where: tuple[torch.device, torch.dtype], last: bool) -> None:
+        super().__init__(layer.attn.Wqkv.weight, layer.attn.Wqkv.bias, heads, scale, where, last)
+        stream = stream_dtype(*where)
+        self.norm = None if isinstance(layer.attn_norm, nn.Identity) else Norm(layer.attn_norm, where[0], stream)
+        self.out = _linear(layer.attn.Wo, where)
+        self.mlp_norm = Norm(layer.mlp_norm, where[0], stream)
+        self.up, self.down, self.act = _linear(layer.mlp.Wi, where), _linear(layer.mlp.Wo, where), layer.mlp.act
+
+    def normed(self, x: Tensor) -> Tensor:
+        return x if self.norm is None else self.norm(x)
+
+    def finish(self, x: Tensor, context: Tensor) -> Tensor:
+        x = x + self.out(context)
+        value, gate = self.up(self.mlp_norm(x)).chunk(2, dim=-1)
+        return x + self.down(self.act(value) * gate)
+
+
+def stream_dtype(device: torch.device, dtype: torch.dtype) -> torch.dtype:
+    """The number type between layers: on a CPU float32, whatever the products are done in; attention keeps to it there."""
+    return torch.float32 if device.type == "cpu" else dtype
+
+
+def _linear(linear: Any, where: tuple[torch.device, torch.dtype], activation: Any = None) -> Linear:
+    return Linear(linear.weight, linear.bias, *where, activation)

@@ -1,0 +1,64 @@
+"""A batch of inputs end to end, without padding: T tokens in all, n inputs."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from functools import cached_property
+from itertools import accumulate
+
+import torch
+from torch import Tensor
+
+
+@dataclass
+class Packed:
+    """n inputs laid end to end.
+
+    `ids`, `positions` and `types` are [T] (long); `lengths` are the n inputs' tokens, T in sum; `markers`
+    is [n, 3]: where each input's markers stand among the T tokens.
+    """
+
+    ids: Tensor
+    positions: Tensor
+    types: Tensor
+    lengths: list[int]
+    markers: Tensor
+
+    @cached_property
+    def bounds(self) -> list[tuple[int, int]]:
+        """Where each input begins and ends among the T tokens."""
+        ends = list(accumulate(self.lengths))
+        return list(zip([0, *ends[:-1]], ends, strict=True))
+
+    @cached_property
+    def longest(self) -> int:
+        """Tokens of the longest input."""
+        return max(self.lengths)
+
+    @cached_property
+    def starts(self) -> Tensor:
+        """Where each input begins, [n]."""
+        return torch.tensor([start for start, _ in self.bounds], device=self.ids.device)
+
+    @cached_property
+    def owner(self) -> Tensor:
+        """Which input a token belongs to, [T] (int32)."""
+        lengths = torch.tensor(self.lengths, device=self.ids.device)
+        return torch.repeat_interleave(torch.arange(len(self.lengths), dtype=torch.int32, device=self.ids.device), lengths, output_size=len(self.ids))
+
+    @cached_property
+    def offsets(self) -> Tensor:
+        """A token's place within its own input, counted from 0, [T] (int32)."""
+        return (torch.arange(len(self.ids), device=self.ids.device) - self.starts[self.owner]).to(torch.int32)
+
+    @cached_property
+    def grid(self) -> tuple[Tensor, Tensor]:
+        """The tokens in rows: their places among the T, [n, longest], and which of them are real, [n, longest]."""
+        columns = torch.arange(self.longest, device=self.ids.device)
+        real = columns < torch.tensor(self.lengths, device=self.ids.device)[:, None]
+        return torch.where(real, self.starts[:, None] + columns, 0), real
+
+    def to(self, device: torch.device) -> Packed:
+        """The same batch on another device."""
+        moved = {name: getattr(self, name).to(device, non_blocking=True) for name in ("ids", "positions", "types", "markers")}
+        return replace(self, **moved)

@@ -1,0 +1,101 @@
+"""DeBERTa's disentangled attention (He et al. 2021, section 3.1) without its gathers.
+
+The score of query i and key j is (Q_i·K_j + Q_i·Kr[δ] + K_j·Qr[δ]) / sqrt(3d), where δ is the bucket of i - j.
+The rows of Kr that one query meets, key after key, are a run of one table (`Kr[bucket(c - m)]` for m = 0, 1, …),
+and the next query's run begins one row earlier. So a block of B queries needs one product with L + B - 1 rows,
+and its scores are that product read with a skewed stride: nothing is gathered, and no index of L×L exists.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+BLOCK = 128
+
+
+@dataclass
+class Relative:
+    """One layer's projected relative embeddings: `keys` (Kr) and `queries` (Qr, scaled), [h, 2s, d]; either may be absent."""
+
+    keys: Tensor | None
+    queries: Tensor | None
+
+
+class Buckets:
+    """The row of the relative embeddings for a distance query minus key."""
+
+    def __init__(self, span: int, buckets: int, furthest: int, device: torch.device) -> None:
+        self.span, self.buckets, self.furthest, self.device = span, buckets, furthest, device
+        self._rows = torch.empty(0, dtype=torch.long, device=device)
+
+    def rows(self, length: int) -> tuple[Tensor, int]:
+        """The rows of all distances -c … c, [2c + 1], and c, which is at least `length` - 1."""
+        if len(self._rows) < 2 * length - 1:
+            from transformers.models.deberta_v2.modeling_deberta_v2 import make_log_bucket_position
+
+            reach = max(length, 512)
+            distances = torch.arange(1 - reach, reach)
+            if self.buckets > 0 and self.furthest > 0:
+                distances = make_log_bucket_position(distances, self.buckets, self.furthest).long()
+            self._rows = (distances + self.span).clamp(0, 2 * self.span - 1).to(self.device)
+        return self._rows, len(self._rows) // 2
+
+
+class Workspace:
+    """Memory for scores that is asked for once and used again: a fresh page costs more than the product that fills it."""
+
+    def __init__(self) -> None:
+        self._memory: dict[tuple[str, torch.dtype], Tensor] = {}
+
+    def take(self, name: str, shape: tuple[int, ...], dtype: torch.dtype) -> Tensor:
+        """An uninitialised tensor of this shape; the next `take` of the same name overwrites it."""
+        size = 1
+        for side in shape:
+            size *= side
+        memory = self._memory.get((name, dtype))
+        if memory is None or len(memory) < size:
+            memory = self._memory[name, dtype] = torch.empty(size, dtype=dtype)
+        return memory[:size].view(shape)
+
+
+class Disentangled:
+    """Disentangled attention on a CPU, one input at a time, all heads at once."""
+
+    def __init__(self, buckets: Buckets) -> None:
+        self.buckets, self.workspace = buckets, Workspace()
+
+    def __call__(self, qkv: Tensor, bounds: list[tuple[int, int]], longest: int, relative: Relative) -> Tensor:
+        """Contexts [T, h·d] of packed queries, keys and values [T, 3, h, d]."""
+        rows, centre = self.buckets.rows(longest)
+        # In these tables the distance falls (keys) and rises (queries) from row to row.
+        span = rows[centre - longest + 1 : centre + longest]
+        keys = None if relative.keys is None else relative.keys[:, span.flip(0)]
+        queries = None if relative.queries is None else relative.queries[:, span]
+        contexts = qkv.new_empty(qkv.shape[0], *qkv.shape[2:])
+        for start, end in bounds:
+            q, k, v = (qkv[start:end, part].transpose(0, 1) for part in range(3))
+            heads, length, _ = q.shape
+            scores = self.workspace.take("scores", (heads, length, length), qkv.dtype)
+            torch.bmm(q, k.transpose(1, 2), out=scores)
+            if keys is not None:
+                self._add(scores, q, keys, longest - 1)
+            if queries is not None:
+                self._add(scores.transpose(1, 2), k, queries, longest - 1)
+            torch.softmax(scores, dim=-1, out=scores)
+            torch.bmm(scores, v, out=contexts[start:end].transpose(0, 1))
+        return contexts.flatten(1)
+
+    def _add(self, scores: Tensor, states: Tensor, table: Tensor, centre: int) -> None:
+        """scores[h, i, j] += states[h, i]·table[h, centre - i + j], a block of rows i at a time."""
+        heads, length, _ = states.shape
+        for first in range(0, length, BLOCK):
+            rows = min(BLOCK, length - first)
+            width = length + rows - 1
+            begin = centre - first - rows + 1
+            product = self.workspace.take("product", (heads, rows, width), states.dtype)
+            torch.bmm(states[:, first : first + rows], table[:, begin : begin + width].transpose(1, 2), out=product)
+            skewed = product.as_strided((heads, rows, length), (rows * width, width - 1, 1), product.storage_offset() + rows - 1)
+            scores[:, first : first + rows] += skewed

@@ -1,0 +1,133 @@
+"""The packed encoders give what transformers gives, for every family and however the inputs are batched."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from conftest import examples
+from transformers import AutoConfig, AutoModel
+
+from blendkit.models.fast.attention import Flex
+from blendkit.models.fast.encoder import packed_encoder
+from blendkit.models.fast.scorer import PairScorer
+from blendkit.models.pairrm import PairRM, PairRMConfig
+from blendkit.rankers.pair_inputs import PairInputs, Segment
+from blendkit.rankers.pairranker import PairRanker
+from blendkit.stage import apply
+
+CPU = torch.device("cpu")
+SHAPE = {"vocab_size": 300, "hidden_size": 48, "num_hidden_layers": 3, "num_attention_heads": 4, "intermediate_size": 96, "max_position_embeddings": 512}
+DEBERTA = {**SHAPE, "relative_attention": True, "type_vocab_size": 0, "position_biased_input": False, "norm_rel_ebd": "layer_norm"}
+ENCODERS = {
+    "deberta-v3": ("deberta-v2", {**DEBERTA, "position_buckets": 16, "share_att_key": True, "pos_att_type": ["p2c", "c2p"]}),
+    "deberta-own-projections": ("deberta-v2", {**DEBERTA, "position_buckets": 8, "share_att_key": False, "pos_att_type": ["p2c", "c2p"]}),
+    "deberta-c2p": ("deberta-v2", {**DEBERTA, "max_relative_positions": 40, "share_att_key": True, "pos_att_type": ["c2p"], "position_biased_input": True}),
+    "deberta-p2c": ("deberta-v2", {**DEBERTA, "position_buckets": 16, "share_att_key": True, "pos_att_type": ["p2c"], "type_vocab_size": 2}),
+    "bert": ("bert", SHAPE),
+    "bert-segments": ("bert", {**SHAPE, "type_vocab_size": 3}),
+    "roberta": ("roberta", {**SHAPE, "pad_token_id": 1, "type_vocab_size": 1}),
+    "modernbert": (
+        "modernbert",
+        {**SHAPE, "num_hidden_layers": 5, "local_attention": 32, "global_attn_every_n_layers": 3}
+        | dict.fromkeys(("pad_token_id", "bos_token_id", "eos_token_id", "cls_token_id", "sep_token_id"), 0),
+    ),
+}
+
+
+class Tokenizer:
+    """As much of a tokenizer as ready-made ids need."""
+
+    pad_token_id, sep_token = 0, "[SEP]"
+
+    def convert_tokens_to_ids(self, token: str) -> int:
+        return 5
+
+
+class Inputs(PairInputs):
+    def __init__(self, config: PairRMConfig) -> None:
+        self.tokenizer, self.config = Tokenizer(), config
+
+
+def network(name: str) -> PairRM:
+    kind, shape = ENCODERS[name]
+    torch.manual_seed(0)
+    encoder = AutoModel.from_config(AutoConfig.for_model(kind, **shape))
+    for weight in encoder.parameters():
+        if weight.dim() > 1:
+            torch.nn.init.normal_(weight, std=0.15)
+    segments = name.endswith("segments")
+    config = PairRMConfig(100, 100, positions="segment" if segments else "running", candidate_bias=-3.0 if segments else 0.0)
+    return PairRM(config, encoder).eval()
+
+
+def rows(count: int = 7) -> list[list[Segment]]:
+    generator = torch.Generator().manual_seed(1)
+    lengths = torch.randint(3, 90, (count, 3), generator=generator).tolist()
+    return [[Segment(tuple(torch.randint(6, 300, (n,), generator=generator).tolist()), role) for role, n in enumerate(row)] for row in lengths]
+
+
+@pytest.mark.parametrize("name", ENCODERS)
+def test_packed_is_the_plain_forward_pass(name):
+    model = network(name)
+    inputs = Inputs(model.config)
+    plain = PairScorer(model, inputs, CPU, torch.float32, packed=False)(rows())
+    packed = PairScorer(model, inputs, CPU, torch.float32)
+    assert packed.encoder is not None
+    assert plain.abs().mean() > 0.02  # differences that are there to be missed
+    torch.testing.assert_close(packed(rows()), plain, atol=1e-5, rtol=0)
+    one_by_one = torch.cat([packed([row]) for row in rows()])
+    torch.testing.assert_close(one_by_one, plain, atol=1e-5, rtol=0)
+
+
+@pytest.mark.parametrize("name", ENCODERS)
+@pytest.mark.filterwarnings("ignore")
+def test_the_gpu_attention_is_the_same_function(name):
+    model = network(name)
+    inputs = Inputs(model.config)
+    plain = PairScorer(model, inputs, CPU, torch.float32, packed=False)(rows())
+    packed = PairScorer(model, inputs, CPU, torch.float32)
+    packed.encoder.attention = Flex(packed.encoder.buckets, model.config.candidate_bias)
+    torch.testing.assert_close(packed(rows()), plain, atol=1e-5, rtol=0)
+
+
+@pytest.mark.parametrize("name", ["deberta-v3", "bert-segments", "modernbert"])
+def test_bfloat16_is_near(name):
+    model = network(name)
+    inputs = Inputs(model.config)
+    exact = PairScorer(model, inputs, CPU, torch.float32)(rows())
+    narrow = PairScorer(model, inputs, CPU, torch.bfloat16)(rows())
+    assert not torch.equal(narrow, exact)
+    torch.testing.assert_close(narrow, exact, atol=0.02, rtol=0)
+
+
+def test_a_long_input_needs_more_than_one_block_of_queries():
+    model = network("deberta-v3")
+    inputs = Inputs(model.config)
+    generator = torch.Generator().manual_seed(2)
+    row = [Segment(tuple(torch.randint(6, 300, (n,), generator=generator).tolist()), role) for role, n in enumerate((200, 150, 333))]
+    plain = PairScorer(model, inputs, CPU, torch.float32, packed=False)([row])
+    torch.testing.assert_close(PairScorer(model, inputs, CPU, torch.float32)([row]), plain, atol=1e-5, rtol=0)
+
+
+def test_other_encoders_run_as_transformers_has_them():
+    encoder = AutoModel.from_config(AutoConfig.for_model("electra", **SHAPE, embedding_size=48))
+    assert packed_encoder(encoder, 0.0, CPU, torch.float32) is None
+    model = PairRM(PairRMConfig(100, 100), encoder).eval()
+    assert PairScorer(model, Inputs(model.config), CPU, torch.float32)(rows(2)).isfinite().all()
+
+
+def test_results_depend_on_no_batch_window_or_order(tiny_ranker, golden_ranker):
+    for checkpoint in (str(tiny_ranker), golden_ranker):
+        if checkpoint is None:
+            continue
+        results = []
+        for tokens, window, turned in ((2048, 8, False), (100, 1, False), (700, 3, True)):
+            records = examples(6)[:: -1 if turned else 1]
+            stage = PairRanker(checkpoint, device="cpu", dtype="float32")
+            done = list(apply(stage, records, window=window, batch_tokens=tokens))
+            results.append({record["id"]: record["comparisons"]["pairrm"]["pairs"] for record in done})
+        for other in results[1:]:
+            for key, pairs in results[0].items():
+                for expected, found in zip(pairs, other[key], strict=True):
+                    assert found[:2] == expected[:2]
+                    assert found[2] == pytest.approx(expected[2], abs=1e-5)
