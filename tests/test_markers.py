@@ -72,12 +72,11 @@ def test_the_reference_rule_for_separators(golden_ranker):
 def test_runs_of_spaces_stay_tokens():
     """Tokenizers of the GPT-NeoX kind have runs of spaces among their added tokens; those are text."""
     from tokenizers import AddedToken
+    from tokenizers.models import WordLevel
+    from tokenizers.pre_tokenizers import Split
     from transformers import PreTrainedTokenizerFast
 
     from blendkit.models.text_tokenizer import TextTokenizer
-
-    from tokenizers.models import WordLevel
-    from tokenizers.pre_tokenizers import Split
 
     backend = Tokenizer(WordLevel({"[UNK]": 0, "a": 1, "b": 2}, unk_token="[UNK]"))
     backend.pre_tokenizer = Split("", "isolated")

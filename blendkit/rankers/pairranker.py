@@ -46,6 +46,11 @@ class Truncation:
         return [f"cut to the model's length: {', '.join(parts)}; --on-truncate fail stops instead"] if parts else []
 
 
+def pair_budget(device: Any) -> int:
+    """Tokens a batch: a CPU is quickest while a batch's activations stay in its cache, a GPU wants more."""
+    return 2048 if device.type == "cpu" else 32768
+
+
 class PairRanker(Stage):
     """Writes `comparisons[name]`: logits of pairs of the candidates that LLMs wrote.
 
@@ -83,9 +88,8 @@ class PairRanker(Stage):
         self.dtype = choose_dtype(dtype, self.device)
         self.prefilter = Prefilter(prefilter, str(self.device), dtype, seed) if prefilter else None
         self.model_name, self.comparisons_name = model, name
-        # A CPU is quickest while a batch's activations stay in its cache; a GPU wants more. A schedule of many small
-        # rounds needs many records in flight to fill a batch.
-        self.batch_tokens = 2048 if self.device.type == "cpu" else 16384
+        self.batch_tokens = pair_budget(self.device)
+        # A schedule of many small rounds needs many records in flight to fill a batch.
         if schedule not in ("full", "single"):
             self.window = 8 if self.device.type == "cpu" else 256
         network, tokenizer = load_pairrm(model)

@@ -25,7 +25,7 @@ class PerInput:
         """Contexts [T, h·d] of queries (scaled), keys and values [T, 3, h, d]."""
         if relative is not None and self.disentangled is not None:
             return self.disentangled(qkv, batch.bounds, batch.longest, relative)
-        contexts = qkv.new_empty(qkv.shape[0], *qkv.shape[2:])
+        contexts = qkv.new_zeros(qkv.shape[0], *qkv.shape[2:])
         for start, end in batch.bounds:
             q, k, v = (qkv[start:end, part].transpose(0, 1)[None] for part in range(3))
             mask = self._mask(batch, start, end, window, qkv.dtype)

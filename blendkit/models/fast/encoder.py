@@ -62,6 +62,7 @@ class PackedEncoder(ABC):
 
     def __call__(self, batch: Packed) -> Tensor:
         """States at the markers, [n, 3, H], float32."""
+        batch = batch.rounded(512 if self.device.type == "cuda" else 64)
         x = self.embed(batch)
         for number, layer in enumerate(self.layers[:-1]):
             qkv = layer.project(x).to(self.stream)

@@ -8,14 +8,15 @@ from itertools import accumulate
 
 import torch
 from torch import Tensor
+from torch.nn import functional
 
 
 @dataclass
 class Packed:
     """n inputs laid end to end.
 
-    `ids`, `positions` and `types` are [T] (long); `lengths` are the n inputs' tokens, T in sum; `markers`
-    is [n, 3]: where each input's markers stand among the T tokens.
+    `ids`, `positions` and `types` are [T] (long); `lengths` are the n inputs' tokens, T in sum unless `rounded`
+    added filling; `markers` is [n, 3]: where each input's markers stand among the T tokens.
     """
 
     ids: Tensor
@@ -37,14 +38,14 @@ class Packed:
 
     @cached_property
     def starts(self) -> Tensor:
-        """Where each input begins, [n]."""
-        return torch.tensor([start for start, _ in self.bounds], device=self.ids.device)
+        """Where each input begins, and behind the last one the filling, [n + 1]."""
+        return torch.tensor([0, *(end for _, end in self.bounds)], device=self.ids.device)
 
     @cached_property
     def owner(self) -> Tensor:
-        """Which input a token belongs to, [T] (int32)."""
-        lengths = torch.tensor(self.lengths, device=self.ids.device)
-        return torch.repeat_interleave(torch.arange(len(self.lengths), dtype=torch.int32, device=self.ids.device), lengths, output_size=len(self.ids))
+        """Which input a token belongs to, [T] (int32); the filling is number n."""
+        lengths = torch.tensor([*self.lengths, len(self.ids) - sum(self.lengths)], device=self.ids.device)
+        return torch.repeat_interleave(torch.arange(len(lengths), dtype=torch.int32, device=self.ids.device), lengths, output_size=len(self.ids))
 
     @cached_property
     def offsets(self) -> Tensor:
@@ -56,9 +57,18 @@ class Packed:
         """The tokens in rows: their places among the T, [n, longest], and which of them are real, [n, longest]."""
         columns = torch.arange(self.longest, device=self.ids.device)
         real = columns < torch.tensor(self.lengths, device=self.ids.device)[:, None]
-        return torch.where(real, self.starts[:, None] + columns, 0), real
+        return torch.where(real, self.starts[:-1, None] + columns, 0), real
+
+    def rounded(self, multiple: int) -> Packed:
+        """The same batch with T filled up to a multiple.
+
+        Libraries keep a plan for each shape that they meet; without this their memory grows with the stream.
+        """
+        extra = -len(self.ids) % multiple
+        ids, positions, types = (functional.pad(part, (0, extra)) for part in (self.ids, self.positions, self.types))
+        return replace(self, ids=ids, positions=positions, types=types)
 
     def to(self, device: torch.device) -> Packed:
         """The same batch on another device."""
-        moved = {name: getattr(self, name).to(device, non_blocking=True) for name in ("ids", "positions", "types", "markers")}
-        return replace(self, **moved)
+        ids, positions, types, markers = (part.to(device, non_blocking=True) for part in (self.ids, self.positions, self.types, self.markers))
+        return replace(self, ids=ids, positions=positions, types=types, markers=markers)

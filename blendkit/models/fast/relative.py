@@ -74,7 +74,7 @@ class Disentangled:
         span = rows[centre - longest + 1 : centre + longest]
         keys = None if relative.keys is None else relative.keys[:, span.flip(0)]
         queries = None if relative.queries is None else relative.queries[:, span]
-        contexts = qkv.new_empty(qkv.shape[0], *qkv.shape[2:])
+        contexts = qkv.new_zeros(qkv.shape[0], *qkv.shape[2:])
         for start, end in bounds:
             q, k, v = (qkv[start:end, part].transpose(0, 1) for part in range(3))
             heads, length, _ = q.shape

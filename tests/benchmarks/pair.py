@@ -1,0 +1,253 @@
+"""Pairs a second of `pair` against a plain Hugging Face implementation of the same loop, in one run.
+
+Plain is what the reference implementation does: for each batch of records and each pair index (i, j), one forward
+pass of the encoder as transformers has it, padded to the longest input of the batch. Models are random, of a real
+shape; texts and their lengths are real. Each variant runs in a process of its own, so that peak memory is its own.
+
+    bin/bench pair                            a 6-layer model, on this machine's best device
+    bin/bench pair --model large              DeBERTa-v3-large's shape
+    bin/bench pair --records 8 --indices 110  the full matrix of 8 records
+"""
+
+from __future__ import annotations
+
+import argparse
+import gzip
+import json
+import os
+import platform
+import random
+import resource
+import subprocess
+import sys
+import time
+from dataclasses import replace
+from importlib.util import find_spec
+from itertools import permutations
+from pathlib import Path
+
+ROOT = Path(__file__).parent.parent.parent
+DEV = ROOT.parent / "shared" / "data" / "dev.jsonl.gz"
+EXAMPLES = ROOT / "docs" / "examples" / "candidates.jsonl"
+SHAPES = {
+    "base6": {"hidden_size": 768, "num_hidden_layers": 6, "num_attention_heads": 12, "intermediate_size": 3072},
+    "large": {"hidden_size": 1024, "num_hidden_layers": 24, "num_attention_heads": 16, "intermediate_size": 4096},
+}
+BUCKETS = 256
+
+
+def arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(prog="bin/bench pair", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--model", choices=[*SHAPES, "embedded"], default="base6", help="6 layers of 768, DeBERTa-v3-large's shape, or the embedded ranker")
+    parser.add_argument("--records", type=int, default=8)
+    parser.add_argument("--indices", type=int, default=12, help="pair indices (i, j) of the 110, drawn by seed; the same for all variants")
+    parser.add_argument("--batch-size", type=int, default=8, help="records a batch of the plain implementation (the reference's default is 8)")
+    parser.add_argument("--batch-tokens", type=int, help="tokens a batch of ours; the command's own default")
+    parser.add_argument("--device", default="auto")
+    parser.add_argument("--plain-dtype", help="float32 on a CPU, float16 on a GPU (the reference's choices)")
+    parser.add_argument("--dtypes", nargs="+", help="ours: float32 and bfloat16 on a CPU, bfloat16 on a GPU")
+    parser.add_argument("--repeats", type=int, default=1, help="each variant this often, in turn; the fastest counts")
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--variant", help=argparse.SUPPRESS)
+    return parser.parse_args()
+
+
+def read_records(count: int) -> list[dict]:
+    if DEV.is_file():
+        with gzip.open(DEV) as file:
+            return [json.loads(line) for line in file][:count]
+    return [json.loads(line) for line in EXAMPLES.read_text().splitlines()][:count]
+
+
+def random_ranker(shape: str):
+    """A PairRanker with a random encoder of DeBERTa-v3's kind, and the embedded ranker's tokenizer."""
+    import torch
+    from transformers import DebertaV2Config, DebertaV2Model
+
+    from blendkit.models.pairrm import PairRM, PairRMConfig, load_pairrm
+
+    network, tokenizer = load_pairrm("embedded")
+    if shape == "embedded":
+        return network, tokenizer
+    torch.manual_seed(0)
+    config = DebertaV2Config(
+        vocab_size=30592,
+        **SHAPES[shape],
+        max_position_embeddings=512,
+        relative_attention=True,
+        position_buckets=BUCKETS,
+        norm_rel_ebd="layer_norm",
+        share_att_key=True,
+        pos_att_type=["p2c", "c2p"],
+        position_biased_input=False,
+        type_vocab_size=0,
+        layer_norm_eps=1e-7,
+    )
+    return PairRM(PairRMConfig(1224, 412), DebertaV2Model(config).eval()), tokenizer
+
+
+def matmul_rate(device, dtype) -> float:
+    """FLOP/s of the best of some matrix products of this number type."""
+    import torch
+
+    side = 2048 if device.type == "cpu" else 8192
+    a, b = (torch.randn(side, side, device=device, dtype=dtype) for _ in range(2))
+    best = float("inf")
+    for _ in range(6):
+        synchronize(device)
+        start = time.perf_counter()
+        for _ in range(2 if device.type == "cpu" else 10):
+            a @ b
+        synchronize(device)
+        best = min(best, (time.perf_counter() - start) / (2 if device.type == "cpu" else 10))
+    return 2 * side**3 / best
+
+
+def synchronize(device) -> None:
+    import torch
+
+    if device.type == "cuda":
+        torch.cuda.synchronize()
+
+
+def nominal_flops(encoder, lengths: list[int]) -> float:
+    """Of the plain forward pass over the real tokens: projections, feed-forward, scores, contexts, relative scores."""
+    h, f, layers = encoder.hidden_size, encoder.intermediate_size, encoder.num_hidden_layers
+    relative = 2 * 2 * 2 * BUCKETS * h if encoder.model_type == "deberta-v2" else 0
+    return sum(layers * length * (2 * (4 * h * h + 2 * h * f) + 4 * length * h + relative) for length in lengths)
+
+
+def run_variant(options: argparse.Namespace) -> dict:
+    """One variant, `plain:float16` or `ours:bfloat16`, in this process."""
+    import torch
+
+    from blendkit.models.fast.scorer import PairScorer
+    from blendkit.models.loading import choose_device
+    from blendkit.rankers.pair_inputs import PairInputs
+    from blendkit.rankers.pairranker import pair_budget
+    from blendkit.records import source_text
+    from blendkit.stage import Plan, Stage, Work, run_works
+
+    kind, _, dtype_name = options.variant.partition(":")
+    device, dtype = choose_device(options.device), getattr(torch, dtype_name)
+    network, tokenizer = random_ranker(options.model)
+    encoder_config = network.pretrained_model.config
+    inputs = PairInputs(tokenizer, replace(network.config))
+    if kind == "flashdeberta":
+        from flashdeberta import FlashDebertaV2Model
+
+        flash = FlashDebertaV2Model(encoder_config).eval()
+        flash.load_state_dict(network.pretrained_model.state_dict(), strict=False)
+        network.pretrained_model = flash
+    scorer = PairScorer(network, inputs, device, dtype, packed=kind == "ours")
+
+    records = []
+    for record in read_records(options.records):
+        source = inputs.source(source_text(record))
+        records.append((source, inputs.candidates([candidate["text"] for candidate in record["candidates"]], source)))
+    count = min(len(candidates) for _, candidates in records)
+    indices = list(permutations(range(count), 2))
+    random.Random(options.seed).shuffle(indices)
+    indices = indices[: options.indices]
+    rows = {(number, i, j): inputs.pair(source, ids[i], ids[j]) for number, (source, ids) in enumerate(records) for i, j in indices}
+    lengths = [sum(len(segment.ids) for segment in row) for row in rows.values()]
+
+    class Ours(Stage):
+        name = "bench"
+
+        def run(self, group, payloads):
+            return scorer(payloads).tolist()
+
+    def ours() -> dict:
+        results: dict = {}
+        tokens = options.batch_tokens or pair_budget(device)
+        run_works(Ours(), [Work("pairs", key, sum(len(s.ids) for s in row), row) for key, row in rows.items()], Plan(batch_tokens=tokens), results)
+        return {key[1]: value for key, value in results.items()}
+
+    def plain() -> dict:
+        results = {}
+        for start in range(0, len(records), options.batch_size):
+            batch = range(start, min(start + options.batch_size, len(records)))
+            for i, j in indices:
+                for number, logit in zip(batch, scorer([rows[number, i, j] for number in batch]).tolist(), strict=True):
+                    results[number, i, j] = logit
+        return results
+
+    scorer(list(rows.values())[:2])  # first calls compile and allocate
+    if device.type == "cuda":
+        (ours if kind == "ours" else plain)()
+        torch.cuda.reset_peak_memory_stats()
+    synchronize(device)
+    start = time.perf_counter()
+    logits = (ours if kind == "ours" else plain)()
+    synchronize(device)
+    seconds = time.perf_counter() - start
+    peak = torch.cuda.max_memory_allocated() if device.type == "cuda" else resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+    rate = matmul_rate(device, dtype)
+    return {
+        "variant": options.variant,
+        "pairs_per_s": len(rows) / seconds,
+        "tokens_per_s": sum(lengths) / seconds,
+        "of_matmul_rate": nominal_flops(encoder_config, lengths) / seconds / rate,
+        "matmul_gflops": rate / 1e9,
+        "peak_mib": peak / 2**20,
+        "pairs": len(rows),
+        "mean_length": sum(lengths) / len(lengths),
+        "device": torch.cuda.get_device_name(device) if device.type == "cuda" else processor(),
+        "logits": [logits[key] for key in sorted(logits)],
+    }
+
+
+def processor() -> str:
+    try:
+        models = [line.split(":")[1].strip() for line in Path("/proc/cpuinfo").read_text().splitlines() if line.startswith("model name")]
+        return f"{models[0]}, {os.cpu_count()} cores"
+    except (OSError, IndexError):
+        return f"{platform.processor() or platform.machine()}, {os.cpu_count()} cores"
+
+
+def main() -> None:
+    options = arguments()
+    if options.variant:
+        print(json.dumps(run_variant(options)))
+        return
+    from rich.console import Console
+    from rich.table import Table
+
+    from blendkit.models.loading import choose_device
+
+    on_gpu = choose_device(options.device).type == "cuda"
+    plain = f"plain:{options.plain_dtype or ('float16' if on_gpu else 'float32')}"
+    variants = [plain, *(f"ours:{dtype}" for dtype in options.dtypes or (["bfloat16"] if on_gpu else ["float32", "bfloat16"]))]
+    if on_gpu and find_spec("flashdeberta") and options.model != "embedded":
+        variants.append("flashdeberta:float16")
+    best: dict[str, dict] = {}
+    for _ in range(options.repeats):
+        for variant in variants:
+            done = subprocess.run([sys.executable, __file__, *sys.argv[1:], "--variant", variant], capture_output=True, text=True)
+            if done.returncode:
+                sys.exit(done.stderr)
+            result = json.loads(done.stdout.splitlines()[-1])
+            if variant not in best or result["pairs_per_s"] > best[variant]["pairs_per_s"]:
+                best[variant] = result
+    base = best[plain]
+    title = f"{options.model}: {base['pairs']} pairs of {base['mean_length']:.0f} tokens on {base['device']}; plain in batches of {options.batch_size}"
+    table = Table(title=title, title_justify="left")
+    for column in ("", "pairs/s", "ratio", "tokens/s", "of matmul rate", "peak MiB", "largest difference"):
+        table.add_column(column, justify="right" if column else "left", no_wrap=True)
+    for variant, result in best.items():
+        difference = max(abs(a - b) for a, b in zip(result["logits"], base["logits"], strict=True))
+        table.add_row(
+            variant,
+            f"{result['pairs_per_s']:.2f}",
+            f"{result['pairs_per_s'] / base['pairs_per_s']:.2f}",
+            f"{result['tokens_per_s']:,.0f}",
+            f"{result['of_matmul_rate']:.0%} of {result['matmul_gflops']:,.0f} GFLOP/s",
+            f"{result['peak_mib']:,.0f}",
+            f"{difference:.1e}",
+        )
+    Console(width=130).print(table)
+
+
+if __name__ == "__main__":
+    main()
