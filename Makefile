@@ -1,5 +1,5 @@
 # What one does here, as a table of contents.
-.PHONY: demo test lint format docs
+.PHONY: demo test lint format docs bench
 
 demo:            ## the full pipe on docs/examples
 	bin/demo
@@ -19,3 +19,7 @@ format:          ## put the style right
 
 docs:            ## docs/cli.md and docs/record.schema.json, made from the code
 	.venv/bin/python -m blendkit.document
+
+bench:           ## what docs/performance.md shows
+	bin/bench pair
+	bin/bench schedules

@@ -38,7 +38,9 @@ def load(name: str) -> Any:
     """The command object of one name."""
     module = import_module(f"blendkit.commands.{name}")
     if hasattr(module, "app"):
-        return typer.main.get_command(module.app)
+        group = typer.main.get_command(module.app)
+        group.name = name
+        return group
     single = typer.Typer(add_completion=False, rich_markup_mode=None)
     single.command(name)(getattr(module, name))
     return typer.main.get_command(single)

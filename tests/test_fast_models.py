@@ -7,8 +7,9 @@ import torch
 from conftest import examples
 from transformers import AutoConfig, AutoModel
 
-from blendkit.models.fast.attention import Flex
+from blendkit.models.fast.attention import Flex, block_mask
 from blendkit.models.fast.encoder import packed_encoder
+from blendkit.models.fast.packing import Packed
 from blendkit.models.fast.scorer import PairScorer
 from blendkit.models.pairrm import PairRM, PairRMConfig
 from blendkit.rankers.pair_inputs import PairInputs, Segment
@@ -88,6 +89,27 @@ def test_the_gpu_attention_is_the_same_function(name):
     packed = PairScorer(model, inputs, CPU, torch.float32)
     packed.encoder.attention = Flex(packed.encoder.buckets, model.config.candidate_bias)
     torch.testing.assert_close(packed(rows()), plain, atol=1e-5, rtol=0)
+
+
+@pytest.mark.parametrize("window", [None, 40, 300])
+@pytest.mark.parametrize("lengths", [[7, 130, 255, 300, 1], [1024], [5] * 40, [128, 128, 500]])
+def test_the_block_mask_is_that_of_torch(lengths, window):
+    from torch.nn.attention.flex_attention import create_block_mask
+
+    tokens = sum(lengths)
+    ids = torch.zeros(tokens, dtype=torch.long)
+    batch = Packed(ids, ids, ids, lengths, torch.zeros(len(lengths), 3, dtype=torch.long)).rounded(512)
+    ours = block_mask(batch, window)
+    theirs = create_block_mask(ours.mask_mod, None, None, len(batch.ids), len(batch.ids), device="cpu")
+
+    # A block that is seen in part may turn out empty; none that holds a cell may be missing, and a whole one must be whole.
+    def blocks(mask, kind):
+        counts, indices = getattr(mask, f"{kind}kv_num_blocks")[0, 0], getattr(mask, f"{kind}kv_indices")[0, 0]
+        return {(row, int(column)) for row, count in enumerate(counts) for column in indices[row][: int(count)]}
+
+    assert blocks(ours, "full_") == (blocks(theirs, "full_") if window is None else set())
+    assert blocks(ours, "") | blocks(ours, "full_") >= blocks(theirs, "") | blocks(theirs, "full_")
+    assert ours.sparsity() >= theirs.sparsity() - 12
 
 
 @pytest.mark.parametrize("name", ["deberta-v3", "bert-segments", "modernbert"])

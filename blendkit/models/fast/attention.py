@@ -4,14 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import cache
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional
 
 from blendkit.models.fast.packing import Packed
 from blendkit.models.fast.relative import Buckets, Disentangled, Relative
+
+if TYPE_CHECKING:
+    from torch.nn.attention.flex_attention import BlockMask
 
 
 class PerInput:
@@ -54,22 +59,15 @@ class Flex:
 
     def __call__(self, qkv: Tensor, batch: Packed, relative: Relative | None, window: int | None) -> Tensor:
         """Contexts [T, h·d] of queries (scaled), keys and values [T, 3, h, d]."""
-        from torch.nn.attention.flex_attention import create_block_mask
-
         q, k, v = (qkv[:, part].transpose(0, 1)[None].contiguous() for part in range(3))
-        owner, offsets = batch.owner, batch.offsets
-
-        def same_input(b: Tensor, h: Tensor, i: Tensor, j: Tensor) -> Tensor:
-            same = owner[i] == owner[j]
-            return same if window is None else same & ((offsets[i] - offsets[j]).abs() <= window)
-
-        tokens = len(qkv)
-        blocks = create_block_mask(same_input, None, None, tokens, tokens, device=qkv.device)
+        blocks = batch.kept.get(window)
+        if blocks is None:
+            blocks = batch.kept[window] = block_mask(batch, window)
         contexts = _flex(qkv.device.type)(q, k, v, score_mod=self._score_mod(q, k, batch, relative), block_mask=blocks, scale=1.0)
         return contexts[0].transpose(0, 1).flatten(1)  # type: ignore[no-any-return]
 
     def _score_mod(self, q: Tensor, k: Tensor, batch: Packed, relative: Relative | None) -> Callable[..., Tensor] | None:
-        offsets, types, bias = batch.offsets, batch.types, self.candidate_bias
+        offsets, types = batch.offsets, batch.types
         if relative is not None and self.buckets is not None:
             table, centre = self.buckets.rows(batch.longest)
             last = len(table) - 1
@@ -86,13 +84,54 @@ class Flex:
                 return score + to_queries[h, j, row] if use_queries else score
 
             return disentangled
-        if bias:
+        if self.candidate_bias:
+            # Two vectors: the compiler fails on a captured Python number, and on whole numbers in a score.
+            first, second = ((types == role).to(q.dtype) for role in (1, 2))
+            first = first * self.candidate_bias
 
             def apart(score: Tensor, b: Tensor, h: Tensor, i: Tensor, j: Tensor) -> Tensor:
-                return torch.where(types[i] * types[j] == 2, score + bias, score)
+                return score + first[i] * second[j] + first[j] * second[i]
 
             return apart
         return None
+
+
+def block_mask(batch: Packed, window: int | None, side: int = 128) -> BlockMask:
+    """FlexAttention's mask of a batch: a token sees its own input, and no further than `window` to each side.
+
+    The blocks come from the inputs' bounds. torch's own `create_block_mask` would write all T×T cells first.
+    """
+    from torch.nn.attention.flex_attention import BlockMask
+
+    owner, offsets = batch.owner, batch.offsets
+    # A tensor: the compiler fails on a captured Python number.
+    reach = torch.full((1,), len(offsets) if window is None else window, dtype=torch.int32, device=batch.ids.device)
+
+    def same_input(b: Tensor, h: Tensor, i: Tensor, j: Tensor) -> Tensor:
+        same = owner[i] == owner[j]
+        return same if window is None else same & ((offsets[i] - offsets[j]).abs() <= reach[0])
+
+    tokens = len(batch.ids)
+    ends = np.array([*(end for _, end in batch.bounds), tokens])
+    starts = np.concatenate([[0], ends[:-1]])
+    firsts = np.arange(0, tokens, side)
+    lasts = np.minimum(firsts + side, tokens) - 1
+    first_owner, last_owner = np.searchsorted(ends, firsts, "right"), np.searchsorted(ends, lasts, "right")
+    low, high = starts[first_owner], ends[last_owner] - 1
+    if window is not None:
+        low, high = np.maximum(low, firsts - window), np.minimum(high, lasts + window)
+    column = np.arange(len(firsts))
+    seen = (column >= low[:, None] // side) & (column <= high[:, None] // side)
+    # Where both blocks lie inside one input all cells count, and the kernel need not ask cell by cell.
+    inside = (firsts >= low[:, None]) & (lasts <= high[:, None]) & (first_owner == last_owner)[:, None]
+    whole = inside if window is None else np.zeros_like(seen)
+
+    def listed(blocks: NDArray[np.bool_]) -> tuple[Tensor, Tensor]:
+        order = np.argsort(~blocks, axis=1, kind="stable").astype(np.int32)
+        counts = blocks.sum(axis=1).astype(np.int32)
+        return tuple(torch.from_numpy(part)[None, None].to(batch.ids.device) for part in (counts, order))  # type: ignore[return-value]
+
+    return BlockMask.from_kv_blocks(*listed(seen & ~whole), *listed(whole), BLOCK_SIZE=side, mask_mod=same_input, seq_lengths=(tokens, tokens))
 
 
 @cache

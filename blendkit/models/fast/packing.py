@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from functools import cached_property
 from itertools import accumulate
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -58,6 +59,11 @@ class Packed:
         columns = torch.arange(self.longest, device=self.ids.device)
         real = columns < torch.tensor(self.lengths, device=self.ids.device)[:, None]
         return torch.where(real, self.starts[:-1, None] + columns, 0), real
+
+    @cached_property
+    def kept(self) -> dict[Any, Any]:
+        """What one layer worked out for this batch and the next ones use again."""
+        return {}
 
     def rounded(self, multiple: int) -> Packed:
         """The same batch with T filled up to a multiple.

@@ -48,21 +48,22 @@ class Workspace:
     """Memory for scores that is asked for once and used again: a fresh page costs more than the product that fills it."""
 
     def __init__(self) -> None:
-        self._memory: dict[tuple[str, torch.dtype], Tensor] = {}
+        self._memory: dict[tuple[str, torch.dtype, torch.device], Tensor] = {}
 
-    def take(self, name: str, shape: tuple[int, ...], dtype: torch.dtype) -> Tensor:
-        """An uninitialised tensor of this shape; the next `take` of the same name overwrites it."""
+    def take(self, name: str, shape: tuple[int, ...], like: Tensor) -> Tensor:
+        """An uninitialised tensor of this shape, of the number type and device of `like`; the next `take` of the same name overwrites it."""
         size = 1
         for side in shape:
             size *= side
-        memory = self._memory.get((name, dtype))
+        key = (name, like.dtype, like.device)
+        memory = self._memory.get(key)
         if memory is None or len(memory) < size:
-            memory = self._memory[name, dtype] = torch.empty(size, dtype=dtype)
+            memory = self._memory[key] = torch.empty(size, dtype=like.dtype, device=like.device)
         return memory[:size].view(shape)
 
 
 class Disentangled:
-    """Disentangled attention on a CPU, one input at a time, all heads at once."""
+    """Disentangled attention, one input at a time, all heads at once."""
 
     def __init__(self, buckets: Buckets) -> None:
         self.buckets, self.workspace = buckets, Workspace()
@@ -78,7 +79,7 @@ class Disentangled:
         for start, end in bounds:
             q, k, v = (qkv[start:end, part].transpose(0, 1) for part in range(3))
             heads, length, _ = q.shape
-            scores = self.workspace.take("scores", (heads, length, length), qkv.dtype)
+            scores = self.workspace.take("scores", (heads, length, length), qkv)
             torch.bmm(q, k.transpose(1, 2), out=scores)
             if keys is not None:
                 self._add(scores, q, keys, longest - 1)
@@ -95,7 +96,7 @@ class Disentangled:
             rows = min(BLOCK, length - first)
             width = length + rows - 1
             begin = centre - first - rows + 1
-            product = self.workspace.take("product", (heads, rows, width), states.dtype)
+            product = self.workspace.take("product", (heads, rows, width), states)
             torch.bmm(states[:, first : first + rows], table[:, begin : begin + width].transpose(1, 2), out=product)
             skewed = product.as_strided((heads, rows, length), (rows * width, width - 1, 1), product.storage_offset() + rows - 1)
             scores[:, first : first + rows] += skewed
