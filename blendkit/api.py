@@ -25,7 +25,7 @@ def generate(
 
 
 def score(records: Records, metrics: Sequence[str], *, seed: int = 0, **where: Any) -> Iterator[Record]:
-    """Adds `scores` to every candidate."""
+    """Adds `scores` to every candidate; `metrics` are [LABEL=]NAME[:MODEL], `where` are `Scoring`'s arguments, such as `device`."""
     from blendkit.scorers.scoring import Scoring
     from blendkit.stage import apply
 
@@ -66,8 +66,8 @@ def judge(records: Records, model: str = "embedded", **options: Any) -> Iterator
     yield from apply(make_judge(model, **options), records)
 
 
-def evaluate(records: Records, *, versus: Sequence[str] = (), oracle: str | None = None) -> list[dict[str, Any]]:
-    """The rows of Table 2 and Table 3.
+def evaluate(records: Records, *, versus: Sequence[str] = (), oracle: str | None = None, agreement: str | None = None) -> list[dict[str, Any]]:
+    """The rows of Table 2 and Table 3, and with `agreement` (a field of labels A, B, tie) those of the agreement with it.
 
     Raises:
         DataError: there is no record.
@@ -75,7 +75,7 @@ def evaluate(records: Records, *, versus: Sequence[str] = (), oracle: str | None
     from blendkit.evaluation.evaluating import Evaluating
     from blendkit.stage import apply
 
-    stage = Evaluating(list(versus), oracle)
+    stage = Evaluating(list(versus), oracle, agreement)
     for _ in apply(stage, records):
         pass
     return stage.rows()

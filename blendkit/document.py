@@ -1,4 +1,4 @@
-"""Writes docs/cli.md and docs/record.schema.json from the code: `python -m blendkit.document`."""
+"""Writes docs/cli.md, docs/scorers.md and docs/record.schema.json from the code: `python -m blendkit.document`."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ import orjson
 
 from blendkit.cli import COMMANDS
 from blendkit.records import json_schema
+from blendkit.scorers import scorer_rows
 
 DOCS = Path(__file__).parent.parent / "docs"
 
@@ -32,6 +33,26 @@ def cli_page() -> str:
     return "\n".join(parts)
 
 
+SCORERS_HEAD = """# Scorers
+
+Made from the registry by `make docs`; do not edit.
+
+`blendkit score --metric [LABEL=]NAME[:MODEL]`, several in one pass. A model is a hub id or a directory. Every value is finite:
+what an empty candidate or reference gets is in the table, a text longer than the encoder is cut. `rank --by score:NAME` ranks
+by any of them, in the direction that is better. Each score's signature goes into the record (`signatures`), the manifest and
+under `evaluate`'s tables.
+
+"""
+
+
+def scorers_page() -> str:
+    """One row a scorer, as Markdown."""
+    rows = [{key: f"`{value}`" if key == "metric" else value.replace("|", "\\|") for key, value in row.items()} for row in scorer_rows()]
+    columns = list(rows[0])
+    lines = [columns, ["---"] * len(columns), *([row[column] for column in columns] for row in rows)]
+    return SCORERS_HEAD + "".join(f"| {' | '.join(cells)} |\n" for cells in lines)
+
+
 def schema_page() -> bytes:
     """The record's JSON Schema."""
     return orjson.dumps(json_schema(), option=orjson.OPT_INDENT_2 | orjson.OPT_APPEND_NEWLINE)
@@ -39,4 +60,5 @@ def schema_page() -> bytes:
 
 if __name__ == "__main__":
     (DOCS / "cli.md").write_text(cli_page())
+    (DOCS / "scorers.md").write_text(scorers_page())
     (DOCS / "record.schema.json").write_bytes(schema_page())

@@ -76,6 +76,7 @@ class RecordSchema(TypedDict, total=False):
     ranks: dict[str, list[Rank]]
     top: list[Index]
     verdicts: dict[str, list[Verdict]]
+    signatures: dict[str, str]
     cmp_results: dict[str, str] | str | None
 
 

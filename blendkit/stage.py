@@ -251,6 +251,30 @@ def out_of_memory(error: Exception) -> bool:
     return isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError" or "not enough memory" in str(error).lower()
 
 
+def together(parts: list[Generator[list[Work], list[Any], Any]]) -> Generator[list[Work], list[Any], list[Any]]:
+    """Runs generators of rounds side by side: one round of all at a time. Returns what each of them returns."""
+    returned: list[Any] = [None] * len(parts)
+    waiting: dict[int, list[Work]] = {}
+
+    def go_on(number: int, results: list[Any] | None) -> None:
+        try:
+            waiting[number] = next(parts[number]) if results is None else parts[number].send(results)
+        except StopIteration as done:
+            returned[number] = done.value
+
+    for number in range(len(parts)):
+        go_on(number, None)
+    while waiting:
+        asked, waiting = waiting, {}
+        results = yield [work for works in asked.values() for work in works]
+        start = 0
+        for number, works in asked.items():
+            end = start + len(works)
+            go_on(number, results[start:end])
+            start = end
+    return returned
+
+
 def free_memory() -> None:
     """Gives cached device memory back before a smaller batch is tried."""
     import gc

@@ -40,9 +40,10 @@ def test_a_mistyped_command(blendkit):
 
 
 def test_the_docs_are_what_the_code_says():
-    from blendkit.document import cli_page, schema_page
+    from blendkit.document import cli_page, schema_page, scorers_page
 
     assert (ROOT / "docs" / "cli.md").read_text() == cli_page(), "run `make docs`"
+    assert (ROOT / "docs" / "scorers.md").read_text() == scorers_page(), "run `make docs`"
     assert (ROOT / "docs" / "record.schema.json").read_bytes() == schema_page(), "run `make docs`"
 
 

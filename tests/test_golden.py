@@ -15,11 +15,15 @@ from blendkit.evaluation import agreement
 from blendkit.fusers.genfuser import fuser_prompt
 from blendkit.models.fast.scorer import PairScorer
 from blendkit.models.pairrm import load_pairrm
+from blendkit.models.summareranker import head_of, save_summareranker
 from blendkit.rankers.conversations import pair_texts
 from blendkit.rankers.pair_inputs import PairInputs
 from blendkit.rankers.pairranker import PairRanker
 from blendkit.rankers.schedules import bubble
 from blendkit.records import verdicts_of
+from blendkit.scorers.bartscore import load_bart
+from blendkit.scorers.simcls import SimCLS
+from blendkit.scorers.summareranker import SummaReranker
 from blendkit.stage import apply
 from blendkit.training.ranker import ranking_loss
 
@@ -187,6 +191,64 @@ def test_fuser_prompt_to_the_letter(golden):
     for case in json.loads((golden / "fuser_prompt.json").read_text()):
         prompt = fuser_prompt(case["instruction"], case["input"], case["candidates"], tokenizer, case["candidate_maxlength"])
         assert prompt == case["fuser_input"]
+
+
+def test_bartscore(golden):
+    values = json.loads((golden / "bartscore.json").read_text())
+    bart, tokenizer, _ = load_bart(str(golden / "checkpoints" / "bart"), "cpu", "float32")
+    rows = [tokenizer([pair["source"], pair["target"]], truncation=True, max_length=values["max_length"])["input_ids"] for pair in values["pairs"]]
+    together = bart.log_probabilities([(states, [target]) for states, (_, target) in zip(bart.encode([source for source, _ in rows]), rows, strict=True)])
+    for pair, (source, target), (found,) in zip(values["pairs"], rows, together, strict=True):
+        assert found == pytest.approx(pair["score"], abs=1e-4)
+        assert bart.log_probabilities([(bart.encode([source])[0], [target])])[0] == pytest.approx([pair["score"]], abs=1e-4)
+
+
+def test_mlm_scoring(golden):
+    texts = json.loads((golden / "mlm_scoring.json").read_text())["texts"]
+    checkpoint = golden / "checkpoints" / "roberta"
+    record = {"candidates": [{"model": "m", "text": text["text"]} for text in texts]}
+    (done,) = library.score([record], [f"mlm:{checkpoint}", f"mlm-norm:{checkpoint}"], device="cpu")
+    for candidate, expected in zip(done["candidates"], texts, strict=True):
+        assert candidate["scores"]["mlm"] == pytest.approx(expected["pll"], abs=1e-4)
+        assert candidate["scores"]["mlm-norm"] == pytest.approx(expected["pll"] / expected["tokens"], abs=1e-4)
+
+
+def unpadded(ids):
+    return [token for token in ids if token != 1]
+
+
+def test_simcls(golden):
+    values = json.loads((golden / "simcls.json").read_text())
+    checkpoint = str(golden / "checkpoints" / "roberta")
+    scorer = SimCLS("simcls", checkpoint, "cpu")
+    assert {token: scorer.tokenizer.convert_tokens_to_ids(token) for token in values["added_tokens"]} == values["added_tokens"]
+    for case in values["cases"]:
+        assert list(scorer.ids(case["source"], 0)) == unpadded(case["source_input_ids"])
+        assert [list(scorer.ids(text, 1)) for text in case["candidates"]] == [unpadded(ids) for ids in case["candidate_input_ids"]]
+        record = {"instruction": case["source"], "candidates": [{"model": "m", "text": text} for text in case["candidates"]]}
+        (done,) = library.score([record], [f"simcls:{checkpoint}"], device="cpu")
+        assert [candidate["scores"]["simcls"] for candidate in done["candidates"]] == pytest.approx(case["cosine"], abs=1e-4)
+
+
+def test_summareranker(golden, tmp_path):
+    from safetensors.torch import load_file
+    from transformers import AutoModel, AutoTokenizer
+
+    backbone = golden / "checkpoints" / "roberta"
+    weights = load_file(golden / "checkpoints" / "summareranker" / "model.safetensors")
+    encoder = AutoModel.from_pretrained(backbone)
+    encoder.load_state_dict(
+        {key.removeprefix("pretrained_model."): value for key, value in weights.items() if key.startswith("pretrained_model.")}, strict=False
+    )
+    save_summareranker(tmp_path, encoder, head_of(weights), AutoTokenizer.from_pretrained(backbone), 40, 40)
+    scorer = SummaReranker("summareranker", str(tmp_path), "cpu")
+    for case in json.loads((golden / "summareranker.json").read_text())["cases"]:
+        rows = scorer.ids(case["source"], case["candidates"])
+        assert [list(row) for row in rows] == [unpadded(ids) for ids in case["input_ids"]]
+        np.testing.assert_allclose(scorer.logits(rows), case["task_logits"], atol=1e-4)
+        record = {"instruction": case["source"], "candidates": [{"model": "m", "text": text} for text in case["candidates"]]}
+        (done,) = library.score([record], [f"summareranker:{tmp_path}"], device="cpu")
+        assert [candidate["scores"]["summareranker"] for candidate in done["candidates"]] == pytest.approx(case["score"], abs=1e-4)
 
 
 def test_instructgpt_loss(golden):

@@ -9,6 +9,7 @@ from conftest import examples, lines, parsed
 
 import blendkit as library
 from blendkit.judges.llm import judge_prompt, parse_verdict
+from blendkit.scorers import SCORERS
 
 
 def test_metrics_are_those_of_their_libraries():
@@ -36,8 +37,6 @@ def test_bertscore_is_the_packages_and_takes_an_empty_text(tiny_encoder):
     pairs = [(candidate["text"], record["output"]) for record in done for candidate in record["candidates"]]
     _, _, expected = bert_score.score([c for c, _ in pairs[1:]], [r for _, r in pairs[1:]], model_type=str(tiny_encoder), num_layers=2, device="cpu")
     assert ours[0] == 0
-    again = list(library.score(examples(3), ["bertscore"], model=str(tiny_encoder), device="cpu"))
-    assert again[1]["candidates"][0]["scores"]["bertscore"] == ours[5]
     assert ours[1:] == pytest.approx(expected.tolist(), abs=1e-5)
 
 
@@ -66,7 +65,8 @@ def test_a_metric_that_misses_the_reference(blendkit):
 def test_the_list_of_metrics(blendkit):
     done = blendkit("score", "--list")
     assert done.returncode == 0
-    assert "bertscore" in done.stdout and "needs the reference" in done.stdout
+    assert all(name in done.stdout for name in SCORERS)
+    assert done.stdout.startswith("metric")
 
 
 def test_the_embedded_judge_prefers_what_is_nearer_to_the_reference():

@@ -17,6 +17,10 @@ def evaluate(
     versus: Annotated[
         list[str] | None, typer.Option("--versus", help="Adds a column: % of examples not worse than this model. May be given several times.")
     ] = None,
+    agreement: Annotated[
+        str | None,
+        typer.Option(help="Compare each score and ranking with labels A, B or tie in this field, of records of two candidates; such as human."),
+    ] = None,
     oracle: Annotated[str | None, typer.Option(help="What counts as the true ranking: judge:NAME or score:NAME.", show_default="the stream's judge")] = None,
 ) -> None:
     """Print the paper's tables from what the stream holds.
@@ -31,7 +35,7 @@ def evaluate(
     def make() -> Stage:
         from blendkit.evaluation.evaluating import Evaluating
 
-        return Evaluating(versus or [], oracle)
+        return Evaluating(versus or [], oracle, agreement)
 
     stage = run_stage(make, run)
     if not run.quiet:
@@ -39,4 +43,4 @@ def evaluate(
         from blendkit.evaluation.report import print_tables
 
         assert isinstance(stage, Evaluating)
-        print_tables(stage.rows(), stage.signature())
+        print_tables(stage.rows(), [stage.signature(), *stage.score_signatures()])

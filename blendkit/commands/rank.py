@@ -14,7 +14,9 @@ from blendkit.stage import Stage
 @with_run_options("device", "dtype", "batch_tokens", "seed")
 def rank(
     run: RunOptions,
-    by: Annotated[str, typer.Option(help="pairrm (or another name of comparisons), score:NAME or judge:NAME.")] = "pairrm",
+    by: Annotated[
+        str, typer.Option(help="pairrm (or another name of comparisons), score:NAME, judge:NAME, or oracle:FIELD, a number in each candidate.")
+    ] = "pairrm",
     aggregate: Annotated[
         str | None,
         typer.Option(

@@ -12,26 +12,41 @@ from blendkit.errors import UsageError
 from blendkit.running import RunOptions, run_stage
 from blendkit.stage import Stage
 
+BERTSCORE = "BERTScore"
+
 
 @with_run_options()
 def score(
     run: RunOptions,
-    metric: Annotated[list[str] | None, typer.Option("--metric", help="NAME or NAME:MODEL; may be given several times.")] = None,
-    model: Annotated[str | None, typer.Option("-m", "--model", help="The encoder of model-based metrics.", show_default="embedded")] = None,
+    metric: Annotated[list[str] | None, typer.Option("--metric", help="[LABEL=]NAME[:MODEL]; may be given several times, all in one pass.")] = None,
     list_metrics: Annotated[bool, typer.Option("--list", help="Show the metrics and what each needs.")] = False,
+    bertscore_layer: Annotated[
+        int | None,
+        typer.Option(min=1, help="Which layer's states to match.", show_default="the bert-score authors' choice, else the last", rich_help_panel=BERTSCORE),
+    ] = None,
+    bertscore_idf: Annotated[
+        str | None, typer.Option(help="Weigh tokens by their rarity in the references of this file of records.", rich_help_panel=BERTSCORE)
+    ] = None,
+    bertscore_baseline: Annotated[
+        str | None,
+        typer.Option(help="Rescale: a language that bert-score has a baseline of for the model (en), or a file of that form.", rich_help_panel=BERTSCORE),
+    ] = None,
 ) -> None:
     """Score every candidate, against the reference (`output`) or without one.
 
-    Writes `candidates[].scores`. Several metrics take one pass.
+    Writes `candidates[].scores`, and `signatures`: what decided each score. A model is a hub id or a directory;
+    `--list` shows each metric's default. Two scores of one metric need labels: big=bertscore:roberta-large.
 
-    Example: blendkit score --metric bleu --metric rouge2 --metric bertscore < records.jsonl
+    Example: blendkit score --metric bleu --metric bertscore --metric mbr:rouge2 < records.jsonl
     """
     if list_metrics:
-        from blendkit.scorers import SCORERS, scorer_class
+        from blendkit.scorers import scorer_rows
 
-        for name in SCORERS:
-            kind = scorer_class(name)
-            print(f"{name:10}  {'needs the reference' if kind.needs_reference else 'needs no reference ':19}  {kind.about}")
+        rows = scorer_rows()
+        columns = ("metric", "needs", "better", "range", "model", "what")
+        widths = {column: max(len(column), *(len(row[column]) for row in rows)) for column in columns}
+        for row in [{column: column for column in columns}, *rows]:
+            print("  ".join(row[column].ljust(widths[column]) for column in columns).rstrip())
         return
     if not metric:
         raise UsageError("no --metric given; `blendkit score --list` shows them")
@@ -39,7 +54,7 @@ def score(
     def make() -> Stage:
         from blendkit.scorers.scoring import Scoring
 
-        stage = Scoring(metric, model, run.device, run.dtype, run.seed)
+        stage = Scoring(metric, run.device, run.dtype, run.seed, layers=bertscore_layer, idf=bertscore_idf, baseline=bertscore_baseline)
         if not run.quiet and sys.stderr.isatty():
             for signature in stage.describe()["signatures"]:
                 print(f"blendkit score: {signature}", file=sys.stderr)

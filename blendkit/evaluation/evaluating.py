@@ -11,7 +11,9 @@ import numpy as np
 from blendkit.aggregate import Matrix, max_logits, ranks_from_scores, verdict_matrix
 from blendkit.errors import DataError, RecordError, UsageError
 from blendkit.evaluation import agreement
+from blendkit.evaluation.pairwise import PairwiseAgreement
 from blendkit.records import Record, candidates_of, generated_only, verdicts_of
+from blendkit.scorers import better_when_lower
 from blendkit.stage import Stage
 from blendkit.version import VERSION
 
@@ -47,10 +49,12 @@ class Evaluating(Stage):
     name = "evaluate"
     passes_records = False
 
-    def __init__(self, versus: list[str], oracle: str | None = None) -> None:
+    def __init__(self, versus: list[str], oracle: str | None = None, agreement: str | None = None) -> None:
         if oracle and not oracle.startswith(("judge:", "score:")):
             raise UsageError(f"--oracle {oracle}: expected judge:NAME or score:NAME")
         self.versus, self.oracle = versus, oracle
+        self.agreement = PairwiseAgreement(agreement) if agreement else None
+        self.signatures: dict[str, set[str]] = {}
         self.examples: list[Example] = []
         self.notes: list[str] = []
         self._rows: list[dict[str, Any]] | None = None
@@ -71,6 +75,10 @@ class Evaluating(Stage):
         oracle, fused, not_worse = self._oracle_ranks(record, generated)
         ranks = {name: values for name, values in record.get("ranks", {}).items() if len(values) == len(generated)}
         scores = [candidate.get("scores", {}) for candidate in candidates]
+        if self.agreement is not None:
+            self.agreement.add(record)
+        for name, signature in record.get("signatures", {}).items():
+            self.signatures.setdefault(name, set()).add(signature)
         self.examples.append(Example(models, generated, scores, ranks, oracle, fused, not_worse))
 
     def _oracle_ranks(self, record: Record, generated: list[int]) -> tuple[list[int] | None, dict[int, int], Matrix | None]:
@@ -106,7 +114,7 @@ class Evaluating(Stage):
         if self._rows is None:
             found = [metric for example in self.examples for scores in example.scores for metric, value in scores.items() if value is not None]
             metrics = list(dict.fromkeys(found))
-            self._rows = [*self._table2(metrics), *self._table3(metrics)]
+            self._rows = [*self._table2(metrics), *self._table3(metrics), *self._agreements()]
         return self._rows
 
     def _methods(self, metrics: list[str]) -> list[Method]:
@@ -123,7 +131,7 @@ class Evaluating(Stage):
             for metric in metrics:
                 values = [example.scores[k].get(metric) for k in example.generated]
                 if all(value is not None for value in values):
-                    pick("oracle", f"oracle ({metric})", example, example.generated[int(np.argmax(np.asarray(values, float)))])
+                    pick("oracle", f"oracle ({metric})", example, example.generated[int(np.argmax(_oriented(metric, values)))])
             if example.oracle is not None:
                 pick("oracle", "oracle (GPT-Rank)", example, example.generated[int(np.argmin(example.oracle))])
         order = ("model", "oracle", "ranker", "fused")
@@ -192,9 +200,16 @@ class Evaluating(Stage):
                 values = [example.scores[k].get(metric) for k in example.generated]
                 name = f"score:{metric}"
                 if name not in example.ranks and all(value is not None for value in values):
-                    rankings.setdefault(name, []).append((ranks_from_scores([value for value in values if value is not None]), example))
+                    rankings.setdefault(name, []).append((ranks_from_scores(_oriented(metric, values).tolist()), example))
         rows = [self._agreement(name, found) for name, found in rankings.items() if name != self.oracle]
         return sorted(rows, key=lambda row: -(row["spearman_per_example"] or -2))
+
+    def _agreements(self) -> list[dict[str, Any]]:
+        if self.agreement is None:
+            return []
+        if self.agreement.ties:
+            self.notes.append(f"{self.agreement.ties} of {len(self.examples)} pairs are a tie by {self.agreement.name}, and are left out of the agreement")
+        return self.agreement.rows()
 
     @staticmethod
     def _agreement(name: str, found: list[tuple[list[int], Example]]) -> dict[str, Any]:
@@ -215,13 +230,22 @@ class Evaluating(Stage):
         """What decided the tables."""
         return f"evaluate|oracle:{self.oracle or 'none'}|examples:{len(self.examples)}|v:{VERSION}"
 
+    def score_signatures(self) -> list[str]:
+        """`name: signature` of what the stream's scores say decided them; more than one where records differ."""
+        return [f"{name}: {' and '.join(sorted(found))}" for name, found in self.signatures.items()]
+
     def describe(self) -> dict[str, Any]:
-        """The signature."""
-        return {"signatures": [self.signature()]}
+        """The signatures, its own first."""
+        return {"signatures": [self.signature(), *self.score_signatures()]}
 
     def warnings(self) -> list[str]:
         """Notes on what is missing."""
         return list(dict.fromkeys(self.notes))
+
+
+def _oriented(metric: str, values: list[float | None]) -> Matrix:
+    """Scores, turned so that higher is better."""
+    return np.asarray(values, float) * (-1 if better_when_lower(metric) else 1)
 
 
 def _rounded(value: float) -> float | None:

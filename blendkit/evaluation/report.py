@@ -8,6 +8,8 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
+from blendkit.scorers import better_when_lower
+
 KINDS = {"model": "LLMs", "oracle": "Oracles", "ranker": "Rankers", "fused": "Fused"}
 FIXED = ("table", "method", "kind", "examples")
 TITLES = {
@@ -21,8 +23,8 @@ TITLES = {
 LOWER_IS_BETTER = ("gpt_rank", "footrule")
 
 
-def print_tables(rows: list[dict[str, Any]], signature: str) -> None:
-    """Table 2 and Table 3 on stderr, the best of each column and kind in bold."""
+def print_tables(rows: list[dict[str, Any]], signatures: list[str]) -> None:
+    """Table 2, Table 3 and the agreement with labels on stderr, the best of each column and kind in bold; under them the signatures."""
     # A table cut off at 80 columns is no use in a log, so only a real terminal's width counts.
     console = Console(stderr=True, width=None if sys.stderr.isatty() else 160, highlight=False)
     for number, title in ((2, "Methods (as Table 2 of the paper)"), (3, "Agreement with the oracle ranking (as Table 3)")):
@@ -31,7 +33,25 @@ def print_tables(rows: list[dict[str, Any]], signature: str) -> None:
             console.print(_table(chosen, title))
     if any(row["table"] == 3 for row in rows):
         console.print("[dim]Pearson, Spearman: a model's ranks over all examples, mean over models (the reference code); correlations × 100.[/dim]")
-    console.print(f"[dim]{signature}[/dim]", soft_wrap=True)
+    agreements = [row for row in rows if row["table"] == "agreement"]
+    if agreements:
+        console.print(_agreement_table(agreements))
+        console.print("[dim]Intervals: bootstrap over pairs, 95 %. By length: of what is right beyond 50 %, what the longest candidate would have.[/dim]")
+    for signature in signatures:
+        console.print(signature, style="dim", markup=False, soft_wrap=True)
+
+
+def _agreement_table(rows: list[dict[str, Any]]) -> Table:
+    table = Table(title="Agreement with pairwise labels, % of pairs", title_justify="left", header_style="bold")
+    for column in ("Method", "Pairs", "Agrees ↑", "Over longest ↑", "By length", "Longer is right ↑", "Shorter is right ↑"):
+        table.add_column(column, justify="left" if column == "Method" else "right")
+    for row in rows:
+        agrees = f"{row['accuracy']:.1f} ({row['accuracy_low']:.1f} to {row['accuracy_high']:.1f})"
+        over = f"{row['over_longest']:+.1f} ({row['over_longest_low']:+.1f} to {row['over_longest_high']:+.1f})"
+        rest = ("explained_by_length", "right_when_longer_is", "right_when_shorter_is")
+        cells = ("–" if row[key] is None else f"{row[key]:.0f}" if key == rest[0] else f"{row[key]:.1f}" for key in rest)
+        table.add_row(row["method"], f"{row['pairs']:,}", agrees, over, *cells)
+    return table
 
 
 def _table(rows: list[dict[str, Any]], title: str) -> Table:
@@ -55,7 +75,7 @@ def _table(rows: list[dict[str, Any]], title: str) -> Table:
 def _title(column: str) -> str:
     if column.startswith("not_worse_than_"):
         return f"≥ {column.removeprefix('not_worse_than_')} % ↑"
-    return TITLES.get(column, f"{column} ↑")
+    return TITLES.get(column, f"{column} {'↓' if better_when_lower(column) else '↑'}")
 
 
 def _cell(row: dict[str, Any], column: str, peers: list[dict[str, Any]]) -> str:
@@ -63,6 +83,6 @@ def _cell(row: dict[str, Any], column: str, peers: list[dict[str, Any]]) -> str:
     if value is None:
         return "–"
     values = [peer[column] for peer in peers if peer.get(column) is not None]
-    best = min(values) if column in LOWER_IS_BETTER else max(values)
+    best = min(values) if column in LOWER_IS_BETTER or better_when_lower(column) else max(values)
     text = f"{value:.4f}" if abs(value) < 1 and column not in TITLES else f"{value:.2f}"
     return f"[bold]{text}[/]" if value == best and len(values) > 1 else text

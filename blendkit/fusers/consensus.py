@@ -45,9 +45,9 @@ class Consensus(Stage):
         if len(top) < 2:
             return []
         texts = [text for index in top for text, _ in units(record["candidates"][index]["text"])]
-        return [Work("embed", text, min(len(text) // 4 + 3, 512), text) for text in texts]
+        return [Work("embed", text, len(ids), ids) for text, ids in zip(texts, self.encoder.ids(texts), strict=True)]
 
-    def run(self, group: str, payloads: list[str]) -> list[Tensor]:
+    def run(self, group: str, payloads: list[list[int]]) -> list[Tensor]:
         """Embeddings of sentences."""
         return list(self.encoder.embed(payloads))
 

@@ -6,8 +6,9 @@ from typing import Any
 
 from blendkit.judges.base import Judging
 from blendkit.records import Record, reference_of
+from blendkit.scorers.base import Item
 from blendkit.scorers.bertscore import BertScore
-from blendkit.stage import Work
+from blendkit.stage import Rounds
 from blendkit.version import VERSION
 
 
@@ -19,30 +20,29 @@ class EmbeddedJudge(Judging):
 
     def __init__(self, name: str | None = None, device: str = "auto", dtype: str = "auto") -> None:
         self.judge_name = name or "embedded"
-        self.scorer = BertScore("bertscore", None, device, dtype)
+        self.scorer = BertScore("bertscore", device=device, dtype=dtype)
         self.signature = f"judge:embedded|{self.scorer.signature}|v:{VERSION}"
 
-    def plan(self, record: Record) -> list[Work]:
-        """One BERTScore a candidate."""
+    def rounds(self, record: Record) -> Rounds:
+        """BERTScore's rounds, then one verdict a pair."""
         reference = reference_of(record, "the embedded judge")
-        if len(record.get("candidates", ())) < 2:
-            self.pairs(record)  # says what is missing where there are none at all
-            return []
-        texts = [candidate["text"] for candidate in record["candidates"]]
-        return [Work("bertscore", (text, reference), max(len(text), len(reference)) // 4 + 1, (text, reference)) for text in texts]
-
-    def run(self, group: str, payloads: list[tuple[str, str]]) -> list[float]:
-        """F1 of each (candidate, reference)."""
-        return self.scorer.f1(payloads)
-
-    def finish(self, record: Record, results: list[float]) -> None:
-        """Adds one verdict a pair."""
+        pairs = self.pairs(record)
+        texts = [candidate["text"] for candidate in record["candidates"]] if pairs else []
+        scores = yield from self.scorer.rounds([Item("", text, reference, record["id"], index) for index, text in enumerate(texts)])
         verdicts = []
-        for a, b in self.pairs(record):
-            difference = round(results[a] - results[b], 6)
+        for a, b in pairs:
+            difference = round(scores[a] - scores[b], 6)
             verdict = "A" if difference > 0 else "B" if difference < 0 else "tie-good"
             verdicts.append({"a": a, "b": b, "verdict": verdict, "shown": [a, b]})
         self.add(record, verdicts)
+
+    def budgeted(self, group: str) -> bool:
+        """As BERTScore's."""
+        return self.scorer.budgeted(group)
+
+    def run(self, group: str, payloads: list[Any]) -> list[Any]:
+        """BERTScore's work."""
+        return self.scorer.run(group, payloads)
 
     def describe(self) -> dict[str, Any]:
         """The signature."""

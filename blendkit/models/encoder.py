@@ -1,7 +1,8 @@
-"""A plain text encoder: hidden states of one layer, for BERTScore, and sentence embeddings, for consensus."""
+"""A plain text encoder: hidden states of one layer, for BERTScore, and sentence embeddings, for consensus and cosine."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -9,40 +10,45 @@ from torch import Tensor
 from torch.nn import functional
 
 from blendkit.errors import NoInputError
-from blendkit.models.loading import EMBEDDED, choose_device, choose_dtype, locate, no_such_model, to_device
+from blendkit.models.loading import EMBEDDED, choose_device, choose_dtype, locate, no_such_model
+from blendkit.models.reading import Ids, Reader, longest_input
 
 # Measured on the dev split (docs/embedded.md): the layer of the embedded ranker whose BERTScore agrees best with the oracle.
 EMBEDDED_LAYER = 4
 
 
 class Encoder:
-    """An encoder cut off after layer `layers` (all of them when None), and its tokenizer.
+    """An encoder cut off after layer `layers` (the one bert-score's authors chose, else all), and its tokenizer.
 
     Raises:
-        NoInputError: there is no such model.
+        NoInputError: there is no such model, or it has no such layer.
     """
 
     def __init__(self, name: str = EMBEDDED, layers: int | None = None, device: str = "auto", dtype: str = "auto") -> None:
         self.name = name
         self.device = choose_device(device)
         self.dtype = choose_dtype(dtype, self.device)
-        self.model, self.tokenizer = _load(name)
-        self.layers = layers or (EMBEDDED_LAYER if name == EMBEDDED else default_layer(name)) or self.model.config.num_hidden_layers
-        if not 1 <= self.layers <= self.model.config.num_hidden_layers:
-            raise NoInputError(f"{name} has {self.model.config.num_hidden_layers} layers; layer {self.layers} was asked for")
-        _cut(self.model, self.layers)
-        self.model = self.model.to(self.device, self.dtype).eval()
-        # Some tokenizers know no limit; the position embeddings do.
-        limit = getattr(self.model.config, "max_position_embeddings", 512)
-        self.tokenizer.model_max_length = min(self.tokenizer.model_max_length, limit - (2 if self.model.config.model_type == "roberta" else 0))
+        model, self.tokenizer = load_encoder(name)
+        self.layers = layers or (EMBEDDED_LAYER if name == EMBEDDED else default_layer(name)) or model.config.num_hidden_layers
+        if not 1 <= self.layers <= model.config.num_hidden_layers:
+            raise NoInputError(f"{name} has {model.config.num_hidden_layers} layers; layer {self.layers} was asked for")
+        _cut(model, self.layers)
+        self.longest = longest_input(model, self.tokenizer)
+        self.reader = Reader(model, self.tokenizer.pad_token_id, self.device, self.dtype, places_only=False)
 
-    @torch.inference_mode()
-    def embed(self, texts: list[str]) -> Tensor:
-        """Mean-pooled, L2-normalised embeddings, [n, H], float32 on the CPU."""
-        batch = to_device(dict(self.tokenizer(texts, padding=True, truncation=True, return_tensors="pt", return_token_type_ids=False)), self.device)
-        states = self.model(**batch).last_hidden_state.float()
-        mask = batch["attention_mask"].unsqueeze(-1).float()
-        return functional.normalize((states * mask).sum(1) / mask.sum(1), dim=-1).cpu()
+    def ids(self, texts: Sequence[str]) -> list[list[int]]:
+        """Token ids with special tokens, cut to what fits."""
+        if not texts:
+            return []
+        # As bert-score has it: for these tokenizers a first word is like one after a space.
+        prefix = {"add_prefix_space": True} if type(self.tokenizer).__name__.startswith(("Roberta", "GPT2")) else {}
+        found = self.tokenizer(list(texts), add_special_tokens=True, truncation=True, max_length=self.longest, **prefix)
+        return [list(ids) for ids in found["input_ids"]]
+
+    def embed(self, rows: Sequence[Ids]) -> Tensor:
+        """Mean-pooled, L2-normalised embeddings of token ids, [n, H], float32 on the CPU."""
+        means = torch.stack([states.mean(0) for states in self.reader.states(rows)])
+        return functional.normalize(means, dim=-1).cpu()
 
 
 def default_layer(name: str) -> int | None:
@@ -53,25 +59,53 @@ def default_layer(name: str) -> int | None:
     return None if layer is None else int(layer)
 
 
-def _load(name: str) -> tuple[Any, Any]:
+def load_encoder(name: str) -> tuple[Any, Any]:
+    """An encoder in float32 on the CPU, and its tokenizer; `embedded` is the ranker's.
+
+    Raises:
+        NoInputError: there is no such model, or it is no encoder.
+    """
     if name == EMBEDDED:
         from blendkit.models.pairrm import load_pairrm
 
         ranker, tokenizer = load_pairrm(EMBEDDED)
         return ranker.pretrained_model, tokenizer
-    from transformers import AutoModel, AutoTokenizer
+    from transformers import AutoModel
+
+    return load_pretrained(AutoModel, name, "encoder")
+
+
+def load_pretrained(kind: Any, name: str, what: str) -> tuple[Any, Any]:
+    """A model by one of transformers' Auto classes, float32, for inference, and its tokenizer.
+
+    Raises:
+        NoInputError: there is no such model, or it is not what the class loads.
+    """
+    from transformers import AutoTokenizer
 
     folder = locate(name)
     try:
-        return AutoModel.from_pretrained(folder), AutoTokenizer.from_pretrained(folder)
+        model, report = kind.from_pretrained(folder, dtype=torch.float32, output_loading_info=True)
+        tokenizer = AutoTokenizer.from_pretrained(folder)
     except (OSError, ValueError, KeyError) as error:
-        raise NoInputError(f"no encoder in {name}: {error or no_such_model(error)}") from error
+        reason = " ".join(str(error).split()) or no_such_model(error)
+        # transformers lists all its models here.
+        reason = "the model is of another kind" if "Unrecognized configuration class" in reason else reason[:300]
+        raise NoInputError(f"no {what} in {name}: {reason}") from error
+    # transformers fills in random weights for those that a checkpoint lacks. A pooler's are of no use to an encoder.
+    missing = sorted(key for key in report["missing_keys"] if what != "encoder" or "pooler." not in key)
+    if missing:
+        raise NoInputError(f"no {what} in {name}: its checkpoint lacks {len(missing)} weights of a {type(model).__name__}, such as {missing[0]}")
+    model = model.eval()
+    encoder = getattr(model, "encoder", None)
+    # Of a seq2seq model, the encoder is what encodes.
+    return (encoder if what == "encoder" and encoder is not None and hasattr(model, "decoder") else model), tokenizer
 
 
 def _cut(model: Any, layers: int) -> None:
     stack = model.encoder if hasattr(model, "encoder") else model
-    for attribute in ("layer", "layers"):
+    for attribute in ("layer", "layers", "block"):
         if hasattr(stack, attribute):
             setattr(stack, attribute, getattr(stack, attribute)[:layers])
             return
-    raise NoInputError(f"cannot take layer {layers} of a {type(model).__name__}: it has no list of layers; try another --model")
+    raise NoInputError(f"cannot take layer {layers} of a {type(model).__name__}: it has no list of layers; try another model")

@@ -168,8 +168,8 @@ class PairRanker(Stage):
 
     def run(self, group: str, payloads: list[Any]) -> list[float]:
         """Logits s_ij of the batch, or the prefilter's scores."""
-        if self.prefilter and group == self.prefilter.group:
-            return self.prefilter.run(payloads)
+        if self.prefilter and group != "pairs":
+            return self.prefilter.run(group, payloads)
         return [float(logit) for logit in self.scorer([self.inputs.pair(*ids) for ids in payloads])]
 
     def describe(self) -> dict[str, Any]:

@@ -7,19 +7,17 @@ from typing import Any
 
 from blendkit.errors import RecordError, UsageError
 from blendkit.records import Record, source_text
-from blendkit.scorers import SCORERS, make_scorer
+from blendkit.scorers import SCORERS, better_when_lower, make_scorer
 from blendkit.scorers.base import Item
 from blendkit.stage import Work
 
 
 class Prefilter:
-    """Keeps the K candidates with the highest score; among equals the earlier one stays.
+    """Keeps the K candidates with the best score; among equals the earlier one stays.
 
     Scores that the record has already are taken as they are. Of the others, a metric of `blendkit score` that
     needs no reference is computed here.
     """
-
-    group = "prefilter"
 
     def __init__(self, spec: str, device: str, dtype: str, seed: int) -> None:
         """Raises UsageError for a form that is not METRIC:K, or a metric that reads the reference."""
@@ -47,16 +45,19 @@ class Prefilter:
                 missing = chosen[scores.index(None)]
                 raise RecordError(f"candidates[{missing}].scores.{self.name}", f"expected a number, as --prefilter {self.spec} needs")
             source = source_text(record)
-            items = [Item(source, candidates[index]["text"], "", record["id"], index) for index in chosen]
-            scores = yield [Work(self.group, (self.scorer.key(item), item.source), len(item.candidate) // 4 + 1, item) for item in items]
-        best = sorted(range(len(chosen)), key=lambda place: -scores[place])[: self.k]
+            messages = tuple((message["role"], message["content"]) for message in record.get("messages") or [{"role": "user", "content": source}])
+            peers = tuple(candidates[index]["text"] for index in chosen)
+            items = [Item(source, text, "", f"{record['id']}", place, peers, messages) for place, text in enumerate(peers)]
+            scores = yield from self.scorer.rounds(items)
+        sign = 1 if better_when_lower(self.name) else -1
+        best = sorted(range(len(chosen)), key=lambda place: sign * scores[place])[: self.k]
         return [chosen[place] for place in sorted(best)]
 
-    def run(self, items: list[Item]) -> list[float]:
-        """The metric's scores."""
+    def run(self, group: str, payloads: list[Any]) -> list[Any]:
+        """The metric's work."""
         if self.scorer is None:
             raise ValueError("no scorer")
-        return self.scorer.score(items)
+        return self.scorer.run(group, payloads)
 
     @property
     def signature(self) -> str:

@@ -11,9 +11,10 @@ from blendkit.aggregate import AGGREGATIONS, Matrix, matrix, ranks_from_scores, 
 from blendkit.errors import RecordError, UsageError
 from blendkit.rankers.references import reference_index
 from blendkit.records import Record, candidates_of, generated_only, verdicts_of
+from blendkit.scorers import better_when_lower
 from blendkit.stage import Stage
 
-SOURCES = ("PAIR (a name in `comparisons`, such as pairrm)", "score:NAME", "judge:NAME")
+SOURCES = ("PAIR (a name in `comparisons`, such as pairrm)", "score:NAME", "judge:NAME", "oracle:FIELD")
 DEFAULT = "max-logits"
 
 # A candidate's place among the others: (tier, score). A higher tier always ranks above a lower one.
@@ -38,14 +39,14 @@ class Ranking(Stage):
         if top < 1:
             raise UsageError(f"--top {top}: expected at least 1")
         self.kind, _, self.key = by.partition(":")
-        if self.key and self.kind not in ("score", "judge"):
+        if self.key and self.kind not in ("score", "judge", "oracle"):
             raise UsageError(f"--by {by}: expected {', '.join(SOURCES)}")
         if not self.key:
             self.kind, self.key = "pair", by
         if reference is not None and (self.kind != "pair" or aggregate is not None):
-            raise UsageError("--reference ranks by one column of the comparisons: it goes with neither --aggregate nor --by score: or judge:")
+            raise UsageError("--reference ranks by one column of the comparisons: it goes with neither --aggregate nor --by score:, judge: or oracle:")
         self.aggregate, self.top, self.reference = aggregate, top, reference
-        suffix = f":reference-{reference}" if reference else f":{aggregate}" if aggregate not in (None, DEFAULT) and self.kind != "score" else ""
+        suffix = f":reference-{reference}" if reference else f":{aggregate}" if aggregate not in (None, DEFAULT) and self.kind in ("pair", "judge") else ""
         self.ranks_name = name or f"{by}{suffix}"
 
     def finish(self, record: Record, results: list[object]) -> None:
@@ -61,7 +62,10 @@ class Ranking(Stage):
     def standings(self, record: Record, n: int) -> list[Standing]:
         """Where each of the first n candidates stands; higher is better."""
         if self.kind == "score":
-            return [(COMPARED, self._score(record, index)) for index in range(n)]
+            sign = -1 if better_when_lower(self.key) else 1
+            return [(COMPARED, sign * self._score(record, index)) for index in range(n)]
+        if self.kind == "oracle":
+            return [(COMPARED, self._field(record, index)) for index in range(n)]
         aggregate = AGGREGATIONS[self.aggregate or DEFAULT]
         if self.kind == "judge":
             return [(COMPARED, float(score)) for score in aggregate(self._verdicts(record, n))]
@@ -108,6 +112,14 @@ class Ranking(Stage):
         value = scores.get(self.key)
         if value is None:
             raise RecordError(f"candidates[{index}].scores.{self.key}", f"expected a number; found {_list(list(scores))}; `blendkit score` writes scores")
+        return float(value)
+
+    def _field(self, record: Record, index: int) -> float:
+        """A candidate's own field, or a score of that name."""
+        candidate = record["candidates"][index]
+        value = candidate.get(self.key, candidate.get("scores", {}).get(self.key))
+        if isinstance(value, bool) or not isinstance(value, int | float):
+            raise RecordError(f"candidates[{index}].{self.key}", f"expected a number there or in its scores, as --by oracle:{self.key} needs")
         return float(value)
 
     def _missing(self, field: str, found: list[str], command: str) -> RecordError:

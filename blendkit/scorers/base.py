@@ -3,43 +3,85 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Hashable
+from collections.abc import Generator, Hashable
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Any, ClassVar
+
+from blendkit.stage import Work
+
+# What an empty text gets where a sum over its tokens would make it the best of all.
+EMPTY = -1e4
+Rounds = Generator[list[Work], list[Any], list[float]]
 
 
 @dataclass(frozen=True, slots=True)
 class Item:
-    """One candidate to be scored; `reference` is empty for scorers that need none."""
+    """One candidate to be scored. `source` and `reference` are empty for scorers that do not need them.
+
+    `peers` are the texts of all candidates of the record, this one at `index`; `messages` are (role, content), the
+    conversation that the candidate answers.
+    """
 
     source: str
     candidate: str
     reference: str
     record_id: str
     index: int
+    peers: tuple[str, ...] = ()
+    messages: tuple[tuple[str, str], ...] = ()
 
 
 class Scorer(ABC):
-    """Writes `scores[name]` of each candidate. Higher is better for all of them.
+    """Writes `scores[name]` of each candidate; every value is finite, whatever the texts.
 
-    A signature tells all that decided a score; a score without it is not a result.
+    The class variables are the scorer's row in `score --list` and docs/scorers.md. A signature tells all that
+    decided a score; a score without it is not a result.
     """
 
-    needs_reference: ClassVar[bool] = True
     about: ClassVar[str]
+    paper: ClassVar[str] = "–"
+    bounds: ClassVar[str]
+    needs_reference: ClassVar[bool] = True
+    needs_source: ClassVar[bool] = False
+    higher_is_better: ClassVar[bool] = True
+    # The default model; "" where one must be named, None where there is none.
+    default_model: ClassVar[str | None] = None
+    # What an empty candidate or reference gets.
+    empty: ClassVar[str] = "0"
 
     def __init__(self, name: str) -> None:
         self.name = name
 
-    @abstractmethod
+    def rounds(self, items: list[Item]) -> Rounds:
+        """The work of one record's items, round after round; returns their scores. One round by default."""
+        return (yield [Work(self.name, self.key(item), self.length(item), item) for item in items])
+
+    def run(self, group: str, payloads: list[Any]) -> list[Any]:
+        """One result a payload of this scorer's own works."""
+        return self.score(payloads)
+
     def score(self, items: list[Item]) -> list[float]:
         """One number an item."""
+        raise NotImplementedError(f"{type(self).__name__} works in rounds")
+
+    def key(self, item: Item) -> Hashable:
+        """Items with equal keys have equal scores."""
+        return (item.candidate, item.reference)
+
+    def length(self, item: Item) -> int:
+        """Tokens of the item's work."""
+        return 1
+
+    def budgeted(self, group: str) -> bool:
+        """Whether batches of a group keep to the token budget."""
+        return False
 
     @property
     @abstractmethod
     def signature(self) -> str:
         """Such as `bleu|eff:yes|tok:13a|v:2.6.0`."""
 
-    def key(self, item: Item) -> Hashable:
-        """Items with equal keys have equal scores."""
-        return (item.candidate, item.reference)
+    @property
+    def models(self) -> dict[str, str]:
+        """Models by name, each with its revision or hash."""
+        return {}

@@ -13,7 +13,7 @@ class Length(Scorer):
     """The number of characters; judges are known to like long answers."""
 
     needs_reference = False
-    about = "number of characters: longer is better"
+    about, bounds = "number of characters", "0 and up"
 
     def score(self, items: list[Item]) -> list[float]:
         return [float(len(item.candidate)) for item in items]
@@ -27,7 +27,8 @@ class Random(Scorer):
     """Uniform in [0, 1), from the seed, the record's id and the candidate's place."""
 
     needs_reference = False
-    about = "a random number in [0, 1), by --seed"
+    about, bounds = "a random number, by --seed", "0 to 1"
+    empty = "as any"
 
     def __init__(self, name: str, seed: int = 0) -> None:
         super().__init__(name)

@@ -1,53 +1,168 @@
-"""BERTScore F1 (Zhang et al. 2020) by the bert-score package, on any encoder."""
+"""BERTScore (Zhang et al. 2020): precision, recall and F1 of greedy token matching, on any encoder.
+
+Numbers are those of the bert-score package. Each distinct text is encoded once a window (N + 1 encodings for N
+candidates and a reference), and the candidates that share a reference are matched in one product.
+"""
 
 from __future__ import annotations
 
-from collections import defaultdict
+import math
+from collections import Counter, defaultdict
+from collections.abc import Mapping
+from dataclasses import dataclass
 from importlib.metadata import version
+from importlib.resources import files
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
-from blendkit.models.encoder import Encoder
+from blendkit.errors import NoInputError, UsageError
 from blendkit.models.loading import EMBEDDED, fingerprint
-from blendkit.scorers.base import Item, Scorer
+from blendkit.scorers.base import Item, Rounds, Scorer
+from blendkit.stage import Work
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+PRECISION, RECALL, F1 = range(3)
+
+
+@dataclass(eq=False)
+class Encoded:
+    """A text's token vectors, [L, H], of length 1, and its tokens' weights, [L], 1 in sum (all 0 where nothing counts)."""
+
+    vectors: Tensor
+    weights: Tensor
 
 
 class BertScore(Scorer):
-    """F1 of greedy token matching, without idf and without rescaling; an empty text scores 0, as in bert-score."""
+    """F1. An empty text scores 0 before rescaling, as in the package."""
 
-    about = "BERTScore F1 by bert-score; bertscore:MODEL takes any encoder"
+    about, paper, bounds = "BERTScore F1, equal to the bert-score package's", "Zhang et al. 2020", "-1 to 1"
+    default_model = EMBEDDED
+    column = F1
 
-    def __init__(self, name: str, model: str | None = None, device: str = "auto", dtype: str = "auto", layers: int | None = None) -> None:
+    def __init__(
+        self, name: str, model: str = EMBEDDED, device: str = "auto", dtype: str = "auto",
+        layers: int | None = None, idf: str | None = None, baseline: str | None = None,
+    ) -> None:  # fmt: skip
+        """`layers` counts from the input; `idf` is a file of records whose references give the weights of tokens;
+        `baseline` rescales: a language that the package has a baseline of for this model, or a file of that form.
+        """
+        from blendkit.models.encoder import Encoder
+
         super().__init__(name)
-        self.encoder = Encoder(model or EMBEDDED, layers, device, dtype)
+        self.encoder = Encoder(model, layers, device, dtype)
+        self.baseline_name, self.baseline = baseline, _baseline(baseline, model, self.encoder.layers) if baseline else None
+        self.idf_name, self.idf = idf, self._idf(idf) if idf else None
+        # Scorers of the same settings share their works.
+        self.settings = f"bertscore:{model}:{self.encoder.layers}:{idf or ''}"
 
-    def score(self, items: list[Item]) -> list[float]:
-        return self.f1([(item.candidate, item.reference) for item in items])
+    def rounds(self, items: list[Item]) -> Rounds:
+        """Encodes each text once, then matches each pair."""
+        texts = list(dict.fromkeys(text.strip() for item in items for text in (item.candidate, item.reference) if text.strip()))
+        ids = self.encoder.ids(texts)
+        encoded = dict(zip(texts, (yield [Work(f"{self.settings}|encode", text, len(row), row) for text, row in zip(texts, ids, strict=True)]), strict=True))
+        pairs = [(item.candidate.strip(), item.reference.strip()) for item in items]
+        works = [Work(f"{self.settings}|match", pair, 1, (encoded[pair[0]], encoded[pair[1]])) for pair in pairs if all(pair)]
+        found = iter((yield works))
+        return [self._rescaled(next(found)[self.column] if all(pair) else 0.0) for pair in pairs]
 
-    def f1(self, pairs: list[tuple[str, str]]) -> list[float]:
-        """F1 of each (candidate, reference)."""
-        from bert_score.utils import bert_cos_score_idf
+    def run(self, group: str, payloads: list[Any]) -> list[Any]:
+        """Encoded texts of token ids, or (precision, recall, F1) of encoded pairs."""
+        return self._encode(payloads) if group.endswith("|encode") else _match(payloads)
 
-        # The package fails on an empty text with transformers 5, and gives it 0 with older ones.
-        real = [place for place, (candidate, reference) in enumerate(pairs) if candidate.strip() and reference.strip()]
-        scores = [0.0] * len(pairs)
-        if not real:
-            return scores
+    def budgeted(self, group: str) -> bool:
+        return group.endswith("|encode")
+
+    def _encode(self, rows: list[list[int]]) -> list[Encoded]:
+        import torch
+        from torch.nn import functional
+
         tokenizer = self.encoder.tokenizer
-        weights: dict[int, float] = defaultdict(lambda: 1.0)
-        weights[tokenizer.sep_token_id] = weights[tokenizer.cls_token_id] = 0.0
-        found = bert_cos_score_idf(
-            self.encoder.model,
-            [pairs[place][1] for place in real],
-            [pairs[place][0] for place in real],
-            tokenizer,
-            weights,
-            batch_size=len(real),
-            device=self.encoder.device,
-        )
-        for place, value in zip(real, found[:, 2].tolist(), strict=True):
-            scores[place] = float(value)
-        return scores
+        unit = {tokenizer.cls_token_id: 0.0, tokenizer.sep_token_id: 0.0}
+        found = []
+        for row, states in zip(rows, self.encoder.reader.states(rows), strict=True):
+            weights = torch.tensor([self.idf[token] if self.idf is not None else unit.get(token, 1.0) for token in row])
+            total = float(weights.sum())
+            weights = weights / total if total else weights * 0
+            found.append(Encoded(functional.normalize(states, dim=-1), weights.to(states.device)))
+        return found
+
+    def _rescaled(self, score: float) -> float:
+        return score if self.baseline is None else (score - self.baseline[self.column]) / (1 - self.baseline[self.column])
+
+    def _idf(self, path: str) -> Mapping[int, float]:
+        """log((M + 1) / (m + 1)) of a token that m of the M references in a file of records hold."""
+        from blendkit.jsonl import BadLine
+        from blendkit.jsonl import Reader as Records
+
+        references = [str(line.record["output"]) for line in Records(path).records() if not isinstance(line, BadLine) and line.record.get("output") is not None]
+        if not references:
+            raise NoInputError(f"--bertscore-idf {path}: no record there has a reference (`output`)")
+        counts = Counter(token for row in self.encoder.ids([reference.strip() for reference in references]) for token in set(row))
+        total = len(references)
+        weights: dict[int, float] = defaultdict(lambda: math.log(total + 1))
+        weights.update({token: math.log((total + 1) / (count + 1)) for token, count in counts.items()})
+        return weights
 
     @property
     def signature(self) -> str:
         model = f"{self.encoder.name}@{fingerprint(self.encoder.name)}|layer:{self.encoder.layers}"
-        return f"bertscore|f1|model:{model}|idf:no|rescale:no|v:bert-score-{version('bert-score')}"
+        what = ("precision", "recall", "f1")[self.column]
+        return f"bertscore|{what}|model:{model}|idf:{self.idf_name or 'no'}|rescale:{self.baseline_name or 'no'}|v:bert-score-{version('bert-score')}"
+
+    @property
+    def models(self) -> dict[str, str]:
+        return {self.encoder.name: fingerprint(self.encoder.name)}
+
+
+class Precision(BertScore):
+    """How much of the candidate is in the reference."""
+
+    about, column = "BERTScore precision: candidate tokens found in the reference", PRECISION
+
+
+class Recall(BertScore):
+    """How much of the reference is in the candidate."""
+
+    about, column = "BERTScore recall: reference tokens found in the candidate", RECALL
+
+
+def _match(pairs: list[tuple[Encoded, Encoded]]) -> list[tuple[float, float, float]]:
+    """(precision, recall, F1) of each (candidate, reference); candidates that share a reference go through one product."""
+    import torch
+
+    groups: dict[int, list[int]] = {}
+    for place, (_, reference) in enumerate(pairs):
+        groups.setdefault(id(reference), []).append(place)
+    order, found = [], []
+    with torch.inference_mode():
+        for places in groups.values():
+            reference = pairs[places[0]][1]
+            candidates = [pairs[place][0] for place in places]
+            similar = torch.cat([candidate.vectors for candidate in candidates]) @ reference.vectors.T
+            best = similar.amax(1)
+            start = 0
+            for candidate in candidates:
+                end = start + len(candidate.vectors)
+                found.append(torch.stack([best[start:end] @ candidate.weights, similar[start:end].amax(0) @ reference.weights]))
+                start = end
+            order += places
+        values = torch.stack(found).tolist() if found else []
+    scores = [(0.0, 0.0, 0.0)] * len(pairs)
+    for place, (precision, recall) in zip(order, values, strict=True):
+        both = precision + recall
+        scores[place] = (precision, recall, 2 * precision * recall / both if both else 0.0)
+    return scores
+
+
+def _baseline(where: str, model: str, layer: int) -> tuple[float, ...]:
+    """Precision's, recall's and F1's baseline of a layer."""
+    path = Path(where) if Path(where).is_file() else Path(str(files("bert_score") / "rescale_baseline" / where / f"{model}.tsv"))
+    try:
+        rows = [line.split(",") for line in path.read_text().splitlines()[1:]]
+        return tuple(float(value) for value in next(row for row in rows if int(row[0]) == layer)[1:4])
+    except OSError:
+        raise UsageError(f"--bertscore-baseline {where}: no such file, and bert-score has no baseline of {model} in a language {where!r}") from None
+    except (StopIteration, ValueError, IndexError):
+        raise UsageError(f"--bertscore-baseline {where}: {path.name} has no line LAYER,P,R,F for layer {layer}") from None

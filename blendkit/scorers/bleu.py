@@ -1,24 +1,45 @@
-"""Sentence BLEU (Papineni et al. 2002) by sacrebleu, with effective order, 0 to 100."""
+"""Sentence BLEU (Papineni et al. 2002) and chrF (Popović 2015) by sacrebleu, 0 to 100."""
 
 from __future__ import annotations
 
-from sacrebleu.metrics import BLEU
+from typing import Any
 
 from blendkit.scorers.base import Item, Scorer
 
 
-class Bleu(Scorer):
-    """sacrebleu's own numbers."""
+class SacreBleu(Scorer):
+    """A metric of sacrebleu, a sentence at a time."""
 
-    about = "sentence BLEU by sacrebleu, 0 to 100"
-
-    def __init__(self, name: str) -> None:
-        super().__init__(name)
-        self._metric = BLEU(effective_order=True)
+    bounds = "0 to 100"
+    metric: Any
 
     def score(self, items: list[Item]) -> list[float]:
-        return [float(self._metric.sentence_score(item.candidate, [item.reference]).score) for item in items]
+        return [float(self.metric.sentence_score(item.candidate, [item.reference]).score) for item in items]
 
     @property
     def signature(self) -> str:
-        return f"bleu|{self._metric.get_signature()}"
+        return f"{self.name}|{self.metric.get_signature()}"
+
+
+class Bleu(SacreBleu):
+    """With effective order, as sacrebleu's own sentence BLEU."""
+
+    about, paper = "sentence BLEU by sacrebleu", "Papineni et al. 2002"
+
+    def __init__(self, name: str) -> None:
+        from sacrebleu.metrics import BLEU
+
+        super().__init__(name)
+        self.metric = BLEU(effective_order=True)
+
+
+class Chrf(SacreBleu):
+    """chrF2: character 6-grams, recall counted twice."""
+
+    about, paper = "chrF2, character n-grams, by sacrebleu", "Popović 2015"
+
+    def __init__(self, name: str) -> None:
+        from sacrebleu.metrics import CHRF
+
+        super().__init__(name)
+        self.metric = CHRF()

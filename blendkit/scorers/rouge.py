@@ -4,23 +4,24 @@ from __future__ import annotations
 
 from importlib.metadata import version
 
-from rouge_score.rouge_scorer import RougeScorer
-
 from blendkit.scorers.base import Item, Scorer
 
 
 class Rouge(Scorer):
-    """rouge-score's F1, with the Porter stemmer."""
+    """rouge-score's F1, with the Porter stemmer; a label keeps the kind: `mine=rouge2`."""
 
-    about = "ROUGE F1 by rouge-score with stemming, 0 to 1"
+    about, paper, bounds = "ROUGE F1 by rouge-score, with stemming", "Lin 2004", "0 to 1"
 
-    def __init__(self, name: str) -> None:
+    def __init__(self, name: str, kind: str) -> None:
+        from rouge_score.rouge_scorer import RougeScorer
+
         super().__init__(name)
-        self._scorer = RougeScorer([name], use_stemmer=True)
+        self.kind = kind
+        self._scorer = RougeScorer([kind], use_stemmer=True)
 
     def score(self, items: list[Item]) -> list[float]:
-        return [float(self._scorer.score(item.reference, item.candidate)[self.name].fmeasure) for item in items]
+        return [float(self._scorer.score(item.reference, item.candidate)[self.kind].fmeasure) for item in items]
 
     @property
     def signature(self) -> str:
-        return f"{self.name}|f1|stem:yes|v:rouge-score-{version('rouge-score')}"
+        return f"{self.kind}|f1|stem:yes|v:rouge-score-{version('rouge-score')}"

@@ -3,52 +3,93 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Generator
 from typing import Any
 
-from blendkit.errors import RecordError
+from blendkit.errors import RecordError, UsageError
 from blendkit.records import Record, candidates_of, reference_of, source_text
 from blendkit.scorers import make_scorer
-from blendkit.scorers.base import Item
-from blendkit.stage import Stage, Work
+from blendkit.scorers.base import Item, Scorer
+from blendkit.stage import Rounds, Stage, Work, together
 
 
 class Scoring(Stage):
-    """Writes `candidates[].scores[metric]`; scores that are there already are replaced."""
+    """Writes `candidates[].scores[metric]` and `signatures`; scores that are there already are replaced.
+
+    `metrics` are `[LABEL=]NAME[:MODEL]`. Works that two metrics share (the encodings of BERTScore's precision and
+    recall) are done once.
+    """
 
     name = "score"
+    # Encoded texts of a window are kept until its pairs are matched.
+    window = 16
 
-    def __init__(self, metrics: list[str], model: str | None = None, device: str = "auto", dtype: str = "auto", seed: int = 0) -> None:
-        scorers = [make_scorer(metric, model=model, device=device, dtype=dtype, seed=seed) for metric in dict.fromkeys(metrics)]
-        self.scorers = {scorer.name: scorer for scorer in scorers}
+    def __init__(self, metrics: list[str], device: str = "auto", dtype: str = "auto", seed: int = 0, **settings: Any) -> None:
+        from blendkit.models.loading import choose_device
 
-    def plan(self, record: Record) -> list[Work]:
-        """One piece of work a scorer and candidate."""
+        self.scorers: dict[str, Scorer] = {}
+        for metric in dict.fromkeys(metrics):
+            scorer = make_scorer(metric, device=device, dtype=dtype, seed=seed, **settings)
+            if scorer.name in self.scorers:
+                raise UsageError(f"--metric {metric}: there is a {scorer.name} already; give this one a label, LABEL={metric}")
+            self.scorers[scorer.name] = scorer
+        self.settings = {"device": device, "dtype": dtype}
+        if any(scorer.models for scorer in self.scorers.values()):
+            from blendkit.rankers.pairranker import pair_budget
+
+            self.batch_tokens = pair_budget(choose_device(device))
+        self._owners: dict[str, Scorer] = {}
+
+    def rounds(self, record: Record) -> Rounds:
+        """All scorers' rounds side by side; then the scores are added.
+
+        Raises:
+            RecordError: the record lacks what a metric needs, or a score is no number.
+        """
+        items = self._items(record)
+        found = yield from together([self._owned(scorer, items) for scorer in self.scorers.values()])
+        for scorer, scores in zip(self.scorers.values(), found, strict=True):
+            for index, (candidate, value) in enumerate(zip(record["candidates"], scores, strict=True)):
+                if not math.isfinite(value):
+                    raise RecordError(f"candidates[{index}].scores.{scorer.name}", f"the metric gave {value}: the checkpoint is broken, or --dtype too narrow")
+                candidate.setdefault("scores", {})[scorer.name] = round(value, 6)
+            record.setdefault("signatures", {})[f"score:{scorer.name}"] = scorer.signature
+
+    def _items(self, record: Record) -> list[Item]:
         candidates = candidates_of(record)
         wanting = next((name for name, scorer in self.scorers.items() if scorer.needs_reference), None)
         reference = reference_of(record, f"--metric {wanting}") if wanting else ""
-        source = source_text(record) if any(not scorer.needs_reference for scorer in self.scorers.values()) else ""
-        items = [Item(source, candidate["text"], reference, record["id"], index) for index, candidate in enumerate(candidates)]
-        return [Work(name, scorer.key(item), _tokens(item), item) for name, scorer in self.scorers.items() for item in items]
+        needs_source = any(scorer.needs_source for scorer in self.scorers.values())
+        source = source_text(record) if needs_source else ""
+        messages = tuple((message["role"], message["content"]) for message in record.get("messages") or [{"role": "user", "content": source}])
+        peers = tuple(candidate["text"] for candidate in candidates)
+        return [Item(source, text, reference, record["id"], index, peers, messages) for index, text in enumerate(peers)]
 
-    def run(self, group: str, payloads: list[Item]) -> list[float]:
-        """The scores of one scorer."""
-        return self.scorers[group].score(payloads)
+    def _owned(self, scorer: Scorer, items: list[Item]) -> Generator[list[Work], list[Any], list[float]]:
+        """The scorer's rounds; notes who does the works of which group."""
+        rounds = scorer.rounds(items)
+        results: list[Any] | None = None
+        while True:
+            try:
+                works: list[Work] = next(rounds) if results is None else rounds.send(results)
+            except StopIteration as done:
+                scores: list[float] = done.value
+                return scores
+            for work in works:
+                self._owners.setdefault(work.group, scorer)
+            results = yield works
 
-    def finish(self, record: Record, results: list[float]) -> None:
-        """Adds the scores. Raises RecordError for one that is no number."""
-        values = iter(results)
-        for name in self.scorers:
-            for index, candidate in enumerate(record["candidates"]):
-                value = next(values)
-                if not math.isfinite(value):
-                    raise RecordError(f"candidates[{index}].scores.{name}", f"the metric gave {value}")
-                candidate.setdefault("scores", {})[name] = round(value, 6)
+    def budgeted(self, group: str) -> bool:
+        """A model's batches keep to the budget; what a library computes text by text need not."""
+        return self._owners[group].budgeted(group)
+
+    def run(self, group: str, payloads: list[Any]) -> list[Any]:
+        """The work of the scorer whose group it is."""
+        return self._owners[group].run(group, payloads)
 
     def describe(self) -> dict[str, Any]:
-        """The scorers' signatures."""
-        return {"signatures": [scorer.signature for scorer in self.scorers.values()]}
-
-
-def _tokens(item: Item) -> int:
-    # About four characters a token; good enough to sort by and to fill a batch.
-    return max(len(item.candidate), len(item.reference)) // 4 + 1
+        """The scorers' signatures and models."""
+        models: dict[str, str] = {}
+        for scorer in self.scorers.values():
+            models |= scorer.models
+        return {"signatures": [scorer.signature for scorer in self.scorers.values()], "models": models, **(self.settings if models else {})}

@@ -95,7 +95,8 @@ def replay(record: dict, spec: str, prefilter: str | None, seed: int) -> dict:
         keeping = scorer.keep(record, chosen)
         try:
             works = next(keeping)
-            keeping.send(scorer.run([work.payload for work in works]))
+            while True:
+                works = keeping.send([scorer.run(work.group, [work.payload])[0] for work in works])
         except StopIteration as done:
             chosen = done.value
     schedule = make_schedule(spec)(len(chosen), random.Random(seeded(seed, "schedule", record["id"])))

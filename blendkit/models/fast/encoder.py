@@ -1,8 +1,8 @@
-"""Encoders over packed inputs: states at the three markers, in the least work that gives them exactly.
+"""Encoders over packed inputs: states at a few markers, or of all tokens, in the least work that gives them exactly.
 
 Against the plain forward pass of transformers: no padding; queries, keys and values in one product; relative
 scores without gathers (see `relative`); projections of the relative embeddings computed once a model; the last
-layer computed for the markers only.
+layer computed for the markers only, where only they are read.
 """
 
 from __future__ import annotations
@@ -16,19 +16,22 @@ from torch import Tensor, nn
 
 from blendkit.models.fast.attention import Flex, PerInput
 from blendkit.models.fast.layers import Layer, Norm, PostNormLayer, PreNormLayer, stream_dtype
+from blendkit.models.fast.linear import Linear
 from blendkit.models.fast.packing import Packed
 from blendkit.models.fast.relative import Buckets, Relative
 
 
 class PackedEncoder(ABC):
-    """States of the last layer at the markers. A family says how it embeds and what its layers are."""
+    """States of the last layer: of the markers by a call, of all tokens by `states`. A family says how it embeds and what its layers are."""
 
     layers: list[Layer]
     buckets: Buckets | None = None
     final_norm: Norm | None = None
 
-    def __init__(self, encoder: Any, candidate_bias: float, device: torch.device, dtype: torch.dtype) -> None:
+    def __init__(self, encoder: Any, candidate_bias: float, device: torch.device, dtype: torch.dtype, markers_only: bool = True) -> None:
+        """`markers_only` lays the last layer out for calls; without it the encoder is for `states`."""
         self.config, self.candidate_bias, self.device = encoder.config, candidate_bias, device
+        self.markers_only = markers_only
         self.where = (device, dtype)
         self.stream = stream_dtype(*self.where)
         self.embeddings = encoder.embeddings.to(device, self.stream)
@@ -43,6 +46,10 @@ class PackedEncoder(ABC):
     @abstractmethod
     def build(self, encoder: Any) -> None:
         """Fills `layers` and what else the family needs."""
+
+    def is_cut(self, number: int, layers: Any) -> bool:
+        """Whether a layer is the last one, of which only the markers are computed."""
+        return self.markers_only and number == len(layers) - 1
 
     @abstractmethod
     def embed(self, batch: Packed) -> Tensor:
@@ -61,26 +68,39 @@ class PackedEncoder(ABC):
         return states
 
     def __call__(self, batch: Packed) -> Tensor:
-        """States at the markers, [n, 3, H], float32."""
-        batch = batch.rounded(512 if self.device.type == "cuda" else 64)
+        """States at the m markers of each input, [n, m, H], float32."""
+        batch = self._rounded(batch)
+        x = self._last(self._through(batch, self.layers[:-1]), batch)
+        return self._normed(x).view(*batch.markers.shape, -1)
+
+    def states(self, batch: Packed) -> Tensor:
+        """States of all T tokens, [T, H], float32."""
+        tokens = sum(batch.lengths)
+        return self._normed(self._through(self._rounded(batch), self.layers))[:tokens]
+
+    def _rounded(self, batch: Packed) -> Packed:
+        return batch.rounded(512 if self.device.type == "cuda" else 64)
+
+    def _through(self, batch: Packed, layers: list[Layer]) -> Tensor:
         x = self.embed(batch)
-        for number, layer in enumerate(self.layers[:-1]):
+        for number, layer in enumerate(layers):
             qkv = layer.project(x).to(self.stream)
             qkv = self.turned(qkv, number, batch)
             x = layer.finish(x, self.attention(qkv, batch, self.relative(number), self.window(number)))
-        x = self._last(x, batch)
-        x = x if self.final_norm is None else self.final_norm(x)
-        return x.float().view(*batch.markers.shape, -1)
+        return x
+
+    def _normed(self, x: Tensor) -> Tensor:
+        return (x if self.final_norm is None else self.final_norm(x)).float()
 
     def _last(self, x: Tensor, batch: Packed) -> Tensor:
-        """The last layer, for the markers only: [n·3, H]."""
+        """The last layer, for the markers only: [n·m, H]."""
         number, layer = len(self.layers) - 1, self.layers[-1]
         rows = batch.markers.flatten()
         queries, keys, states = layer.project_last(x, rows)
         queries = self.turned(queries.to(self.stream), number, batch, rows)
         keys = self.turned(keys.to(self.stream), number, batch)
         places, real = batch.grid
-        q = queries.view(*batch.markers.shape, *queries.shape[1:]).transpose(1, 2)  # [n, h, 3, d]
+        q = queries.view(*batch.markers.shape, *queries.shape[1:]).transpose(1, 2)  # [n, h, m, d]
         k = keys[places].transpose(1, 2)  # [n, h, L, d]
         scores = q @ k.transpose(2, 3)
         asked = batch.offsets[batch.markers]
@@ -96,12 +116,12 @@ class PackedEncoder(ABC):
         if window is not None:
             allowed = allowed & (distance.abs() <= window)
         weights = scores.masked_fill(~allowed[:, None], float("-inf")).softmax(-1)
-        mixed = torch.matmul(weights.flatten(1, 2), states[places].to(weights.dtype))  # [n, h·3, H]
+        mixed = torch.matmul(weights.flatten(1, 2), states[places].to(weights.dtype))  # [n, h·m, H]
         mixed = mixed.view(*weights.shape[:3], -1).transpose(1, 2).flatten(0, 1)
         return layer.finish(x[rows], layer.values_of(mixed))
 
     def _relative_scores(self, q: Tensor, k: Tensor, relative: Relative, distance: Tensor) -> Tensor:
-        """c2p and p2c of the markers' queries, [n, h, 3, L]."""
+        """c2p and p2c of the markers' queries, [n, h, m, L]."""
         if self.buckets is None:
             raise ValueError("relative embeddings without buckets")
         table, centre = self.buckets.rows(int(distance.shape[-1]))
@@ -121,10 +141,10 @@ class Bert(PackedEncoder):
     """BERT and MiniLM."""
 
     def build(self, encoder: Any) -> None:
-        heads, last = self.config.num_attention_heads, self.config.num_hidden_layers - 1
+        heads, layers = self.config.num_attention_heads, encoder.encoder.layer
         scale = math.sqrt(self.config.hidden_size // heads)
         names = ("query", "key", "value")
-        self.layers = [PostNormLayer(layer, names, heads, scale, self.where, number == last) for number, layer in enumerate(encoder.encoder.layer)]
+        self.layers = [PostNormLayer(layer, names, heads, scale, self.where, self.is_cut(number, layers)) for number, layer in enumerate(layers)]
 
     def embed(self, batch: Packed) -> Tensor:
         embedded = self.embeddings(input_ids=batch.ids[None], token_type_ids=batch.types[None], position_ids=self.places(batch)[None])
@@ -143,6 +163,18 @@ class Roberta(Bert):
         return batch.positions + first
 
 
+class RemBert(Bert):
+    """RemBERT, whose embeddings are narrower than its layers."""
+
+    def build(self, encoder: Any) -> None:
+        super().build(encoder)
+        widen = encoder.encoder.embedding_hidden_mapping_in
+        self.widen = Linear(widen.weight, widen.bias, self.device, self.stream)
+
+    def embed(self, batch: Packed) -> Tensor:
+        return self.widen(super().embed(batch))
+
+
 class DebertaV2(PackedEncoder):
     """DeBERTa-v2 and -v3."""
 
@@ -152,12 +184,12 @@ class DebertaV2(PackedEncoder):
 
     def build(self, encoder: Any) -> None:
         config = self.config
-        heads, last = config.num_attention_heads, config.num_hidden_layers - 1
+        heads, layers = config.num_attention_heads, encoder.encoder.layer
         kinds = [kind for kind in ("c2p", "p2c") if kind in (config.pos_att_type or [])]
         attention = encoder.encoder.layer[0].attention.self
         scale = math.sqrt(attention.attention_head_size * (1 + len(kinds)))
         names = ("query_proj", "key_proj", "value_proj")
-        self.layers = [PostNormLayer(layer, names, heads, scale, self.where, number == last) for number, layer in enumerate(encoder.encoder.layer)]
+        self.layers = [PostNormLayer(layer, names, heads, scale, self.where, self.is_cut(number, layers)) for number, layer in enumerate(layers)]
         self.buckets = Buckets(attention.pos_ebd_size, attention.position_buckets, attention.max_relative_positions, self.device)
         table = encoder.encoder.get_rel_embedding()[: 2 * attention.pos_ebd_size].detach().float().cpu()
         self._relative = [self._projected(layer.attention.self, table, kinds, heads, scale) for layer in encoder.encoder.layer]
@@ -185,9 +217,9 @@ class ModernBert(PackedEncoder):
     """ModernBERT: rotary positions, and layers that see a window only."""
 
     def build(self, encoder: Any) -> None:
-        heads, last = self.config.num_attention_heads, self.config.num_hidden_layers - 1
+        heads, layers = self.config.num_attention_heads, encoder.layers
         scale = math.sqrt(self.config.hidden_size // heads)
-        self.layers = [PreNormLayer(layer, heads, scale, self.where, number == last) for number, layer in enumerate(encoder.layers)]
+        self.layers = [PreNormLayer(layer, heads, scale, self.where, self.is_cut(number, layers)) for number, layer in enumerate(layers)]
         self.final_norm = Norm(encoder.final_norm, self.device, self.stream)
         self.rotary = encoder.rotary_emb.to(self.device)
         self.kinds = list(self.config.layer_types)
@@ -212,12 +244,19 @@ def _turn(states: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
     return states * cos + torch.cat([-right, left], dim=-1) * sin
 
 
-FAMILIES: dict[str, type[PackedEncoder]] = {"bert": Bert, "roberta": Roberta, "xlm-roberta": Roberta, "deberta-v2": DebertaV2, "modernbert": ModernBert}
+FAMILIES: dict[str, type[PackedEncoder]] = {
+    "bert": Bert,
+    "roberta": Roberta,
+    "xlm-roberta": Roberta,
+    "rembert": RemBert,
+    "deberta-v2": DebertaV2,
+    "modernbert": ModernBert,
+}
 
 
-def packed_encoder(encoder: Any, candidate_bias: float, device: torch.device, dtype: torch.dtype) -> PackedEncoder | None:
+def packed_encoder(encoder: Any, candidate_bias: float, device: torch.device, dtype: torch.dtype, markers_only: bool = True) -> PackedEncoder | None:
     """The packed form of a transformers encoder, or None where there is none for its kind."""
     family = FAMILIES.get(encoder.config.model_type)
     if family is None or not family.handles(encoder.config):
         return None
-    return family(encoder, candidate_bias, device, dtype)
+    return family(encoder, candidate_bias, device, dtype, markers_only)

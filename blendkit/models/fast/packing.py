@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from itertools import accumulate
@@ -78,3 +79,16 @@ class Packed:
         """The same batch on another device."""
         ids, positions, types, markers = (part.to(device, non_blocking=True) for part in (self.ids, self.positions, self.types, self.markers))
         return replace(self, ids=ids, positions=positions, types=types, markers=markers)
+
+
+def pack(rows: Sequence[Sequence[int]], types: Sequence[Sequence[int]] | None = None, markers: Sequence[Sequence[int]] | None = None) -> Packed:
+    """Token ids of n inputs end to end, positions counted from 0 in each.
+
+    `types` are token types, 0 where there are none; `markers` are m places within each input, [n, m].
+    """
+    lengths = [len(row) for row in rows]
+    starts = [0, *accumulate(lengths)][:-1]
+    ids = torch.tensor([token for row in rows for token in row])
+    kinds = torch.zeros_like(ids) if types is None else torch.tensor([kind for row in types for kind in row])
+    places = [[start + place for place in row] for start, row in zip(starts, markers, strict=True)] if markers else [[start] for start in starts]
+    return Packed(ids, torch.cat([torch.arange(length) for length in lengths]), kinds, lengths, torch.tensor(places))

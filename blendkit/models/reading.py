@@ -1,0 +1,70 @@
+"""Hidden states of token ids by the fastest path that an encoder has, for everything that reads an encoder but PairRanker."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from blendkit.models.fast.encoder import packed_encoder
+from blendkit.models.fast.packing import pack
+from blendkit.models.loading import to_device
+
+Ids = Sequence[int]
+
+
+class Reader:
+    """An encoder of transformers, read packed (`models.fast.encoder`), or padded where its kind has no packed form.
+
+    `places_only`: only `at` will be called, so that the last layer need not be computed for all tokens.
+    """
+
+    def __init__(self, encoder: Any, pad: int, device: torch.device, dtype: torch.dtype, places_only: bool, packed: bool = True) -> None:
+        self.device, self.pad = device, pad
+        self.packed = packed_encoder(encoder, 0.0, device, dtype, places_only) if packed else None
+        self.encoder = None if self.packed else encoder.to(device, dtype).eval()
+
+    @torch.inference_mode()
+    def states(self, rows: Sequence[Ids]) -> list[Tensor]:
+        """States of all tokens of each input, [L, H], float32 on the device."""
+        if self.packed is not None:
+            return list(torch.split(self.packed.states(pack(rows).to(self.device)), [len(row) for row in rows]))
+        padded = self._padded(rows, None)
+        return [states[: len(row)] for states, row in zip(padded, rows, strict=True)]
+
+    @torch.inference_mode()
+    def at(self, rows: Sequence[Ids], places: Sequence[Sequence[int]], types: Sequence[Ids] | None = None) -> Tensor:
+        """States at m places of each input, [n, m, H], float32 on the device; `types` are token types."""
+        if self.packed is not None:
+            return self.packed(pack(rows, types, places).to(self.device))
+        states = self._padded(rows, types)
+        return states[torch.arange(len(rows), device=self.device)[:, None], torch.tensor(places, device=self.device)]
+
+    def _padded(self, rows: Sequence[Ids], types: Sequence[Ids] | None) -> Tensor:
+        inputs = padded(rows, self.pad)
+        if types is not None:
+            inputs["token_type_ids"] = padded(types, 0)["input_ids"]
+        assert self.encoder is not None
+        found: Tensor = self.encoder(**to_device(inputs, self.device)).last_hidden_state
+        return found.float()
+
+
+def padded(rows: Sequence[Ids], pad: int) -> dict[str, Tensor]:
+    """`input_ids` and `attention_mask`, [n, longest], padded on the right."""
+    width = max(len(row) for row in rows)
+    ids = torch.full((len(rows), width), pad, dtype=torch.long)
+    mask = torch.zeros_like(ids)
+    for number, row in enumerate(rows):
+        ids[number, : len(row)] = torch.tensor(row, dtype=torch.long)
+        mask[number, : len(row)] = 1
+    return {"input_ids": ids, "attention_mask": mask}
+
+
+def longest_input(model: Any, tokenizer: Any) -> int:
+    """Tokens that fit: the least of what the tokenizer and the position embeddings allow."""
+    positions = int(getattr(model.config, "max_position_embeddings", 512))
+    # RoBERTa's first positions are those of padding.
+    reserved = 2 if model.config.model_type in ("roberta", "xlm-roberta") else 0
+    return min(int(tokenizer.model_max_length), positions - reserved)

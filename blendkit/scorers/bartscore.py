@@ -1,0 +1,158 @@
+"""BARTScore (Yuan et al. 2021): the mean log-probability of one text's tokens, given another, under BART.
+
+A source that several targets share (the reference, for precision) is encoded once, and its targets are decoded
+together; equal texts are computed once.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from blendkit.errors import NoInputError
+from blendkit.models.loading import choose_device, choose_dtype, fingerprint
+from blendkit.scorers.base import Item, Rounds, Scorer
+from blendkit.stage import Work
+
+# Targets of one source go into one work up to this many tokens.
+TARGET_TOKENS = 2048
+
+
+class BartScore(Scorer):
+    """F: the mean of both directions between candidate and reference."""
+
+    about = "BARTScore F: the mean of precision and recall; bartscore:MODEL+FILE.pth lays other weights over MODEL (ParaBank)"
+    paper, bounds = "Yuan et al. 2021", "below 0 (nats)"
+    default_model = "facebook/bart-large-cnn"
+    empty = "that of no words"
+
+    def __init__(self, name: str, model: str = default_model, device: str = "auto", dtype: str = "auto") -> None:
+        super().__init__(name)
+        self.model_name, self.group = model, f"bartscore:{model}"
+        self.bart, self.tokenizer, self.longest = load_bart(model, device, dtype)
+
+    def directions(self, item: Item) -> list[tuple[str, str]]:
+        """(source, target) of each log-probability that the score is the mean of."""
+        return [(item.reference, item.candidate), (item.candidate, item.reference)]
+
+    def rounds(self, items: list[Item]) -> Rounds:
+        """Encodes each source once, then decodes its targets together."""
+        pairs = list(dict.fromkeys(pair for item in items for pair in self.directions(item)))
+        texts = list(dict.fromkeys(text for pair in pairs for text in pair))
+        rows = self.tokenizer(texts, truncation=True, max_length=self.longest)["input_ids"] if texts else []
+        ids = {text: tuple(row) for text, row in zip(texts, rows, strict=True)}
+        targets: dict[str, list[str]] = {}
+        for source, target in pairs:
+            targets.setdefault(source, []).append(target)
+        works = [Work(f"{self.group}|encode", source, len(ids[source]), ids[source]) for source in targets]
+        states = dict(zip(targets, (yield works), strict=True))
+        asked = [(source, part) for source, many in targets.items() for part in _parts(many, ids)]
+        decode = []
+        for source, part in asked:
+            tokens = [ids[target] for target in part]
+            decode.append(Work(f"{self.group}|decode", (source, tuple(part)), sum(map(len, tokens)), (states[source], tokens)))
+        found: dict[tuple[str, str], float] = {}
+        for (source, part), values in zip(asked, (yield decode), strict=True):
+            found |= {(source, target): value for target, value in zip(part, values, strict=True)}
+        return [sum(found[pair] for pair in self.directions(item)) / len(self.directions(item)) for item in items]
+
+    def run(self, group: str, payloads: list[Any]) -> list[Any]:
+        """Encoder states, or each target's mean log-probability."""
+        found: list[Any] = self.bart.encode(payloads) if group.endswith("|encode") else self.bart.log_probabilities(payloads)
+        return found
+
+    def budgeted(self, group: str) -> bool:
+        return True
+
+    @property
+    def signature(self) -> str:
+        return f"bartscore|{type(self).__name__.lower()}|model:{self.model_name}@{self._hash()}|max:{self.longest}"
+
+    def _hash(self) -> str:
+        base, _, file = self.model_name.partition("+")
+        return fingerprint(base) + (f"+{file_hash(file)}" if file else "")
+
+    @property
+    def models(self) -> dict[str, str]:
+        return {self.model_name: self._hash()}
+
+
+class Precision(BartScore):
+    """log p(candidate | reference)."""
+
+    about = "log p(candidate | reference) under BART"
+
+    def directions(self, item: Item) -> list[tuple[str, str]]:
+        return [(item.reference, item.candidate)]
+
+
+class Recall(BartScore):
+    """log p(reference | candidate)."""
+
+    about = "log p(reference | candidate) under BART"
+
+    def directions(self, item: Item) -> list[tuple[str, str]]:
+        return [(item.candidate, item.reference)]
+
+
+class FromSource(BartScore):
+    """log p(candidate | x): faithfulness, without a reference."""
+
+    about = "log p(candidate | x) under BART"
+    needs_reference, needs_source = False, True
+
+    def directions(self, item: Item) -> list[tuple[str, str]]:
+        return [(item.source, item.candidate)]
+
+
+def load_bart(name: str, device: str, dtype: str) -> tuple[Any, Any, int]:
+    """The packed BART of MODEL or MODEL+FILE.pth, its tokenizer, and the tokens that fit.
+
+    Raises:
+        NoInputError: there is no such model or file, it is no BART, or the file is more than plain weights.
+    """
+    import torch
+    from transformers import AutoModelForSeq2SeqLM
+
+    from blendkit.models.encoder import load_pretrained
+    from blendkit.models.fast.bart import Bart
+
+    base, _, file = name.partition("+")
+    model, tokenizer = load_pretrained(AutoModelForSeq2SeqLM, base, "seq2seq model")
+    if model.config.model_type != "bart":
+        raise NoInputError(f"{base} is a {model.config.model_type} model; BARTScore needs a BART, such as facebook/bart-large-cnn")
+    if file:
+        try:
+            weights = torch.load(file, map_location="cpu", weights_only=True)
+            # Tied weights need not be there twice.
+            missing = [key for key in model.load_state_dict(weights, strict=False).missing_keys if "embed_tokens" not in key and not key.startswith("lm_head")]
+        except FileNotFoundError:
+            raise NoInputError(f"{name}: there is no file {file}") from None
+        except Exception as error:
+            raise NoInputError(f"{name}: {Path(file).name} holds no plain weights of this model: {' '.join(str(error).split())[:200]}") from error
+        if missing:
+            raise NoInputError(f"{name}: {Path(file).name} lacks {len(missing)} weights, {missing[0]} first")
+    chosen = choose_device(device)
+    longest = min(int(tokenizer.model_max_length), int(model.config.max_position_embeddings), 1024)
+    return Bart(model, chosen, choose_dtype(dtype, chosen)), tokenizer, longest
+
+
+def file_hash(path: str) -> str:
+    """The first 12 hex digits of a file's SHA-256."""
+    import hashlib
+
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()[:12]
+
+
+def _parts(targets: list[str], ids: dict[str, tuple[int, ...]]) -> list[list[str]]:
+    """The targets in groups of at most TARGET_TOKENS."""
+    parts: list[list[str]] = []
+    room = 0
+    for target in targets:
+        if not parts or len(ids[target]) > room:
+            parts.append([])
+            room = TARGET_TOKENS
+        parts[-1].append(target)
+        room -= len(ids[target])
+    return parts

@@ -1,0 +1,46 @@
+"""Cosine of the sentence embeddings of x and a candidate (Reimers and Gurevych 2019): a zero-shot ranker."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from blendkit.models.loading import EMBEDDED, fingerprint
+from blendkit.scorers.base import Item, Rounds, Scorer
+from blendkit.stage import Work
+
+
+class Cosine(Scorer):
+    """Mean-pooled embeddings; each text is embedded once."""
+
+    about, paper, bounds = "cosine of the embeddings of x and candidate", "Reimers and Gurevych 2019", "-1 to 1"
+    needs_reference, needs_source = False, True
+    default_model = EMBEDDED
+    empty = "that of an embedding of no words"
+
+    def __init__(self, name: str, model: str = EMBEDDED, device: str = "auto", dtype: str = "auto") -> None:
+        from blendkit.models.encoder import Encoder
+
+        super().__init__(name)
+        self.encoder = Encoder(model, None, device, dtype)
+
+    def rounds(self, items: list[Item]) -> Rounds:
+        """Embeds each text once."""
+        texts = list(dict.fromkeys(text for item in items for text in (item.source, item.candidate)))
+        works = [Work(f"cosine:{self.encoder.name}", text, len(row), row) for text, row in zip(texts, self.encoder.ids(texts), strict=True)]
+        embedded = dict(zip(texts, (yield works), strict=True))
+        return [float(embedded[item.source] @ embedded[item.candidate]) for item in items]
+
+    def run(self, group: str, payloads: list[Any]) -> list[Any]:
+        """Embeddings of token ids."""
+        return list(self.encoder.embed(payloads))
+
+    def budgeted(self, group: str) -> bool:
+        return True
+
+    @property
+    def signature(self) -> str:
+        return f"cosine|model:{self.encoder.name}@{fingerprint(self.encoder.name)}|layer:{self.encoder.layers}|pool:mean"
+
+    @property
+    def models(self) -> dict[str, str]:
+        return {self.encoder.name: fingerprint(self.encoder.name)}

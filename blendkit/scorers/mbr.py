@@ -1,0 +1,56 @@
+"""Minimum Bayes risk (Kumar and Byrne 2004): a candidate's mean similarity to the other candidates."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from blendkit.errors import UsageError
+from blendkit.scorers.base import Item, Rounds, Scorer
+
+
+class MBR(Scorer):
+    """`mbr:METRIC`, any metric that compares with a reference; each other candidate takes the reference's place."""
+
+    about = "mean METRIC against the other candidates: consensus; mbr:METRIC, such as mbr:bertscore"
+    paper, bounds = "Kumar and Byrne 2004", "METRIC's"
+    needs_reference = False
+    default_model = "bertscore"
+    empty = "METRIC's; 0 for one alone"
+
+    def __init__(self, name: str, model: str = "bertscore", **settings: Any) -> None:
+        from blendkit.scorers import make_scorer
+
+        super().__init__(name)
+        self.metric = make_scorer(model, **settings)
+        if not self.metric.needs_reference:
+            raise UsageError(f"--metric mbr:{model}: {self.metric.name} compares with no reference; try mbr:bertscore or mbr:rouge2")
+
+    def rounds(self, items: list[Item]) -> Rounds:
+        """The metric on all ordered pairs; equal texts are the metric's own matter."""
+        pairs = [
+            Item(item.source, item.candidate, peer, item.record_id, item.index)
+            for item in items
+            for place, peer in enumerate(item.peers)
+            if place != item.index
+        ]
+        scores = iter((yield from self.metric.rounds(pairs)))
+        means = []
+        for item in items:
+            others = len(item.peers) - 1
+            means.append(sum(next(scores) for _ in range(others)) / others if others > 0 else 0.0)
+        return means
+
+    def run(self, group: str, payloads: list[Any]) -> list[Any]:
+        """The metric's own work."""
+        return self.metric.run(group, payloads)
+
+    def budgeted(self, group: str) -> bool:
+        return self.metric.budgeted(group)
+
+    @property
+    def signature(self) -> str:
+        return f"mbr|{self.metric.signature}"
+
+    @property
+    def models(self) -> dict[str, str]:
+        return self.metric.models

@@ -1,0 +1,107 @@
+"""MLM-Scoring (Salazar et al. 2020): the pseudo-log-likelihood of a text, one token masked at a time.
+
+The masks of one text are inputs of one length and share batches; the last layer and the vocabulary are computed for
+the masked place only.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from blendkit.errors import NoInputError
+from blendkit.models.loading import choose_device, choose_dtype, fingerprint
+from blendkit.scorers.base import EMPTY, Item, Rounds, Scorer
+from blendkit.stage import Work
+
+
+class MaskedLM(Scorer):
+    """The sum over tokens of log P(token | all others), special tokens not scored."""
+
+    about = "pseudo-log-likelihood of the candidate under a masked LM, summed over tokens"
+    paper, bounds = "Salazar et al. 2020", "0 and below (nats)"
+    needs_reference = False
+    default_model = "roberta-large"
+    empty = f"{EMPTY:g}"
+
+    def __init__(self, name: str, model: str = default_model, device: str = "auto", dtype: str = "auto") -> None:
+        from transformers import AutoModelForMaskedLM
+
+        from blendkit.models.encoder import load_pretrained
+        from blendkit.models.reading import Reader, longest_input
+
+        super().__init__(name)
+        self.model_name, self.device = model, choose_device(device)
+        network, self.tokenizer = load_pretrained(AutoModelForMaskedLM, model, "masked language model")
+        if self.tokenizer.mask_token_id is None:
+            raise NoInputError(f"{model}: its tokenizer has no mask token, so it is no masked language model")
+        self.longest = longest_input(network, self.tokenizer)
+        self.head = _head(network, model)
+        self.reader = Reader(network.base_model, self.tokenizer.pad_token_id, self.device, choose_dtype(dtype, self.device), places_only=True)
+        for part in network.children():
+            if part is not network.base_model:
+                part.float().to(self.device)
+
+    def rounds(self, items: list[Item]) -> Rounds:
+        """One work a token of each distinct text."""
+        texts = list(dict.fromkeys(item.candidate for item in items))
+        found = self.tokenizer(texts, truncation=True, max_length=self.longest, return_special_tokens_mask=True) if texts else {"input_ids": []}
+        works, counts = [], []
+        for row, special in zip(found["input_ids"], found.get("special_tokens_mask", []), strict=True):
+            ids = tuple(row)
+            places = [place for place, skip in enumerate(special) if not skip]
+            counts.append(len(places))
+            works += [Work(f"mlm:{self.model_name}", (ids, place), len(ids), (ids, place)) for place in places]
+        values = iter((yield works))
+        scores = {}
+        for text, count in zip(texts, counts, strict=True):
+            total = sum(next(values) for _ in range(count))
+            scores[text] = self.combined(total, count) if count else EMPTY
+        return [scores[item.candidate] for item in items]
+
+    def combined(self, total: float, count: int) -> float:
+        """The score of a text whose `count` tokens have `total` log-probability."""
+        return total
+
+    def run(self, group: str, payloads: list[Any]) -> list[float]:
+        """log P of the token at each place, from the others."""
+        import torch
+
+        mask = self.tokenizer.mask_token_id
+        rows = [[*ids[:place], mask, *ids[place + 1 :]] for ids, place in payloads]
+        with torch.inference_mode():
+            states = self.reader.at(rows, [[place] for _, place in payloads])
+            logits = self.head(states)[:, 0].float()
+            gold = torch.tensor([ids[place] for ids, place in payloads], device=logits.device)
+            found: list[float] = (logits.gather(1, gold[:, None])[:, 0] - logits.logsumexp(-1)).tolist()
+        return found
+
+    def budgeted(self, group: str) -> bool:
+        return True
+
+    @property
+    def signature(self) -> str:
+        return f"{'mlm-norm' if isinstance(self, Normalised) else 'mlm'}|model:{self.model_name}@{fingerprint(self.model_name)}|max:{self.longest}"
+
+    @property
+    def models(self) -> dict[str, str]:
+        return {self.model_name: fingerprint(self.model_name)}
+
+
+class Normalised(MaskedLM):
+    """The mean over tokens instead of the sum, which falls with every token more."""
+
+    about = "the same, the mean over tokens"
+
+    def combined(self, total: float, count: int) -> float:
+        return total / count
+
+
+def _head(network: Any, name: str) -> Callable[[Any], Any]:
+    """Logits over the vocabulary from states."""
+    for attribute in ("lm_head", "cls"):
+        if hasattr(network, attribute):
+            return getattr(network, attribute)  # type: ignore[no-any-return]
+    if hasattr(network, "head") and hasattr(network, "decoder"):  # ModernBERT
+        return lambda states: network.decoder(network.head(states))
+    raise NoInputError(f"{name}: a {type(network).__name__} has no head that is known here; BERT, RoBERTa, DeBERTa and ModernBERT have")

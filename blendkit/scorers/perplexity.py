@@ -1,0 +1,89 @@
+"""Perplexity of a candidate under a causal language model, given x (Jelinek et al. 1977). Lower is better."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+from blendkit.models.loading import choose_device, choose_dtype, fingerprint, to_device
+from blendkit.scorers.base import Item, Rounds, Scorer
+from blendkit.stage import Work
+
+# What an empty candidate gets, and the most that any gets: e^100 says no more than this.
+WORST = 1e6
+
+
+class Perplexity(Scorer):
+    """exp of the mean negative log-probability of the candidate's tokens; x stands before them, by the chat template where there is one."""
+
+    about = "perplexity of the candidate, given x, under a causal LM"
+    paper, bounds = "Jelinek et al. 1977", f"1 to {WORST:g}"
+    needs_reference, needs_source, higher_is_better = False, True, False
+    default_model = "gpt2"
+    empty = f"{WORST:g}"
+
+    def __init__(self, name: str, model: str = default_model, device: str = "auto", dtype: str = "auto") -> None:
+        from transformers import AutoModelForCausalLM
+
+        from blendkit.models.encoder import load_pretrained
+
+        super().__init__(name)
+        self.model_name, self.device = model, choose_device(device)
+        network, self.tokenizer = load_pretrained(AutoModelForCausalLM, model, "causal language model")
+        self.network = network.to(self.device, choose_dtype(dtype, self.device))
+        self.longest = int(min(self.tokenizer.model_max_length, getattr(network.config, "max_position_embeddings", 1 << 30)))
+
+    def rounds(self, items: list[Item]) -> Rounds:
+        """One work a distinct (x, candidate) with at least one token to predict."""
+        prompts = {item.messages: self._prompt(item) for item in items}
+        works, empty = [], []
+        for item in items:
+            prompt = prompts[item.messages]
+            answer = self.tokenizer(item.candidate, add_special_tokens=False)["input_ids"][: self.longest - 1]
+            empty.append(not answer)
+            if answer:
+                kept = prompt[max(0, len(prompt) - (self.longest - len(answer))) :]
+                row = (tuple(kept), tuple(answer))
+                works.append(Work(f"perplexity:{self.model_name}", row, len(kept) + len(answer), row))
+        found = iter((yield works))
+        return [WORST if nothing else next(found) for nothing in empty]
+
+    def _prompt(self, item: Item) -> list[int]:
+        """Token ids that stand before the answer; at least one, because the first token cannot be predicted from nothing."""
+        if self.tokenizer.chat_template:
+            messages = [{"role": role, "content": text} for role, text in item.messages]
+            text = self.tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
+            ids = self.tokenizer(text, add_special_tokens=False)["input_ids"]
+        else:
+            ids = self.tokenizer(f"{item.source}\n" if item.source else "")["input_ids"]
+        start = next((token for token in (self.tokenizer.bos_token_id, self.tokenizer.eos_token_id) if token is not None), 0)
+        return list(ids) or [start]
+
+    def run(self, group: str, payloads: list[Any]) -> list[float]:
+        """Perplexity of each answer."""
+        import torch
+
+        from blendkit.models.reading import padded
+
+        rows = [[*prompt, *answer] for prompt, answer in payloads]
+        with torch.inference_mode():
+            logits = self.network(**to_device(padded(rows, self.tokenizer.pad_token_id or 0), self.device)).logits
+            values = []
+            for number, (prompt, answer) in enumerate(payloads):
+                part = logits[number, len(prompt) - 1 : len(prompt) + len(answer) - 1].float()
+                gold = torch.tensor(answer, device=part.device)
+                values.append((part.logsumexp(-1) - part.gather(1, gold[:, None])[:, 0]).mean())
+            losses = torch.stack(values).tolist()
+        return [min(math.exp(min(loss, 100.0)), WORST) for loss in losses]
+
+    def budgeted(self, group: str) -> bool:
+        return True
+
+    @property
+    def signature(self) -> str:
+        template = "chat" if self.tokenizer.chat_template else "plain"
+        return f"perplexity|model:{self.model_name}@{fingerprint(self.model_name)}|prompt:{template}|max:{self.longest}"
+
+    @property
+    def models(self) -> dict[str, str]:
+        return {self.model_name: fingerprint(self.model_name)}

@@ -1,0 +1,57 @@
+"""What BLEURT and reward models share: token ids in, one number out, by a `Regressor`."""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from typing import Any
+
+from blendkit.models.loading import fingerprint
+from blendkit.scorers.base import Item, Rounds, Scorer
+from blendkit.stage import Work
+
+
+class RegressionScorer(Scorer):
+    """A subclass says how an item is tokenized."""
+
+    bounds = "the model's"
+    empty = "the model's"
+
+    def __init__(self, name: str, model: str, device: str = "auto", dtype: str = "auto") -> None:
+        from blendkit.models.regression import Regressor
+
+        super().__init__(name)
+        self.model_name = model
+        self.regressor = Regressor(model, device, dtype)
+
+    @abstractmethod
+    def encoded(self, items: list[Item]) -> list[tuple[tuple[int, ...], tuple[int, ...] | None]]:
+        """Token ids and token types of each item."""
+
+    def rounds(self, items: list[Item]) -> Rounds:
+        """One work a distinct input."""
+        return (yield [Work(f"regression:{self.model_name}", row, len(row[0]), row) for row in self.encoded(items)])
+
+    def run(self, group: str, payloads: list[Any]) -> list[Any]:
+        """The model's numbers."""
+        types = None if any(kinds is None for _, kinds in payloads) else [kinds for _, kinds in payloads]
+        return self.regressor([ids for ids, _ in payloads], types)
+
+    def budgeted(self, group: str) -> bool:
+        return True
+
+    def pairs(self, firsts: list[str], seconds: list[str]) -> list[tuple[tuple[int, ...], tuple[int, ...] | None]]:
+        """Two texts in one input, the longer cut first where both do not fit."""
+        if not firsts:
+            return []
+        found = self.regressor.tokenizer(firsts, seconds, truncation="longest_first", max_length=self.regressor.longest)
+        kinds = found.get("token_type_ids") or [None] * len(firsts)
+        return [(tuple(ids), None if types is None else tuple(types)) for ids, types in zip(found["input_ids"], kinds, strict=True)]
+
+    @property
+    def signature(self) -> str:
+        kind = type(self).__name__.lower()
+        return f"{kind}|model:{self.model_name}@{fingerprint(self.model_name)}|max:{self.regressor.longest}"
+
+    @property
+    def models(self) -> dict[str, str]:
+        return {self.model_name: fingerprint(self.model_name)}

@@ -1,0 +1,82 @@
+"""SimCLS (Liu and Liu 2021), as LLM-Blender trains it: one encoder for x and candidate, and the cosine of their first tokens."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+from blendkit.errors import NoInputError
+from blendkit.models.loading import choose_device, choose_dtype, fingerprint, locate
+from blendkit.scorers.base import Item, Rounds, Scorer
+from blendkit.stage import Work
+
+SOURCE, CANDIDATE = "<source>", "<candidate>"
+
+
+def with_markers(tokenizer: Any, network: Any, name: str) -> None:
+    """Lets the tokenizer know `<source>` and `<candidate>`, as the reference's collators do.
+
+    Raises:
+        NoInputError: the encoder has no embeddings for them, so it was never trained to rank.
+    """
+    tokenizer.add_tokens([SOURCE, CANDIDATE])
+    last = max(tokenizer.convert_tokens_to_ids([SOURCE, CANDIDATE]))
+    if last >= network.config.vocab_size:
+        raise NoInputError(f"{name} has {network.config.vocab_size} embeddings, none for {SOURCE} and {CANDIDATE}: it was not trained as such a ranker")
+
+
+class SimCLS(Scorer):
+    """A directory with an encoder whose vocabulary knows `<source>` and `<candidate>`, at its end where the tokenizer does not say so.
+
+    Lengths come from its config (`source_maxlength`, `candidate_maxlength`; 128 each where it has none, the reference's).
+    """
+
+    about, paper, bounds = "cosine of x and candidate under a dual encoder trained to rank", "Liu and Liu 2021", "-1 to 1"
+    needs_reference, needs_source = False, True
+    default_model = ""
+    empty = "the model's"
+
+    def __init__(self, name: str, model: str, device: str = "auto", dtype: str = "auto") -> None:
+        from blendkit.models.encoder import load_encoder
+        from blendkit.models.reading import Reader, longest_input
+
+        super().__init__(name)
+        self.model_name, self.device = model, choose_device(device)
+        network, self.tokenizer = load_encoder(model)
+        with_markers(self.tokenizer, network, model)
+        raw = json.loads((locate(model) / "config.json").read_text())
+        fits = longest_input(network, self.tokenizer)
+        self.lengths = [min(int(raw.get(key, 128)), fits) for key in ("source_maxlength", "candidate_maxlength")]
+        self.reader = Reader(network, self.tokenizer.pad_token_id, self.device, choose_dtype(dtype, self.device), places_only=True)
+
+    def rounds(self, items: list[Item]) -> Rounds:
+        """Encodes each x and each candidate once."""
+        from torch.nn import functional
+
+        sources = list(dict.fromkeys(item.source for item in items))
+        candidates = list(dict.fromkeys(item.candidate for item in items))
+        keys = [(0, text) for text in sources] + [(1, text) for text in candidates]
+        rows = [self.ids(text, side) for side, text in keys]
+        works = [Work(f"simcls:{self.model_name}", row, len(row), row) for row in rows]
+        states = dict(zip(keys, (yield works), strict=True))
+        return [float(functional.cosine_similarity(states[0, item.source], states[1, item.candidate], dim=0)) for item in items]
+
+    def ids(self, text: str, side: int) -> tuple[int, ...]:
+        """Token ids of an x (side 0) or a candidate (side 1)."""
+        prefix = (SOURCE, CANDIDATE)[side]
+        return tuple(self.tokenizer(prefix + text, truncation=True, max_length=self.lengths[side])["input_ids"])
+
+    def run(self, group: str, payloads: list[Any]) -> list[Any]:
+        """The first token's state of each input, on the CPU."""
+        return list(self.reader.at(payloads, [[0]] * len(payloads))[:, 0].cpu())
+
+    def budgeted(self, group: str) -> bool:
+        return True
+
+    @property
+    def signature(self) -> str:
+        return f"simcls|model:{self.model_name}@{fingerprint(self.model_name)}|max:{self.lengths[0]}+{self.lengths[1]}"
+
+    @property
+    def models(self) -> dict[str, str]:
+        return {self.model_name: fingerprint(self.model_name)}

@@ -1,0 +1,67 @@
+"""SummaReranker (Ravaut et al. 2022): x and candidate read together, a mixture of experts for several metrics on top."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from blendkit.models.loading import choose_device, choose_dtype, fingerprint
+from blendkit.scorers.base import Item, Rounds, Scorer
+from blendkit.scorers.simcls import CANDIDATE, SOURCE, with_markers
+from blendkit.stage import Work
+
+
+class SummaReranker(Scorer):
+    """σ of the mean of the tasks' logits, as the reference code has it."""
+
+    about, paper, bounds = "probability of being the best, from a mixture of experts on x and candidate", "Ravaut et al. 2022", "0 to 1"
+    needs_reference, needs_source = False, True
+    default_model = ""
+    empty = "the model's"
+
+    def __init__(self, name: str, model: str, device: str = "auto", dtype: str = "auto") -> None:
+        from blendkit.models.reading import Reader
+        from blendkit.models.summareranker import load_summareranker
+
+        super().__init__(name)
+        self.model_name, self.device = model, choose_device(device)
+        encoder, head, self.tokenizer, config = load_summareranker(model)
+        with_markers(self.tokenizer, encoder, model)
+        self.source_maxlength, self.candidate_maxlength = int(config.get("source_maxlength", 128)), int(config.get("candidate_maxlength", 128))
+        self.head = head.to(self.device)
+        self.reader = Reader(encoder, self.tokenizer.pad_token_id, self.device, choose_dtype(dtype, self.device), places_only=True)
+
+    def ids(self, source: str, candidates: list[str]) -> list[tuple[int, ...]]:
+        """`<s><source> x </s><candidate> y </s>` for each candidate y; x and y are cut to their lengths, markers not counted."""
+        x = self._cut(SOURCE, source, self.source_maxlength)
+        # The second text brings its end, and no start.
+        return [(*x, *self._cut(CANDIDATE, text, self.candidate_maxlength)[1:]) for text in candidates]
+
+    def _cut(self, marker: str, text: str, longest: int) -> list[int]:
+        return list(self.tokenizer(marker + text, truncation=True, max_length=longest + 1)["input_ids"])
+
+    def rounds(self, items: list[Item]) -> Rounds:
+        """One work a distinct (x, candidate)."""
+        rows = [row for item in items for row in self.ids(item.source, [item.candidate])]
+        return (yield [Work(f"summareranker:{self.model_name}", row, len(row), row) for row in rows])
+
+    def logits(self, rows: list[tuple[int, ...]]) -> Any:
+        """Task logits, [n, tasks]."""
+        import torch
+
+        with torch.inference_mode():
+            return self.head(self.reader.at(rows, [[0]] * len(rows))[:, 0])
+
+    def run(self, group: str, payloads: list[Any]) -> list[float]:
+        """Scores of token ids."""
+        return self.logits(payloads).mean(1).sigmoid().tolist()  # type: ignore[no-any-return]
+
+    def budgeted(self, group: str) -> bool:
+        return True
+
+    @property
+    def signature(self) -> str:
+        return f"summareranker|model:{self.model_name}@{fingerprint(self.model_name)}|max:{self.source_maxlength}+{self.candidate_maxlength}"
+
+    @property
+    def models(self) -> dict[str, str]:
+        return {self.model_name: fingerprint(self.model_name)}
