@@ -17,9 +17,10 @@ format:          ## put the style right
 	.venv/bin/ruff format .
 	.venv/bin/ruff check --fix .
 
-docs:            ## docs/cli.md and docs/record.schema.json, made from the code
+docs:            ## docs/cli.md, docs/scorers.md and docs/record.schema.json, made from the code
 	.venv/bin/python -m blendkit.document
 
 bench:           ## what docs/performance.md shows
 	bin/bench pair
 	bin/bench schedules
+	bin/bench score
