@@ -90,6 +90,7 @@ def run_stage(make: Callable[[], Stage], options: RunOptions) -> Stage:
             writer.write(stage.rows())
         finally:
             progress.close()
+            stage.close()
             for warning in stage.warnings():
                 print(f"blendkit {options.command}: {warning}", file=sys.stderr)
         writer.close()

@@ -78,6 +78,9 @@ class Stage:
         """What a person should know at the end, one line each."""
         return []
 
+    def close(self) -> None:
+        """Gives back connections and the like at the end of a run; the stage may run again."""
+
 
 @dataclass
 class Counts:
@@ -293,9 +296,12 @@ def apply(stage: Stage, records: Iterable[Record], *, window: int | None = None,
         RecordError: the first bad record, after those before it.
     """
     lines = (_line(number, record) for number, record in enumerate(records, 1))
-    for done in process(stage, lines, Plan(window or stage.window, batch_tokens or stage.batch_tokens)):
-        for line in done:
-            yield line.record
+    try:
+        for done in process(stage, lines, Plan(window or stage.window, batch_tokens or stage.batch_tokens)):
+            for line in done:
+                yield line.record
+    finally:
+        stage.close()
 
 
 def _line(number: int, record: Record) -> Line | BadLine:

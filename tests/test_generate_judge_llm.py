@@ -92,7 +92,8 @@ def test_generate_by_an_endpoint(blendkit, server, tiny_chat):
     done = blendkit(
         "generate", "-m", f"a=openai:{tiny_chat}", "--base-url", server, "--temperature", 0, "--max-new-tokens", 8, "--concurrency", 2, stdin=lines(PROMPTS)
     )
-    assert (done.returncode, done.stderr) == (0, "")
+    assert done.returncode == 0
+    assert done.stderr == f"blendkit generate: 4 answers of openai:{tiny_chat} ended at --max-new-tokens (finish_reason `length`)\n"
     out = parsed(done.stdout)
     local = list(library.generate([dict(p) for p in PROMPTS], [f"a={tiny_chat}"], sampling=Sampling(max_new_tokens=8, temperature=0), device="cpu"))
     assert [text[0].strip() for text in texts(out)] == [text[0] for text in texts(local)]

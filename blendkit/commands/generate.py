@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -12,40 +12,70 @@ from blendkit.generators.base import EndpointOptions, Sampling
 from blendkit.running import RunOptions, run_stage
 from blendkit.stage import Stage
 
-DECODING, ENDPOINT = "Decoding", "Endpoints (openai:MODEL)"
+DECODING = "Decoding"
 
 
-@with_run_options()
+@with_run_options(endpoint=True)
 def generate(
     run: RunOptions,
+    endpoint: EndpointOptions,
     model: Annotated[
-        list[str] | None, typer.Option("-m", "--model", help="NAME=SPEC or SPEC: a hub id, a directory, or openai:MODEL. May be given several times.")
+        list[str] | None,
+        typer.Option(
+            "-m", "--model", help="NAME=SPEC or SPEC: a hub id, a directory, openai:MODEL, a preset (--list), or PRESET:MODEL. May be given several times."
+        ),
     ] = None,
+    list_presets: Annotated[bool, typer.Option("--list", help="Show the presets: the paper's eleven LLMs.")] = False,
     system: Annotated[str | None, typer.Option(help="A system message before every prompt.", rich_help_panel=DECODING)] = None,
     max_new_tokens: Annotated[int, typer.Option(min=1, help="Tokens to write at most.", rich_help_panel=DECODING)] = 512,
-    temperature: Annotated[float, typer.Option(min=0, help="0 is greedy.", rich_help_panel=DECODING)] = 0.7,
-    top_p: Annotated[float, typer.Option(min=0.0, max=1.0, help="Nucleus sampling.", rich_help_panel=DECODING)] = 1.0,
+    num_return: Annotated[int, typer.Option(min=1, help="Candidates a model and decoding.", rich_help_panel=DECODING)] = 1,
+    decoding: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="greedy, beam[:4], diverse-beam[:4], top-k[:50], top-p[:0.9], typical[:0.95], min-p[:0.05] or temperature[:0.7]. "
+            "May be given several times: candidates by each.",
+            rich_help_panel=DECODING,
+            show_default="by the flags below",
+        ),
+    ] = None,
+    temperature: Annotated[float | None, typer.Option(min=0, help="0 is greedy.", show_default="0.7, or the preset's", rich_help_panel=DECODING)] = None,
+    top_p: Annotated[
+        float | None, typer.Option(min=0.0, max=1.0, help="Nucleus sampling.", show_default="1, or the preset's", rich_help_panel=DECODING)
+    ] = None,
     top_k: Annotated[int, typer.Option(min=0, help="Sample among the K likeliest; 0 is all.", rich_help_panel=DECODING)] = 0,
-    repetition_penalty: Annotated[float, typer.Option(help="Above 1 discourages repetition (local models).", rich_help_panel=DECODING)] = 1.0,
+    repetition_penalty: Annotated[
+        float | None,
+        typer.Option(help="Above 1 discourages repetition (local models).", show_default="1, or the preset's", rich_help_panel=DECODING),
+    ] = None,
     stop: Annotated[list[str] | None, typer.Option(help="End at this text. May be given several times.", rich_help_panel=DECODING)] = None,
-    base_url: Annotated[str | None, typer.Option(help="The server; OPENAI_BASE_URL otherwise.", rich_help_panel=ENDPOINT)] = None,
-    concurrency: Annotated[int, typer.Option(min=1, help="Requests at a time.", rich_help_panel=ENDPOINT)] = 8,
-    retries: Annotated[int, typer.Option(min=0, help="Retries with backoff before the server counts as gone.", rich_help_panel=ENDPOINT)] = 5,
-    timeout: Annotated[float, typer.Option(help="Seconds to wait for one answer.", rich_help_panel=ENDPOINT)] = 120.0,
+    logprobs: Annotated[bool, typer.Option("--logprobs", help="Add scores.logprobs: the mean over an answer's tokens.", rich_help_panel=DECODING)] = False,
+    trust_remote_code: Annotated[bool, typer.Option("--trust-remote-code", help="Run code that a checkpoint brings (local models).")] = False,
 ) -> None:
     """Let every model answer every record.
 
-    Appends one candidate a model. A chat model gets its chat template. OPENAI_API_KEY holds the key, if the server asks for one.
+    Appends candidates: one a model, or as many as --num-return and --decoding ask for. A chat model gets its chat
+    template, a preset its own format; `messages` are continued. OPENAI_API_KEY holds the key, if the server asks for one.
+    With -o, answers of endpoints are kept beside the output, and a second run asks nothing twice.
 
-    Example: blendkit generate -m qwen=Qwen/Qwen2.5-0.5B-Instruct -m gpt=openai:gpt-4o-mini < prompts.jsonl
+    Example: blendkit generate -m vicuna -m gpt=openai:gpt-4o-mini -o candidates.jsonl --resume < prompts.jsonl
     """
+    if list_presets:
+        from blendkit.generators.presets import PRESETS
+
+        for name, preset in PRESETS.items():
+            code = "  needs --trust-remote-code" if preset.code else ""
+            print(f"{name:9}  {preset.model:47}  {preset.source}{code}")
+        return
     if not model:
-        raise UsageError("no model given: -m NAME=SPEC, where SPEC is a hub id, a directory or openai:MODEL")
-    sampling = Sampling(max_new_tokens, temperature, top_p, top_k, repetition_penalty, tuple(stop or ()))
+        raise UsageError("no model given: -m NAME=SPEC, where SPEC is a hub id, a directory, openai:MODEL or a preset (`blendkit generate --list`)")
+    asked: dict[str, Any] = {"temperature": temperature, "top_p": top_p, "repetition_penalty": repetition_penalty}
+    asked = {name: value for name, value in asked.items() if value is not None}
+    sampling = Sampling(max_new_tokens=max_new_tokens, top_k=top_k, stop=tuple(stop or ()), logprobs=logprobs, **asked)
+    settings: dict[str, Any] = {"decodings": decoding or (), "num_return": num_return, "trust_remote_code": trust_remote_code, "given": tuple(asked)}
 
     def make() -> Stage:
         from blendkit.generators.generating import Generating
 
-        return Generating(model, sampling, EndpointOptions(base_url, concurrency, retries, timeout), system, run.seed, run.device, run.dtype)
+        return Generating(model, sampling, endpoint, system, run.seed, run.device, run.dtype, **settings)
 
     run_stage(make, run)

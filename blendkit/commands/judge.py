@@ -14,17 +14,14 @@ from blendkit.stage import Stage
 LLM = "LLM judges"
 
 
-@with_run_options()
+@with_run_options(endpoint=True)
 def judge(
     run: RunOptions,
+    endpoint: EndpointOptions,
     model: Annotated[str, typer.Option("-m", "--model", help="`embedded`, openai:MODEL, or a local chat model (a directory or a hub id).")] = "embedded",
     name: Annotated[str | None, typer.Option(help="The judge's name in `verdicts`.", show_default="as --model")] = None,
     orders: Annotated[str, typer.Option(help="Show each pair in `both` orders, or in one at `random`.", rich_help_panel=LLM)] = "both",
     max_new_tokens: Annotated[int, typer.Option(min=1, help="Tokens of a reply at most.", rich_help_panel=LLM)] = 16,
-    base_url: Annotated[str | None, typer.Option(help="The server of openai:MODEL; OPENAI_BASE_URL otherwise.", rich_help_panel=LLM)] = None,
-    concurrency: Annotated[int, typer.Option(min=1, help="Requests at a time.", rich_help_panel=LLM)] = 8,
-    retries: Annotated[int, typer.Option(min=0, help="Retries with backoff before the server counts as gone.", rich_help_panel=LLM)] = 5,
-    timeout: Annotated[float, typer.Option(help="Seconds to wait for one answer.", rich_help_panel=LLM)] = 120.0,
 ) -> None:
     """Give a verdict on every pair of candidates, the reference in hand.
 
@@ -36,7 +33,7 @@ def judge(
     """
 
     where = {"name": name, "device": run.device, "dtype": run.dtype}
-    llm = {"endpoint": EndpointOptions(base_url, concurrency, retries, timeout), "orders": orders, "max_new_tokens": max_new_tokens, "seed": run.seed}
+    llm = {"endpoint": endpoint, "orders": orders, "max_new_tokens": max_new_tokens, "seed": run.seed}
 
     def make() -> Stage:
         from blendkit.judges import make_judge

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable
+from dataclasses import replace
 from functools import wraps
 from typing import Annotated, Any
 
 import typer
 
+from blendkit.generators.base import EndpointOptions
 from blendkit.running import RunOptions
 
 STREAM, COMPUTE, REPORT = "Stream", "Computing", "Reporting"
@@ -41,20 +43,54 @@ SHARED: dict[str, tuple[Any, Any]] = {
 }
 
 
-def with_run_options(*without: str) -> Callable[[Callable[..., None]], Callable[..., None]]:
-    """Gives a command the shared flags; its own parameter `run` receives them as a `RunOptions`."""
+ENDPOINT = "Endpoints (openai:MODEL)"
+
+
+def _endpoint(kind: Any, text: str, **more: Any) -> Any:
+    return Annotated[kind, typer.Option(help=text, rich_help_panel=ENDPOINT, **more)]
+
+
+ENDPOINTS: dict[str, tuple[Any, Any]] = {
+    "base_url": (_endpoint(str | None, "The server; OPENAI_BASE_URL otherwise."), None),
+    "api": (_endpoint(str, "chat, or completions (a plain text, by the preset's format where there is one)."), "chat"),
+    "concurrency": (_endpoint(int, "Requests at a time.", min=1), 8),
+    "requests_per_minute": (_endpoint(int | None, "At most so many requests a minute.", min=1), None),
+    "tokens_per_minute": (_endpoint(int | None, "At most so many tokens a minute, prompt and the most that may be written.", min=1), None),
+    "retries": (_endpoint(int, "Retries, with backoff and as Retry-After says, before the server counts as gone.", min=0), 5),
+    "timeout": (_endpoint(float, "Seconds to wait for one answer."), 120.0),
+    "cache": (
+        _endpoint(str | None, "Keep answers in this SQLite file, and ask no question twice; `none` keeps none.", show_default="OUTPUT.cache.sqlite with -o"),
+        None,
+    ),
+    "price_in": (_endpoint(float, "$ a million tokens of prompt: adds `cost` to usage.", min=0.0), 0.0),
+    "price_out": (_endpoint(float, "$ a million tokens of answer.", min=0.0), 0.0),
+    "max_cost": (_endpoint(float | None, "Stop before this many $ are exceeded."), None),
+    "emit_batch": (_endpoint(str | None, "Ask nothing: write the requests to this file, in the OpenAI batch format."), None),
+    "read_batch": (_endpoint(str | None, "Take the answers from this file, the output of such a batch."), None),
+}
+
+
+def with_run_options(*without: str, endpoint: bool = False) -> Callable[[Callable[..., None]], Callable[..., None]]:
+    """Gives a command the shared flags; its own parameter `run` receives them as a `RunOptions`.
+
+    With `endpoint`, it has the flags of endpoints, too, and gets them as `endpoint`, an `EndpointOptions`.
+    """
 
     def decorate(function: Callable[..., None]) -> Callable[..., None]:
         shared = {name: spec for name, spec in SHARED.items() if name not in without}
+        asked = ENDPOINTS if endpoint else {}
         own = inspect.signature(function, eval_str=True)
 
         @wraps(function)
         def command(**arguments: Any) -> None:
             run = RunOptions(command=function.__name__, **{name: arguments.pop(name) for name in shared})
+            if endpoint:
+                arguments["endpoint"] = EndpointOptions(**{name: arguments.pop(name) for name in asked})
+                arguments["endpoint"] = replace(arguments["endpoint"], cache=_cache(arguments["endpoint"].cache, run))
             function(run=run, **arguments)
 
-        parameters = [parameter for name, parameter in own.parameters.items() if name != "run"]
-        for name, (annotation, default) in shared.items():
+        parameters = [parameter for name, parameter in own.parameters.items() if name not in ("run", "endpoint")]
+        for name, (annotation, default) in (asked | shared).items():
             parameters.append(inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=default, annotation=annotation))
         command.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
         command.__annotations__ = {parameter.name: parameter.annotation for parameter in parameters}
@@ -62,3 +98,10 @@ def with_run_options(*without: str) -> Callable[[Callable[..., None]], Callable[
         return command
 
     return decorate
+
+
+def _cache(given: str | None, run: RunOptions) -> str | None:
+    """The file that keeps answers: beside the output unless another is named, so that a killed run pays nothing twice."""
+    if given == "none":
+        return None
+    return given or (f"{run.output}.cache.sqlite" if run.output and run.output != "-" else None)

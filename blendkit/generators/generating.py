@@ -1,18 +1,27 @@
-"""`generate`: one candidate a model a record."""
+"""`generate`: candidates by every model, one or several each."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from functools import partial
 from typing import Any
 
 from blendkit.errors import UsageError
-from blendkit.generators.base import Completion, EndpointOptions, Messages, Prompt, Sampling, text_model
+from blendkit.generators.base import Completion, EndpointOptions, Messages, Prompt, Sampling, TextModel, decoded_by, text_model
+from blendkit.generators.presets import Preset, preset_of
 from blendkit.records import Record, source_text
 from blendkit.running import seeded
 from blendkit.stage import Stage, Work
 
+SEVERAL_LOCAL = 1024  # records a window where weights must be loaded anew for each
+
 
 class Generating(Stage):
-    """Appends to `candidates`; `models` are NAME=SPEC or SPEC, in the order in which candidates are added."""
+    """Appends to `candidates`; `models` are NAME=SPEC or SPEC, in the order in which candidates are added.
+
+    Each model gives `num_return` candidates by each of `decodings` (NAME or NAME:NUMBER; by `sampling` where there are
+    none). Of several local models, one at a time has its weights in memory.
+    """
 
     name = "generate"
     window = 32
@@ -26,44 +35,125 @@ class Generating(Stage):
         seed: int = 0,
         device: str = "auto",
         dtype: str = "auto",
+        *,
+        decodings: Sequence[str] = (),
+        num_return: int = 1,
+        trust_remote_code: bool = False,
+        given: Sequence[str] = (),
     ) -> None:
-        self.sampling, self.system, self.seed = sampling, system, seed
-        specs: dict[str, str] = {}
+        """`given` names the fields of `sampling` that were asked for, which a preset's defaults leave alone.
+
+        Raises:
+            UsageError: a name is given twice, or a decoding that a model cannot do.
+            NoInputError: there is no such model.
+        """
+        self.sampling, self.system, self.seed, self.num_return = sampling, system, seed, num_return
+        self.models: dict[str, TextModel] = {}
+        self.presets: dict[str, Preset | None] = {}
+        self.samplings: dict[str, list[Sampling]] = {}
         for model in models:
             name, mark, spec = model.partition("=")
-            if name in specs:
+            if name in self.models:
                 raise UsageError(f"-m {model}: the name {name} is given twice")
-            specs[name] = spec if mark else model
-        self.models = {name: text_model(spec, endpoint, device, dtype) for name, spec in specs.items()}
+            preset, where = preset_of(spec if mark else model)
+            self.presets[name] = preset
+            self.models[name] = text_model(where, endpoint, device, dtype, trust_remote_code)
+            base = _with_defaults(sampling, preset, given)
+            self.samplings[name] = [decoded_by(decoding, base) for decoding in decodings] or [base]
+            for one in self.samplings[name]:
+                self._check(name, one)
+        self.local = [model for model in self.models.values() if model.budgeted]
+        if len(self.local) > 1:
+            self.window = SEVERAL_LOCAL
+        elif not self.local:
+            # Enough questions at hand that none of `concurrency` ways stands idle for long.
+            self.window = max(64, 16 * endpoint.concurrency)
+        # Requests that are only written down bring no candidates.
+        self.passes_records = not endpoint.emit_batch  # type: ignore[misc]
+
+    def _check(self, name: str, sampling: Sampling) -> None:
+        local = self.models[name].budgeted
+        if not local and (sampling.beams > 1 or sampling.typical_p < 1):
+            raise UsageError(f"--decoding {sampling.method}: endpoints have no such method; {name} would need a local model")
+        if sampling.beams > 1 and self.num_return > sampling.beams:
+            raise UsageError(f"--num-return {self.num_return}: a search with {sampling.beams} beams has no more answers than that")
+        if self.num_return > 1 and sampling.temperature == 0 and sampling.beams == 1:
+            raise UsageError(f"--num-return {self.num_return}: greedy decoding has one answer; sample, or search with beams")
 
     def budgeted(self, group: str) -> bool:
         """A local model keeps to the budget, an endpoint to its concurrency."""
-        return self.models[group].budgeted
+        return self.models[group.rpartition("|")[0]].budgeted
 
     def plan(self, record: Record) -> list[Work]:
-        """One prompt a model. Sampling differs from record to record, so equal prompts stay apart."""
+        """One prompt a candidate, or a search. Sampling differs from record to record, so equal prompts stay apart."""
         messages = prompt_messages(record, self.system)
         works = []
         for name, model in self.models.items():
-            prompt = Prompt(messages, seeded(self.seed, name, record["id"]))
-            key = source_text(record) if self.sampling.temperature == 0 else record["id"]
-            works.append(Work(name, key, model.length(prompt) + self.sampling.max_new_tokens, prompt))
+            preset = self.presets[name]
+            written = partial(preset.text, instruction=record.get("instruction"), given=record.get("input")) if preset else None
+            stop = preset.stop if preset else ()
+            for number, sampling in enumerate(self.samplings[name]):
+                searched = sampling.beams > 1
+                for copy in range(1 if searched else self.num_return):
+                    parts = [name, record["id"], *([f"{number}.{copy}"] if number or copy else [])]
+                    prompt = Prompt(messages, seeded(self.seed, *parts), written, stop)
+                    drawn = sampling.temperature > 0 and not searched
+                    key = (record["id"], copy) if drawn else (source_text(record), prompt.text())
+                    length = model.length(prompt) + sampling.max_new_tokens
+                    works.append(Work(f"{name}|{number}", key, length * sampling.beams, prompt))
         return works
 
-    def run(self, group: str, payloads: list[Prompt]) -> list[Completion | Exception]:
-        """One model's completions."""
-        return self.models[group].complete(payloads, self.sampling)
+    def run(self, group: str, payloads: list[Prompt]) -> list[Any]:
+        """One model's completions, a list a prompt."""
+        name, _, number = group.rpartition("|")
+        model, sampling = self.models[name], self.samplings[name][int(number)]
+        for other in self.local:
+            if other is not model:
+                other.put_away()  # type: ignore[attr-defined]
+        if sampling.beams > 1:
+            return model.search(payloads, sampling, self.num_return)  # type: ignore[attr-defined,no-any-return]
+        return [one if isinstance(one, Exception) else [one] for one in model.complete(payloads, sampling)]
 
-    def finish(self, record: Record, results: list[Completion]) -> None:
+    def finish(self, record: Record, results: list[list[Completion]]) -> None:
         """Appends the candidates."""
         candidates = record.setdefault("candidates", [])
-        for name, completion in zip(self.models, results, strict=True):
-            candidate = {"model": name, "text": completion.text, "decoding_method": self.sampling.method, "finish_reason": completion.finish_reason}
-            candidates.append({**candidate, "usage": completion.usage} if completion.usage else candidate)
+        given = iter(results)
+        for name in self.models:
+            for sampling in self.samplings[name]:
+                found: list[Completion] = []
+                while len(found) < self.num_return:
+                    found += next(given)
+                candidates += [_candidate(name, sampling, completion) for completion in found]
 
     def describe(self) -> dict[str, Any]:
-        """Models and sampling."""
-        return {"models": {name: model.describe() for name, model in self.models.items()}, "sampling": vars(self.sampling)}
+        """Models, sampling and number of answers."""
+        return {"models": {name: model.describe() for name, model in self.models.items()}, "sampling": vars(self.sampling), "num_return": self.num_return}
+
+    def close(self) -> None:
+        """Closes the models' connections."""
+        for model in self.models.values():
+            model.close()
+
+    def warnings(self) -> list[str]:
+        """The models' own."""
+        return [warning for model in self.models.values() for warning in model.warnings()]
+
+
+def _candidate(name: str, sampling: Sampling, completion: Completion) -> dict[str, Any]:
+    candidate: dict[str, Any] = {"model": name, "text": completion.text, "decoding_method": sampling.method, "finish_reason": completion.finish_reason}
+    if completion.usage:
+        candidate["usage"] = completion.usage
+    if completion.logprob is not None:
+        candidate["scores"] = {"logprobs": round(completion.logprob, 6)}
+    return candidate
+
+
+def _with_defaults(sampling: Sampling, preset: Preset | None, given: Sequence[str]) -> Sampling:
+    """The preset's defaults, but for what was asked for."""
+    from dataclasses import replace
+
+    defaults: dict[str, Any] = {key: value for key, value in (preset.defaults if preset else {}).items() if key not in given}
+    return replace(sampling, **defaults)
 
 
 def prompt_messages(record: Record, system: str | None) -> Messages:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 from typing import Any
 
 import torch
@@ -11,32 +12,63 @@ from blendkit.errors import NoInputError
 from blendkit.generators.base import Completion, Prompt, Sampling, TextModel
 from blendkit.models.loading import choose_device, choose_dtype, fingerprint, locate
 
+# What an earlier group's choice of the same token costs a later one, in nats (Vijayakumar et al. 2018).
+DIVERSITY = 1.0
+
 
 class LocalModel(TextModel):
-    """Chat models get their chat template; others get the messages' text.
+    """Chat models get their chat template, unless the prompt brings a format; others get the messages' text.
+
+    The weights are loaded with the first batch, and may be put away (`put_away`) for another model's sake.
 
     Raises:
         NoInputError: there is no such model, or it generates no text.
     """
 
-    def __init__(self, name: str, device: str = "auto", dtype: str = "auto") -> None:
-        from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForSeq2SeqLM, AutoTokenizer
+    def __init__(self, name: str, device: str = "auto", dtype: str = "auto", trust_remote_code: bool = False) -> None:
+        from transformers import AutoConfig, AutoTokenizer
 
-        self.spec = name
+        self.spec, self.trust = name, trust_remote_code
         self.device = choose_device(device)
         self.dtype = choose_dtype(dtype, self.device)
-        folder = locate(name)
+        self._folder = locate(name)
+        self._network: Any = None
         try:
-            self.seq2seq = bool(AutoConfig.from_pretrained(folder).is_encoder_decoder)
-            kind = AutoModelForSeq2SeqLM if self.seq2seq else AutoModelForCausalLM
-            self.model = kind.from_pretrained(folder, dtype=self.dtype).to(self.device).eval()
-            self.tokenizer = AutoTokenizer.from_pretrained(folder)
+            self.seq2seq = bool(AutoConfig.from_pretrained(self._folder, trust_remote_code=trust_remote_code).is_encoder_decoder)
+            self.tokenizer = AutoTokenizer.from_pretrained(self._folder, trust_remote_code=trust_remote_code)
         except (OSError, ValueError, KeyError) as error:
-            raise NoInputError(f"{name} is no model that generates text: {error}") from error
+            raise self._no_model(error) from error
         # A decoder continues from its last column, so padding stands on the left.
         self.tokenizer.padding_side = "right" if self.seq2seq else "left"
         if self.tokenizer.pad_token_id is None:
             self.tokenizer.pad_token = self.tokenizer.eos_token
+
+    def _no_model(self, error: Exception) -> NoInputError:
+        reason = " ".join(str(error).split())[:200]
+        if "trust_remote_code" in reason:
+            return NoInputError(f"{self.spec} brings code of its own, which runs under --trust-remote-code only")
+        return NoInputError(f"{self.spec} is no model that generates text: {reason}")
+
+    @property
+    def model(self) -> Any:
+        """The network, loaded when it is first needed."""
+        if self._network is None:
+            from transformers import AutoModelForCausalLM, AutoModelForSeq2SeqLM
+
+            kind = AutoModelForSeq2SeqLM if self.seq2seq else AutoModelForCausalLM
+            try:
+                self._network = kind.from_pretrained(self._folder, dtype=self.dtype, trust_remote_code=self.trust).to(self.device).eval()
+            except (OSError, ValueError, KeyError) as error:
+                raise self._no_model(error) from error
+        return self._network
+
+    def put_away(self) -> None:
+        """Frees the network's memory; the next batch loads it again."""
+        if self._network is not None:
+            self._network = None
+            gc.collect()
+            if self.device.type == "cuda":
+                torch.cuda.empty_cache()
 
     def length(self, prompt: Prompt) -> int:
         """Tokens of the prompt."""
@@ -45,44 +77,97 @@ class LocalModel(TextModel):
     @torch.inference_mode()
     def complete(self, prompts: list[Prompt], sampling: Sampling) -> list[Completion | Exception]:
         """One batch. What a prompt gives does not depend on the batch around it, float noise aside."""
+        return [completions[0] for completions in self.search(prompts, sampling, 1)]
+
+    @torch.inference_mode()
+    def search(self, prompts: list[Prompt], sampling: Sampling, count: int) -> list[list[Completion]]:
+        """The best `count` answers of a beam search for each prompt, or the one that sampling gives."""
         from transformers import LogitsProcessorList
 
         ids = [self._ids(prompt) for prompt in prompts]
-        width = max(map(len, ids))
-        batch = self.tokenizer.pad({"input_ids": ids}, padding=True, return_tensors="pt")
-        processors = LogitsProcessorList([SeededSampling(sampling, [prompt.seed for prompt in prompts])] if sampling.temperature > 0 else [])
-        more: dict[str, Any] = {"stop_strings": list(sampling.stop), "tokenizer": self.tokenizer} if sampling.stop else {}
+        stops = [*dict.fromkeys((*sampling.stop, *(stop for prompt in prompts for stop in prompt.stop)))]
+        processors: list[Any] = []
+        copies, beams = 1, sampling.beams
+        if sampling.beams > 1 and sampling.diverse:
+            # Groups of one beam each are greedy searches side by side that avoid each other's tokens.
+            copies, beams = sampling.beams, 1
+            processors.append(DiverseGroups(copies))
+        elif sampling.beams == 1 and sampling.temperature > 0:
+            processors.append(SeededSampling(sampling, [prompt.seed for prompt in prompts]))
+        rows = [row for row in ids for _ in range(copies)]
+        batch = self.tokenizer.pad({"input_ids": rows}, padding=True, return_tensors="pt")
+        width = batch["input_ids"].shape[1]
+        more: dict[str, Any] = {"stop_strings": stops, "tokenizer": self.tokenizer} if stops else {}
         output = self.model.generate(
             input_ids=batch["input_ids"].to(self.device),
             attention_mask=batch["attention_mask"].to(self.device),
             do_sample=False,
-            num_beams=1,
+            num_beams=beams,
+            num_return_sequences=count if beams > 1 else 1,
             max_new_tokens=sampling.max_new_tokens,
             repetition_penalty=sampling.repetition_penalty,
             pad_token_id=self.tokenizer.pad_token_id,
-            logits_processor=processors,
+            logits_processor=LogitsProcessorList(processors),
             **more,
         )
-        start = 1 if self.seq2seq else width
-        return [self._completion(row, len(prompt), sampling) for row, prompt in zip(output[:, start:].tolist(), ids, strict=True)]
+        each = count if beams > 1 else copies
+        written = output[:, 1 if self.seq2seq else width :].tolist()
+        owners = [number for number in range(len(prompts)) for _ in range(each)]
+        found = [self._completion(row, len(ids[owner]), stops) for row, owner in zip(written, owners, strict=True)]
+        if sampling.logprobs:
+            kept = [self._kept(row)[0] for row in written]
+            found = [
+                Completion(one.text, one.finish_reason, one.usage, value)
+                for one, value in zip(found, self._log_probabilities([ids[owner] for owner in owners], kept), strict=True)
+            ]
+        return [found[number * each : number * each + count] for number in range(len(prompts))]
 
-    def _completion(self, written: list[int], prompt_tokens: int, sampling: Sampling) -> Completion:
+    def _kept(self, written: list[int]) -> tuple[list[int], bool]:
+        """The tokens up to the end of text, which counts, and whether there was one."""
         end = self.model.generation_config.eos_token_id
         ends = set(end if isinstance(end, list) else [end])
         place = next((k for k, token in enumerate(written) if token in ends), None)
-        kept = written if place is None else written[:place]
+        return (written, False) if place is None else (written[: place + 1], True)
+
+    def _completion(self, written: list[int], prompt_tokens: int, stops: list[str]) -> Completion:
+        kept, ended = self._kept(written)
+        pad = self.tokenizer.pad_token_id
+        while not ended and kept and kept[-1] == pad:  # a row that a stop ended waits for the others in padding
+            kept = kept[:-1]
+        count = len(kept)
+        # A stop that is a special token of its own does not show in the text.
+        for special in (self.tokenizer.get_added_vocab().get(stop) for stop in stops):
+            if special in kept:
+                kept, ended = kept[: kept.index(special)], True
         text = self.tokenizer.decode(kept, skip_special_tokens=True)
-        for stop in sampling.stop:
-            text = text.split(stop)[0]
-        stopped = place is not None or any(stop in self.tokenizer.decode(written) for stop in sampling.stop)
-        counts = {"prompt_tokens": prompt_tokens, "completion_tokens": len(kept) + (place is not None)}
-        return Completion(text.strip(), "stop" if stopped else "length", counts)
+        for stop in stops:
+            if stop in text:
+                text, ended = text.split(stop)[0], True
+        counts = {"prompt_tokens": prompt_tokens, "completion_tokens": count}
+        return Completion(text.strip(), "stop" if ended else "length", counts)
+
+    def _log_probabilities(self, prompts: list[list[int]], answers: list[list[int]]) -> list[float]:
+        """The mean log-probability of each answer's tokens under the model itself, in nats, in one more pass."""
+        start = self.model.generation_config.decoder_start_token_id if self.seq2seq else None
+        values = []
+        for prompt, answer in zip(prompts, answers, strict=True):
+            if not answer:
+                values.append(0.0)
+                continue
+            if self.seq2seq:
+                inputs = {"input_ids": torch.tensor([prompt]), "decoder_input_ids": torch.tensor([[start, *answer[:-1]]])}
+            else:
+                inputs = {"input_ids": torch.tensor([[*prompt, *answer[:-1]]])}
+            logits = self.model(**{key: value.to(self.device) for key, value in inputs.items()}).logits[0, -len(answer) :].float()
+            gold = torch.tensor(answer, device=self.device)
+            values.append(float((logits.gather(1, gold[:, None])[:, 0] - logits.logsumexp(-1)).mean()))
+        return values
 
     def _ids(self, prompt: Prompt) -> list[int]:
-        if self.tokenizer.chat_template:
+        if prompt.format is None and self.tokenizer.chat_template:
             text = self.tokenizer.apply_chat_template(prompt.messages, tokenize=False, add_generation_prompt=True)
             return list(self.tokenizer(text, add_special_tokens=False)["input_ids"])
-        return list(self.tokenizer("\n".join(message["content"] for message in prompt.messages))["input_ids"])
+        return list(self.tokenizer(prompt.text())["input_ids"])
 
     def describe(self) -> dict[str, Any]:
         """Model, device and number type."""
@@ -93,13 +178,17 @@ class SeededSampling:
     """Exact sampling as an argmax (the Gumbel trick), so that each row draws from a generator of its own."""
 
     def __init__(self, sampling: Sampling, seeds: list[int]) -> None:
-        from transformers import TemperatureLogitsWarper, TopKLogitsWarper, TopPLogitsWarper
+        from transformers import MinPLogitsWarper, TemperatureLogitsWarper, TopKLogitsWarper, TopPLogitsWarper, TypicalLogitsWarper
 
         self._warpers: list[Any] = [TemperatureLogitsWarper(float(sampling.temperature))]
         if sampling.top_k:
             self._warpers.append(TopKLogitsWarper(sampling.top_k))
         if sampling.top_p < 1:
             self._warpers.append(TopPLogitsWarper(sampling.top_p))
+        if sampling.min_p:
+            self._warpers.append(MinPLogitsWarper(sampling.min_p))
+        if sampling.typical_p < 1:
+            self._warpers.append(TypicalLogitsWarper(mass=sampling.typical_p))
         self._generators = [torch.Generator().manual_seed(seed) for seed in seeds]
 
     def __call__(self, input_ids: Tensor, scores: Tensor) -> Tensor:
@@ -109,3 +198,21 @@ class SeededSampling:
         exponential = (-torch.log(uniform.clamp_min(1e-20))).clamp_min(1e-20)
         noise = -torch.log(exponential)
         return scores.float() + noise.to(scores.device)
+
+
+class DiverseGroups:
+    """Diverse beam search with groups of one beam: each group's scores fall for what earlier groups chose in this step."""
+
+    def __init__(self, groups: int) -> None:
+        self.groups = groups
+
+    def __call__(self, input_ids: Tensor, scores: Tensor) -> Tensor:
+        scores = scores.float().log_softmax(-1).view(-1, self.groups, scores.shape[-1])
+        chosen = torch.zeros_like(scores[:, 0])
+        parts = []
+        for group in range(self.groups):
+            penalised = scores[:, group] - DIVERSITY * chosen
+            parts.append(penalised)
+            best = penalised.argmax(-1, keepdim=True)
+            chosen = chosen.scatter_add(1, best, torch.ones_like(best, dtype=chosen.dtype))
+        return torch.stack(parts, dim=1).flatten(0, 1)

@@ -96,9 +96,14 @@ class LLMJudge(Judging):
         """Signature, model and how many replies could not be parsed."""
         return {"signatures": [self.signature], "models": {self.judge_name: self.model.describe()}, "unparsed": self.unparsed}
 
+    def close(self) -> None:
+        """Closes the model's connections."""
+        self.model.close()
+
     def warnings(self) -> list[str]:
         """Says how many verdicts are `unparsed`."""
-        return [f"{self.unparsed} of {self.asked} replies were no verdict, twice; they are recorded as unparsed"] if self.unparsed else []
+        unparsed = [f"{self.unparsed} of {self.asked} replies were no verdict, twice; they are recorded as unparsed"] if self.unparsed else []
+        return [*unparsed, *self.model.warnings()]
 
 
 def judge_prompt(source: str, reference: str, first: str, second: str) -> str:

@@ -1,0 +1,103 @@
+"""An OpenAI-compatible server on the loopback interface that misbehaves on purpose. Raw sockets, so that it can cut a body in the middle."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import threading
+from collections import Counter
+
+
+class HostileServer:
+    """Answers `Reply to PROMPT`; `plan(prompt, attempt)` names what goes wrong with an attempt (counted from 1), or None.
+
+    429, 429-date, 500, cut, close, not-json, html, late, empty-choices, no-message, length, 400, quota, hang.
+    `asked` counts attempts a prompt, `answered` whole good answers.
+    """
+
+    def __init__(self, plan=lambda prompt, attempt: None, latency: float = 0.0, late: float = 60.0) -> None:
+        self.plan, self.latency, self.late = plan, latency, late
+        self.asked: Counter[str] = Counter()
+        self.answered: Counter[str] = Counter()
+        self.bodies: list[dict] = []
+        self.headers: list[str] = []
+        self._loop = asyncio.new_event_loop()
+        ready = threading.Event()
+        threading.Thread(target=self._serve, args=(ready,), daemon=True).start()
+        ready.wait()
+
+    def _serve(self, ready: threading.Event) -> None:
+        asyncio.set_event_loop(self._loop)
+        server = self._loop.run_until_complete(asyncio.start_server(self._talk, "127.0.0.1", 0))
+        self.url = f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}/v1"
+        ready.set()
+        self._loop.run_forever()
+
+    def stop(self) -> None:
+        self._loop.call_soon_threadsafe(self._loop.stop)
+
+    async def _talk(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        try:
+            while True:
+                head = (await reader.readuntil(b"\r\n\r\n")).decode()
+                fields = {line.partition(":")[0].lower(): line.partition(":")[2].strip() for line in head.splitlines()[1:]}
+                body = json.loads(await reader.readexactly(int(fields["content-length"])))
+                self.bodies.append(body)
+                self.headers.append(head)
+                if await self._answer(body, writer):
+                    writer.close()
+                    return
+        except (asyncio.IncompleteReadError, ConnectionError):
+            writer.close()
+
+    async def _answer(self, body: dict, writer: asyncio.StreamWriter) -> bool:
+        """Writes a reply; True when the connection ends with it."""
+        prompt = body["messages"][-1]["content"] if "messages" in body else body["prompt"]
+        self.asked[prompt] += 1
+        fault = self.plan(prompt, self.asked[prompt])
+        if self.latency:
+            await asyncio.sleep(self.latency)
+        good = self._completion(body, prompt)
+        if fault == "late":
+            await asyncio.sleep(self.late)
+        if fault in ("429", "429-date"):
+            wait = "Thu, 01 Jan 1970 00:00:00 GMT" if fault == "429-date" else "0.2"
+            return self._write(writer, 429, {"error": {"message": "slow down"}}, f"Retry-After: {wait}\r\n")
+        if fault == "quota":
+            return self._write(writer, 429, {"error": {"message": "You exceeded your quota", "code": "insufficient_quota"}})
+        if fault in ("400", "500", "503", "401"):
+            return self._write(writer, int(fault), {"error": {"message": f"no: {writer.get_extra_info('peername')} sk-planted-0123456789"}})
+        if fault == "close":
+            return True
+        if fault == "cut":
+            data = json.dumps(good).encode()
+            writer.write(b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Length: %d\r\n\r\n" % len(data) + data[: len(data) // 2])
+            await writer.drain()
+            return True
+        if fault in ("not-json", "html"):
+            return self._write(writer, 200, b"<html>502 upstream</html>" if fault == "html" else b'{"choices": [')
+        if fault == "empty-choices":
+            good["choices"] = []
+        if fault == "no-message":
+            good["choices"] = [{"index": 0}]
+        if fault == "length":
+            good["choices"][0]["finish_reason"] = "length"
+        if fault in (None, "length"):
+            self.answered[prompt] += 1
+        return self._write(writer, 200, good)
+
+    def _completion(self, body: dict, prompt: str) -> dict:
+        text = f"Reply to {prompt}"
+        choice: dict = {"index": 0, "finish_reason": "stop"}
+        choice |= {"message": {"role": "assistant", "content": text}} if "messages" in body else {"text": text}
+        if body.get("logprobs") is True:
+            choice["logprobs"] = {"content": [{"token": "a", "logprob": -0.5}, {"token": "b", "logprob": -1.5}]}
+        elif body.get("logprobs") == 0:
+            choice["logprobs"] = {"token_logprobs": [None, -1.0, -3.0]}
+        return {"id": "x", "object": "chat.completion", "choices": [choice], "usage": {"prompt_tokens": 10, "completion_tokens": 5, "total_tokens": 15}}
+
+    @staticmethod
+    def _write(writer: asyncio.StreamWriter, status: int, body: dict | bytes, more: str = "") -> bool:
+        data = body if isinstance(body, bytes) else json.dumps(body).encode()
+        writer.write(f"HTTP/1.1 {status} X\r\nContent-Type: application/json\r\n{more}Content-Length: {len(data)}\r\n\r\n".encode() + data)
+        return False
