@@ -9,14 +9,16 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Generator, Hashable, Iterable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, ClassVar
 
 from blendkit.errors import BlendkitError, OutOfMemory, RecordError
 from blendkit.jsonl import BadLine, Line
+from blendkit.overlapping import overlapped
 from blendkit.records import Record, validate
 
 Results = dict[tuple[str, Hashable], Any]
+Window = list[Line | BadLine]
 Rounds = Generator[list["Work"], list[Any], None]
 
 
@@ -40,6 +42,8 @@ class Stage:
     window: int = 64
     # Tokens a batch unless the user says otherwise.
     batch_tokens: int = 8192
+    # Windows in work at a time: more than one for a stage that waits for servers, and whose `run` bears several threads.
+    overlap: int = 1
     # False: the stage reads records and writes `rows` at the end instead of them.
     passes_records: ClassVar[bool] = True
 
@@ -114,8 +118,7 @@ def process(stage: Stage, lines: Iterable[Line | BadLine], plan: Plan) -> Iterat
 
     When a record is bad, all records before it are yielded first.
     """
-    for window in windows(lines, plan.window):
-        done, fault = _do_window(stage, window, plan)
+    for window, done, fault in _worked(stage, windows(lines, plan.window), plan):
         plan.counts.records += len(done)
         plan.counts.input_bytes += sum(len(line.raw) + 1 for line in window)
         if done:
@@ -123,6 +126,26 @@ def process(stage: Stage, lines: Iterable[Line | BadLine], plan: Plan) -> Iterat
         if fault is not None:
             raise fault
         plan.tick(plan.counts)
+
+
+def _worked(stage: Stage, parts: Iterator[Window], plan: Plan) -> Iterator[tuple[Window, list[Line], BaseException | None]]:
+    """Each window, its finished lines and its fault, in order."""
+    if stage.overlap == 1:
+        for window in parts:
+            yield window, *_do_window(stage, window, plan)
+        return
+
+    def do(window: Window, my_turn: Callable[[], None]) -> tuple[Window, list[Line], BaseException | None]:
+        def on_bad(bad: BadLine) -> None:
+            # Bad lines are told in the order of the stream.
+            my_turn()
+            if plan.on_bad is None:
+                raise bad.error
+            plan.on_bad(bad)
+
+        return window, *_do_window(stage, window, replace(plan, on_bad=on_bad))
+
+    yield from overlapped(do, parts, stage.overlap)
 
 
 @dataclass

@@ -12,7 +12,7 @@ import torch
 
 from blendkit.errors import NoInputError
 from blendkit.fusers.base import appended, top_candidates
-from blendkit.models.loading import choose_device, choose_dtype, fingerprint, locate, to_device
+from blendkit.models.loading import choose_device, choose_dtype, fingerprint, locate
 from blendkit.records import Record, source_text
 from blendkit.stage import Stage, Work
 from blendkit.version import VERSION
@@ -74,9 +74,7 @@ class GenFuser(Stage):
     @torch.inference_mode()
     def run(self, group: str, payloads: list[tuple[int, ...]]) -> list[dict[str, Any]]:
         """Beam search; text and why it ended."""
-        batch = self.tokenizer.pad({"input_ids": [list(ids) for ids in payloads]}, padding=True, return_tensors="pt")
-        inputs = to_device({"input_ids": batch["input_ids"], "attention_mask": batch["attention_mask"]}, self.device)
-        output = self.model.generate(**inputs, **self.generation)
+        output = self.model.generate(**self._encoded(payloads), **self.generation)
         end = self.model.generation_config.eos_token_id
         ends = set(end if isinstance(end, list) else [end])
         return [
@@ -86,6 +84,23 @@ class GenFuser(Stage):
             }
             for ids in output
         ]
+
+    def _encoded(self, rows: list[tuple[int, ...]]) -> dict[str, Any]:
+        """The encoder's states of a batch, each length encoded by itself without padding, and the mask that decoding needs."""
+        from transformers.modeling_outputs import BaseModelOutput
+
+        width = max(map(len, rows))
+        states = torch.zeros(len(rows), width, self.model.config.d_model, dtype=self.dtype, device=self.device)
+        mask = torch.zeros(len(rows), width, dtype=torch.long, device=self.device)
+        encoder = self.model.get_encoder()
+        by_length: dict[int, list[int]] = {}
+        for place, row in enumerate(rows):
+            by_length.setdefault(len(row), []).append(place)
+        for length, places in by_length.items():
+            ids = torch.tensor([rows[place] for place in places], device=self.device)
+            states[places, :length] = encoder(input_ids=ids, attention_mask=torch.ones_like(ids)).last_hidden_state
+            mask[places, :length] = 1
+        return {"encoder_outputs": BaseModelOutput(last_hidden_state=states), "attention_mask": mask}
 
     def finish(self, record: Record, results: list[dict[str, Any]]) -> None:
         """Appends the fused candidate."""

@@ -12,7 +12,7 @@ MANY = 500
 
 
 class Cache:
-    """Values by key. A `put` is on disk when it returns: a killed process loses nothing that it was told.
+    """Values by key, for one thread at a time. A `put` is on disk when it returns: a killed process loses nothing that it was told.
 
     Raises:
         OutputError: the file cannot be written, or is no such cache.
@@ -21,7 +21,7 @@ class Cache:
     def __init__(self, path: str) -> None:
         self.path = path
         try:
-            self._database = sqlite3.connect(path, timeout=60, isolation_level=None)
+            self._database = sqlite3.connect(path, timeout=60, isolation_level=None, check_same_thread=False)
             # Readers and one writer at a time, side by side; a write waits for the log only.
             self._database.execute("PRAGMA journal_mode=WAL")
             self._database.execute("PRAGMA synchronous=NORMAL")

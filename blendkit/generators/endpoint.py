@@ -10,6 +10,7 @@ import asyncio
 import hashlib
 import os
 import random
+import threading
 import time
 from email.utils import parsedate_to_datetime
 from typing import Any
@@ -79,8 +80,9 @@ class Endpoint(TextModel):
         self._gone: BlendkitError | None = None
         self._last_success, self._failures = 0.0, 0
         self.cut = 0
-        # Kept from window to window, and the connections with them.
-        self._runner: asyncio.Runner | None = None
+        # One loop in a thread of its own serves all windows in work; connections stay open between them.
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._starting = threading.Lock()
         self._session: Any = None
         self._gate: asyncio.Semaphore | None = None
 
@@ -94,11 +96,12 @@ class Endpoint(TextModel):
             return [Completion("", None, None) for _ in prompts]
         if self._answers is not None:
             return [self._from_batch(key) for key in keys]
-        kept = {key: f"{self._base_url} {key}" for key in keys}
-        cached = self._cache.get(kept.values()) if self._cache else {}
-        if self._runner is None:
-            self._runner = asyncio.Runner()
-        return self._runner.run(self._all([(body, kept[key], cached.get(kept[key])) for key, body in zip(keys, bodies, strict=True)]))
+        with self._starting:
+            if self._loop is None:
+                self._loop = asyncio.new_event_loop()
+                threading.Thread(target=self._loop.run_forever, name="endpoint", daemon=True).start()
+        requests = [(body, f"{self._base_url} {key}") for key, body in zip(keys, bodies, strict=True)]
+        return asyncio.run_coroutine_threadsafe(self._all(requests), self._loop).result()
 
     def _from_batch(self, key: str) -> Completion | Exception:
         assert self._answers is not None
@@ -110,14 +113,19 @@ class Endpoint(TextModel):
         except TryAgain as error:
             return RecordError("", f"{self.spec}: the batch's answer has {error}")
 
-    async def _all(self, requests: list[tuple[dict[str, Any], str, bytes | None]]) -> list[Completion | Exception]:
+    async def _all(self, requests: list[tuple[dict[str, Any], str]]) -> list[Completion | Exception]:
         if self._session is None:
             timeout = self._aiohttp.ClientTimeout(total=self.options.timeout)
             connector = self._aiohttp.TCPConnector(limit=self.options.concurrency)
             headers = {"Authorization": f"Bearer {self._key}"} if self._key else {}
             self._session = self._aiohttp.ClientSession(timeout=timeout, connector=connector, headers=headers)
             self._gate = asyncio.Semaphore(self.options.concurrency)
-        return [self._judged(result) for result in await asyncio.gather(*(self._one(*request) for request in requests))]
+        try:
+            cached = self._cache.get(key for _, key in requests) if self._cache else {}
+        except BlendkitError as error:
+            self._gone = error
+            return [error for _ in requests]
+        return [self._judged(result) for result in await asyncio.gather(*(self._one(body, key, cached.get(key)) for body, key in requests))]
 
     def _judged(self, result: Completion | Exception) -> Completion | Exception:
         if not isinstance(result, Exhausted):
@@ -172,7 +180,10 @@ class Endpoint(TextModel):
                 return error
             self._last_success, self._failures = time.monotonic(), 0
             if self._cache is not None:
-                self._cache.put(key, orjson.dumps(completion.as_dict()))
+                try:
+                    self._cache.put(key, orjson.dumps(completion.as_dict()))
+                except BlendkitError as error:
+                    self._gone = self._gone or error
             return self._counted(completion, paid=True)
         failure = Exhausted(f"{_host(self._base_url)} {reason}, after {self.options.retries} retries", first)
         self._failures += 1
@@ -275,12 +286,12 @@ class Endpoint(TextModel):
 
     def close(self) -> None:
         """Closes the connections; the next call opens new ones."""
-        runner, session = self._runner, self._session
-        self._runner = self._session = None
-        if runner is not None:
+        loop, session = self._loop, self._session
+        self._loop = self._session = None
+        if loop is not None:
             if session is not None:
-                runner.run(session.close())
-            runner.close()
+                asyncio.run_coroutine_threadsafe(session.close(), loop).result()
+            loop.call_soon_threadsafe(loop.stop)
 
     def warnings(self) -> list[str]:
         """What a run cost, and how many answers were cut off."""

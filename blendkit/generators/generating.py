@@ -13,6 +13,7 @@ from blendkit.records import Record, source_text
 from blendkit.running import seeded
 from blendkit.stage import Stage, Work
 
+OVERLAP = 4  # windows in work at a time where all models are endpoints
 SEVERAL_LOCAL = 1024  # records a window where weights must be loaded anew for each
 
 
@@ -66,8 +67,9 @@ class Generating(Stage):
         if len(self.local) > 1:
             self.window = SEVERAL_LOCAL
         elif not self.local:
-            # Enough questions at hand that none of `concurrency` ways stands idle for long.
-            self.window = max(64, 16 * endpoint.concurrency)
+            # Enough questions at hand that none of `concurrency` ways stands idle.
+            self.window = max(16, 4 * endpoint.concurrency)
+            self.overlap = 1 if endpoint.emit_batch or endpoint.read_batch else OVERLAP
         # Requests that are only written down bring no candidates.
         self.passes_records = not endpoint.emit_batch  # type: ignore[misc]
 
