@@ -20,17 +20,29 @@ class Cache:
 
     def __init__(self, path: str) -> None:
         self.path = path
+        self._open: sqlite3.Connection | None = None
         try:
-            self._database = sqlite3.connect(path, timeout=60, isolation_level=None, check_same_thread=False)
-            # Readers and one writer at a time, side by side; a write waits for the log only.
-            self._database.execute("PRAGMA journal_mode=WAL")
-            self._database.execute("PRAGMA synchronous=NORMAL")
             self._database.execute("CREATE TABLE IF NOT EXISTS answers (key TEXT PRIMARY KEY, value BLOB NOT NULL) WITHOUT ROWID")
             # An existing table is left alone by the line above: only a write shows that one is possible.
             self._database.execute("BEGIN IMMEDIATE")
             self._database.execute("ROLLBACK")
         except sqlite3.Error as error:
             raise self._fault(error) from error
+
+    @property
+    def _database(self) -> sqlite3.Connection:
+        if self._open is None:
+            self._open = sqlite3.connect(self.path, timeout=60, isolation_level=None, check_same_thread=False)
+            # Readers and one writer at a time, side by side; a write waits for the log only.
+            self._open.execute("PRAGMA journal_mode=WAL")
+            self._open.execute("PRAGMA synchronous=NORMAL")
+        return self._open
+
+    def close(self) -> None:
+        """Closes the file, and so folds its log in; the next use opens it again."""
+        if self._open is not None:
+            self._open.close()
+            self._open = None
 
     def get(self, keys: Iterable[str]) -> dict[str, bytes]:
         """The values of those keys that are there."""

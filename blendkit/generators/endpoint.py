@@ -291,6 +291,9 @@ class Endpoint(TextModel):
         if loop is not None:
             if session is not None:
                 asyncio.run_coroutine_threadsafe(session.close(), loop).result()
+            if self._cache is not None:
+                # By the loop's thread, behind what it still has to write.
+                loop.call_soon_threadsafe(self._cache.close)
             loop.call_soon_threadsafe(loop.stop)
 
     def warnings(self) -> list[str]:
