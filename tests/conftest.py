@@ -117,6 +117,14 @@ def tiny_ranker(tiny_encoder, tmp_path_factory):
     return folder
 
 
+@pytest.fixture(scope="session")
+def tiny(tmp_path_factory, tiny_encoder, tiny_chat):
+    """A checkpoint for each metric that takes one, by name."""
+    from tiny_scorers import checkpoints
+
+    return checkpoints(tmp_path_factory.mktemp("scorers"), tiny_encoder, tiny_chat)
+
+
 def bpe_tokenizer():
     """A small byte-level BPE tokenizer with T5's and a chat model's special tokens."""
     from tokenizers import ByteLevelBPETokenizer

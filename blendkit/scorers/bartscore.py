@@ -11,14 +11,14 @@ from typing import Any
 
 from blendkit.errors import NoInputError
 from blendkit.models.loading import choose_device, choose_dtype, fingerprint
-from blendkit.scorers.base import Item, Rounds, Scorer
+from blendkit.scorers.base import Item, ModelScorer, Rounds
 from blendkit.stage import Work
 
 # Targets of one source go into one work up to this many tokens.
 TARGET_TOKENS = 2048
 
 
-class BartScore(Scorer):
+class BartScore(ModelScorer):
     """F: the mean of both directions between candidate and reference."""
 
     about = "BARTScore F: the mean of precision and recall; bartscore:MODEL+FILE.pth lays other weights over MODEL (ParaBank)"
@@ -27,8 +27,8 @@ class BartScore(Scorer):
     empty = "that of no words"
 
     def __init__(self, name: str, model: str = default_model, device: str = "auto", dtype: str = "auto") -> None:
-        super().__init__(name)
-        self.model_name, self.group = model, f"bartscore:{model}"
+        super().__init__(name, model)
+        self.group = f"bartscore:{model}"
         self.bart, self.tokenizer, self.longest = load_bart(model, device, dtype)
 
     def directions(self, item: Item) -> list[tuple[str, str]]:
@@ -61,20 +61,14 @@ class BartScore(Scorer):
         found: list[Any] = self.bart.encode(payloads) if group.endswith("|encode") else self.bart.log_probabilities(payloads)
         return found
 
-    def budgeted(self, group: str) -> bool:
-        return True
-
     @property
     def signature(self) -> str:
-        return f"bartscore|{type(self).__name__.lower()}|model:{self.model_name}@{self._hash()}|max:{self.longest}"
-
-    def _hash(self) -> str:
-        base, _, file = self.model_name.partition("+")
-        return fingerprint(base) + (f"+{file_hash(file)}" if file else "")
+        return f"bartscore|{type(self).__name__.lower()}|model:{self.model_at}|max:{self.longest}"
 
     @property
-    def models(self) -> dict[str, str]:
-        return {self.model_name: self._hash()}
+    def revision(self) -> str:
+        base, _, file = self.model_name.partition("+")
+        return fingerprint(base) + (f"+{file_hash(file)}" if file else "")
 
 
 class Precision(BartScore):

@@ -7,6 +7,7 @@ from collections.abc import Generator, Hashable
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
+from blendkit.models.loading import fingerprint
 from blendkit.stage import Work
 
 # What an empty text gets where a sum over its tokens would make it the best of all.
@@ -52,25 +53,13 @@ class Scorer(ABC):
     def __init__(self, name: str) -> None:
         self.name = name
 
+    @abstractmethod
     def rounds(self, items: list[Item]) -> Rounds:
-        """The work of one record's items, round after round; returns their scores. One round by default."""
-        return (yield [Work(self.name, self.key(item), self.length(item), item) for item in items])
+        """The work of one record's items, round after round; returns their scores."""
 
+    @abstractmethod
     def run(self, group: str, payloads: list[Any]) -> list[Any]:
         """One result a payload of this scorer's own works."""
-        return self.score(payloads)
-
-    def score(self, items: list[Item]) -> list[float]:
-        """One number an item."""
-        raise NotImplementedError(f"{type(self).__name__} works in rounds")
-
-    def key(self, item: Item) -> Hashable:
-        """Items with equal keys have equal scores."""
-        return (item.candidate, item.reference)
-
-    def length(self, item: Item) -> int:
-        """Tokens of the item's work."""
-        return 1
 
     def budgeted(self, group: str) -> bool:
         """Whether batches of a group keep to the token budget."""
@@ -85,3 +74,46 @@ class Scorer(ABC):
     def models(self) -> dict[str, str]:
         """Models by name, each with its revision or hash."""
         return {}
+
+
+class TextScorer(Scorer):
+    """A scorer without a model: one number from an item's texts, in one round."""
+
+    def rounds(self, items: list[Item]) -> Rounds:
+        return (yield [Work(self.name, self.key(item), 1, item) for item in items])
+
+    def run(self, group: str, payloads: list[Any]) -> list[Any]:
+        return self.score(payloads)
+
+    @abstractmethod
+    def score(self, items: list[Item]) -> list[float]:
+        """One number an item."""
+
+    def key(self, item: Item) -> Hashable:
+        """Items with equal keys have equal scores."""
+        return (item.candidate, item.reference)
+
+
+class ModelScorer(Scorer):
+    """A scorer with a model: batches keep to the token budget."""
+
+    def __init__(self, name: str, model: str) -> None:
+        super().__init__(name)
+        self.model_name = model
+
+    def budgeted(self, group: str) -> bool:
+        return True
+
+    @property
+    def revision(self) -> str:
+        """The model's revision or hash."""
+        return fingerprint(self.model_name)
+
+    @property
+    def model_at(self) -> str:
+        """`NAME@REVISION`, for signatures."""
+        return f"{self.model_name}@{self.revision}"
+
+    @property
+    def models(self) -> dict[str, str]:
+        return {self.model_name: self.revision}

@@ -6,10 +6,10 @@ import random
 from collections.abc import Hashable
 
 from blendkit.running import seeded
-from blendkit.scorers.base import Item, Scorer
+from blendkit.scorers.base import Item, TextScorer
 
 
-class Length(Scorer):
+class Length(TextScorer):
     """The number of characters; judges are known to like long answers."""
 
     needs_reference = False
@@ -23,7 +23,7 @@ class Length(Scorer):
         return "length|characters"
 
 
-class Random(Scorer):
+class Random(TextScorer):
     """Uniform in [0, 1), from the seed, the record's id and the candidate's place."""
 
     needs_reference = False

@@ -16,8 +16,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from blendkit.errors import NoInputError, UsageError
-from blendkit.models.loading import EMBEDDED, fingerprint
-from blendkit.scorers.base import Item, Rounds, Scorer
+from blendkit.models.loading import EMBEDDED
+from blendkit.scorers.base import Item, ModelScorer, Rounds
 from blendkit.stage import Work
 
 if TYPE_CHECKING:
@@ -34,7 +34,7 @@ class Encoded:
     weights: Tensor
 
 
-class BertScore(Scorer):
+class BertScore(ModelScorer):
     """F1. An empty text scores 0 before rescaling, as in the package."""
 
     about, paper, bounds = "BERTScore F1, equal to the bert-score package's", "Zhang et al. 2020", "-1 to 1"
@@ -50,7 +50,7 @@ class BertScore(Scorer):
         """
         from blendkit.models.encoder import Encoder
 
-        super().__init__(name)
+        super().__init__(name, model)
         self.encoder = Encoder(model, layers, device, dtype)
         self.baseline_name, self.baseline = baseline, _baseline(baseline, model, self.encoder.layers) if baseline else None
         self.idf_name, self.idf = idf, self._idf(idf) if idf else None
@@ -107,13 +107,9 @@ class BertScore(Scorer):
 
     @property
     def signature(self) -> str:
-        model = f"{self.encoder.name}@{fingerprint(self.encoder.name)}|layer:{self.encoder.layers}"
+        model = f"{self.model_at}|layer:{self.encoder.layers}"
         what = ("precision", "recall", "f1")[self.column]
         return f"bertscore|{what}|model:{model}|idf:{self.idf_name or 'no'}|rescale:{self.baseline_name or 'no'}|v:bert-score-{version('bert-score')}"
-
-    @property
-    def models(self) -> dict[str, str]:
-        return {self.encoder.name: fingerprint(self.encoder.name)}
 
 
 class Precision(BertScore):

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from typing import Any
 
-from blendkit.scorers.base import Item, Scorer
+from blendkit.scorers.base import Item, TextScorer
 
 
-class SacreBleu(Scorer):
+class SacreBleu(TextScorer):
     """A metric of sacrebleu, a sentence at a time."""
 
     bounds = "0 to 100"

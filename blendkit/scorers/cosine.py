@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from typing import Any
 
-from blendkit.models.loading import EMBEDDED, fingerprint
-from blendkit.scorers.base import Item, Rounds, Scorer
+from blendkit.models.loading import EMBEDDED
+from blendkit.scorers.base import Item, ModelScorer, Rounds
 from blendkit.stage import Work
 
 
-class Cosine(Scorer):
+class Cosine(ModelScorer):
     """Mean-pooled embeddings; each text is embedded once."""
 
     about, paper, bounds = "cosine of the embeddings of x and candidate", "Reimers and Gurevych 2019", "-1 to 1"
@@ -20,7 +20,7 @@ class Cosine(Scorer):
     def __init__(self, name: str, model: str = EMBEDDED, device: str = "auto", dtype: str = "auto") -> None:
         from blendkit.models.encoder import Encoder
 
-        super().__init__(name)
+        super().__init__(name, model)
         self.encoder = Encoder(model, None, device, dtype)
 
     def rounds(self, items: list[Item]) -> Rounds:
@@ -34,13 +34,6 @@ class Cosine(Scorer):
         """Embeddings of token ids."""
         return list(self.encoder.embed(payloads))
 
-    def budgeted(self, group: str) -> bool:
-        return True
-
     @property
     def signature(self) -> str:
-        return f"cosine|model:{self.encoder.name}@{fingerprint(self.encoder.name)}|layer:{self.encoder.layers}|pool:mean"
-
-    @property
-    def models(self) -> dict[str, str]:
-        return {self.encoder.name: fingerprint(self.encoder.name)}
+        return f"cosine|model:{self.model_at}|layer:{self.encoder.layers}|pool:mean"

@@ -10,12 +10,12 @@ from collections.abc import Callable
 from typing import Any
 
 from blendkit.errors import NoInputError
-from blendkit.models.loading import choose_device, choose_dtype, fingerprint
-from blendkit.scorers.base import EMPTY, Item, Rounds, Scorer
+from blendkit.models.loading import choose_device, choose_dtype
+from blendkit.scorers.base import EMPTY, Item, ModelScorer, Rounds
 from blendkit.stage import Work
 
 
-class MaskedLM(Scorer):
+class MaskedLM(ModelScorer):
     """The sum over tokens of log P(token | all others), special tokens not scored."""
 
     about = "pseudo-log-likelihood of the candidate under a masked LM, summed over tokens"
@@ -30,8 +30,8 @@ class MaskedLM(Scorer):
         from blendkit.models.encoder import load_pretrained
         from blendkit.models.reading import Reader, longest_input
 
-        super().__init__(name)
-        self.model_name, self.device = model, choose_device(device)
+        super().__init__(name, model)
+        self.device = choose_device(device)
         network, self.tokenizer = load_pretrained(AutoModelForMaskedLM, model, "masked language model")
         if self.tokenizer.mask_token_id is None:
             raise NoInputError(f"{model}: its tokenizer has no mask token, so it is no masked language model")
@@ -76,16 +76,9 @@ class MaskedLM(Scorer):
             found: list[float] = (logits.gather(1, gold[:, None])[:, 0] - logits.logsumexp(-1)).tolist()
         return found
 
-    def budgeted(self, group: str) -> bool:
-        return True
-
     @property
     def signature(self) -> str:
-        return f"{'mlm-norm' if isinstance(self, Normalised) else 'mlm'}|model:{self.model_name}@{fingerprint(self.model_name)}|max:{self.longest}"
-
-    @property
-    def models(self) -> dict[str, str]:
-        return {self.model_name: fingerprint(self.model_name)}
+        return f"{'mlm-norm' if isinstance(self, Normalised) else 'mlm'}|model:{self.model_at}|max:{self.longest}"
 
 
 class Normalised(MaskedLM):

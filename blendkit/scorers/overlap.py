@@ -6,7 +6,7 @@ import re
 import string
 from collections import Counter
 
-from blendkit.scorers.base import Item, Scorer
+from blendkit.scorers.base import Item, TextScorer
 
 _PUNCTUATION = str.maketrans("", "", string.punctuation)
 
@@ -16,7 +16,7 @@ def normalised(text: str) -> list[str]:
     return re.sub(r"\b(a|an|the)\b", " ", text.lower().translate(_PUNCTUATION)).split()
 
 
-class ExactMatch(Scorer):
+class ExactMatch(TextScorer):
     """1 when candidate and reference are the same words."""
 
     about, paper, bounds = "the same words as the reference (SQuAD's normalisation)", "Rajpurkar et al. 2016", "0 or 1"
@@ -30,7 +30,7 @@ class ExactMatch(Scorer):
         return "exact-match|norm:squad"
 
 
-class TokenF1(Scorer):
+class TokenF1(TextScorer):
     """Harmonic mean of the shares of words that the two have in common."""
 
     about, paper, bounds = "F1 of words shared with the reference (SQuAD's normalisation)", "Rajpurkar et al. 2016", "0 to 1"

@@ -5,15 +5,15 @@ from __future__ import annotations
 import math
 from typing import Any
 
-from blendkit.models.loading import choose_device, choose_dtype, fingerprint, to_device
-from blendkit.scorers.base import Item, Rounds, Scorer
+from blendkit.models.loading import choose_device, choose_dtype, to_device
+from blendkit.scorers.base import Item, ModelScorer, Rounds
 from blendkit.stage import Work
 
 # What an empty candidate gets, and the most that any gets: e^100 says no more than this.
 WORST = 1e6
 
 
-class Perplexity(Scorer):
+class Perplexity(ModelScorer):
     """exp of the mean negative log-probability of the candidate's tokens; x stands before them, by the chat template where there is one."""
 
     about = "perplexity of the candidate, given x, under a causal LM"
@@ -27,8 +27,8 @@ class Perplexity(Scorer):
 
         from blendkit.models.encoder import load_pretrained
 
-        super().__init__(name)
-        self.model_name, self.device = model, choose_device(device)
+        super().__init__(name, model)
+        self.device = choose_device(device)
         network, self.tokenizer = load_pretrained(AutoModelForCausalLM, model, "causal language model")
         self.network = network.to(self.device, choose_dtype(dtype, self.device))
         self.longest = int(min(self.tokenizer.model_max_length, getattr(network.config, "max_position_embeddings", 1 << 30)))
@@ -76,14 +76,7 @@ class Perplexity(Scorer):
             losses = torch.stack(values).tolist()
         return [min(math.exp(min(loss, 100.0)), WORST) for loss in losses]
 
-    def budgeted(self, group: str) -> bool:
-        return True
-
     @property
     def signature(self) -> str:
         template = "chat" if self.tokenizer.chat_template else "plain"
-        return f"perplexity|model:{self.model_name}@{fingerprint(self.model_name)}|prompt:{template}|max:{self.longest}"
-
-    @property
-    def models(self) -> dict[str, str]:
-        return {self.model_name: fingerprint(self.model_name)}
+        return f"perplexity|model:{self.model_at}|prompt:{template}|max:{self.longest}"

@@ -5,12 +5,11 @@ from __future__ import annotations
 from abc import abstractmethod
 from typing import Any
 
-from blendkit.models.loading import fingerprint
-from blendkit.scorers.base import Item, Rounds, Scorer
+from blendkit.scorers.base import Item, ModelScorer, Rounds
 from blendkit.stage import Work
 
 
-class RegressionScorer(Scorer):
+class RegressionScorer(ModelScorer):
     """A subclass says how an item is tokenized."""
 
     bounds = "the model's"
@@ -19,8 +18,7 @@ class RegressionScorer(Scorer):
     def __init__(self, name: str, model: str, device: str = "auto", dtype: str = "auto") -> None:
         from blendkit.models.regression import Regressor
 
-        super().__init__(name)
-        self.model_name = model
+        super().__init__(name, model)
         self.regressor = Regressor(model, device, dtype)
 
     @abstractmethod
@@ -36,9 +34,6 @@ class RegressionScorer(Scorer):
         types = None if any(kinds is None for _, kinds in payloads) else [kinds for _, kinds in payloads]
         return self.regressor([ids for ids, _ in payloads], types)
 
-    def budgeted(self, group: str) -> bool:
-        return True
-
     def pairs(self, firsts: list[str], seconds: list[str]) -> list[tuple[tuple[int, ...], tuple[int, ...] | None]]:
         """Two texts in one input, the longer cut first where both do not fit."""
         if not firsts:
@@ -50,8 +45,4 @@ class RegressionScorer(Scorer):
     @property
     def signature(self) -> str:
         kind = type(self).__name__.lower()
-        return f"{kind}|model:{self.model_name}@{fingerprint(self.model_name)}|max:{self.regressor.longest}"
-
-    @property
-    def models(self) -> dict[str, str]:
-        return {self.model_name: fingerprint(self.model_name)}
+        return f"{kind}|model:{self.model_at}|max:{self.regressor.longest}"

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from importlib.metadata import version
 
-from blendkit.scorers.base import Item, Scorer
+from blendkit.scorers.base import Item, TextScorer
 
 
-class Rouge(Scorer):
+class Rouge(TextScorer):
     """rouge-score's F1, with the Porter stemmer; a label keeps the kind: `mine=rouge2`."""
 
     about, paper, bounds = "ROUGE F1 by rouge-score, with stemming", "Lin 2004", "0 to 1"

@@ -6,8 +6,8 @@ import json
 from typing import Any
 
 from blendkit.errors import NoInputError
-from blendkit.models.loading import choose_device, choose_dtype, fingerprint, locate
-from blendkit.scorers.base import Item, Rounds, Scorer
+from blendkit.models.loading import choose_device, choose_dtype, locate
+from blendkit.scorers.base import Item, ModelScorer, Rounds
 from blendkit.stage import Work
 
 SOURCE, CANDIDATE = "<source>", "<candidate>"
@@ -25,7 +25,7 @@ def with_markers(tokenizer: Any, network: Any, name: str) -> None:
         raise NoInputError(f"{name} has {network.config.vocab_size} embeddings, none for {SOURCE} and {CANDIDATE}: it was not trained as such a ranker")
 
 
-class SimCLS(Scorer):
+class SimCLS(ModelScorer):
     """A directory with an encoder whose vocabulary knows `<source>` and `<candidate>`, at its end where the tokenizer does not say so.
 
     Lengths come from its config (`source_maxlength`, `candidate_maxlength`; 128 each where it has none, the reference's).
@@ -40,8 +40,8 @@ class SimCLS(Scorer):
         from blendkit.models.encoder import load_encoder
         from blendkit.models.reading import Reader, longest_input
 
-        super().__init__(name)
-        self.model_name, self.device = model, choose_device(device)
+        super().__init__(name, model)
+        self.device = choose_device(device)
         network, self.tokenizer = load_encoder(model)
         with_markers(self.tokenizer, network, model)
         raw = json.loads((locate(model) / "config.json").read_text())
@@ -70,13 +70,6 @@ class SimCLS(Scorer):
         """The first token's state of each input, on the CPU."""
         return list(self.reader.at(payloads, [[0]] * len(payloads))[:, 0].cpu())
 
-    def budgeted(self, group: str) -> bool:
-        return True
-
     @property
     def signature(self) -> str:
-        return f"simcls|model:{self.model_name}@{fingerprint(self.model_name)}|max:{self.lengths[0]}+{self.lengths[1]}"
-
-    @property
-    def models(self) -> dict[str, str]:
-        return {self.model_name: fingerprint(self.model_name)}
+        return f"simcls|model:{self.model_at}|max:{self.lengths[0]}+{self.lengths[1]}"

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from typing import Any
 
-from blendkit.models.loading import choose_device, choose_dtype, fingerprint
-from blendkit.scorers.base import Item, Rounds, Scorer
+from blendkit.models.loading import choose_device, choose_dtype
+from blendkit.scorers.base import Item, ModelScorer, Rounds
 from blendkit.scorers.simcls import CANDIDATE, SOURCE, with_markers
 from blendkit.stage import Work
 
 
-class SummaReranker(Scorer):
+class SummaReranker(ModelScorer):
     """σ of the mean of the tasks' logits, as the reference code has it."""
 
     about, paper, bounds = "probability of being the best, from a mixture of experts on x and candidate", "Ravaut et al. 2022", "0 to 1"
@@ -22,8 +22,8 @@ class SummaReranker(Scorer):
         from blendkit.models.reading import Reader
         from blendkit.models.summareranker import load_summareranker
 
-        super().__init__(name)
-        self.model_name, self.device = model, choose_device(device)
+        super().__init__(name, model)
+        self.device = choose_device(device)
         encoder, head, self.tokenizer, config = load_summareranker(model)
         with_markers(self.tokenizer, encoder, model)
         self.source_maxlength, self.candidate_maxlength = int(config.get("source_maxlength", 128)), int(config.get("candidate_maxlength", 128))
@@ -55,13 +55,6 @@ class SummaReranker(Scorer):
         """Scores of token ids."""
         return self.logits(payloads).mean(1).sigmoid().tolist()  # type: ignore[no-any-return]
 
-    def budgeted(self, group: str) -> bool:
-        return True
-
     @property
     def signature(self) -> str:
-        return f"summareranker|model:{self.model_name}@{fingerprint(self.model_name)}|max:{self.source_maxlength}+{self.candidate_maxlength}"
-
-    @property
-    def models(self) -> dict[str, str]:
-        return {self.model_name: fingerprint(self.model_name)}
+        return f"summareranker|model:{self.model_at}|max:{self.source_maxlength}+{self.candidate_maxlength}"
