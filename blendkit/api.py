@@ -66,8 +66,13 @@ def judge(records: Records, model: str = "embedded", **options: Any) -> Iterator
     yield from apply(make_judge(model, **options), records)
 
 
-def evaluate(records: Records, *, versus: Sequence[str] = (), oracle: str | None = None, agreement: str | None = None) -> list[dict[str, Any]]:
-    """The rows of Table 2 and Table 3, and with `agreement` (a field of labels A, B, tie) those of the agreement with it.
+def evaluate(
+    records: Records, *, versus: Sequence[str] = (), oracle: str | None = None, agreement: str | None = None, baseline: str | None = None, seed: int = 0
+) -> list[dict[str, Any]]:
+    """The rows of Table 2 and Table 3.
+
+    With `agreement` (a field of labels A, B, tie) also those of the agreement with it, and with `baseline` (a method)
+    those of paired tests against it.
 
     Raises:
         DataError: there is no record.
@@ -75,7 +80,7 @@ def evaluate(records: Records, *, versus: Sequence[str] = (), oracle: str | None
     from blendkit.evaluation.evaluating import Evaluating
     from blendkit.stage import apply
 
-    stage = Evaluating(list(versus), oracle, agreement)
+    stage = Evaluating(list(versus), oracle, agreement, baseline=baseline, seed=seed)
     for _ in apply(stage, records):
         pass
     return stage.rows()

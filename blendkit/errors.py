@@ -15,6 +15,12 @@ class UsageError(BlendkitError):
     exit_code = 2
 
 
+class CheckFailed(BlendkitError):
+    """A check of `evaluate --assert` does not hold (3)."""
+
+    exit_code = 3
+
+
 class DataError(BlendkitError):
     """The stream as a whole is not what it must be (65)."""
 

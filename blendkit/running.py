@@ -87,7 +87,8 @@ def run_stage(make: Callable[[], Stage], options: RunOptions) -> Stage:
             for done in process(stage, lines, plan):
                 if stage.passes_records:
                     writer.write(line.record for line in done)
-            writer.write(stage.rows())
+            if ending := stage.ending():
+                writer.write_bytes(ending)
         finally:
             progress.close()
             stage.close()

@@ -12,6 +12,8 @@ from collections.abc import Callable, Generator, Hashable, Iterable, Iterator
 from dataclasses import dataclass, field, replace
 from typing import Any, ClassVar
 
+import orjson
+
 from blendkit.errors import BlendkitError, OutOfMemory, RecordError
 from blendkit.jsonl import BadLine, Line
 from blendkit.overlapping import overlapped
@@ -45,7 +47,7 @@ class Stage:
     # Windows in work at a time: more than one for a stage that waits for servers, and whose `run` bears several threads.
     overlap: int = 1
     # False: the stage reads records and writes `rows` at the end instead of them.
-    passes_records: ClassVar[bool] = True
+    passes_records: bool = True
 
     def plan(self, record: Record) -> list[Work]:
         """The record's work, none by default. Raises RecordError when the record lacks what is needed."""
@@ -73,6 +75,10 @@ class Stage:
     def rows(self) -> list[dict[str, Any]]:
         """What a stage that does not pass records on writes at the end."""
         return []
+
+    def ending(self) -> bytes:
+        """The rows as they are written: JSON lines, unless a stage has another form."""
+        return b"".join(orjson.dumps(row, option=orjson.OPT_APPEND_NEWLINE) for row in self.rows())
 
     def describe(self) -> dict[str, Any]:
         """What decided the results (signature, models, device), for the manifest."""

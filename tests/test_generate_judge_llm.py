@@ -131,6 +131,9 @@ def test_a_local_judge_is_asked_again_and_its_verdict_turned_to_a_and_b(monkeypa
     record["candidates"] = record["candidates"][:2]
     (done,) = apply(stage, [record])
     assert [(v["verdict"], v["shown"]) for v in done["verdicts"]["j"]] == [("A", [0, 1]), ("B", [1, 0])]
+    # A judge that always takes the first: its bias is plain, and its two orders never agree.
+    assert stage.describe()["position_bias"] == {"first_place_rate": 1.0, "decided": 2, "consistency": 0.0, "pairs_in_both_orders": 1}
+    assert stage.warnings() == ["the answer shown first won 100.0% of 2 decided verdicts (50 % is no bias); both orders agree on 0.0% of 1 pairs"]
     assert len(asked) == 2 and asked[1][0][1] == {"role": "assistant", "content": "the first one"}
 
 

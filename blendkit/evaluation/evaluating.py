@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -11,7 +12,10 @@ import numpy as np
 from blendkit.aggregate import Matrix, max_logits, ranks_from_scores, verdict_matrix
 from blendkit.errors import DataError, RecordError, UsageError
 from blendkit.evaluation import agreement
+from blendkit.evaluation.checks import compare
+from blendkit.evaluation.formats import rendered
 from blendkit.evaluation.pairwise import PairwiseAgreement
+from blendkit.evaluation.statistics import bootstrap, holm, randomization
 from blendkit.records import Record, candidates_of, generated_only, verdicts_of
 from blendkit.scorers import better_when_lower
 from blendkit.stage import Stage
@@ -29,6 +33,7 @@ class Example:
     oracle: list[int] | None
     oracle_of_fused: dict[int, int]
     not_worse: Matrix | None
+    number: int = 0
 
 
 @dataclass
@@ -43,16 +48,22 @@ class Method:
 class Evaluating(Stage):
     """Collects examples; `rows` gives both tables as JSON objects.
 
+    `baseline` names a method that all others are tested against, `earlier` are the rows of another run to compare with,
+    and `form` is how `ending` writes the tables (`evaluation.formats`; `intervals`: with their intervals).
     `oracle` is `judge:NAME` or `score:NAME`; None takes the judge in the stream, MixInstruct's first.
     """
 
     name = "evaluate"
     passes_records = False
 
-    def __init__(self, versus: list[str], oracle: str | None = None, agreement: str | None = None) -> None:
+    def __init__(
+        self, versus: list[str], oracle: str | None = None, agreement: str | None = None, *, baseline: str | None = None,
+        seed: int = 0, earlier: list[dict[str, Any]] | None = None, form: str = "json", intervals: bool = False,
+    ) -> None:  # fmt: skip
         if oracle and not oracle.startswith(("judge:", "score:")):
             raise UsageError(f"--oracle {oracle}: expected judge:NAME or score:NAME")
-        self.versus, self.oracle = versus, oracle
+        self.earlier, self.form, self.intervals = earlier, form, intervals
+        self.versus, self.oracle, self.baseline, self.seed = versus, oracle, baseline, seed
         self.agreement = PairwiseAgreement(agreement) if agreement else None
         self.signatures: dict[str, set[str]] = {}
         self.examples: list[Example] = []
@@ -79,7 +90,7 @@ class Evaluating(Stage):
             self.agreement.add(record)
         for name, signature in record.get("signatures", {}).items():
             self.signatures.setdefault(name, set()).add(signature)
-        self.examples.append(Example(models, generated, scores, ranks, oracle, fused, not_worse))
+        self.examples.append(Example(models, generated, scores, ranks, oracle, fused, not_worse, len(self.examples)))
 
     def _oracle_ranks(self, record: Record, generated: list[int]) -> tuple[list[int] | None, dict[int, int], Matrix | None]:
         """Ranks of the generated candidates among themselves, and of each fused one among them and itself."""
@@ -115,6 +126,8 @@ class Evaluating(Stage):
             found = [metric for example in self.examples for scores in example.scores for metric, value in scores.items() if value is not None]
             metrics = list(dict.fromkeys(found))
             self._rows = [*self._table2(metrics), *self._table3(metrics), *self._agreements()]
+            if self.earlier is not None:
+                self._rows += compare(self.earlier, self._rows)
         return self._rows
 
     def _methods(self, metrics: list[str]) -> list[Method]:
@@ -135,58 +148,72 @@ class Evaluating(Stage):
             if example.oracle is not None:
                 pick("oracle", "oracle (GPT-Rank)", example, example.generated[int(np.argmin(example.oracle))])
         order = ("model", "oracle", "ranker", "fused")
-        return sorted(methods.values(), key=lambda method: (order.index(method.kind), self._mean_rank(method) or math.inf))
+        return sorted(methods.values(), key=lambda method: (order.index(method.kind), _mean_rank(method)))
 
     def _table2(self, metrics: list[str]) -> list[dict[str, Any]]:
+        methods = self._methods(metrics)
+        cells = [self._cells(method, metrics) for method in methods]
+        # Each column of the matrix is one cell of the table, its values over all examples.
+        keys = [(number, column) for number, columns in enumerate(cells) for column in columns]
+        matrix = np.stack([cells[number][column] for number, column in keys], axis=1) if keys else np.empty((len(self.examples), 0))
+        bounds = dict(zip(keys, bootstrap(matrix, self.seed).tolist(), strict=True))
         rows = []
-        for method in self._methods(metrics):
+        for number, (method, columns) in enumerate(zip(methods, cells, strict=True)):
             row: dict[str, Any] = {"table": 2, "method": method.name, "kind": method.kind, "examples": len(method.picks)}
-            for metric in metrics:
-                values = [example.scores[index].get(metric) for example, index in method.picks]
-                missing = sum(value is None for value in values)
-                if missing:
+            intervals: dict[str, list[float | None]] = {}
+            for column, values in columns.items():
+                missing = len(method.picks) - int((~np.isnan(values)).sum())
+                if missing and column in metrics:
                     self.notes.append(
-                        f"{metric} is missing for {method.name} in {missing} of {len(values)} examples, so its mean is not shown; `blendkit score` writes it"
+                        f"{column} is missing for {method.name} in {missing} of {len(method.picks)} examples, "
+                        "so its mean is not shown; `blendkit score` writes it"
                     )
-                row[metric] = None if missing else _rounded(float(np.mean([value for value in values if value is not None])))
-            if self.oracle is not None:
-                row["gpt_rank"] = self._mean_rank(method)
-                row |= {f"not_worse_than_{model}": self._not_worse(method, model) for model in self.versus}
-                row["top3"] = self._top(method, 3)
-            rows.append(row)
+                row[column] = None if missing else _rounded(float(np.nanmean(values)))
+                if not missing:
+                    intervals[column] = [_rounded(bound) for bound in bounds[number, column]]
+            rows.append({**row, "intervals": intervals})
+        return [*rows, *self._tests(methods, cells)]
+
+    def _tests(self, methods: list[Method], cells: list[dict[str, Matrix]]) -> list[dict[str, Any]]:
+        """Each method against the baseline, column by column, over the examples that both have."""
+        if self.baseline is None:
+            return []
+        base = next((number for number, method in enumerate(methods) if method.name == self.baseline), None)
+        if base is None:
+            raise UsageError(f"--baseline {self.baseline}: no such method; there are {', '.join(method.name for method in methods)}")
+        keys = [(number, column) for number in range(len(methods)) if number != base for column in cells[number] if column in cells[base]]
+        differences = np.stack([cells[number][column] - cells[base][column] for number, column in keys], axis=1)
+        defined = np.asarray(~np.isnan(differences).all(axis=0))
+        keys = [key for key, there in zip(keys, defined, strict=True) if there]
+        differences = differences[:, defined]
+        bounds, p = bootstrap(differences, self.seed), randomization(differences, self.seed)
+        rows = []
+        for place, ((number, column), corrected) in enumerate(zip(keys, holm(p), strict=True)):
+            row: dict[str, Any] = {"table": "tests", "method": methods[number].name, "kind": methods[number].kind, "baseline": self.baseline, "column": column}
+            row |= {"examples": int((~np.isnan(differences[:, place])).sum()), "difference": _rounded(float(np.nanmean(differences[:, place])))}
+            low, high = (_rounded(bound) for bound in bounds[place].tolist())
+            rows.append({**row, "low": low, "high": high, "p": round(float(p[place]), 6), "p_holm": round(float(corrected), 6)})
         return rows
 
-    @staticmethod
-    def _ranks_of(method: Method) -> list[int | None]:
-        found: list[int | None] = []
-        for example, index in method.picks:
-            if example.oracle is None:
-                found.append(None)
-            else:
-                found.append(example.oracle[example.generated.index(index)] if index in example.generated else example.oracle_of_fused.get(index))
-        return found
+    def _cells(self, method: Method, metrics: list[str]) -> dict[str, Matrix]:
+        """The method's values by column, each [examples], NaN where it put nothing forward or a value is missing."""
+        columns: dict[str, Matrix] = {}
 
-    def _mean_rank(self, method: Method) -> float | None:
-        ranks = self._ranks_of(method)
-        return None if None in ranks else _rounded(float(np.mean([rank for rank in ranks if rank is not None])))
+        def fill(column: str, value_of: Callable[[Example, int], float | None]) -> None:
+            values = np.full(len(self.examples), np.nan)
+            for example, index in method.picks:
+                value = value_of(example, index)
+                values[example.number] = np.nan if value is None else value
+            columns[column] = values
 
-    def _top(self, method: Method, k: int) -> float | None:
-        ranks = self._ranks_of(method)
-        return None if None in ranks else _rounded(100 * float(np.mean([rank <= k for rank in ranks if rank is not None])))
-
-    def _not_worse(self, method: Method, model: str) -> float | None:
-        """% of examples in which the judge does not prefer the baseline's answer."""
-        outcomes = []
-        for example, index in method.picks:
-            baseline = example.models.index(model)
-            if example.not_worse is not None:
-                outcomes.append(bool(example.not_worse[index, baseline] >= 0))
-            elif example.oracle is not None and index in example.generated and baseline in example.generated:
-                places = example.generated.index(index), example.generated.index(baseline)
-                outcomes.append(example.oracle[places[0]] <= example.oracle[places[1]])
-            else:
-                return None
-        return _rounded(100 * float(np.mean(outcomes)))
+        for metric in metrics:
+            fill(metric, lambda example, index, metric=metric: example.scores[index].get(metric))  # type: ignore[misc]
+        if self.oracle is not None:
+            fill("gpt_rank", _oracle_rank)
+            for model in self.versus:
+                fill(f"not_worse_than_{model}", lambda example, index, model=model: _not_worse(example, index, model))  # type: ignore[misc]
+            fill("top3", lambda example, index: None if (rank := _oracle_rank(example, index)) is None else 100.0 * (rank <= 3))
+        return columns
 
     def _table3(self, metrics: list[str]) -> list[dict[str, Any]]:
         if self.oracle is None:
@@ -234,13 +261,47 @@ class Evaluating(Stage):
         """`name: signature` of what the stream's scores say decided them; more than one where records differ."""
         return [f"{name}: {' and '.join(sorted(found))}" for name, found in self.signatures.items()]
 
+    def all_signatures(self) -> list[str]:
+        """What decided the tables, and what decided each score."""
+        return [self.signature(), *self.score_signatures()]
+
+    def ending(self) -> bytes:
+        """The tables in the form that was asked for; `table` is for a person, and printed elsewhere."""
+        if self.form == "json":
+            return super().ending()
+        return b"" if self.form == "table" else rendered(self.rows(), self.form, self.all_signatures(), self.intervals).encode()
+
     def describe(self) -> dict[str, Any]:
         """The signatures, its own first."""
-        return {"signatures": [self.signature(), *self.score_signatures()]}
+        return {"signatures": self.all_signatures()}
 
     def warnings(self) -> list[str]:
         """Notes on what is missing."""
         return list(dict.fromkeys(self.notes))
+
+
+def _oracle_rank(example: Example, index: int) -> float | None:
+    """A candidate's rank under the judge; a fused one's among the LLMs' and itself."""
+    if example.oracle is None:
+        return None
+    return example.oracle[example.generated.index(index)] if index in example.generated else example.oracle_of_fused.get(index)
+
+
+def _mean_rank(method: Method) -> float:
+    ranks = [_oracle_rank(example, index) for example, index in method.picks]
+    known = [rank for rank in ranks if rank is not None]
+    return float(np.mean(known)) if len(known) == len(ranks) else math.inf
+
+
+def _not_worse(example: Example, index: int, model: str) -> float | None:
+    """100 where the judge does not prefer the baseline's answer, else 0."""
+    baseline = example.models.index(model)
+    if example.not_worse is not None:
+        return 100.0 * bool(example.not_worse[index, baseline] >= 0)
+    if example.oracle is not None and index in example.generated and baseline in example.generated:
+        places = example.generated.index(index), example.generated.index(baseline)
+        return 100.0 * (example.oracle[places[0]] <= example.oracle[places[1]])
+    return None
 
 
 def _oriented(metric: str, values: list[float | None]) -> Matrix:

@@ -6,12 +6,14 @@ import sys
 from typing import Any
 
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
+from blendkit.evaluation.formats import text_of as _text
 from blendkit.scorers import better_when_lower
 
 KINDS = {"model": "LLMs", "oracle": "Oracles", "ranker": "Rankers", "fused": "Fused"}
-FIXED = ("table", "method", "kind", "examples")
+FIXED = ("table", "method", "kind", "examples", "intervals")
 TITLES = {
     "gpt_rank": "GPT-Rank ↓",
     "top3": "Top-3 % ↑",
@@ -23,22 +25,42 @@ TITLES = {
 LOWER_IS_BETTER = ("gpt_rank", "footrule")
 
 
-def print_tables(rows: list[dict[str, Any]], signatures: list[str]) -> None:
-    """Table 2, Table 3 and the agreement with labels on stderr, the best of each column and kind in bold; under them the signatures."""
+def print_tables(rows: list[dict[str, Any]], signatures: list[str], intervals: bool = False, to_stdout: bool = False) -> None:
+    """Table 2, Table 3 and the agreement with labels on stderr (or stdout), the best of each column and kind in bold; under them the signatures."""
     # A table cut off at 80 columns is no use in a log, so only a real terminal's width counts.
-    console = Console(stderr=True, width=None if sys.stderr.isatty() else 160, highlight=False)
+    stream = sys.stdout if to_stdout else sys.stderr
+    console = Console(stderr=not to_stdout, width=None if stream.isatty() else 160, highlight=False)
     for number, title in ((2, "Methods (as Table 2 of the paper)"), (3, "Agreement with the oracle ranking (as Table 3)")):
         chosen = [row for row in rows if row["table"] == number]
         if chosen:
-            console.print(_table(chosen, title))
+            console.print(_table(chosen, title, intervals))
     if any(row["table"] == 3 for row in rows):
         console.print("[dim]Pearson, Spearman: a model's ranks over all examples, mean over models (the reference code); correlations × 100.[/dim]")
     agreements = [row for row in rows if row["table"] == "agreement"]
     if agreements:
         console.print(_agreement_table(agreements))
         console.print("[dim]Intervals: bootstrap over pairs, 95 %. By length: of what is right beyond 50 %, what the longest candidate would have.[/dim]")
+    for name, title, columns in (
+        ("tests", "Paired tests, over the examples of both", ("method", "column", "examples", "difference", "low", "high", "p", "p_holm")),
+        ("compare", "Changes since the earlier run", ("method", "column", "old", "new", "change", "noise", "beyond_noise")),
+    ):
+        chosen = [row for row in rows if row["table"] == name]
+        if chosen:
+            console.print(_plain_table(chosen, title, columns))
+            if name == "tests":
+                against = f"Against {chosen[0]['baseline']}: bootstrap 95 % interval; p by approximate randomization; p_holm for all of them together."
+                console.print(against, style="dim", markup=False)
     for signature in signatures:
         console.print(signature, style="dim", markup=False, soft_wrap=True)
+
+
+def _plain_table(rows: list[dict[str, Any]], title: str, columns: tuple[str, ...]) -> Table:
+    table = Table(title=title, title_justify="left", header_style="bold")
+    for column in columns:
+        table.add_column(column, justify="left" if column in ("method", "column") else "right")
+    for row in rows:
+        table.add_row(*(escape(_text(row.get(column))) for column in columns))
+    return table
 
 
 def _agreement_table(rows: list[dict[str, Any]]) -> Table:
@@ -50,16 +72,16 @@ def _agreement_table(rows: list[dict[str, Any]]) -> Table:
         over = f"{row['over_longest']:+.1f} ({row['over_longest_low']:+.1f} to {row['over_longest_high']:+.1f})"
         rest = ("explained_by_length", "right_when_longer_is", "right_when_shorter_is")
         cells = ("–" if row[key] is None else f"{row[key]:.0f}" if key == rest[0] else f"{row[key]:.1f}" for key in rest)
-        table.add_row(row["method"], f"{row['pairs']:,}", agrees, over, *cells)
+        table.add_row(escape(row["method"]), f"{row['pairs']:,}", agrees, over, *cells)
     return table
 
 
-def _table(rows: list[dict[str, Any]], title: str) -> Table:
+def _table(rows: list[dict[str, Any]], title: str, intervals: bool) -> Table:
     columns = list(dict.fromkeys(key for row in rows for key in row if key not in FIXED))
     table = Table(title=title, title_justify="left", header_style="bold")
     table.add_column("Method", overflow="fold")
     for column in columns:
-        table.add_column(_title(column), justify="right")
+        table.add_column(escape(_title(column)), justify="right")
     kind = None
     for row in rows:
         if row.get("kind") != kind:
@@ -68,7 +90,7 @@ def _table(rows: list[dict[str, Any]], title: str) -> Table:
                 table.add_section()
             table.add_row(f"[bold cyan]{KINDS[kind]}[/]") if kind else None
         peers = [peer for peer in rows if peer.get("kind") == kind]
-        table.add_row(row["method"], *(_cell(row, column, peers) for column in columns))
+        table.add_row(escape(row["method"]), *(_cell(row, column, peers, intervals) for column in columns))
     return table
 
 
@@ -78,11 +100,19 @@ def _title(column: str) -> str:
     return TITLES.get(column, f"{column} {'↓' if better_when_lower(column) else '↑'}")
 
 
-def _cell(row: dict[str, Any], column: str, peers: list[dict[str, Any]]) -> str:
+def _cell(row: dict[str, Any], column: str, peers: list[dict[str, Any]], intervals: bool) -> str:
     value = row.get(column)
     if value is None:
         return "–"
     values = [peer[column] for peer in peers if peer.get(column) is not None]
     best = min(values) if column in LOWER_IS_BETTER or better_when_lower(column) else max(values)
-    text = f"{value:.4f}" if abs(value) < 1 and column not in TITLES else f"{value:.2f}"
-    return f"[bold]{text}[/]" if value == best and len(values) > 1 else text
+    text = _figure(column, value)
+    text = f"[bold]{text}[/]" if value == best and len(values) > 1 else text
+    if intervals and column in row.get("intervals", {}):
+        low, high = row["intervals"][column]
+        text += f"\n[dim]{_figure(column, low)}–{_figure(column, high)}[/]"
+    return text
+
+
+def _figure(column: str, value: float) -> str:
+    return f"{value:.4f}" if abs(value) < 1 and column not in TITLES else f"{value:.2f}"

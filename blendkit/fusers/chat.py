@@ -57,7 +57,7 @@ class ChatFuser(Stage):
         self.show_ranks, self.show_scores = show_ranks, show_scores
         local = any(model.budgeted for model in self.models.values())
         self.overlap = 1 if local or endpoint.emit_batch or endpoint.read_batch else 4
-        self.passes_records = not endpoint.emit_batch  # type: ignore[misc]
+        self.passes_records = not endpoint.emit_batch
         shown = "+".join(part for part, wanted in (("ranks", show_ranks), ("scores", show_scores)) if wanted) or "no"
         self.signature = f"chat-fuser|models:{','.join(models)}|layers:{layers}|shown:{shown}|decoding:{self.sampling.method}|seed:{seed}|v:{VERSION}"
 

@@ -71,7 +71,7 @@ class Generating(Stage):
             self.window = max(16, 4 * endpoint.concurrency)
             self.overlap = 1 if endpoint.emit_batch or endpoint.read_batch else OVERLAP
         # Requests that are only written down bring no candidates.
-        self.passes_records = not endpoint.emit_batch  # type: ignore[misc]
+        self.passes_records = not endpoint.emit_batch
 
     def _check(self, name: str, sampling: Sampling) -> None:
         local = self.models[name].budgeted

@@ -6,7 +6,7 @@ from typing import Any
 
 from blendkit.judges.base import Judging
 from blendkit.records import Record, reference_of
-from blendkit.scorers.base import Item
+from blendkit.scorers.base import items_of
 from blendkit.scorers.bertscore import BertScore
 from blendkit.stage import Rounds
 from blendkit.version import VERSION
@@ -28,7 +28,7 @@ class EmbeddedJudge(Judging):
         reference = reference_of(record, "the embedded judge")
         pairs = self.pairs(record)
         texts = [candidate["text"] for candidate in record["candidates"]] if pairs else []
-        scores = yield from self.scorer.rounds([Item("", text, reference, record["id"], index) for index, text in enumerate(texts)])
+        scores = yield from self.scorer.rounds(items_of(record, texts, reference=reference))
         verdicts = []
         for a, b in pairs:
             difference = round(scores[a] - scores[b], 6)

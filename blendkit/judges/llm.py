@@ -9,6 +9,7 @@ from typing import Any
 from blendkit.errors import UsageError
 from blendkit.generators.base import Completion, EndpointOptions, Messages, Prompt, Sampling, text_model
 from blendkit.judges.base import Judging, as_shown, orders_shown
+from blendkit.judges.position import PositionBias
 from blendkit.prompts import fence_for, quoted
 from blendkit.records import Record, reference_of, source_text
 from blendkit.running import seeded
@@ -45,10 +46,12 @@ class LLMJudge(Judging):
         self.sampling = Sampling(max_new_tokens=max_new_tokens, temperature=0)
         self.unparsed = self.asked = 0
         self._counting = threading.Lock()
-        offline = endpoint.emit_batch or endpoint.read_batch
-        self.overlap = 1 if self.model.budgeted or offline else 4
-        if endpoint.emit_batch:
-            raise UsageError("--emit-batch: a judge asks again after a reply that it cannot read, which a batch cannot; judge by an endpoint, or locally")
+        self.position = PositionBias()
+        self.overlap = 1 if self.model.budgeted else 4
+        if endpoint.emit_batch or endpoint.read_batch:
+            raise UsageError(
+                "--emit-batch, --read-batch: a judge asks again after a reply that it cannot read, which a batch cannot; judge by an endpoint, or locally"
+            )
         self.signature = f"judge:{spec}|prompt:pairwise-with-reference|orders:{orders}|seed:{seed}|v:{VERSION}"
 
     def budgeted(self, group: str) -> bool:
@@ -78,6 +81,7 @@ class LLMJudge(Judging):
     def finish(self, record: Record, results: list[tuple[str, str]]) -> None:
         """Adds the verdicts; an unparsed one keeps the reply as its reason."""
         verdicts = []
+        told = []
         for shown, (verdict, reply) in zip(self._shown(record), results, strict=True):
             pair = (min(shown), max(shown))
             row = {"a": pair[0], "b": pair[1], "verdict": as_shown(verdict, pair, shown), "shown": list(shown)}
@@ -87,23 +91,26 @@ class LLMJudge(Judging):
             if verdict == "unparsed":
                 row["reason"] = reply[:200]
             verdicts.append(row)
+            told.append((shown, verdict, str(row["verdict"])))
+        self.position.add(told)
         self.add(record, verdicts)
 
     def _shown(self, record: Record) -> list[tuple[int, int]]:
         return [shown for pair in self.pairs(record) for shown in orders_shown(self.orders, pair, self.seed, record["id"])]
 
     def describe(self) -> dict[str, Any]:
-        """Signature, model and how many replies could not be parsed."""
-        return {"signatures": [self.signature], "models": {self.judge_name: self.model.describe()}, "unparsed": self.unparsed}
+        """Signature, model, how many replies could not be parsed, and the judge's position bias."""
+        models = {self.judge_name: self.model.describe()}
+        return {"signatures": [self.signature], "models": models, "unparsed": self.unparsed, "position_bias": self.position.describe()}
 
     def close(self) -> None:
         """Closes the model's connections."""
         self.model.close()
 
     def warnings(self) -> list[str]:
-        """Says how many verdicts are `unparsed`."""
+        """How many verdicts are `unparsed`, and whether the judge prefers a place."""
         unparsed = [f"{self.unparsed} of {self.asked} replies were no verdict, twice; they are recorded as unparsed"] if self.unparsed else []
-        return [*unparsed, *self.model.warnings()]
+        return [*unparsed, *self.position.message(), *self.model.warnings()]
 
 
 def judge_prompt(source: str, reference: str, first: str, second: str) -> str:

@@ -8,7 +8,7 @@ from typing import Any
 from blendkit.errors import RecordError, UsageError
 from blendkit.records import Record, source_text
 from blendkit.scorers import SCORERS, better_when_lower, make_scorer
-from blendkit.scorers.base import Item
+from blendkit.scorers.base import items_of
 from blendkit.stage import Work
 
 
@@ -44,10 +44,7 @@ class Prefilter:
             if self.scorer is None:
                 missing = chosen[scores.index(None)]
                 raise RecordError(f"candidates[{missing}].scores.{self.name}", f"expected a number, as --prefilter {self.spec} needs")
-            source = source_text(record)
-            messages = tuple((message["role"], message["content"]) for message in record.get("messages") or [{"role": "user", "content": source}])
-            peers = tuple(candidates[index]["text"] for index in chosen)
-            items = [Item(source, text, "", f"{record['id']}", place, peers, messages) for place, text in enumerate(peers)]
+            items = items_of(record, [candidates[index]["text"] for index in chosen], source_text(record))
             scores = yield from self.scorer.rounds(items)
         sign = 1 if better_when_lower(self.name) else -1
         best = sorted(range(len(chosen)), key=lambda place: sign * scores[place])[: self.k]

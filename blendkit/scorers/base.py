@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Generator, Hashable
+from collections.abc import Generator, Hashable, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
 from blendkit.models.loading import fingerprint
+from blendkit.records import Record
 from blendkit.stage import Work
 
 # What an empty text gets where a sum over its tokens would make it the best of all.
@@ -30,6 +31,12 @@ class Item:
     index: int
     peers: tuple[str, ...] = ()
     messages: tuple[tuple[str, str], ...] = ()
+
+
+def items_of(record: Record, texts: Sequence[str], source: str = "", reference: str = "") -> list[Item]:
+    """One item a text; the texts are candidates of the record, all that compete with each other."""
+    messages = tuple((message["role"], message["content"]) for message in record.get("messages") or [{"role": "user", "content": source}])
+    return [Item(source, text, reference, record["id"], index, tuple(texts), messages) for index, text in enumerate(texts)]
 
 
 class Scorer(ABC):

@@ -9,7 +9,7 @@ from typing import Any
 from blendkit.errors import RecordError, UsageError
 from blendkit.records import Record, candidates_of, reference_of, source_text
 from blendkit.scorers import make_scorer
-from blendkit.scorers.base import Item, Scorer
+from blendkit.scorers.base import Item, Scorer, items_of
 from blendkit.stage import Rounds, Stage, Work, together
 
 
@@ -61,9 +61,7 @@ class Scoring(Stage):
         reference = reference_of(record, f"--metric {wanting}") if wanting else ""
         needs_source = any(scorer.needs_source for scorer in self.scorers.values())
         source = source_text(record) if needs_source else ""
-        messages = tuple((message["role"], message["content"]) for message in record.get("messages") or [{"role": "user", "content": source}])
-        peers = tuple(candidate["text"] for candidate in candidates)
-        return [Item(source, text, reference, record["id"], index, peers, messages) for index, text in enumerate(peers)]
+        return items_of(record, [candidate["text"] for candidate in candidates], source, reference)
 
     def _owned(self, scorer: Scorer, items: list[Item]) -> Generator[list[Work], list[Any], list[float]]:
         """The scorer's rounds; notes who does the works of which group."""

@@ -1,0 +1,118 @@
+"""`evaluate --assert` and `--compare`: a build may fail when a model got worse, and a change is told from noise."""
+
+from __future__ import annotations
+
+import operator
+import re
+from pathlib import Path
+from typing import Any
+
+import orjson
+
+from blendkit.errors import CheckFailed, DataError, NoInputError, UsageError
+
+GROUPS = {"llms": "model", "oracles": "oracle", "rankers": "ranker", "fused": "fused"}
+LOWER_IS_BETTER = ("gpt_rank", "footrule")
+OPERATORS = {"<=": operator.le, ">=": operator.ge, "==": operator.eq, "!=": operator.ne, "<": operator.lt, ">": operator.gt}
+FORM = "GROUP.METHOD.COLUMN OP GROUP.METHOD.COLUMN or a number"
+Rows = list[dict[str, Any]]
+
+
+def parsed(check: str) -> tuple[str, str, str]:
+    """(left, operator, right) of a check.
+
+    Raises:
+        UsageError: it is not of the form.
+    """
+    match = re.fullmatch(r"\s*(.+?)\s*(<=|>=|==|!=|<|>)\s*(.+?)\s*", check)
+    if match is None:
+        raise UsageError(f"--assert {check!r}: expected {FORM}, such as rankers.pairrm.gpt_rank < llms.best.gpt_rank")
+    return match[1], match[2], match[3]
+
+
+def check_all(checks: list[str], rows: Rows, lower_is_better: tuple[str, ...] = ()) -> None:
+    """Compares the figures of the tables.
+
+    Raises:
+        UsageError: a check names a figure that is not in the tables.
+        CheckFailed: some do not hold; all of them are named, with their figures.
+    """
+    failed = []
+    for check in checks:
+        left, sign, right = parsed(check)
+        values = [figure(side, rows, lower_is_better) for side in (left, right)]
+        if not OPERATORS[sign](*values):
+            failed.append(f"{left} {sign} {right} ({values[0]:g} {sign} {values[1]:g})")
+    if failed:
+        raise CheckFailed(f"{len(failed)} of {len(checks)} checks do not hold: {'; '.join(failed)}")
+
+
+def figure(path: str, rows: Rows, lower_is_better: tuple[str, ...] = ()) -> float:
+    """A number, or the cell of GROUP.METHOD.COLUMN; the method may be `best`, `worst` or `mean`, and hold dots.
+
+    Groups are llms, oracles, rankers and fused (Table 2), and agreement (Table 3, and the agreement with labels).
+    """
+    try:
+        return float(path)
+    except ValueError:
+        pass
+    group, _, rest = path.partition(".")
+    method, _, column = rest.rpartition(".")
+    if group == "agreement":
+        chosen = [row for row in rows if row["table"] in (3, "agreement")]
+    elif group in GROUPS:
+        chosen = [row for row in rows if row["table"] == 2 and row["kind"] == GROUPS[group]]
+    else:
+        raise UsageError(f"--assert {path}: expected {FORM}; groups are {', '.join(GROUPS)} and agreement")
+    having = {row["method"]: row[column] for row in chosen if isinstance(row.get(column), int | float) and not isinstance(row[column], bool)}
+    if not having:
+        columns = sorted({key for row in chosen for key, value in row.items() if isinstance(value, int | float) and key not in ("table", "examples")})
+        raise UsageError(f"--assert {path}: no {group} with a figure {column!r}; there are {', '.join(columns) or 'none'}")
+    if method in having:
+        return float(having[method])
+    lower = column in LOWER_IS_BETTER or column in lower_is_better
+    if method in ("best", "worst"):
+        return float(min(having.values()) if lower == (method == "best") else max(having.values()))
+    if method == "mean":
+        return float(sum(having.values()) / len(having))
+    raise UsageError(f"--assert {path}: no {group} of the name {method!r}; there are {', '.join(having)}")
+
+
+def read_rows(path: str) -> Rows:
+    """The rows that an earlier `evaluate` wrote.
+
+    Raises:
+        NoInputError: there is no such file.
+        DataError: it holds something else.
+    """
+    try:
+        rows = [orjson.loads(line) for line in Path(path).read_bytes().splitlines() if line.strip()]
+    except OSError as error:
+        raise NoInputError(f"--compare {path}: {error.strerror}") from error
+    except orjson.JSONDecodeError:
+        raise DataError(f"--compare {path}: expected the JSON lines that `blendkit evaluate` writes") from None
+    if not rows or not all(isinstance(row, dict) and "table" in row and ("method" in row) for row in rows):
+        raise DataError(f"--compare {path}: expected the JSON lines that `blendkit evaluate` writes")
+    return rows
+
+
+def compare(old: Rows, new: Rows) -> Rows:
+    """One row a cell of Table 2 in both: old, new, and whether the change is beyond noise.
+
+    Noise: the two runs' 95 % intervals, taken as independent; a change within the root of the sum of their squared half
+    widths is none. Cells without intervals say None.
+    """
+    before = {(row["kind"], row["method"]): row for row in old if row["table"] == 2}
+    found = []
+    for row in (row for row in new if row["table"] == 2):
+        earlier = before.get((row["kind"], row["method"]))
+        for column, interval in row.get("intervals", {}).items():
+            if earlier is None or earlier.get(column) is None or row.get(column) is None:
+                continue
+            widths = [(high - low) / 2 for low, high in (interval, earlier["intervals"][column])] if column in earlier.get("intervals", {}) else None
+            change = row[column] - earlier[column]
+            noise = (widths[0] ** 2 + widths[1] ** 2) ** 0.5 if widths else None
+            cells = {"old": earlier[column], "new": row[column], "change": round(change, 4), "noise": None if noise is None else round(noise, 4)}
+            beyond = None if noise is None else abs(change) > noise
+            found.append({"table": "compare", "method": row["method"], "kind": row["kind"], "column": column, **cells, "beyond_noise": beyond})
+    return found

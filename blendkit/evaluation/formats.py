@@ -1,0 +1,97 @@
+"""The tables as Markdown, LaTeX, CSV or JSON, for papers, pull requests and spreadsheets."""
+
+from __future__ import annotations
+
+import csv
+import io
+from typing import Any
+
+import orjson
+
+TITLES = {2: "Methods", 3: "Agreement with the oracle ranking", "agreement": "Agreement with labels", "tests": "Paired tests", "compare": "Changes"}
+HIDDEN = ("table", "intervals")
+FORMATS = ("table", "markdown", "latex", "csv", "json")
+_LATEX = {
+    "\\": r"\textbackslash{}",
+    "&": r"\&",
+    "%": r"\%",
+    "$": r"\$",
+    "#": r"\#",
+    "_": r"\_",
+    "{": r"\{",
+    "}": r"\}",
+    "~": r"\textasciitilde{}",
+    "^": r"\textasciicircum{}",
+}
+
+
+def rendered(rows: list[dict[str, Any]], form: str, signatures: list[str], intervals: bool) -> str:
+    """All tables in one of FORMATS but `table`; figures with their intervals where asked for."""
+    if form == "json":
+        return b"".join(orjson.dumps(row, option=orjson.OPT_APPEND_NEWLINE) for row in rows).decode()
+    tables = {table: [row for row in rows if row["table"] == table] for table in dict.fromkeys(row["table"] for row in rows)}
+    if form == "csv":
+        return "\n".join(_csv(name, part) for name, part in tables.items())
+    make = _markdown if form == "markdown" else _latex
+    parts = [make(TITLES[name], *_cells(part, intervals)) for name, part in tables.items()]
+    return "\n".join([*parts, _footer(form, signatures)])
+
+
+def _cells(rows: list[dict[str, Any]], intervals: bool) -> tuple[list[str], list[list[str]]]:
+    columns = [column for column in dict.fromkeys(key for row in rows for key in row) if column not in HIDDEN]
+    cells = []
+    for row in rows:
+        line = []
+        for column in columns:
+            text = text_of(row.get(column))
+            if intervals and column in row.get("intervals", {}):
+                low, high = row["intervals"][column]
+                text += f" ({text_of(low)} to {text_of(high)})"
+            line.append(text)
+        cells.append(line)
+    return columns, cells
+
+
+def text_of(value: Any) -> str:
+    """A figure or a name, as a table shows it."""
+    if value is None:
+        return "–"
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    if isinstance(value, float):
+        return f"{value:.4f}" if abs(value) < 1 else f"{value:.2f}"
+    return str(value)
+
+
+def _markdown(title: str, columns: list[str], cells: list[list[str]]) -> str:
+    def line(values: list[str]) -> str:
+        # Names come from the stream: no pipe, no HTML and no line break of theirs may break the table.
+        return "| " + " | ".join(" ".join(value.replace("|", "\\|").replace("<", "&lt;").split()) for value in values) + " |\n"
+
+    return f"### {title}\n\n" + line(columns) + line(["---"] * len(columns)) + "".join(line(row) for row in cells)
+
+
+def _latex(title: str, columns: list[str], cells: list[list[str]]) -> str:
+    def line(values: list[str]) -> str:
+        return " & ".join("".join(_LATEX.get(character, character) for character in " ".join(value.split())) for value in values) + r" \\" + "\n"
+
+    body = line(columns) + "\\midrule\n" + "".join(line(row) for row in cells)
+    return f"% {title}\n\\begin{{tabular}}{{l{'r' * (len(columns) - 1)}}}\n\\toprule\n{body}\\bottomrule\n\\end{{tabular}}\n"
+
+
+def _csv(name: Any, rows: list[dict[str, Any]]) -> str:
+    columns = [column for column in dict.fromkeys(key for row in rows for key in row) if column != "intervals"]
+    bounds = [column for column in columns if any(column in row.get("intervals", {}) for row in rows)]
+    file = io.StringIO()
+    writer = csv.writer(file, lineterminator="\n")
+    writer.writerow([*columns, *(f"{column}_{side}" for column in bounds for side in ("low", "high"))])
+    for row in rows:
+        intervals = row.get("intervals", {})
+        writer.writerow([*(row.get(column) for column in columns), *(value for column in bounds for value in intervals.get(column, (None, None)))])
+    return file.getvalue()
+
+
+def _footer(form: str, signatures: list[str]) -> str:
+    if form == "markdown":
+        return "".join(f"`{' '.join(signature.replace('`', '').split())}`\\\n" for signature in signatures).removesuffix("\\\n") + "\n"
+    return "".join(f"% {' '.join(signature.split())}\n" for signature in signatures)
