@@ -172,3 +172,55 @@ def test_model_names_are_no_markup(blendkit):
     done = blendkit("evaluate", "--baseline", "[bold red]m[/]", stdin=lines(records))
     assert done.returncode == 0, done.stderr
     assert "[bold red]m[/]" in done.stderr
+
+
+def test_ratings_by_an_independent_fit(blendkit):
+    records = stream(40)
+    for record in records:
+        record["candidates"].append({"model": "fused", "text": "3", "sources": [0, 1], "scores": {"q": 1.0}})
+        number = int(record["id"])
+        record["verdicts"]["j"] += [{"a": 0, "b": 2, "verdict": ("B", "tie-good", "A", "B")[number % 4]}, {"a": 1, "b": 2, "verdict": ("A", "B")[number % 2]}]
+    done = blendkit("evaluate", "--ratings", stdin=lines(records))
+    assert done.returncode == 0, done.stderr
+    rows = {row["method"]: row for row in parsed(done.stdout) if row["table"] == "ratings"}
+    wins = np.zeros((3, 3))
+    for record in records:
+        for verdict in record["verdicts"]["j"]:
+            share = {"A": 1.0, "B": 0.0}.get(verdict["verdict"], 0.5)
+            wins[verdict["a"], verdict["b"]] += share
+            wins[verdict["b"], verdict["a"]] += 1 - share
+    padded = wins + (0.5 / 3) * (1 - np.eye(3))
+    theta = np.zeros(3)
+    for _ in range(20_000):  # gradient ascent of the Bradley-Terry log-likelihood
+        p = 1 / (1 + np.exp(theta[None] - theta[:, None]))
+        theta += 0.01 * (padded * (1 - p) - padded.T * p).sum(axis=1)
+        theta -= theta.mean()
+    for place, name in enumerate(("m", "n.5", "fused")):
+        row = rows[name]
+        assert row["rating"] == pytest.approx(1500 + 400 / math.log(10) * theta[place], abs=0.2)
+        assert row["rating_low"] < row["rating"] < row["rating_high"]
+        assert row["win_rate"] == pytest.approx(100 * wins[place].sum() / 80, abs=0.01)
+        assert row["verdicts"] == 80
+    firsts = sum(record["verdicts"]["j"][0]["verdict"] == "B" for record in records)
+    assert (rows["n.5"]["first"], rows["m"]["first"], rows["fused"]["first"]) == (100 * firsts / 40, 100 - 100 * firsts / 40, None)
+    matrix = {row["method"]: row for row in parsed(done.stdout) if row["table"] == "wins"}
+    assert matrix["m"]["over fused"] == pytest.approx(100 * wins[0, 2] / 40, abs=0.05)
+    assert matrix["m"]["over m"] is None
+    assert "Win rates: row over column" in done.stderr
+    without = blendkit("evaluate", "--ratings", "--oracle", "score:q", stdin=lines(records))
+    assert "--ratings need a judge's verdicts" in without.stderr
+
+
+def test_a_pair_that_nobody_judged_is_no_tie(blendkit):
+    records = stream(6)
+    for record in records:
+        record["candidates"].append({"model": "o", "text": "3", "scores": {"q": 0.0}})
+        record["verdicts"]["j"].append({"a": 1, "b": 2, "verdict": "A"})
+        del record["ranks"]
+    done = blendkit("evaluate", "--ratings", "--versus", "o", stdin=lines(records))
+    assert done.returncode == 0, done.stderr
+    rows = parsed(done.stdout)
+    assert {row["method"]: row["verdicts"] for row in rows if row["table"] == "ratings"} == {"m": 6, "n.5": 12, "o": 6}
+    table2 = {row["method"]: row for row in rows if row["table"] == 2}
+    assert table2["m"]["not_worse_than_o"] is None
+    assert table2["n.5"]["not_worse_than_o"] == table2["o"]["not_worse_than_o"] == 100

@@ -25,6 +25,9 @@ def evaluate(
     oracle: Annotated[str | None, typer.Option(help="What counts as the true ranking: judge:NAME or score:NAME.", show_default="the stream's judge")] = None,
     baseline: Annotated[str | None, typer.Option(help="Test every method against this one: paired, corrected for many comparisons.")] = None,
     intervals: Annotated[bool, typer.Option("--intervals", help="Show bootstrap 95 % intervals in the tables (the JSON lines always have them).")] = False,
+    ratings: Annotated[
+        bool, typer.Option("--ratings", help="Add Bradley-Terry ratings with intervals, win rates and first places over the judge's verdicts.")
+    ] = False,
     form: Annotated[
         str | None,
         typer.Option(
@@ -57,7 +60,9 @@ def evaluate(
     def make() -> Stage:
         from blendkit.evaluation.evaluating import Evaluating
 
-        return Evaluating(versus or [], oracle, agreement, baseline=baseline, seed=run.seed, earlier=earlier, form=form or "json", intervals=intervals)
+        return Evaluating(
+            versus or [], oracle, agreement, baseline=baseline, seed=run.seed, earlier=earlier, form=form or "json", intervals=intervals, ratings=ratings
+        )
 
     stage = run_stage(make, run)
     from blendkit.evaluation.evaluating import Evaluating

@@ -15,6 +15,7 @@ from blendkit.evaluation import agreement
 from blendkit.evaluation.checks import compare
 from blendkit.evaluation.formats import rendered
 from blendkit.evaluation.pairwise import PairwiseAgreement
+from blendkit.evaluation.ratings import Tournament
 from blendkit.evaluation.statistics import bootstrap, holm, randomization
 from blendkit.records import Record, candidates_of, generated_only, verdicts_of
 from blendkit.scorers import better_when_lower
@@ -58,11 +59,12 @@ class Evaluating(Stage):
 
     def __init__(
         self, versus: list[str], oracle: str | None = None, agreement: str | None = None, *, baseline: str | None = None,
-        seed: int = 0, earlier: list[dict[str, Any]] | None = None, form: str = "json", intervals: bool = False,
+        seed: int = 0, earlier: list[dict[str, Any]] | None = None, form: str = "json", intervals: bool = False, ratings: bool = False,
     ) -> None:  # fmt: skip
         if oracle and not oracle.startswith(("judge:", "score:")):
             raise UsageError(f"--oracle {oracle}: expected judge:NAME or score:NAME")
         self.earlier, self.form, self.intervals = earlier, form, intervals
+        self.tournament = Tournament() if ratings else None
         self.versus, self.oracle, self.baseline, self.seed = versus, oracle, baseline, seed
         self.agreement = PairwiseAgreement(agreement) if agreement else None
         self.signatures: dict[str, set[str]] = {}
@@ -88,6 +90,8 @@ class Evaluating(Stage):
         scores = [candidate.get("scores", {}) for candidate in candidates]
         if self.agreement is not None:
             self.agreement.add(record)
+        if self.tournament is not None and not_worse is not None:
+            self.tournament.add(models, not_worse)
         for name, signature in record.get("signatures", {}).items():
             self.signatures.setdefault(name, set()).add(signature)
         self.examples.append(Example(models, generated, scores, ranks, oracle, fused, not_worse, len(self.examples)))
@@ -110,7 +114,12 @@ class Evaluating(Stage):
         m = verdict_matrix(verdicts[name], len(candidates))
         judged = {k for verdict in verdicts[name] for k in (verdict["a"], verdict["b"])} | set(generated)
         ranks, fused = self._ranked(generated, lambda chosen: list(max_logits(m[np.ix_(chosen, chosen)])), sorted(judged))
-        return ranks, fused, m - m.T
+        margin = m - m.T
+        unseen = ~np.eye(len(m), dtype=bool)
+        for verdict in verdicts[name]:
+            unseen[verdict["a"], verdict["b"]] = unseen[verdict["b"], verdict["a"]] = False
+        margin[unseen] = np.nan
+        return ranks, fused, margin
 
     @staticmethod
     def _ranked(generated: list[int], scores_of: Any, judged: list[int]) -> tuple[list[int], dict[int, int]]:
@@ -125,7 +134,7 @@ class Evaluating(Stage):
         if self._rows is None:
             found = [metric for example in self.examples for scores in example.scores for metric, value in scores.items() if value is not None]
             metrics = list(dict.fromkeys(found))
-            self._rows = [*self._table2(metrics), *self._table3(metrics), *self._agreements()]
+            self._rows = [*self._table2(metrics), *self._table3(metrics), *self._agreements(), *self._ratings()]
             if self.earlier is not None:
                 self._rows += compare(self.earlier, self._rows)
         return self._rows
@@ -231,6 +240,18 @@ class Evaluating(Stage):
         rows = [self._agreement(name, found) for name, found in rankings.items() if name != self.oracle]
         return sorted(rows, key=lambda row: -(row["spearman_per_example"] or -2))
 
+    def _ratings(self) -> list[dict[str, Any]]:
+        if self.tournament is None:
+            return []
+        if not (self.oracle or "").startswith("judge:"):
+            self.notes.append("--ratings need a judge's verdicts: run `blendkit judge` before, or name --oracle judge:NAME")
+            return []
+        firsts: dict[str, list[float]] = {}
+        for example in self.examples:
+            for place, index in enumerate(example.generated):
+                firsts.setdefault(example.models[index], []).append(100.0 * (example.oracle is not None and example.oracle[place] == 1))
+        return self.tournament.rows(((model, round(float(np.mean(values)), 2)) for model, values in firsts.items()), self.seed)
+
     def _agreements(self) -> list[dict[str, Any]]:
         if self.agreement is None:
             return []
@@ -297,7 +318,8 @@ def _not_worse(example: Example, index: int, model: str) -> float | None:
     """100 where the judge does not prefer the baseline's answer, else 0."""
     baseline = example.models.index(model)
     if example.not_worse is not None:
-        return 100.0 * bool(example.not_worse[index, baseline] >= 0)
+        margin = float(example.not_worse[index, baseline])
+        return None if math.isnan(margin) else 100.0 * (margin >= 0)
     if example.oracle is not None and index in example.generated and baseline in example.generated:
         places = example.generated.index(index), example.generated.index(baseline)
         return 100.0 * (example.oracle[places[0]] <= example.oracle[places[1]])

@@ -8,7 +8,15 @@ from typing import Any
 
 import orjson
 
-TITLES = {2: "Methods", 3: "Agreement with the oracle ranking", "agreement": "Agreement with labels", "tests": "Paired tests", "compare": "Changes"}
+TITLES = {
+    2: "Methods",
+    3: "Agreement with the oracle ranking",
+    "agreement": "Agreement with labels",
+    "tests": "Paired tests",
+    "ratings": "Ratings",
+    "wins": "Win rates",
+    "compare": "Changes",
+}
 HIDDEN = ("table", "intervals")
 FORMATS = ("table", "markdown", "latex", "csv", "json")
 _LATEX = {

@@ -42,11 +42,17 @@ def print_tables(rows: list[dict[str, Any]], signatures: list[str], intervals: b
         console.print("[dim]Intervals: bootstrap over pairs, 95 %. By length: of what is right beyond 50 %, what the longest candidate would have.[/dim]")
     for name, title, columns in (
         ("tests", "Paired tests, over the examples of both", ("method", "column", "examples", "difference", "low", "high", "p", "p_holm")),
+        (
+            "ratings",
+            "Ratings over all verdicts (Bradley-Terry, on Elo's scale)",
+            ("method", "verdicts", "win_rate", "rating", "rating_low", "rating_high", "first"),
+        ),
+        ("wins", "Win rates: row over column, %", None),
         ("compare", "Changes since the earlier run", ("method", "column", "old", "new", "change", "noise", "beyond_noise")),
     ):
         chosen = [row for row in rows if row["table"] == name]
         if chosen:
-            console.print(_plain_table(chosen, title, columns))
+            console.print(_plain_table(chosen, title, columns or tuple(key for key in chosen[0] if key != "table")))
             if name == "tests":
                 against = f"Against {chosen[0]['baseline']}: bootstrap 95 % interval; p by approximate randomization; p_holm for all of them together."
                 console.print(against, style="dim", markup=False)
