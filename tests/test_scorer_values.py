@@ -238,3 +238,63 @@ def test_cosine_by_hand(tiny):
     record = examples(1)[0]
     expected = [float(torch.cosine_similarity(embedding(record["instruction"]), embedding(c["text"]), dim=0)) for c in record["candidates"]]
     assert found == pytest.approx(expected, abs=1e-5)
+
+
+def test_mlm_masks_one_token_at_a_time(tiny):
+    from transformers import AutoModelForMaskedLM, AutoTokenizer
+
+    model, tokenizer = AutoModelForMaskedLM.from_pretrained(tiny["mlm"]).eval(), AutoTokenizer.from_pretrained(tiny["mlm"])
+    texts = ["yeast eats sugar", "", "the gas"]
+    record = {"candidates": [{"model": "m", "text": text} for text in texts]}
+    total, mean = scored([record], f"mlm:{tiny['mlm']}", f"mlm-norm:{tiny['mlm']}")
+    for place in (0, 2):
+        ids = tokenizer(texts[place], return_tensors="pt")["input_ids"]
+        expected = 0.0
+        for token in range(1, ids.shape[1] - 1):
+            masked = ids.clone()
+            masked[0, token] = tokenizer.mask_token_id
+            with torch.no_grad():
+                expected += float(model(masked).logits[0, token].log_softmax(-1)[ids[0, token]])
+        assert total[place] == pytest.approx(expected, abs=1e-4)
+        assert mean[place] == pytest.approx(expected / (ids.shape[1] - 2), abs=1e-4)
+    assert total[1] == mean[1] == -1e4
+
+
+def first_states(model, tokenizer, texts):
+    with torch.no_grad():
+        return [model(**tokenizer(text, return_tensors="pt")).last_hidden_state[0, 0] for text in texts]
+
+
+def test_simcls_is_the_cosine_of_first_tokens(tiny):
+    from transformers import AutoModel, AutoTokenizer
+
+    model, tokenizer = AutoModel.from_pretrained(tiny["simcls"]).eval(), AutoTokenizer.from_pretrained(tiny["simcls"])
+    tokenizer.add_tokens(["<source>", "<candidate>"])
+    record = {"instruction": "why bread", "candidates": [{"model": "m", "text": text} for text in ("yeast", "", "gas and gluten")]}
+    (found,) = scored([record], f"simcls:{tiny['simcls']}")
+    source, *candidates = first_states(model, tokenizer, ["<source>why bread", *(f"<candidate>{c['text']}" for c in record["candidates"])])
+    assert found == pytest.approx([float(torch.cosine_similarity(source, state, dim=0)) for state in candidates], abs=1e-5)
+
+
+def test_summareranker_mixes_its_experts(tiny):
+    """The head written out for one candidate at a time: two tasks, four experts, the best two of each task."""
+    from blendkit.models.summareranker import load_summareranker
+
+    encoder, head, tokenizer, _ = load_summareranker(str(tiny["summareranker"]))
+    tokenizer.add_tokens(["<source>", "<candidate>"])
+    texts = ["yeast", "gas and gluten"]
+    record = {"instruction": "why bread", "candidates": [{"model": "m", "text": text} for text in texts]}
+    (found,) = scored([record], f"summareranker:{tiny['summareranker']}")
+    for score, text in zip(found, texts, strict=True):
+        ids = tokenizer("<source>why bread")["input_ids"] + tokenizer(f"<candidate>{text}")["input_ids"][1:]
+        with torch.no_grad():
+            state = encoder(torch.tensor([ids])).last_hidden_state[0, 0]
+            bottom = head.fc2(torch.relu(head.fc1(state)))
+            logits = []
+            for gate, tower in zip(head.moe.w_gate, head.towers, strict=True):
+                weights = bottom @ gate
+                best = sorted(range(4), key=lambda expert, weights=weights: -float(weights[expert]))[:2]
+                shares = torch.softmax(weights[best], 0)
+                mixed = sum(share * torch.exp(head.moe.experts[expert](bottom)) for share, expert in zip(shares, best, strict=True))
+                logits.append(float(tower(torch.log(mixed))))
+        assert score == pytest.approx(1 / (1 + math.exp(-np.mean(logits))), abs=1e-5)
