@@ -298,3 +298,12 @@ def test_summareranker_mixes_its_experts(tiny):
                 mixed = sum(share * torch.exp(head.moe.experts[expert](bottom)) for share, expert in zip(shares, best, strict=True))
                 logits.append(float(tower(torch.log(mixed))))
         assert score == pytest.approx(1 / (1 + math.exp(-np.mean(logits))), abs=1e-5)
+
+
+@pytest.mark.parametrize("metrics", [("bertscore", "bertscore-recall"), ("bartscore", "bartscore-precision"), ("mlm", "mlm-norm")])
+def test_scorers_of_one_model_load_it_once(tiny, metrics):
+    from blendkit.scorers import make_scorer
+
+    first, second = (make_scorer(f"{metric}:{tiny[metrics[0]]}", device="cpu") for metric in metrics)
+    attribute = "encoder" if metrics[0] == "bertscore" else "loaded"
+    assert getattr(first, attribute) is getattr(second, attribute)

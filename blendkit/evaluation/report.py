@@ -9,6 +9,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
+from blendkit.evaluation.checks import LOWER_IS_BETTER
 from blendkit.evaluation.formats import text_of as _text
 from blendkit.scorers import better_when_lower
 
@@ -22,7 +23,6 @@ TITLES = {
     "footrule": "Footrule ↓",
     "spearman_per_example": "Spearman per example ↑",
 }
-LOWER_IS_BETTER = ("gpt_rank", "footrule")
 
 
 def print_tables(rows: list[dict[str, Any]], signatures: list[str], intervals: bool = False, to_stdout: bool = False) -> None:

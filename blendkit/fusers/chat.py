@@ -11,7 +11,7 @@ from typing import Any
 
 from blendkit.errors import UsageError
 from blendkit.fusers.base import appended, top_candidates
-from blendkit.generators.base import Completion, EndpointOptions, Prompt, Sampling, TextModel, text_model
+from blendkit.generators.base import Completion, EndpointOptions, Prompt, Sampling, TextModel, text_model, windows_at_once
 from blendkit.prompts import fence_for, quoted
 from blendkit.records import Record, source_text
 from blendkit.running import seeded
@@ -49,14 +49,13 @@ class ChatFuser(Stage):
         if name and len(models) > 1 and layers == 1:
             raise UsageError("--name: several models without --layers write several answers, each under its model's name")
         endpoint = endpoint or EndpointOptions()
-        if layers > 1 and (endpoint.emit_batch or endpoint.read_batch):
+        if layers > 1 and endpoint.offline:
             raise UsageError("--layers: a second round reads the answers of the first, which a batch file does not have yet")
         self.models: dict[str, TextModel] = {spec: text_model(spec, endpoint, device, dtype) for spec in models}
         self.final_name, self.layers, self.seed = name or models[0], layers, seed
         self.sampling = sampling or Sampling(max_new_tokens=1024, temperature=0)
         self.show_ranks, self.show_scores = show_ranks, show_scores
-        local = any(model.budgeted for model in self.models.values())
-        self.overlap = 1 if local or endpoint.emit_batch or endpoint.read_batch else 4
+        self.overlap = windows_at_once(self.models.values(), endpoint)
         self.passes_records = not endpoint.emit_batch
         shown = "+".join(part for part, wanted in (("ranks", show_ranks), ("scores", show_scores)) if wanted) or "no"
         self.signature = f"chat-fuser|models:{','.join(models)}|layers:{layers}|shown:{shown}|decoding:{self.sampling.method}|seed:{seed}|v:{VERSION}"
@@ -74,7 +73,7 @@ class ChatFuser(Stage):
             written = []
             for spec, completion in zip(models, (yield works), strict=True):
                 name = (self.final_name if len(models) == 1 else spec) if last else f"{spec}@{layer}"
-                appended(record, name, completion.text, sources, **_more(completion))
+                appended(record, name, completion.text, sources, **completion.fields())
                 written.append(len(record["candidates"]) - 1)
             sources = written
 
@@ -118,11 +117,6 @@ class ChatFuser(Stage):
     def warnings(self) -> list[str]:
         """The models' own."""
         return [warning for model in self.models.values() for warning in model.warnings()]
-
-
-def _more(completion: Completion) -> dict[str, Any]:
-    more: dict[str, Any] = {"finish_reason": completion.finish_reason}
-    return more | ({"usage": completion.usage} if completion.usage else {})
 
 
 def _plain(name: str) -> str:

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 from typing import Any
 
 from blendkit.errors import UsageError
 
 Messages = list[dict[str, str]]
+OVERLAP = 4
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,6 +39,15 @@ class Completion:
     finish_reason: str | None
     usage: dict[str, Any] | None
     logprob: float | None = None
+
+    def fields(self) -> dict[str, Any]:
+        """What a candidate records of it, beside the text."""
+        found: dict[str, Any] = {"finish_reason": self.finish_reason}
+        if self.usage:
+            found["usage"] = self.usage
+        if self.logprob is not None:
+            found["scores"] = {"logprobs": round(self.logprob, 6)}
+        return found
 
     def as_dict(self) -> dict[str, Any]:
         """As a cache keeps it."""
@@ -125,6 +135,16 @@ class EndpointOptions:
     max_cost: float | None = None
     emit_batch: str | None = None
     read_batch: str | None = None
+
+    @property
+    def offline(self) -> bool:
+        """Whether a batch file stands in for the server."""
+        return bool(self.emit_batch or self.read_batch)
+
+
+def windows_at_once(models: Iterable[TextModel], endpoint: EndpointOptions) -> int:
+    """A stage's `overlap`: more than one window where all models are servers that are really asked."""
+    return 1 if endpoint.offline or any(model.budgeted for model in models) else OVERLAP
 
 
 # Each `--decoding` of the paper's appendix: the field of Sampling that its number sets, and the number when none is given.

@@ -71,10 +71,9 @@ class Endpoint(TextModel):
         self._base_url = (options.base_url or os.environ.get("OPENAI_BASE_URL") or DEFAULT_URL).rstrip("/")
         self._writer = BatchWriter(options.emit_batch, ROUTES[options.api]) if options.emit_batch else None
         self._answers = BatchAnswers(options.read_batch) if options.read_batch else None
-        offline = self._writer is not None or self._answers is not None
-        if not self._key and self._base_url == DEFAULT_URL and not offline:
+        if not self._key and self._base_url == DEFAULT_URL and not options.offline:
             raise EndpointError("OPENAI_API_KEY is not set; set it, or name another server with --base-url")
-        self._cache = Cache(options.cache) if options.cache and not offline else None
+        self._cache = Cache(options.cache) if options.cache and not options.offline else None
         self._limit = RateLimit(options.requests_per_minute, options.tokens_per_minute)
         self.meter = Meter(options.price_in, options.price_out, options.max_cost)
         self._gone: BlendkitError | None = None

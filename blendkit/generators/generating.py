@@ -7,13 +7,12 @@ from functools import partial
 from typing import Any
 
 from blendkit.errors import UsageError
-from blendkit.generators.base import Completion, EndpointOptions, Messages, Prompt, Sampling, TextModel, decoded_by, text_model
+from blendkit.generators.base import Completion, EndpointOptions, Messages, Prompt, Sampling, TextModel, decoded_by, text_model, windows_at_once
 from blendkit.generators.presets import Preset, preset_of
 from blendkit.records import Record, source_text
 from blendkit.running import seeded
 from blendkit.stage import Stage, Work
 
-OVERLAP = 4  # windows in work at a time where all models are endpoints
 SEVERAL_LOCAL = 1024  # records a window where weights must be loaded anew for each
 
 
@@ -69,7 +68,7 @@ class Generating(Stage):
         elif not self.local:
             # Enough questions at hand that none of `concurrency` ways stands idle.
             self.window = max(16, 4 * endpoint.concurrency)
-            self.overlap = 1 if endpoint.emit_batch or endpoint.read_batch else OVERLAP
+            self.overlap = windows_at_once(self.models.values(), endpoint)
         # Requests that are only written down bring no candidates.
         self.passes_records = not endpoint.emit_batch
 
@@ -142,12 +141,7 @@ class Generating(Stage):
 
 
 def _candidate(name: str, sampling: Sampling, completion: Completion) -> dict[str, Any]:
-    candidate: dict[str, Any] = {"model": name, "text": completion.text, "decoding_method": sampling.method, "finish_reason": completion.finish_reason}
-    if completion.usage:
-        candidate["usage"] = completion.usage
-    if completion.logprob is not None:
-        candidate["scores"] = {"logprobs": round(completion.logprob, 6)}
-    return candidate
+    return {"model": name, "text": completion.text, "decoding_method": sampling.method, **completion.fields()}
 
 
 def _with_defaults(sampling: Sampling, preset: Preset | None, given: Sequence[str]) -> Sampling:

@@ -7,7 +7,7 @@ import threading
 from typing import Any
 
 from blendkit.errors import UsageError
-from blendkit.generators.base import Completion, EndpointOptions, Messages, Prompt, Sampling, text_model
+from blendkit.generators.base import Completion, EndpointOptions, Messages, Prompt, Sampling, text_model, windows_at_once
 from blendkit.judges.base import Judging, as_shown, orders_shown
 from blendkit.judges.position import PositionBias
 from blendkit.prompts import fence_for, quoted
@@ -47,8 +47,8 @@ class LLMJudge(Judging):
         self.unparsed = self.asked = 0
         self._counting = threading.Lock()
         self.position = PositionBias()
-        self.overlap = 1 if self.model.budgeted else 4
-        if endpoint.emit_batch or endpoint.read_batch:
+        self.overlap = windows_at_once([self.model], endpoint)
+        if endpoint.offline:
             raise UsageError(
                 "--emit-batch, --read-batch: a judge asks again after a reply that it cannot read, which a batch cannot; judge by an endpoint, or locally"
             )

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Callable, Hashable
 from functools import cache
 from importlib import resources
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
+from weakref import WeakValueDictionary
 
 from blendkit.errors import NoInputError, UsageError
 
@@ -14,6 +16,7 @@ if TYPE_CHECKING:
     import torch
 
 EMBEDDED = "embedded"
+T = TypeVar("T")
 
 
 def locate(name: str, *files: str) -> Path:
@@ -116,6 +119,17 @@ def fingerprint(name: str) -> str:
             while block := file.read(1 << 20):
                 digest.update(block)
     return digest.hexdigest()[:12]
+
+
+_alive: WeakValueDictionary[Hashable, Any] = WeakValueDictionary()
+
+
+def shared(key: Hashable, make: Callable[[], T]) -> T:
+    """What `make` makes, or what it made for this key before, as long as somebody still uses that."""
+    found: T | None = _alive.get(key)
+    if found is None:
+        found = _alive[key] = make()
+    return found
 
 
 def to_device(tensors: dict[str, Any], device: torch.device) -> dict[str, Any]:

@@ -31,8 +31,7 @@ class Reader:
         """States of all tokens of each input, [L, H], float32 on the device."""
         if self.packed is not None:
             return list(torch.split(self.packed.states(pack(rows).to(self.device)), [len(row) for row in rows]))
-        padded = self._padded(rows, None)
-        return [states[: len(row)] for states, row in zip(padded, rows, strict=True)]
+        return [states[: len(row)] for states, row in zip(self._padded(rows, None), rows, strict=True)]
 
     @torch.inference_mode()
     def at(self, rows: Sequence[Ids], places: Sequence[Sequence[int]], types: Sequence[Ids] | None = None) -> Tensor:

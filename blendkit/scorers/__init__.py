@@ -92,7 +92,7 @@ def scorer_rows() -> list[dict[str, str]]:
         kind = scorer_class(name)
         needs = [word for word, wanted in (("reference", kind.needs_reference), ("x", kind.needs_source)) if wanted]
         model = "none" if kind.default_model is None else kind.default_model or "must be named"
-        better = "higher" if kind.higher_is_better else "lower"
+        better = "lower" if better_when_lower(name) else "higher"
         rows.append(
             {
                 "metric": name,

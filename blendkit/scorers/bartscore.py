@@ -6,16 +6,26 @@ together; equal texts are computed once.
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from blendkit.errors import NoInputError
-from blendkit.models.loading import choose_device, choose_dtype, fingerprint
+from blendkit.models.loading import choose_device, choose_dtype, fingerprint, shared
 from blendkit.scorers.base import Item, ModelScorer, Rounds
 from blendkit.stage import Work
 
 # Targets of one source go into one work up to this many tokens.
 TARGET_TOKENS = 2048
+
+
+@dataclass
+class Loaded:
+    """What the directions of one model share."""
+
+    bart: Any
+    tokenizer: Any
+    longest: int
 
 
 class BartScore(ModelScorer):
@@ -29,7 +39,8 @@ class BartScore(ModelScorer):
     def __init__(self, name: str, model: str = default_model, device: str = "auto", dtype: str = "auto") -> None:
         super().__init__(name, model)
         self.group = f"bartscore:{model}"
-        self.bart, self.tokenizer, self.longest = load_bart(model, device, dtype)
+        self.loaded = shared(("bart", model, device, dtype), lambda: Loaded(*load_bart(model, device, dtype)))
+        self.bart, self.tokenizer, self.longest = self.loaded.bart, self.loaded.tokenizer, self.loaded.longest
 
     def directions(self, item: Item) -> list[tuple[str, str]]:
         """(source, target) of each log-probability that the score is the mean of."""

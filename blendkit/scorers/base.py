@@ -51,7 +51,6 @@ class Scorer(ABC):
     bounds: ClassVar[str]
     needs_reference: ClassVar[bool] = True
     needs_source: ClassVar[bool] = False
-    higher_is_better: ClassVar[bool] = True
     # The default model; "" where one must be named, None where there is none.
     default_model: ClassVar[str | None] = None
     # What an empty candidate or reference gets.

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from blendkit.errors import NoInputError, UsageError
-from blendkit.models.loading import EMBEDDED
+from blendkit.models.loading import EMBEDDED, shared
 from blendkit.scorers.base import Item, ModelScorer, Rounds
 from blendkit.stage import Work
 
@@ -51,7 +51,7 @@ class BertScore(ModelScorer):
         from blendkit.models.encoder import Encoder
 
         super().__init__(name, model)
-        self.encoder = Encoder(model, layers, device, dtype)
+        self.encoder = shared(("encoder", model, layers, device, dtype), lambda: Encoder(model, layers, device, dtype))
         self.baseline_name, self.baseline = baseline, _baseline(baseline, model, self.encoder.layers) if baseline else None
         self.idf_name, self.idf = idf, self._idf(idf) if idf else None
         # Scorers of the same settings share their works.

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from blendkit.models.loading import EMBEDDED
+from blendkit.models.loading import EMBEDDED, shared
 from blendkit.scorers.base import Item, ModelScorer, Rounds
 from blendkit.stage import Work
 
@@ -21,7 +21,7 @@ class Cosine(ModelScorer):
         from blendkit.models.encoder import Encoder
 
         super().__init__(name, model)
-        self.encoder = Encoder(model, None, device, dtype)
+        self.encoder = shared(("encoder", model, None, device, dtype), lambda: Encoder(model, None, device, dtype))
 
     def rounds(self, items: list[Item]) -> Rounds:
         """Embeds each text once."""

@@ -10,9 +10,34 @@ from collections.abc import Callable
 from typing import Any
 
 from blendkit.errors import NoInputError
-from blendkit.models.loading import choose_device, choose_dtype
+from blendkit.models.loading import choose_device, choose_dtype, shared
 from blendkit.scorers.base import EMPTY, Item, ModelScorer, Rounds
 from blendkit.stage import Work
+
+
+class Loaded:
+    """A masked language model, as both its scorers read it.
+
+    Raises:
+        NoInputError: there is no such model, or it is no masked language model.
+    """
+
+    def __init__(self, model: str, device: str, dtype: str) -> None:
+        from transformers import AutoModelForMaskedLM
+
+        from blendkit.models.encoder import load_pretrained
+        from blendkit.models.reading import Reader, longest_input
+
+        where = choose_device(device)
+        network, self.tokenizer = load_pretrained(AutoModelForMaskedLM, model, "masked language model")
+        if self.tokenizer.mask_token_id is None:
+            raise NoInputError(f"{model}: its tokenizer has no mask token, so it is no masked language model")
+        self.longest = longest_input(network, self.tokenizer)
+        self.head = _head(network, model)
+        self.reader = Reader(network.base_model, self.tokenizer.pad_token_id, where, choose_dtype(dtype, where), places_only=True)
+        for part in network.children():
+            if part is not network.base_model:
+                part.float().to(where)
 
 
 class MaskedLM(ModelScorer):
@@ -25,22 +50,9 @@ class MaskedLM(ModelScorer):
     empty = f"{EMPTY:g}"
 
     def __init__(self, name: str, model: str = default_model, device: str = "auto", dtype: str = "auto") -> None:
-        from transformers import AutoModelForMaskedLM
-
-        from blendkit.models.encoder import load_pretrained
-        from blendkit.models.reading import Reader, longest_input
-
         super().__init__(name, model)
-        self.device = choose_device(device)
-        network, self.tokenizer = load_pretrained(AutoModelForMaskedLM, model, "masked language model")
-        if self.tokenizer.mask_token_id is None:
-            raise NoInputError(f"{model}: its tokenizer has no mask token, so it is no masked language model")
-        self.longest = longest_input(network, self.tokenizer)
-        self.head = _head(network, model)
-        self.reader = Reader(network.base_model, self.tokenizer.pad_token_id, self.device, choose_dtype(dtype, self.device), places_only=True)
-        for part in network.children():
-            if part is not network.base_model:
-                part.float().to(self.device)
+        self.loaded = shared(("mlm", model, device, dtype), lambda: Loaded(model, device, dtype))
+        self.tokenizer, self.longest, self.head, self.reader = self.loaded.tokenizer, self.loaded.longest, self.loaded.head, self.loaded.reader
 
     def rounds(self, items: list[Item]) -> Rounds:
         """One work a token of each distinct text."""
