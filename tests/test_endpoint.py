@@ -171,6 +171,18 @@ def test_a_cache_is_keyed_by_what_decides_the_answer(serve, tmp_path):
     assert sum(other.asked.values()) == 3
 
 
+def test_a_stage_with_a_cache_may_run_again_and_again(serve, tmp_path):
+    from blendkit.generators.generating import Generating
+    from blendkit.stage import apply
+
+    server = serve()
+    stage = Generating(["m=openai:x"], Sampling(), EndpointOptions(base_url=server.url, cache=str(tmp_path / "cache.sqlite")))
+    for number in range(20):
+        (done,) = apply(stage, [{"id": "a", "instruction": f"question {number}"}])
+        assert done["candidates"][0]["text"] == f"Reply to question {number}"
+    assert not list(tmp_path.glob("*-wal"))
+
+
 def test_several_processes_share_a_cache(serve, tmp_path):
     server = serve(latency=0.01)
     (tmp_path / "in.jsonl").write_text(lines(prompts(60)))

@@ -288,12 +288,15 @@ class Endpoint(TextModel):
         loop, session = self._loop, self._session
         self._loop = self._session = None
         if loop is not None:
-            if session is not None:
-                asyncio.run_coroutine_threadsafe(session.close(), loop).result()
-            if self._cache is not None:
-                # By the loop's thread, behind what it still has to write.
-                loop.call_soon_threadsafe(self._cache.close)
+            # Waited for: the next call's loop is another thread, and the cache serves one at a time.
+            asyncio.run_coroutine_threadsafe(self._shut(session), loop).result()
             loop.call_soon_threadsafe(loop.stop)
+
+    async def _shut(self, session: Any) -> None:
+        if session is not None:
+            await session.close()
+        if self._cache is not None:
+            self._cache.close()
 
     def warnings(self) -> list[str]:
         """What a run cost, and how many answers were cut off."""
