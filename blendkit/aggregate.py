@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -148,18 +150,63 @@ def ranks_from_scores(scores: Iterable[Any]) -> list[int]:
     return [places[value] for value in values]
 
 
-VERDICT_LOGITS = {"A": (1.0, -1.0), "B": (-1.0, 1.0), "tie-good": (0.5, 0.5), "tie-bad": (-0.5, -0.5), "unparsed": (0.0, 0.0)}
+@dataclass(frozen=True, slots=True)
+class Settled:
+    """What all verdicts on a pair (a, b) come to; `probability` that a is better, a tie counting half."""
+
+    verdict: str
+    probability: float | None = None
+
+    @property
+    def sign(self) -> int:
+        """1 where a is better, -1 where b is, else 0."""
+        return {"A": 1, "B": -1}.get(self.verdict, 0)
+
+    @property
+    def margin(self) -> float:
+        """How much a beats b, from -1 to 1."""
+        return self.sign if self.probability is None else 2 * self.probability - 1
+
+    def row(self, pair: tuple[int, int]) -> dict[str, Any]:
+        """As the record keeps it."""
+        probability = {} if self.probability is None else {"probability": round(self.probability, 6)}
+        return {"a": pair[0], "b": pair[1], "verdict": self.verdict, **probability}
+
+
+def settled(verdicts: Iterable[dict[str, Any]]) -> dict[tuple[int, int], Settled]:
+    """One verdict a pair: what more than half of its verdicts say, otherwise a tie; probabilities are averaged.
+
+    Of a pair that was shown in both orders, a verdict so stands only where both agree.
+    """
+    by_pair: dict[tuple[int, int], list[dict[str, Any]]] = {}
+    for verdict in verdicts:
+        by_pair.setdefault((verdict["a"], verdict["b"]), []).append(verdict)
+    return {pair: _settled(found) for pair, found in by_pair.items()}
+
+
+def _settled(verdicts: list[dict[str, Any]]) -> Settled:
+    if len(verdicts) == 1:
+        return Settled(verdicts[0]["verdict"], verdicts[0].get("probability"))
+    words = [verdict["verdict"] for verdict in verdicts]
+    word, votes = Counter(words).most_common(1)[0]
+    known = [value for verdict in verdicts if (value := verdict.get("probability")) is not None]
+    return Settled(word if 2 * votes > len(words) else "tie-good", sum(known) / len(known) if len(known) == len(words) else None)
+
+
+# The reference code's entries: M[a, b] and M[b, a].
+VERDICT_LOGITS = {"A": (1.0, -1.0), "B": (-1.0, 1.0), "tie-good": (0.5, 0.5), "tie-bad": (-0.5, -0.5)}
 
 
 def verdict_matrix(verdicts: Iterable[dict[str, Any]], n: int) -> Matrix:
     """GPT-Rank's matrix [n, n] as the reference code fills it: a win is +1 and -1, a tie is the same on both sides.
 
-    Several verdicts on one pair (both orders, say) add up.
+    A verdict with a probability p counts 2p - 1 instead. NaN where nobody gave a verdict that can be read.
     """
-    m = np.zeros((n, n))
-    for verdict in verdicts:
-        a, b = verdict["a"], verdict["b"]
-        forward, backward = VERDICT_LOGITS[verdict["verdict"]]
-        m[a, b] += forward
-        m[b, a] += backward
+    m = np.full((n, n), np.nan)
+    np.fill_diagonal(m, 0.0)
+    for (a, b), found in settled(verdicts).items():
+        if found.probability is not None:
+            m[a, b], m[b, a] = found.margin, -found.margin
+        elif found.verdict in VERDICT_LOGITS:
+            m[a, b], m[b, a] = VERDICT_LOGITS[found.verdict]
     return m

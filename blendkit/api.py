@@ -58,8 +58,8 @@ def fuse(records: Records, model: str = "consensus", **options: Any) -> Iterator
     yield from apply(make_fuser(model, **options), records)
 
 
-def judge(records: Records, model: str = "embedded", **options: Any) -> Iterator[Record]:
-    """Adds `verdicts`: `embedded`, openai:MODEL, or a local chat model."""
+def judge(records: Records, model: str | Sequence[str] = "embedded", **options: Any) -> Iterator[Record]:
+    """Adds `verdicts`: `embedded`, openai:MODEL, or a local chat model, or a panel of several; `options` are `make_judge`'s."""
     from blendkit.judges import make_judge
     from blendkit.stage import apply
 

@@ -54,12 +54,16 @@ class Comparisons(TypedDict):
 
 
 class Verdict(TypedDict):
-    """What a judge said of candidates a and b; `shown` is the order in which it saw them."""
+    """What a judge said of candidates a and b; `shown` is the order in which it saw them.
+
+    `probability` that a is better, a tie counting half, comes from a judge whose tokens' likelihood is known.
+    """
 
     a: Index
     b: Index
     verdict: Literal["A", "B", "tie-good", "tie-bad", "unparsed"]
     shown: NotRequired[tuple[Index, Index]]
+    probability: NotRequired[Annotated[float, msgspec.Meta(ge=0, le=1)] | None]
     reason: NotRequired[str | None]
 
 

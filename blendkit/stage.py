@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Generator, Hashable, Iterable, Iterator
 from dataclasses import dataclass, field, replace
-from typing import Any, ClassVar
+from typing import Any, ClassVar, TypeVar
 
 import orjson
 
@@ -22,6 +22,8 @@ from blendkit.records import Record, validate
 Results = dict[tuple[str, Hashable], Any]
 Window = list[Line | BadLine]
 Rounds = Generator[list["Work"], list[Any], None]
+T = TypeVar("T")
+Owner = TypeVar("Owner")
 
 
 @dataclass(frozen=True, slots=True)
@@ -305,6 +307,20 @@ def together(parts: list[Generator[list[Work], list[Any], Any]]) -> Generator[li
             go_on(number, results[start:end])
             start = end
     return returned
+
+
+def owned(rounds: Generator[list[Work], list[Any], T], owner: Owner, owners: dict[str, Owner]) -> Generator[list[Work], list[Any], T]:
+    """Passes the rounds on, and notes in `owners` who does the works of which group; returns what they return."""
+    results: list[Any] | None = None
+    while True:
+        try:
+            works: list[Work] = next(rounds) if results is None else rounds.send(results)
+        except StopIteration as done:
+            returned: T = done.value
+            return returned
+        for work in works:
+            owners.setdefault(work.group, owner)
+        results = yield works
 
 
 def free_memory() -> None:

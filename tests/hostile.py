@@ -11,12 +11,13 @@ from collections import Counter
 class HostileServer:
     """Answers `Reply to PROMPT`; `plan(prompt, attempt)` names what goes wrong with an attempt (counted from 1), or None.
 
-    429, 429-date, 500, cut, close, not-json, html, late, empty-choices, no-message, length, 400, quota, hang.
-    `asked` counts attempts a prompt, `answered` whole good answers.
+    429, 429-date, 500, cut, close, not-json, html, late, empty-choices, no-message, length, 400, quota, no-schema, hang.
+    `asked` counts attempts a prompt, `answered` whole good answers. `reply(body)` gives another text, and
+    `top(body)` the first token's alternatives with log-probabilities, where the request asks for them.
     """
 
-    def __init__(self, plan=lambda prompt, attempt: None, latency: float = 0.0, late: float = 60.0) -> None:
-        self.plan, self.latency, self.late = plan, latency, late
+    def __init__(self, plan=lambda prompt, attempt: None, latency: float = 0.0, late: float = 60.0, reply=None, top=None) -> None:
+        self.plan, self.latency, self.late, self.reply, self.top = plan, latency, late, reply, top
         self.asked: Counter[str] = Counter()
         self.answered: Counter[str] = Counter()
         self.bodies: list[dict] = []
@@ -67,6 +68,8 @@ class HostileServer:
             return self._write(writer, 429, {"error": {"message": "You exceeded your quota", "code": "insufficient_quota"}})
         if fault in ("400", "500", "503", "401"):
             return self._write(writer, int(fault), {"error": {"message": f"no: {writer.get_extra_info('peername')} sk-planted-0123456789"}})
+        if fault == "no-schema" and "response_format" in body:
+            return self._write(writer, 400, {"error": {"message": "response_format of type json_schema is not supported"}})
         if fault == "close":
             return True
         if fault == "cut":
@@ -87,10 +90,14 @@ class HostileServer:
         return self._write(writer, 200, good)
 
     def _completion(self, body: dict, prompt: str) -> dict:
-        text = f"Reply to {prompt}"
+        text = self.reply(body) if self.reply else f"Reply to {prompt}"
         choice: dict = {"index": 0, "finish_reason": "stop"}
         choice |= {"message": {"role": "assistant", "content": text}} if "messages" in body else {"text": text}
-        if body.get("logprobs") is True:
+        if self.top and body.get("top_logprobs"):
+            others = [{"token": token, "logprob": value} for token, value in self.top(body).items()]
+            blank = {"token": "\n", "logprob": -0.1, "top_logprobs": []}
+            choice["logprobs"] = {"content": [blank, {"token": text, "logprob": -0.5, "top_logprobs": others}]}
+        elif body.get("logprobs") is True:
             choice["logprobs"] = {"content": [{"token": "a", "logprob": -0.5}, {"token": "b", "logprob": -1.5}]}
         elif body.get("logprobs") == 0:
             choice["logprobs"] = {"token_logprobs": [None, -1.0, -3.0]}

@@ -113,39 +113,6 @@ def test_judge_by_an_endpoint_records_what_it_cannot_parse(blendkit, server, tin
         assert all(v["verdict"] in ("A", "B", "tie-good", "tie-bad") or (v["verdict"] == "unparsed" and "reason" in v) for v in verdicts)
 
 
-def test_a_local_judge_is_asked_again_and_its_verdict_turned_to_a_and_b(monkeypatch, tiny_chat):
-    from blendkit.generators.base import Completion, EndpointOptions
-    from blendkit.judges.llm import LLMJudge
-    from blendkit.stage import apply
-
-    stage = LLMJudge(str(tiny_chat), EndpointOptions(), name="j", device="cpu")
-    asked = []
-
-    def complete(prompts, sampling):
-        asked.append([prompt.messages for prompt in prompts])
-        # Always the answer shown first; at first in words that are no verdict.
-        return [Completion("A" if len(prompt.messages) > 1 else "the first one", "stop", None) for prompt in prompts]
-
-    monkeypatch.setattr(stage.model, "complete", complete)
-    record = examples(1)[0]
-    record["candidates"] = record["candidates"][:2]
-    (done,) = apply(stage, [record])
-    assert [(v["verdict"], v["shown"]) for v in done["verdicts"]["j"]] == [("A", [0, 1]), ("B", [1, 0])]
-    # A judge that always takes the first: its bias is plain, and its two orders never agree.
-    assert stage.describe()["position_bias"] == {"first_place_rate": 1.0, "decided": 2, "consistency": 0.0, "pairs_in_both_orders": 1}
-    assert stage.warnings() == ["the answer shown first won 100.0% of 2 decided verdicts (50 % is no bias); both orders agree on 0.0% of 1 pairs"]
-    assert len(asked) == 2 and asked[1][0][1] == {"role": "assistant", "content": "the first one"}
-
-
-def test_random_order_is_fixed_by_the_seed(tiny_chat):
-    from blendkit.judges.base import orders_shown
-
-    pairs = [(a, b) for a in range(6) for b in range(a + 1, 6)]
-    shown = [orders_shown("random", pair, 3, "id") for pair in pairs]
-    assert shown == [orders_shown("random", pair, 3, "id") for pair in pairs]
-    assert {order[0][0] < order[0][1] for order in shown} == {True, False}
-
-
 def test_an_endpoint_that_refuses_is_69_and_nothing_is_torn(blendkit):
     url = f"http://127.0.0.1:{free_port()}/v1"
     done = blendkit("generate", "-m", "openai:x", "--base-url", url, "--retries", 1, stdin=lines(PROMPTS))

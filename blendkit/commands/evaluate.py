@@ -66,7 +66,7 @@ def evaluate(
 
     stage = run_stage(make, run)
     from blendkit.evaluation.evaluating import Evaluating
-    from blendkit.evaluation.report import print_tables
+    from blendkit.evaluation.terminal import print_tables
     from blendkit.scorers import LOWER_IS_BETTER
 
     assert isinstance(stage, Evaluating)

@@ -18,26 +18,50 @@ LLM = "LLM judges"
 def judge(
     run: RunOptions,
     endpoint: EndpointOptions,
-    model: Annotated[str, typer.Option("-m", "--model", help="`embedded`, openai:MODEL, or a local chat model (a directory or a hub id).")] = "embedded",
-    name: Annotated[str | None, typer.Option(help="The judge's name in `verdicts`.", show_default="as --model")] = None,
-    orders: Annotated[str, typer.Option(help="Show each pair in `both` orders, or in one at `random`.", rich_help_panel=LLM)] = "both",
-    max_new_tokens: Annotated[int, typer.Option(min=1, help="Tokens of a reply at most.", rich_help_panel=LLM)] = 16,
+    model: Annotated[
+        list[str] | None,
+        typer.Option(
+            "-m",
+            "--model",
+            help="[NAME=]MODEL: `embedded`, openai:MODEL, or a local causal model (a directory or a hub id). Several are a panel.",
+            show_default="embedded",
+        ),
+    ] = None,
+    name: Annotated[str | None, typer.Option(help="The judge's name in `verdicts`, or that of a panel's majority.", show_default="as --model; panel")] = None,
+    orders: Annotated[
+        str, typer.Option(help="Show each pair in `both` orders (a verdict counts only where they agree, else it is a tie), or in one at `random`.")
+    ] = "both",
+    schedule: Annotated[str, typer.Option(help="Which pairs, as in `blendkit pair`: `full`, `bubble:K`, `sort`, `swiss:R`, `active:B`, …")] = "full",
+    prompt: Annotated[
+        str,
+        typer.Option(help="pairwise-with-reference, pairwise (none shown), paper, pandalm, auto-j, prometheus, or a file of your own.", rich_help_panel=LLM),
+    ] = "pairwise-with-reference",
+    verdict_by: Annotated[
+        str,
+        typer.Option(
+            help="How a verdict is read: `likelihood` of the verdict's tokens, `json` (structured output), `text` (parsed strictly), or `auto`: "
+            "likelihood for a local model; json where the server has it, otherwise text.",
+            rich_help_panel=LLM,
+        ),
+    ] = "auto",
+    max_new_tokens: Annotated[int | None, typer.Option(min=1, help="Tokens of a reply at most.", show_default="the prompt's own", rich_help_panel=LLM)] = None,
 ) -> None:
     """Give a verdict on every pair of candidates, the reference in hand.
 
     Writes `verdicts`: A, B, tie-good or tie-bad for candidates a and b (`unparsed` after two replies that are neither).
-    The default, `embedded`, is a stand-in that needs no network: it prefers the candidate whose BERTScore against the
-    reference is higher, and knows nothing else. For results to report, name an LLM.
+    Several judges each write their own, and the majority's are those of the judge `panel`. The default, `embedded`, is a
+    stand-in that needs no network: it prefers the candidate whose BERTScore against the reference is higher, and knows
+    nothing else. For results to report, name an LLM.
 
-    Example: blendkit judge -m openai:gpt-4o-mini --orders both < fused.jsonl
+    Example: blendkit judge -m openai:gpt-4o-mini --orders both --cache verdicts.sqlite < fused.jsonl
     """
-
-    where = {"name": name, "device": run.device, "dtype": run.dtype}
-    llm = {"endpoint": endpoint, "orders": orders, "max_new_tokens": max_new_tokens, "seed": run.seed}
 
     def make() -> Stage:
         from blendkit.judges import make_judge
 
-        return make_judge(model, **where) if model == "embedded" else make_judge(model, **where, **llm)
+        return make_judge(
+            model or "embedded", name=name, endpoint=endpoint, orders=orders, schedule=schedule, seed=run.seed, device=run.device, dtype=run.dtype,
+            prompt=prompt, verdict_by=verdict_by, max_new_tokens=max_new_tokens,
+        )  # fmt: skip
 
     run_stage(make, run)

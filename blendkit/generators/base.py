@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
-from blendkit.errors import UsageError
+from blendkit.errors import RecordError, UsageError
 
 Messages = list[dict[str, str]]
 OVERLAP = 4
@@ -33,12 +33,16 @@ class Prompt:
 
 @dataclass(frozen=True, slots=True)
 class Completion:
-    """What the model wrote, why it ended (`stop` or `length`), token counts (and `cost` in $), and the tokens' mean log-probability in nats."""
+    """What the model wrote, why it ended (`stop` or `length`), token counts (and `cost` in $), and the tokens' mean log-probability in nats.
+
+    `alternatives` are what the first token that is no blank could have been, with log-probabilities, where they were asked for.
+    """
 
     text: str
     finish_reason: str | None
     usage: dict[str, Any] | None
     logprob: float | None = None
+    alternatives: dict[str, float] | None = None
 
     def fields(self) -> dict[str, Any]:
         """What a candidate records of it, beside the text."""
@@ -51,7 +55,7 @@ class Completion:
 
     def as_dict(self) -> dict[str, Any]:
         """As a cache keeps it."""
-        return {"text": self.text, "finish_reason": self.finish_reason, "usage": self.usage, "logprob": self.logprob}
+        return asdict(self)
 
 
 @dataclass(frozen=True)
@@ -59,7 +63,8 @@ class Sampling:
     """How to decode; temperature 0 is greedy, and more than one beam is a search that samples nothing.
 
     `diverse` makes each beam a group of its own (Vijayakumar et al. 2018), with a penalty for a token that an earlier
-    group chose in the same step.
+    group chose in the same step. `alternatives` is how many likely tokens to tell of the first place, `schema` the JSON
+    Schema that the answer must follow; both are for endpoints.
     """
 
     max_new_tokens: int = 512
@@ -73,6 +78,8 @@ class Sampling:
     beams: int = 1
     diverse: bool = False
     logprobs: bool = False
+    alternatives: int = 0
+    schema: dict[str, Any] | None = None
 
     @property
     def method(self) -> str:
@@ -87,6 +94,10 @@ class Sampling:
         parts += [f"min_p={self.min_p:g}"] if self.min_p else []
         parts += [f"typical_p={self.typical_p:g}"] if self.typical_p < 1 else []
         return "sampling(" + ",".join(parts) + ")"
+
+
+class Unsupported(RecordError):
+    """The server does not know a feature that a request asked for; without it, it might answer."""
 
 
 class TextModel(ABC):

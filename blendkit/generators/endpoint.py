@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
+import math
 import os
 import random
 import threading
@@ -18,13 +19,14 @@ from typing import Any
 import orjson
 
 from blendkit.errors import BlendkitError, EndpointError, NoInputError, RecordError, UsageError
-from blendkit.generators.base import Completion, EndpointOptions, Prompt, Sampling, TextModel
+from blendkit.generators.base import Completion, EndpointOptions, Prompt, Sampling, TextModel, Unsupported
 from blendkit.generators.batch_file import BatchAnswers, BatchWriter
 from blendkit.generators.cache import Cache
 from blendkit.generators.limits import Meter, RateLimit
 
 DEFAULT_URL = "https://api.openai.com/v1"
 AGAIN = (408, 409, 425, 429)  # and every 5xx: another try may succeed
+FEATURES = ("response_format", "json_schema", "logprobs")  # what not every server has; its refusal names them
 GONE = 3  # requests in a row that used up their retries
 FIRST_BACKOFF, LONGEST_BACKOFF = 0.5, 30.0
 ROUTES = {"chat": "chat/completions", "completions": "completions"}
@@ -224,6 +226,8 @@ class Endpoint(TextModel):
             return EndpointError(f"{where} says that the account has no more credit (HTTP {status})")
         if status in AGAIN or status >= 500:
             return TryAgain(f"answers HTTP {status}", _retry_after(headers))
+        if status in (400, 422, 501) and any(name in message for name in FEATURES):
+            return Unsupported("", f"{self.spec} refuses what was asked for (HTTP {status}): {message}")
         return RecordError("", f"{self.spec} refuses this prompt (HTTP {status}): {message}")
 
     def _message(self, data: bytes) -> str:
@@ -246,7 +250,7 @@ class Endpoint(TextModel):
             counts = {name: int(usage[name]) for name in ("prompt_tokens", "completion_tokens") if usage.get(name) is not None}
         except (KeyError, TypeError, AttributeError, IndexError):
             raise TryAgain("an answer that is no completion") from None
-        return Completion(text or "", choice.get("finish_reason"), self._priced(counts), _log_probability(choice))
+        return Completion(text or "", choice.get("finish_reason"), self._priced(counts), _log_probability(choice), _alternatives(choice))
 
     def _priced(self, counts: dict[str, int]) -> dict[str, Any] | None:
         if self.meter.priced and len(counts) == 2:
@@ -277,6 +281,11 @@ class Endpoint(TextModel):
             request["stop"] = stop
         if sampling.logprobs:
             request["logprobs"] = True if self.options.api == "chat" else 0
+        if sampling.alternatives:
+            chat = self.options.api == "chat"
+            request |= {"logprobs": True, "top_logprobs": sampling.alternatives} if chat else {"logprobs": sampling.alternatives}
+        if sampling.schema:
+            request["response_format"] = {"type": "json_schema", "json_schema": {"name": "reply", "strict": True, "schema": sampling.schema}}
         return request
 
     def describe(self) -> dict[str, Any]:
@@ -329,6 +338,18 @@ def _log_probability(choice: dict[str, Any]) -> float | None:
     logprobs = choice.get("logprobs") or {}
     values = [token["logprob"] for token in logprobs.get("content") or ()] or [value for value in logprobs.get("token_logprobs") or () if value is not None]
     return sum(values) / len(values) if values else None
+
+
+def _alternatives(choice: dict[str, Any]) -> dict[str, float] | None:
+    """Log-probabilities of the tokens that the first one that is no blank could have been, in either API's form."""
+    logprobs = choice.get("logprobs") or {}
+    for token in logprobs.get("content") or ():
+        if str(token.get("token", "")).strip():
+            return {str(other.get("token")): float(other.get("logprob", -math.inf)) for other in token.get("top_logprobs") or ()} or None
+    for token, others in zip(logprobs.get("tokens") or (), logprobs.get("top_logprobs") or (), strict=False):
+        if token.strip():
+            return dict(others) or None
+    return None
 
 
 def _retry_after(headers: Any) -> float | None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+from itertools import takewhile
 from typing import Any
 
 import torch
@@ -163,15 +164,60 @@ class LocalModel(TextModel):
             values.append(float((logits.gather(1, gold[:, None])[:, 0] - logits.logsumexp(-1)).mean()))
         return values
 
+    @torch.inference_mode()
+    def likelihoods(self, prompts: list[Prompt], answers: list[str], begun: list[str] | None = None) -> list[list[float]]:
+        """Log-probability, in nats, of each of the answers as the continuation of each prompt, [prompts][answers].
+
+        `begun` are texts that the model's turn begins with. A prompt is encoded once, however many answers there are.
+        """
+        texts = [self._text(prompt) + start for prompt, start in zip(prompts, begun or [""] * len(prompts), strict=True)]
+        whole = [[self._tokens(text + answer, self._templated(prompt)) for answer in answers] for prompt, text in zip(prompts, texts, strict=True)]
+        # What all share is the prompt; a token that spans its end belongs to the answers.
+        heads = [sum(1 for _ in takewhile(lambda column: len(set(column)) == 1, zip(*rows, strict=False))) for rows in whole]
+        tails = [[row[head:] for row in rows] for head, rows in zip(heads, whole, strict=True)]
+        batch = self.tokenizer.pad({"input_ids": [rows[0][:head] for head, rows in zip(heads, whole, strict=True)]}, return_tensors="pt").to(self.device)
+        mask = batch["attention_mask"]
+        longest = max(len(tail) for rows in tails for tail in rows)
+        output = self.model(**batch, position_ids=_positions(mask), use_cache=longest > 1, logits_to_keep=1)
+        first = output.logits[:, -1].float().log_softmax(-1)
+        totals = torch.stack([first[number, [tail[0] for tail in rows]] for number, rows in enumerate(tails)])
+        if longest > 1:
+            cache = output.past_key_values
+            cache.batch_repeat_interleave(len(answers))
+            rows = [tail for rows in tails for tail in rows]
+            ids = torch.tensor([[*row, *[self.tokenizer.pad_token_id] * (longest - len(row))] for row in rows], device=self.device)
+            there = torch.tensor([[1] * len(row) + [0] * (longest - len(row)) for row in rows], device=self.device)
+            full = torch.cat([mask.repeat_interleave(len(answers), 0), there], dim=1)
+            logits = self.model(
+                input_ids=ids[:, :-1], attention_mask=full[:, :-1], position_ids=_positions(full)[:, mask.shape[1] : -1], past_key_values=cache
+            ).logits.float()
+            rest = logits.log_softmax(-1).gather(-1, ids[:, 1:, None])[..., 0] * there[:, 1:]
+            totals = totals + rest.sum(-1).view(totals.shape)
+        return [[float(value) for value in row] for row in totals]
+
     def _ids(self, prompt: Prompt) -> list[int]:
-        if prompt.format is None and self.tokenizer.chat_template:
-            text = self.tokenizer.apply_chat_template(prompt.messages, tokenize=False, add_generation_prompt=True)
-            return list(self.tokenizer(text, add_special_tokens=False)["input_ids"])
-        return list(self.tokenizer(prompt.text())["input_ids"])
+        return self._tokens(self._text(prompt), self._templated(prompt))
+
+    def _templated(self, prompt: Prompt) -> bool:
+        """Whether the chat template writes the prompt, special tokens included."""
+        return prompt.format is None and bool(self.tokenizer.chat_template)
+
+    def _text(self, prompt: Prompt) -> str:
+        if self._templated(prompt):
+            return str(self.tokenizer.apply_chat_template(prompt.messages, tokenize=False, add_generation_prompt=True))
+        return prompt.text()
+
+    def _tokens(self, text: str, templated: bool) -> list[int]:
+        return list(self.tokenizer(text, add_special_tokens=not templated)["input_ids"])
 
     def describe(self) -> dict[str, Any]:
         """Model, device and number type."""
         return {"model": f"{self.spec}@{fingerprint(self.spec)}", "device": str(self.device), "dtype": str(self.dtype)}
+
+
+def _positions(mask: Tensor) -> Tensor:
+    """Place of each token among those of its row that are there, [rows, tokens]."""
+    return (mask.cumsum(-1) - 1).clamp_min(0)
 
 
 class SeededSampling:

@@ -1,39 +1,73 @@
-"""What all judges share: which pairs, in which order shown, and how verdicts enter the record."""
+"""What a judge is: opinions on answers in the order in which it is shown them."""
 
 from __future__ import annotations
 
 import random
-from itertools import combinations
+from abc import ABC, abstractmethod
+from collections.abc import Generator
+from dataclasses import dataclass
 from typing import Any
 
-from blendkit.records import Record, candidates_of
+from blendkit.records import Record
 from blendkit.running import seeded
-from blendkit.stage import Stage
+from blendkit.stage import Work
 
-VERDICTS = ("A", "B", "tie-good", "tie-bad")
+Shown = tuple[int, int]
 SWAPPED = {"A": "B", "B": "A"}
+ORDERS = ("both", "random")
 
 
-class Judging(Stage):
-    """Writes `verdicts[name]` for every unordered pair of candidates, a fused one included.
+@dataclass(frozen=True, slots=True)
+class Opinion:
+    """A verdict on the answers shown first (A) and second (B); `probability` that the first is better, a tie counting half."""
 
-    `a` and `b` are candidate indices with a < b, and the verdict `A` means that candidate a is better, in
-    whichever order the judge saw them (`shown`).
-    """
-
-    name = "judge"
-    judge_name: str
-
-    def pairs(self, record: Record) -> list[tuple[int, int]]:
-        """All (a, b), a < b."""
-        return list(combinations(range(len(candidates_of(record))), 2))
-
-    def add(self, record: Record, verdicts: list[dict[str, Any]]) -> None:
-        """Puts the verdicts into the record, in place of earlier ones of the same judge."""
-        record.setdefault("verdicts", {})[self.judge_name] = verdicts
+    verdict: str
+    probability: float | None = None
+    reason: str | None = None
 
 
-def orders_shown(orders: str, pair: tuple[int, int], seed: int, record_id: str) -> list[tuple[int, int]]:
+Opinions = Generator[list[Work], list[Any], list[Opinion]]
+
+
+class Juror(ABC):
+    """A judge, alone or in a panel. Its works' groups are its own."""
+
+    name: str
+    signature: str
+    # Windows of records that it may work on at a time (see Stage).
+    overlap: int = 1
+    # It gives the same verdict in either order, so that one is enough.
+    indifferent: bool = False
+
+    @abstractmethod
+    def rounds(self, record: Record, shown: list[Shown]) -> Opinions:
+        """One opinion for each (first, second), indices of candidates.
+
+        Raises:
+            RecordError: the record lacks what the judge is shown.
+        """
+
+    @abstractmethod
+    def run(self, group: str, payloads: list[Any]) -> list[Any]:
+        """The work of one of its groups, as Stage's."""
+
+    def budgeted(self, group: str) -> bool:
+        """As Stage's."""
+        return True
+
+    def describe(self) -> dict[str, Any]:
+        """For the manifest."""
+        return {}
+
+    def warnings(self) -> list[str]:
+        """What a person should know at the end."""
+        return []
+
+    def close(self) -> None:  # noqa: B027
+        """Gives back connections; most hold none."""
+
+
+def orders_shown(orders: str, pair: Shown, seed: int, record_id: str) -> list[Shown]:
     """`both` orders, or one at `random` that depends on the seed, the record and the pair alone."""
     a, b = pair
     if orders == "both":
@@ -41,6 +75,13 @@ def orders_shown(orders: str, pair: tuple[int, int], seed: int, record_id: str) 
     return [(a, b) if random.Random(seeded(seed, record_id, str(a), str(b))).random() < 0.5 else (b, a)]
 
 
-def as_shown(verdict: str, pair: tuple[int, int], shown: tuple[int, int]) -> str:
-    """What the judge said of first and second, as a verdict on a and b."""
-    return verdict if shown == pair else SWAPPED.get(verdict, verdict)
+def as_row(opinion: Opinion, shown: Shown) -> dict[str, Any]:
+    """The opinion as the record keeps it: on candidates a < b, whichever was shown first."""
+    a, b = min(shown), max(shown)
+    turned = shown != (a, b)
+    row: dict[str, Any] = {"a": a, "b": b, "verdict": SWAPPED.get(opinion.verdict, opinion.verdict) if turned else opinion.verdict, "shown": list(shown)}
+    if opinion.probability is not None:
+        row["probability"] = round(1 - opinion.probability if turned else opinion.probability, 6)
+    if opinion.reason:
+        row["reason"] = opinion.reason
+    return row

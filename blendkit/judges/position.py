@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from threading import Lock
 from typing import Any
 
-Shown = tuple[int, int]
+from blendkit.judges.base import Opinion, Shown
 
 
 @dataclass
@@ -20,16 +20,18 @@ class PositionBias:
     agreeing: int = 0
     _lock: Lock = field(default_factory=Lock, repr=False)
 
-    def add(self, verdicts: Iterable[tuple[Shown, str, str]]) -> None:
-        """Takes a record's (order shown, verdict on first and second, verdict on a and b); `unparsed` counts for nothing."""
-        by_pair: dict[Shown, list[str]] = {}
+    def add(self, opinions: Iterable[tuple[Shown, Opinion]]) -> None:
+        """Takes a record's opinions with the order shown; `unparsed` counts for nothing."""
+        by_pair: dict[Shown, list[int]] = {}
         with self._lock:
-            for shown, raw, verdict in verdicts:
-                if raw == "unparsed":
+            for shown, opinion in opinions:
+                if opinion.verdict == "unparsed":
                     continue
-                self.decided += raw in ("A", "B")
-                self.first += raw == "A"
-                by_pair.setdefault((min(shown), max(shown)), []).append(verdict)
+                self.decided += opinion.verdict in ("A", "B")
+                self.first += opinion.verdict == "A"
+                # All ties are one: whether both answers are good is not a question of their places.
+                sign = {"A": 1, "B": -1}.get(opinion.verdict, 0) * (1 if shown[0] < shown[1] else -1)
+                by_pair.setdefault((min(shown), max(shown)), []).append(sign)
             both = [found for found in by_pair.values() if len(found) == 2]
             self.pairs += len(both)
             self.agreeing += sum(one == other for one, other in both)

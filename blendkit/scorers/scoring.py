@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Generator
 from typing import Any
 
 from blendkit.errors import RecordError, UsageError
 from blendkit.records import Record, candidates_of, reference_of, source_text
 from blendkit.scorers import make_scorer
 from blendkit.scorers.base import Item, Scorer, items_of
-from blendkit.stage import Rounds, Stage, Work, together
+from blendkit.stage import Rounds, Stage, owned, together
 
 
 class Scoring(Stage):
@@ -47,7 +46,7 @@ class Scoring(Stage):
             RecordError: the record lacks what a metric needs, or a score is no number.
         """
         items = self._items(record)
-        found = yield from together([self._owned(scorer, items) for scorer in self.scorers.values()])
+        found = yield from together([owned(scorer.rounds(items), scorer, self._owners) for scorer in self.scorers.values()])
         for scorer, scores in zip(self.scorers.values(), found, strict=True):
             for index, (candidate, value) in enumerate(zip(record["candidates"], scores, strict=True)):
                 if not math.isfinite(value):
@@ -62,20 +61,6 @@ class Scoring(Stage):
         needs_source = any(scorer.needs_source for scorer in self.scorers.values())
         source = source_text(record) if needs_source else ""
         return items_of(record, [candidate["text"] for candidate in candidates], source, reference)
-
-    def _owned(self, scorer: Scorer, items: list[Item]) -> Generator[list[Work], list[Any], list[float]]:
-        """The scorer's rounds; notes who does the works of which group."""
-        rounds = scorer.rounds(items)
-        results: list[Any] | None = None
-        while True:
-            try:
-                works: list[Work] = next(rounds) if results is None else rounds.send(results)
-            except StopIteration as done:
-                scores: list[float] = done.value
-                return scores
-            for work in works:
-                self._owners.setdefault(work.group, scorer)
-            results = yield works
 
     def budgeted(self, group: str) -> bool:
         """A model's batches keep to the budget; what a library computes text by text need not."""

@@ -1,0 +1,121 @@
+"""`judge`: verdicts of one judge or a panel, on the pairs that a schedule asks for (GPT-Rank: LLM-Blender, section 2.2)."""
+
+from __future__ import annotations
+
+import random
+from typing import Any
+
+from blendkit.aggregate import settled
+from blendkit.errors import UsageError
+from blendkit.judges.agreement import Agreement
+from blendkit.judges.base import ORDERS, Juror, Opinion, as_row, orders_shown
+from blendkit.judges.position import PositionBias
+from blendkit.rankers.schedules import make_schedule
+from blendkit.records import Record, candidates_of
+from blendkit.running import seeded
+from blendkit.stage import Rounds, Stage, owned, together
+
+
+class Judging(Stage):
+    """Writes `verdicts[name]`, in place of earlier ones, on pairs of all candidates, fused ones included.
+
+    `a` and `b` are candidate indices with a < b, and the verdict `A` means that candidate a is better, in whichever
+    order the judge saw them (`shown`). Several judges each write their own, and their majority is `panel`'s.
+    """
+
+    name = "judge"
+    window = 16
+
+    def __init__(self, jurors: list[Juror], *, panel: str = "panel", orders: str = "both", schedule: str = "full", seed: int = 0) -> None:
+        """A pair that the schedule asks for is shown in `both` orders or one at `random`.
+
+        Raises:
+            UsageError: `orders` or `schedule` is none, or two judges have one name.
+        """
+        if orders not in ORDERS:
+            raise UsageError(f"--orders {orders}: expected both or random")
+        names = [juror.name for juror in jurors] + ([panel] if len(jurors) > 1 else [])
+        for name in names:
+            if names.count(name) > 1:
+                raise UsageError(f"-m: two judges have the name {name}; give one another name, NAME=MODEL")
+        self.jurors, self.panel, self.orders, self.seed = jurors, panel, orders, seed
+        self.schedule_name, self.schedule = schedule, make_schedule(schedule)
+        self.overlap = min(juror.overlap for juror in jurors)
+        self.bias = {juror.name: PositionBias() for juror in jurors if not juror.indifferent}
+        self.agreement = Agreement()
+        self._owners: dict[str, Juror] = {}
+
+    def rounds(self, record: Record) -> Rounds:
+        """The schedule's rounds, all judges side by side; ends by adding the verdicts."""
+        n = len(candidates_of(record))
+        schedule = self.schedule(n, random.Random(seeded(self.seed, "schedule", record["id"])))
+        rows: dict[str, list[dict[str, Any]]] = {juror.name: [] for juror in self.jurors}
+        opinions: dict[str, list[tuple[tuple[int, int], Opinion]]] = {juror.name: [] for juror in self.jurors}
+        margins: dict[tuple[int, int], float] = {}
+        logits: list[float] | None = None
+        while True:
+            try:
+                asked = next(schedule) if logits is None else schedule.send(logits)
+            except StopIteration:
+                break
+            pairs = list(dict.fromkeys(pair for i, j in asked if (pair := (min(i, j), max(i, j))) not in margins))
+            if pairs:
+                both = [order for pair in pairs for order in orders_shown(self.orders, pair, self.seed, record["id"])]
+                shown = [pairs if juror.indifferent else both for juror in self.jurors]
+                found = yield from together(
+                    [owned(juror.rounds(record, orders), juror, self._owners) for juror, orders in zip(self.jurors, shown, strict=True)]
+                )
+                for juror, orders, given in zip(self.jurors, shown, found, strict=True):
+                    opinions[juror.name] += zip(orders, given, strict=True)
+                    rows[juror.name] += [as_row(opinion, order) for order, opinion in zip(orders, given, strict=True)]
+                margins |= self._margins(rows, pairs)
+            logits = [margins[i, j] if i < j else -margins[j, i] for i, j in asked]
+        self._add(record, rows)
+        for name, bias in self.bias.items():
+            bias.add(opinions[name])
+
+    def _margins(self, rows: dict[str, list[dict[str, Any]]], pairs: list[tuple[int, int]]) -> dict[tuple[int, int], float]:
+        """How much a beats b by the judges, from -1 to 1, for the schedule to go on from."""
+        every = settled(row for found in rows.values() for row in found)
+        return {pair: every[pair].margin for pair in pairs}
+
+    def _add(self, record: Record, rows: dict[str, list[dict[str, Any]]]) -> None:
+        if len(self.jurors) > 1:
+            each = {name: settled(found) for name, found in rows.items()}
+            self.agreement.add(each.values())
+            votes = [{"a": a, "b": b, "verdict": vote.verdict, "probability": vote.probability} for found in each.values() for (a, b), vote in found.items()]
+            rows = {**rows, self.panel: [vote.row(pair) for pair, vote in settled(votes).items()]}
+        record["verdicts"] = {**record.get("verdicts", {}), **rows}
+
+    def budgeted(self, group: str) -> bool:
+        """As the judge says whose group it is."""
+        return self._owners[group].budgeted(group)
+
+    def run(self, group: str, payloads: list[Any]) -> list[Any]:
+        """The work of the judge whose group it is."""
+        return self._owners[group].run(group, payloads)
+
+    @property
+    def signatures(self) -> list[str]:
+        """One a judge."""
+        return [f"{juror.signature}|orders:{self.orders}|sched:{self.schedule_name}|seed:{self.seed}" for juror in self.jurors]
+
+    def describe(self) -> dict[str, Any]:
+        """Signatures, models, each judge's position bias, and how far a panel agrees."""
+        bias = {name: found.describe() for name, found in self.bias.items()}
+        described: dict[str, Any] = {"signatures": self.signatures, "models": {j.name: j.describe() for j in self.jurors}, "position_bias": bias}
+        return described | ({"agreement": self.agreement.describe()} if len(self.jurors) > 1 else {})
+
+    def close(self) -> None:
+        """Closes all judges' connections."""
+        for juror in self.jurors:
+            juror.close()
+
+    def warnings(self) -> list[str]:
+        """What the judges say, whether they prefer a place, and how far they agree."""
+        several = len(self.jurors) > 1
+        found = []
+        for juror in self.jurors:
+            lines = [*juror.warnings(), *(self.bias[juror.name].message() if juror.name in self.bias else [])]
+            found += [f"{juror.name}: {line}" if several else line for line in lines]
+        return [*found, *self.agreement.message()]

@@ -1,0 +1,172 @@
+"""Judge prompts: TOML files beside this one, or a user's own file.
+
+A prompt's `text` has the placeholders `{answer_a}` and `{answer_b}`, and may have `{request}`, `{reference}` (then the
+record needs one) and `{reply}` (how to answer). `verdicts` lists the words of each verdict, the one to be written first.
+A file that is no TOML is the text alone.
+"""
+
+from __future__ import annotations
+
+import difflib
+import json
+import re
+import tomllib
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import msgspec
+
+from blendkit.errors import DataError, NoInputError, UsageError
+from blendkit.prompts import fence_for
+
+FOLDER = Path(__file__).parent / "prompts"
+DEFAULT = "pairwise-with-reference"
+VERDICTS = ("A", "B", "tie-good", "tie-bad")
+LETTERS = {"A": ["A"], "B": ["B"], "tie-good": ["C", "tie-good"], "tie-bad": ["D", "tie-bad"]}
+MEANINGS = {"A": "A is better", "B": "B is better", "tie-good": "both are equally good", "tie-bad": "both are equally bad"}
+NAMES = {"request": "REQUEST", "reference": "REFERENCE", "answer_a": "ANSWER A", "answer_b": "ANSWER B"}
+_PLACEHOLDER = re.compile(r"\{(request|reference|answer_a|answer_b|reply)\}")
+
+
+@dataclass(frozen=True)
+class JudgePrompt:
+    """One prompt. `fenced` quotes the texts behind fences, `raw` leaves the model's chat template away.
+
+    `lead` is what stands before the verdict in a reply that reasons first; `stop` ends a reply; `names` are the headings of
+    the fences.
+    """
+
+    name: str
+    text: str
+    verdicts: dict[str, list[str]] = field(default_factory=lambda: LETTERS)
+    names: dict[str, str] = field(default_factory=dict)
+    fenced: bool = True
+    raw: bool = False
+    lead: str = ""
+    stop: list[str] = field(default_factory=list)
+    max_new_tokens: int = 32
+
+    @property
+    def needs_reference(self) -> bool:
+        """Whether the judge is shown the reference."""
+        return "{reference}" in self.text
+
+    @property
+    def words(self) -> dict[str, str]:
+        """The word to be written for each verdict."""
+        return {verdict: words[0] for verdict, words in self.verdicts.items()}
+
+    def filled(self, texts: dict[str, str], as_json: bool = False) -> str:
+        """The prompt for `request`, `reference`, `answer_a` and `answer_b`; no text in it can forge a fence, a heading or a placeholder."""
+        fence = fence_for(texts.values())
+        headings = self._headings()
+
+        def part(match: re.Match[str]) -> str:
+            key = match[1]
+            if key == "reply":
+                return self.reply(as_json)
+            if not self.fenced:
+                return "\n".join("> " + line if line.strip().startswith(headings) else line for line in texts[key].split("\n"))
+            return f"{fence} {(NAMES | self.names)[key]}\n{texts[key]}\n{fence}"
+
+        return _PLACEHOLDER.sub(part, self.text)
+
+    def _headings(self) -> tuple[str, ...]:
+        """What a line of a format without fences begins with, and a line of a text must not: a heading, a rule, a bracket."""
+        starts = (re.split(r"[:{]", line.strip())[0] for line in self.text.splitlines())
+        return tuple(start for start in starts if re.match(r"[#*\[]", start))
+
+    def reply(self, as_json: bool = False) -> str:
+        """What `{reply}` stands for."""
+        words = self.words.items()
+        # A word of several says itself what it means.
+        choices = ", ".join(f'"{word}"' if " " in word else f"{word} ({MEANINGS[verdict]})" for verdict, word in words)
+        if as_json:
+            return f'Reply with a JSON object of one field, {{"verdict": …}}, whose value is one of: {choices}.'
+        return f"Reply with one of these and nothing else: {choices}."
+
+    def again(self) -> str:
+        """What a judge is told whose reply was no verdict."""
+        return f"That is none of the choices. Reply with exactly one of: {', '.join(self.words.values())}"
+
+    def schema(self) -> dict[str, object]:
+        """The reply as a JSON Schema."""
+        verdict = {"type": "string", "enum": list(self.words.values())}
+        return {"type": "object", "properties": {"verdict": verdict}, "required": ["verdict"], "additionalProperties": False}
+
+    def parse(self, reply: str) -> str | None:
+        """The verdict when the reply is just that (in any case, quoted, ended by a full stop, or as the JSON object), else None.
+
+        Behind a `lead` the reply may go on after the verdict.
+        """
+        if self.lead:
+            _, mark, reply = reply.rpartition(self.lead)
+            if not mark:
+                return None
+        try:
+            found = json.loads(reply)
+            reply = str(found["verdict"]) if isinstance(found, dict) and set(found) == {"verdict"} else reply
+        except (json.JSONDecodeError, RecursionError):
+            pass
+        words = {_plain(word): verdict for verdict, spellings in self.verdicts.items() for word in spellings}
+        choices = "|".join(re.escape(word) for word in sorted(words, key=len, reverse=True))
+        match = re.match(rf"[\s\"'`*(:]*({choices})" + (r"\b" if self.lead else r"[\s\"'`*.)]*$"), _plain(reply))
+        return words[match[1]] if match else None
+
+
+def _plain(text: str) -> str:
+    return " ".join(text.lower().replace("-", " ").split())
+
+
+class _File(msgspec.Struct, forbid_unknown_fields=True):
+    """A prompt file's fields and their types."""
+
+    text: str
+    verdicts: dict[str, list[str]] | None = None
+    names: dict[str, str] | None = None
+    fenced: bool = True
+    raw: bool = False
+    lead: str = ""
+    stop: list[str] = []
+    max_new_tokens: int = 32
+
+
+def built_in() -> list[str]:
+    """Names of the prompts that come with the package."""
+    return sorted(path.stem for path in FOLDER.glob("*.toml"))
+
+
+def load_prompt(name: str) -> JudgePrompt:
+    """The prompt of a built-in name, or of a file.
+
+    Raises:
+        UsageError: there is neither a prompt nor a file of that name.
+        DataError: the file is no prompt.
+    """
+    path = FOLDER / f"{name}.toml" if name in built_in() else Path(name)
+    try:
+        content = path.read_text(encoding="utf-8")
+    except OSError as error:
+        if path.suffix or path.parent != Path():
+            raise NoInputError(f"--prompt {name}: {error.strerror}") from error
+        near = difflib.get_close_matches(name, built_in(), 1)
+        hint = f"; did you mean {near[0]}?" if near else ""
+        raise UsageError(f"--prompt {name}: expected one of {', '.join(built_in())}, or a file{hint}") from error
+    except UnicodeDecodeError as error:
+        raise DataError(f"--prompt {name}: not UTF-8") from error
+    try:
+        read = msgspec.convert(tomllib.loads(content), _File) if path.suffix == ".toml" else _File(text=content)
+    except (tomllib.TOMLDecodeError, msgspec.ValidationError) as error:
+        raise DataError(f"--prompt {name}: {error}") from error
+    for needed in ("{answer_a}", "{answer_b}"):
+        if needed not in read.text:
+            raise DataError(f"--prompt {name}: expected {needed} in its text, where the answer is to stand")
+    verdicts = read.verdicts or LETTERS
+    for verdict, words in verdicts.items():
+        if verdict not in VERDICTS or not words or not all(word.strip() for word in words):
+            raise DataError(f"--prompt {name}: verdicts.{verdict}: expected one of {', '.join(VERDICTS)}, with at least one word")
+    if not {"A", "B"} <= set(verdicts):
+        raise DataError(f"--prompt {name}: verdicts: expected words for A and for B at least")
+    return JudgePrompt(
+        path.stem, read.text, verdicts, read.names or {}, read.fenced, read.raw, read.lead, read.stop, read.max_new_tokens
+    )  # fmt: skip
