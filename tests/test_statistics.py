@@ -66,7 +66,7 @@ def test_every_figure_has_its_interval_in_the_rows(blendkit):
     done = blendkit("evaluate", "--intervals", "--versus", "m", stdin=lines(stream()))
     assert done.returncode == 0, done.stderr
     rows = {row["method"]: row for row in parsed(done.stdout) if row["table"] == 2}
-    assert set(rows["n.5"]["intervals"]) == {"q", "gpt_rank", "not_worse_than_m", "top3"}
+    assert set(rows["n.5"]["intervals"]) == {"q", "gpt_rank", "not_worse_than_m", "top3", "characters"}
     for row in rows.values():
         for column, (low, high) in row["intervals"].items():
             assert low <= row[column] <= high
@@ -104,7 +104,7 @@ def test_an_assert_that_holds_and_one_that_does_not(blendkit, tmp_path):
     for check, said in (
         ("nonsense", "expected GROUP.METHOD.COLUMN OP"),
         ("llms.zz.q > 1", "no llms of the name 'zz'; there are"),
-        ("llms.m.bleu > 1", "no llms with a figure 'bleu'; there are gpt_rank, q, top3"),
+        ("llms.m.bleu > 1", "no llms with a figure 'bleu'; there are characters, gpt_rank, q, top3"),
         ("models.m.q > 1", "groups are llms, oracles, rankers, fused and agreement"),
     ):
         wrong = blendkit("evaluate", "--assert", check, stdin=lines(stream(4)))
@@ -115,7 +115,7 @@ def test_an_assert_that_holds_and_one_that_does_not(blendkit, tmp_path):
 def test_best_and_worst_know_which_way_is_better():
     rows = [{"table": 2, "kind": "model", "method": name, "q": value, "gpt_rank": 3 - value, "perplexity": value} for name, value in (("a", 1), ("b", 2))]
     assert figure("llms.best.q", rows) == figure("llms.worst.gpt_rank", rows) == 2
-    assert figure("llms.best.gpt_rank", rows) == figure("llms.best.perplexity", rows, ("perplexity",)) == 1
+    assert figure("llms.best.gpt_rank", rows) == figure("llms.best.perplexity", rows) == 1
     assert figure("llms.mean.q", rows) == 1.5
     with pytest.raises(CheckFailed, match=r"1 of 1 checks do not hold: 2 < 1 \(2 < 1\)"):
         check_all(["2 < 1"], rows)
@@ -155,7 +155,7 @@ def test_the_forms_of_the_tables(blendkit):
     assert len({row.replace(r"\|", "").count("|") for row in rows[:8]}) == 1
     assert " to " in markdown.stdout and "evaluate|oracle:judge:j" in markdown.stdout
     latex = blendkit("evaluate", "--format", "latex", stdin=lines(records)).stdout
-    assert r"a|b\_<i>\&\%" in latex and latex.count(r"\begin{tabular}") == 2
+    assert r"a|b\_<i>\&\%" in latex and latex.count(r"\begin{tabular}") == 4
     table = list(csv.reader(io.StringIO(blendkit("evaluate", "--format", "csv", stdin=lines(records)).stdout.split("\n\n")[0])))
     assert table[0][:4] == ["table", "method", "kind", "examples"] and "q_low" in table[0]
     assert {len(row) for row in table} == {len(table[0])}
@@ -202,13 +202,17 @@ def test_ratings_by_an_independent_fit(blendkit):
         assert row["win_rate"] == pytest.approx(100 * wins[place].sum() / 80, abs=0.01)
         assert row["verdicts"] == 80
     firsts = sum(record["verdicts"]["j"][0]["verdict"] == "B" for record in records)
-    assert (rows["n.5"]["first"], rows["m"]["first"], rows["fused"]["first"]) == (100 * firsts / 40, 100 - 100 * firsts / 40, None)
+    ties = sum(record["verdicts"]["j"][0]["verdict"].startswith("tie") for record in records)
+    shares = {row["method"]: row["share"] for row in parsed(done.stdout) if row["table"] == "firsts"}
+    assert shares == {"n.5": pytest.approx(100 * (firsts + ties / 2) / 40), "m": pytest.approx(100 * (40 - firsts - ties / 2) / 40)}
     matrix = {row["method"]: row for row in parsed(done.stdout) if row["table"] == "wins"}
     assert matrix["m"]["over fused"] == pytest.approx(100 * wins[0, 2] / 40, abs=0.05)
     assert matrix["m"]["over m"] is None
     assert "Win rates: row over column" in done.stderr
+    for record in records:
+        del record["verdicts"]
     without = blendkit("evaluate", "--ratings", "--oracle", "score:q", stdin=lines(records))
-    assert "--ratings need a judge's verdicts" in without.stderr
+    assert "--ratings and --length-controlled need a judge's verdicts" in without.stderr
 
 
 def test_a_pair_that_nobody_judged_is_no_tie(blendkit):

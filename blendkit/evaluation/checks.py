@@ -10,9 +10,12 @@ from typing import Any
 import orjson
 
 from blendkit.errors import CheckFailed, DataError, NoInputError, UsageError
+from blendkit.scorers import better_when_lower
 
 GROUPS = {"llms": "model", "oracles": "oracle", "rankers": "ranker", "fused": "fused"}
-LOWER_IS_BETTER = ("gpt_rank", "footrule")
+LOWER_IS_BETTER = ("gpt_rank", "footrule", "rank_by_")
+# What tells how a method is, and not how good.
+NEUTRAL = ("characters", "examples")
 OPERATORS = {"<=": operator.le, ">=": operator.ge, "==": operator.eq, "!=": operator.ne, "<": operator.lt, ">": operator.gt}
 FORM = "GROUP.METHOD.COLUMN OP GROUP.METHOD.COLUMN or a number"
 Rows = list[dict[str, Any]]
@@ -30,7 +33,12 @@ def parsed(check: str) -> tuple[str, str, str]:
     return match[1], match[2], match[3]
 
 
-def check_all(checks: list[str], rows: Rows, lower_is_better: tuple[str, ...] = ()) -> None:
+def lower_is_better(column: str) -> bool:
+    """Whether the least of a column's figures is the best."""
+    return column.startswith(LOWER_IS_BETTER) or better_when_lower(column)
+
+
+def check_all(checks: list[str], rows: Rows) -> None:
     """Compares the figures of the tables.
 
     Raises:
@@ -40,14 +48,14 @@ def check_all(checks: list[str], rows: Rows, lower_is_better: tuple[str, ...] = 
     failed = []
     for check in checks:
         left, sign, right = parsed(check)
-        values = [figure(side, rows, lower_is_better) for side in (left, right)]
+        values = [figure(side, rows) for side in (left, right)]
         if not OPERATORS[sign](*values):
             failed.append(f"{left} {sign} {right} ({values[0]:g} {sign} {values[1]:g})")
     if failed:
         raise CheckFailed(f"{len(failed)} of {len(checks)} checks do not hold: {'; '.join(failed)}")
 
 
-def figure(path: str, rows: Rows, lower_is_better: tuple[str, ...] = ()) -> float:
+def figure(path: str, rows: Rows) -> float:
     """A number, or the cell of GROUP.METHOD.COLUMN; the method may be `best`, `worst` or `mean`, and hold dots.
 
     Groups are llms, oracles, rankers and fused (Table 2), and agreement (Table 3, and the agreement with labels).
@@ -70,9 +78,8 @@ def figure(path: str, rows: Rows, lower_is_better: tuple[str, ...] = ()) -> floa
         raise UsageError(f"--assert {path}: no {group} with a figure {column!r}; there are {', '.join(columns) or 'none'}")
     if method in having:
         return float(having[method])
-    lower = column in LOWER_IS_BETTER or column in lower_is_better
     if method in ("best", "worst"):
-        return float(min(having.values()) if lower == (method == "best") else max(having.values()))
+        return float(min(having.values()) if lower_is_better(column) == (method == "best") else max(having.values()))
     if method == "mean":
         return float(sum(having.values()) / len(having))
     raise UsageError(f"--assert {path}: no {group} of the name {method!r}; there are {', '.join(having)}")

@@ -15,6 +15,11 @@ TITLES = {
     "tests": "Paired tests",
     "ratings": "Ratings",
     "wins": "Win rates",
+    "firsts": "Who ranks first (Figure 1)",
+    "distribution": "Ranks",
+    "judges": "Judges",
+    "length": "Length-controlled win rates",
+    "stages": "Stages",
     "compare": "Changes",
 }
 HIDDEN = ("table", "intervals")

@@ -1,13 +1,15 @@
-"""Models against each other over all verdicts: win rates, Bradley-Terry ratings with intervals, and who comes first (the paper's Figure 1)."""
+"""Models against each other: who ranks first (the paper's Figure 1), win rates, Bradley-Terry and Elo ratings with intervals."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+
+from blendkit.evaluation.elo import elo
+from blendkit.evaluation.examples import Example, rounded
 
 Wins = NDArray[np.float64]
 RESAMPLES = 200
@@ -17,58 +19,80 @@ SCALE, MEAN = 400 / math.log(10), 1500.0
 PRIOR = 0.5
 
 
-class Tournament:
-    """Verdicts by example and pair of models; a tie is half a win for each."""
+def firsts(examples: list[Example]) -> list[dict[str, Any]]:
+    """The tables `firsts` (Figure 1: % of examples in which each LLM ranks first, ties shared) and `distribution` (% at each rank)."""
+    share: dict[str, float] = {}
+    at_rank: dict[str, dict[int, float]] = {}
+    seen: dict[str, float] = {}
+    judged = [example for example in examples if example.oracle is not None]
+    for example in judged:
+        assert example.oracle is not None
+        best = [index for index, rank in example.oracle.generated.items() if rank == 1]
+        for index, rank in example.oracle.generated.items():
+            model = example.models[index]
+            share[model] = share.get(model, 0.0) + (1 / len(best) if rank == 1 else 0.0)
+            seen[model] = seen.get(model, 0.0) + 1
+            ranks = at_rank.setdefault(model, {})
+            ranks[rank] = ranks.get(rank, 0.0) + 1
+    order = sorted(share, key=lambda model: -share[model])
+    most = max((rank for ranks in at_rank.values() for rank in ranks), default=0)
+    rows: list[dict[str, Any]] = [{"table": "firsts", "method": model, "share": rounded(100 * share[model] / len(judged))} for model in order]
+    for model in order:
+        shares = {f"rank {rank}": rounded(100 * at_rank[model].get(rank, 0.0) / seen[model]) for rank in range(1, most + 1)}
+        rows.append({"table": "distribution", "method": model, **shares})
+    return rows
 
-    def __init__(self) -> None:
-        self._models: dict[str, int] = {}
-        self._games: list[tuple[list[int], NDArray[np.float64]]] = []
 
-    def add(self, models: list[str], margin: Wins) -> None:
-        """One example: `margin[i, j]`, [n, n], above 0 where candidate i beat candidate j, NaN where nobody judged them."""
-        places = [self._models.setdefault(model, len(self._models)) for model in models]
-        self._games.append((places, np.where(np.isnan(margin), np.nan, (np.sign(margin) + 1) / 2)))
-
-    def rows(self, firsts: Iterable[tuple[str, float]], seed: int) -> list[dict[str, Any]]:
-        """The table `ratings`, best first, and the table `wins`, a row a model. `firsts`: % of examples in which a model ranks first."""
-        names = list(self._models)
-        size = len(names)
-        if size < 2:
-            return []
-        by_example = np.zeros((len(self._games), size * size))
-        for number, (places, results) in enumerate(self._games):
-            sums = np.zeros((size, size))
-            # A model that gave several candidates plays with each of them, but not against itself.
-            np.add.at(sums, np.ix_(places, places), np.nan_to_num(results))
-            np.fill_diagonal(sums, 0.0)
-            by_example[number] = sums.ravel()
-        total = by_example.sum(axis=0).reshape(size, size)
-        games = total + total.T
-        strengths = rating(total)
-        generator = np.random.default_rng(seed)
-        n = len(by_example)
-        counts = np.stack([np.bincount(generator.integers(n, size=n), minlength=n) for _ in range(RESAMPLES)]).astype(float)
-        resampled = np.stack([rating(wins.reshape(size, size)) for wins in counts @ by_example])
-        low, high = np.percentile(resampled, (2.5, 97.5), axis=0)
-        with np.errstate(invalid="ignore", divide="ignore"):
-            rates = 100 * total / games
-        first = dict(firsts)
-        ratings = []
-        for place in np.argsort(-strengths, kind="stable"):
-            won, played = float(total[place].sum()), float(games[place].sum())
-            row = {"table": "ratings", "method": names[place], "verdicts": round(played), "win_rate": round(100 * won / played, 2) if played else None}
-            figures = {"rating": strengths[place], "rating_low": low[place], "rating_high": high[place]}
-            ratings.append({**row, **{key: round(float(value), 1) for key, value in figures.items()}, "first": first.get(names[place])})
-        matrix: list[dict[str, Any]] = []
-        for row in ratings:
-            against = {
-                str(other["method"]): None
-                if np.isnan(value := rates[self._models[str(row["method"])], self._models[str(other["method"])]])
-                else round(float(value), 1)
-                for other in ratings
-            }
-            matrix.append({"table": "wins", "method": row["method"], **{f"over {name}": share for name, share in against.items()}})
-        return [*ratings, *matrix]
+def ratings_of(examples: list[Example], seed: int) -> list[dict[str, Any]]:
+    """The table `ratings`, best first, and the table `wins`, a row a model; over all verdicts of the judge, a tie half a win for each."""
+    judged = [example for example in examples if example.margin is not None]
+    names = list(dict.fromkeys(model for example in judged for model in example.models))
+    place = {name: number for number, name in enumerate(names)}
+    size = len(names)
+    if size < 2:
+        return []
+    by_example = np.zeros((len(judged), size * size))
+    games: list[tuple[int, int, float, int]] = []
+    for number, example in enumerate(judged):
+        assert example.margin is not None
+        places = np.array([place[model] for model in example.models])
+        results = (example.margin + 1) / 2
+        there = ~np.isnan(results) & (places[:, None] != places)  # a model does not play against itself
+        rows, columns = np.nonzero(there)
+        np.add.at(by_example[number], places[rows] * size + places[columns], results[rows, columns])
+        upper = rows < columns
+        games += zip(
+            places[rows[upper]].tolist(),
+            places[columns[upper]].tolist(),
+            results[rows[upper], columns[upper]].tolist(),
+            [number] * int(upper.sum()),
+            strict=True,
+        )
+    if not games:
+        return []
+    total = by_example.sum(axis=0).reshape(size, size)
+    played = total + total.T
+    strengths = rating(total)
+    generator = np.random.default_rng(seed)
+    n = len(by_example)
+    counts = np.stack([np.bincount(generator.integers(n, size=n), minlength=n) for _ in range(RESAMPLES)]).astype(float)
+    resampled = np.stack([rating(wins.reshape(size, size)) for wins in counts @ by_example])
+    low, high = np.percentile(resampled, (2.5, 97.5), axis=0)
+    first, second, won, owner = (np.array(column) for column in zip(*games, strict=True))
+    online, online_low, online_high = elo(first, second, won, owner, size, seed)
+    with np.errstate(invalid="ignore", divide="ignore"):
+        rates = 100 * total / played
+    order = [int(number) for number in np.argsort(-strengths, kind="stable")]
+    rows_out: list[dict[str, Any]] = []
+    for number in order:
+        won_by, of = float(total[number].sum()), float(played[number].sum())
+        row = {"table": "ratings", "method": names[number], "verdicts": round(of), "win_rate": round(100 * won_by / of, 2) if of else None}
+        figures = {"rating": strengths, "rating_low": low, "rating_high": high, "elo": online, "elo_low": online_low, "elo_high": online_high}
+        rows_out.append({**row, **{key: round(float(values[number]), 1) for key, values in figures.items()}})
+    for number in order:
+        against = {f"over {names[other]}": None if np.isnan(rates[number, other]) else round(float(rates[number, other]), 1) for other in order}
+        rows_out.append({"table": "wins", "method": names[number], **against})
+    return rows_out
 
 
 def rating(wins: Wins) -> NDArray[np.float64]:

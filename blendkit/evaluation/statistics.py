@@ -31,9 +31,11 @@ def bootstrap(values: Values, seed: int, resamples: int = RESAMPLES) -> Values:
         counts = np.stack([np.bincount(generator.integers(n, size=n), minlength=n) for _ in range(size)]).astype(float)
         with np.errstate(invalid="ignore", divide="ignore"):
             means[start : start + size] = (counts @ filled) / (counts @ present)
-    with np.errstate(all="ignore"):
-        low, high = np.nanpercentile(means, (2.5, 97.5), axis=0) if n else np.full((2, values.shape[1]), np.nan)
-    return np.stack([low, high], axis=1)
+    bounds = np.full((values.shape[1], 2), np.nan)
+    there = present.any(axis=0)
+    if there.any():
+        bounds[there] = np.nanpercentile(means[:, there], (2.5, 97.5), axis=0).T
+    return bounds
 
 
 def randomization(differences: Values, seed: int, permutations: int = PERMUTATIONS) -> Values:

@@ -9,9 +9,8 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from blendkit.evaluation.checks import LOWER_IS_BETTER
+from blendkit.evaluation.checks import NEUTRAL, lower_is_better
 from blendkit.evaluation.formats import text_of as _text
-from blendkit.scorers import better_when_lower
 
 KINDS = {"model": "LLMs", "oracle": "Oracles", "ranker": "Rankers", "fused": "Fused"}
 FIXED = ("table", "method", "kind", "examples", "intervals")
@@ -21,7 +20,10 @@ TITLES = {
     "pearson": "Pearson ↑",
     "spearman": "Spearman ↑",
     "footrule": "Footrule ↓",
+    "pearson_per_example": "Pearson per example ↑",
     "spearman_per_example": "Spearman per example ↑",
+    "characters": "Characters",
+    "examples": "Examples",
 }
 
 
@@ -44,15 +46,30 @@ def print_tables(rows: list[dict[str, Any]], signatures: list[str], intervals: b
         ("tests", "Paired tests, over the examples of both", ("method", "column", "examples", "difference", "low", "high", "p", "p_holm")),
         (
             "ratings",
-            "Ratings over all verdicts (Bradley-Terry, on Elo's scale)",
-            ("method", "verdicts", "win_rate", "rating", "rating_low", "rating_high", "first"),
+            "Ratings over all verdicts (Bradley-Terry on Elo's scale; Elo online)",
+            ("method", "verdicts", "win_rate", "rating", "rating_low", "rating_high", "elo", "elo_low", "elo_high"),
         ),
         ("wins", "Win rates: row over column, %", None),
+        (
+            "length",
+            "Length-controlled win rates (AlpacaEval 2)",
+            ("method", "examples", "win_rate", "length_controlled", "low", "high", "length_effect", "characters"),
+        ),
+        (
+            "judges",
+            "Judges: rate of the first place, agreement of both orders, %",
+            ("method", "verdicts", "ties", "unparsed", "first_place_rate", "consistency", "alpha"),
+        ),
+        ("stages", "Stages, from their manifests", None),
         ("compare", "Changes since the earlier run", ("method", "column", "old", "new", "change", "noise", "beyond_noise")),
     ):
         chosen = [row for row in rows if row["table"] == name]
         if chosen:
-            console.print(_plain_table(chosen, title, columns or tuple(key for key in chosen[0] if key != "table")))
+            console.print(_plain_table(chosen, title, columns or tuple(dict.fromkeys(key for row in chosen for key in row if key != "table"))))
+            if name == "length":
+                console.print(
+                    f"Against {chosen[0]['baseline']}: what its judge would prefer of answers of equal length; bootstrap 95 %.", style="dim", markup=False
+                )
             if name == "tests":
                 against = f"Against {chosen[0]['baseline']}: bootstrap 95 % interval; p by approximate randomization; p_holm for all of them together."
                 console.print(against, style="dim", markup=False)
@@ -87,7 +104,7 @@ def _table(rows: list[dict[str, Any]], title: str, intervals: bool) -> Table:
     table = Table(title=title, title_justify="left", header_style="bold")
     table.add_column("Method", overflow="fold")
     for column in columns:
-        table.add_column(escape(_title(column)), justify="right")
+        table.add_column(escape(column_title(column)), justify="right")
     kind = None
     for row in rows:
         if row.get("kind") != kind:
@@ -100,10 +117,13 @@ def _table(rows: list[dict[str, Any]], title: str, intervals: bool) -> Table:
     return table
 
 
-def _title(column: str) -> str:
+def column_title(column: str) -> str:
+    """A column of Tables 2 and 3, with the way that is better."""
     if column.startswith("not_worse_than_"):
         return f"≥ {column.removeprefix('not_worse_than_')} % ↑"
-    return TITLES.get(column, f"{column} {'↓' if better_when_lower(column) else '↑'}")
+    if column.startswith("rank_by_"):
+        return f"Rank by {column.removeprefix('rank_by_')} ↓"
+    return TITLES.get(column, f"{column} {'↓' if lower_is_better(column) else '↑'}")
 
 
 def _cell(row: dict[str, Any], column: str, peers: list[dict[str, Any]], intervals: bool) -> str:
@@ -111,14 +131,17 @@ def _cell(row: dict[str, Any], column: str, peers: list[dict[str, Any]], interva
     if value is None:
         return "–"
     values = [peer[column] for peer in peers if peer.get(column) is not None]
-    best = min(values) if column in LOWER_IS_BETTER or better_when_lower(column) else max(values)
-    text = _figure(column, value)
+    best = None if column in NEUTRAL else min(values) if lower_is_better(column) else max(values)
+    text = figure_text(column, value)
     text = f"[bold]{text}[/]" if value == best and len(values) > 1 else text
     if intervals and column in row.get("intervals", {}):
         low, high = row["intervals"][column]
-        text += f"\n[dim]{_figure(column, low)}–{_figure(column, high)}[/]"
+        text += f"\n[dim]{figure_text(column, low)}–{figure_text(column, high)}[/]"
     return text
 
 
-def _figure(column: str, value: float) -> str:
+def figure_text(column: str, value: float) -> str:
+    """A figure of Tables 2 and 3."""
+    if column in NEUTRAL:
+        return f"{value:,.0f}"
     return f"{value:.4f}" if abs(value) < 1 and column not in TITLES else f"{value:.2f}"

@@ -75,11 +75,13 @@ def orders_shown(orders: str, pair: Shown, seed: int, record_id: str) -> list[Sh
     return [(a, b) if random.Random(seeded(seed, record_id, str(a), str(b))).random() < 0.5 else (b, a)]
 
 
-def as_row(opinion: Opinion, shown: Shown) -> dict[str, Any]:
-    """The opinion as the record keeps it: on candidates a < b, whichever was shown first."""
+def as_row(opinion: Opinion, shown: Shown, indifferent: bool = False) -> dict[str, Any]:
+    """The opinion as the record keeps it: on candidates a < b, whichever was shown first. An `indifferent` judge saw no order."""
     a, b = min(shown), max(shown)
     turned = shown != (a, b)
-    row: dict[str, Any] = {"a": a, "b": b, "verdict": SWAPPED.get(opinion.verdict, opinion.verdict) if turned else opinion.verdict, "shown": list(shown)}
+    row: dict[str, Any] = {"a": a, "b": b, "verdict": SWAPPED.get(opinion.verdict, opinion.verdict) if turned else opinion.verdict}
+    if not indifferent:
+        row["shown"] = list(shown)
     if opinion.probability is not None:
         row["probability"] = round(1 - opinion.probability if turned else opinion.probability, 6)
     if opinion.reason:

@@ -67,7 +67,7 @@ class Judging(Stage):
                 )
                 for juror, orders, given in zip(self.jurors, shown, found, strict=True):
                     opinions[juror.name] += zip(orders, given, strict=True)
-                    rows[juror.name] += [as_row(opinion, order) for order, opinion in zip(orders, given, strict=True)]
+                    rows[juror.name] += [as_row(opinion, order, juror.indifferent) for order, opinion in zip(orders, given, strict=True)]
                 margins |= self._margins(rows, pairs)
             logits = [margins[i, j] if i < j else -margins[j, i] for i, j in asked]
         self._add(record, rows)

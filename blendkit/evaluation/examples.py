@@ -1,0 +1,193 @@
+"""What the tables need of one record: standings by the oracle and the judge, scores, ranks, lengths. Its texts are not kept."""
+
+from __future__ import annotations
+
+import math
+import random
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+from blendkit.aggregate import AGGREGATIONS, Matrix, matrix, max_logits, ranks_from_scores, verdict_matrix
+from blendkit.errors import RecordError
+from blendkit.rankers.schedules import bubble
+from blendkit.records import Record, candidates_of, generated_only, verdicts_of
+from blendkit.running import seeded
+from blendkit.scorers import better_when_lower
+
+Verdicts = dict[str, list[dict[str, Any]]]
+
+
+@dataclass(frozen=True, slots=True)
+class Standings:
+    """Ranks of the generated candidates among themselves, and of each fused one among them and itself; 1 is best."""
+
+    generated: dict[int, int]
+    fused: dict[int, int]
+
+    def of(self, index: int) -> int | None:
+        """A candidate's rank; None where a fused one was not judged."""
+        return self.generated.get(index, self.fused.get(index))
+
+    @property
+    def ranks(self) -> list[int]:
+        """Of the generated candidates, in their order."""
+        return list(self.generated.values())
+
+    @property
+    def best(self) -> int:
+        """The first of the candidates that rank first."""
+        return min(self.generated, key=lambda index: self.generated[index])
+
+
+@dataclass(slots=True)
+class Example:
+    """`margin[i, j]`, [n, n], says how much the judge prefers candidate i to j, from -1 to 1; NaN where it saw no such pair.
+
+    `picks` are the candidates that aggregations put first beside `ranks`.
+    """
+
+    number: int
+    models: list[str]
+    generated: list[int]
+    characters: list[int]
+    scores: list[dict[str, float | None]]
+    ranks: dict[str, list[int]]
+    oracle: Standings | None = None
+    judge: Standings | None = None
+    margin: Matrix | None = None
+    picks: dict[str, int] = field(default_factory=dict)
+
+    def score_values(self, metric: str) -> Matrix | None:
+        """The generated candidates' values, turned so that higher is better; None where one is missing."""
+        values = [self.scores[index].get(metric) for index in self.generated]
+        if any(value is None for value in values):
+            return None
+        return np.asarray(values, float) * (-1 if better_when_lower(metric) else 1)
+
+
+@dataclass
+class Oracle:
+    """What counts as the true ranking. `judge` is the judge of the verdicts, the oracle itself or beside a score.
+
+    Both are found in the first record where they are not named: MixInstruct's judge first, then a panel, then any.
+    """
+
+    score: str | None = None
+    judge: str | None = None
+    wanted: bool = False
+
+    @classmethod
+    def named(cls, name: str | None) -> Oracle:
+        """From `judge:NAME`, `score:NAME`, or the plain NAME of a score."""
+        if name is None:
+            return cls()
+        kind, mark, rest = name.partition(":")
+        if mark and kind == "judge":
+            return cls(judge=rest, wanted=True)
+        return cls(score=rest if mark and kind == "score" else name)
+
+    @property
+    def name(self) -> str | None:
+        """As signatures and flags have it."""
+        return f"score:{self.score}" if self.score else f"judge:{self.judge}" if self.judge else None
+
+    def find_judge(self, verdicts: Verdicts) -> None:
+        """Takes the stream's judge where none is named."""
+        if self.judge is None and verdicts:
+            self.judge = next((name for name in ("mixinstruct", "panel") if name in verdicts), next(iter(verdicts)))
+
+    def read(self, example: Example, record: Record, verdicts: Verdicts) -> None:
+        """Fills the example's standings and margins.
+
+        Raises:
+            RecordError: the record lacks the scores or verdicts of the oracle.
+        """
+        candidates = record["candidates"]
+        if self.score:
+            values = [candidate.get("scores", {}).get(self.score) for candidate in candidates]
+            for index in example.generated:
+                if values[index] is None:
+                    raise RecordError(f"candidates[{index}].scores.{self.score}", f"expected a number, as --oracle {self.score} asks for it of every candidate")
+            sign = -1 if better_when_lower(self.score) else 1
+            scored = [index for index, value in enumerate(values) if value is not None]
+            example.oracle = _standings(example.generated, lambda chosen: [sign * float(values[index] or 0) for index in chosen], scored)
+        if self.judge is None:
+            return
+        if self.judge not in verdicts:
+            if self.score and not self.wanted:
+                return
+            raise RecordError(f"verdicts.{self.judge}", f"not there, found {', '.join(verdicts) or 'none'}; `blendkit judge` writes verdicts")
+        m = verdict_matrix(verdicts[self.judge], len(candidates))
+        judged = {index for verdict in verdicts[self.judge] for index in (verdict["a"], verdict["b"])} | set(example.generated)
+        example.judge = _standings(example.generated, lambda chosen: max_logits(m[np.ix_(chosen, chosen)]).tolist(), sorted(judged))
+        example.margin = (m - m.T) / 2
+        if not self.score:
+            example.oracle = example.judge
+
+
+def rank_of(standings: Standings | None, index: int) -> int | None:
+    """A candidate's rank, where there is one."""
+    return standings.of(index) if standings else None
+
+
+def example_of(record: Record, number: int, oracle: Oracle, aggregations: bool = False, seed: int = 0) -> Example:
+    """The record as an example; with `aggregations`, every ranker's full comparisons by MaxLogits, MaxWins and one bubble run.
+
+    Raises:
+        RecordError: no candidate that an LLM wrote, or what the oracle needs is missing.
+    """
+    candidates = candidates_of(record)
+    generated = generated_only(candidates)
+    if not generated:
+        raise RecordError("candidates", "expected at least one that an LLM wrote, got fused ones only")
+    verdicts = verdicts_of(record)
+    oracle.find_judge(verdicts)
+    example = Example(
+        number,
+        [candidate["model"] for candidate in candidates],
+        generated,
+        [len(candidate["text"]) for candidate in candidates],
+        [candidate.get("scores", {}) for candidate in candidates],
+        {name: values for name, values in record.get("ranks", {}).items() if len(values) == len(generated)},
+    )
+    oracle.read(example, record, verdicts)
+    if aggregations:
+        for name, m in _full_matrices(record, generated):
+            for aggregate in ("max-logits", "max-wins"):
+                example.ranks[f"{name}: {aggregate}"] = ranks_from_scores(AGGREGATIONS[aggregate](m))
+            example.picks[f"{name}: bubble"] = generated[_bubble(m, random.Random(seeded(seed, "schedule", record["id"])))]
+    return example
+
+
+def _full_matrices(record: Record, generated: list[int]) -> Iterator[tuple[str, Matrix]]:
+    n = len(generated)
+    for name, comparisons in record.get("comparisons", {}).items():
+        m = matrix([pair for pair in comparisons["pairs"] if pair[0] < n and pair[1] < n], n)
+        if not np.isnan(m).any():
+            yield name, m
+
+
+def _bubble(m: Matrix, rng: random.Random) -> int:
+    """The best by the bubble run that `pair --schedule bubble` would have done."""
+    run = bubble(len(m), rng)
+    try:
+        asked = next(run)
+        while True:
+            asked = run.send([float(m[i, j]) for i, j in asked])
+    except StopIteration as done:
+        return int(done.value[0])
+
+
+def _standings(generated: list[int], scores_of: Callable[[list[int]], list[float]], judged: list[int]) -> Standings:
+    ranks = ranks_from_scores(scores_of(generated))
+    others = [index for index in judged if index not in generated]
+    fused = {index: ranks_from_scores(scores_of([*generated, index]))[-1] for index in others}
+    return Standings(dict(zip(generated, ranks, strict=True)), fused)
+
+
+def rounded(value: float) -> float | None:
+    """Four digits; None for NaN."""
+    return None if math.isnan(value) else round(value, 4)

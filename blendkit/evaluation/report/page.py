@@ -1,0 +1,175 @@
+"""`evaluate --report DIR`: one HTML page with everything in it; nothing is fetched when it is opened.
+
+Names and texts come from models and may hold anything. In the markup they are escaped; records travel as JSON that no text
+in it can end, and the script puts them on the page as text, never as markup. The page's policy lets no other script run.
+"""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+from html import escape
+from pathlib import Path
+from typing import Any
+
+import orjson
+
+from blendkit.errors import OutputError
+from blendkit.evaluation.checks import NEUTRAL, lower_is_better
+from blendkit.evaluation.formats import TITLES, text_of
+from blendkit.evaluation.report.browser import Browser
+from blendkit.evaluation.report.plots import as_svg
+from blendkit.evaluation.terminal import KINDS, column_title, figure_text
+from blendkit.version import VERSION
+
+Rows = list[dict[str, Any]]
+HERE = Path(__file__).parent
+# Rows beyond which a table scrolls in a frame of its own.
+TALL = 40
+# Tables in the page's order; the figures show what `firsts` and `distribution` say.
+ORDER = (2, 3, "tests", "ratings", "wins", "length", "judges", "agreement", "compare", "stages")
+NOTES = {
+    2: "Click a heading to sort. Hover over a figure for its 95 % interval (bootstrap over the examples).",
+    3: "Pearson and Spearman: a model's ranks over all examples, mean over models, as the reference code has it; and within an example, mean over "
+    "examples. Correlations × 100. Footrule: the mean sum of rank differences.",
+    "tests": "Bootstrap 95 % interval of the mean difference; p by approximate randomization; p_holm corrected for all of them together.",
+    "ratings": "Bradley-Terry strengths on Elo's scale, and online Elo, each with 95 % intervals over the examples; a tie is half a win.",
+    "length": "What the judge would prefer if answers were of equal length (Dubois et al. 2024).",
+}
+
+
+def make_folder(folder: str) -> None:
+    """Makes the page's folder, before there is anything to lose. Raises OutputError when that cannot be."""
+    try:
+        Path(folder).mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise OutputError(f"--report {folder}: cannot make the folder: {error.strerror}") from error
+
+
+def write_page(folder: str, rows: Rows, signatures: list[str], notes: list[str], browser: Browser, examples: int) -> Path:
+    """Writes `index.html` into the folder; returns its path.
+
+    Raises:
+        OutputError: it cannot be written.
+    """
+    path = Path(folder) / "index.html"
+    try:
+        path.write_text(page(rows, signatures, notes, browser, examples), encoding="utf-8", errors="replace")
+    except OSError as error:
+        raise OutputError(f"--report {folder}: cannot write: {error.strerror}") from error
+    return path
+
+
+def page(rows: Rows, signatures: list[str], notes: list[str], browser: Browser, examples: int) -> str:
+    """The whole page."""
+    style, script = ((HERE / name).read_text(encoding="utf-8") for name in ("page.css", "page.js"))
+    drawn = as_svg(rows)
+    sections = [_section(table, [row for row in rows if row["table"] == table]) for table in ORDER]
+    figures = "".join(f"<figure><figcaption>{escape(title)}</figcaption>{svg}</figure>" for title, svg in drawn.items())
+    parts = [section for section in sections[:2] if section]
+    parts += [f'<section id="figures"><h2>Figures</h2><div class="figures">{figures}</div></section>'] if figures else []
+    parts += [section for section in sections[2:] if section]
+    shown = f"{len(browser.records):,} of {examples:,} records" if len(browser.records) < examples else f"{examples:,} records"
+    legend = "Search looks into requests, references, answers, models and ids. Green: the top that was fused; framed: a fused answer."
+    said = "".join(f"<li>{escape(note)}</li>" for note in notes)
+    signed = "".join(f"<li><code>{escape(signature)}</code></li>" for signature in signatures)
+    policy = f"default-src 'none'; style-src 'unsafe-inline'; img-src data:; script-src 'sha256-{_digest(script)}'"
+    return f"""<!DOCTYPE html>
+<html lang="en">
+<head>
+<meta charset="utf-8">
+<meta name="viewport" content="width=device-width, initial-scale=1">
+<meta http-equiv="Content-Security-Policy" content="{policy}">
+<title>blendkit evaluate: {examples:,} records</title>
+<style>{style}</style>
+</head>
+<body>
+<header><h1>blendkit evaluate</h1><p>{examples:,} records</p>
+<nav>{_navigation(parts)}<a href="#records">Records</a></nav></header>
+<main>
+{f'<ul class="notes">{said}</ul>' if said else ""}
+{"".join(parts)}
+<section id="records"><h2>Records</h2><p class="note">{shown}. {legend}</p>
+<div class="browser"><div class="finder"><input id="search" type="search" placeholder="Search records" aria-label="Search records">
+<p id="found" role="status"></p><ol id="list"></ol></div><div id="record" tabindex="-1"></div></div>
+<noscript><p>The records are shown by the page's script, which is switched off.</p></noscript></section>
+<footer><h2>Signatures</h2><ul>{signed}</ul><p>blendkit {escape(VERSION)}</p></footer>
+</main>
+<script type="application/json" id="data">{_data(browser)}</script>
+<script>{script}</script>
+</body>
+</html>
+"""
+
+
+def _digest(text: str) -> str:
+    return base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()
+
+
+def _data(browser: Browser) -> str:
+    """JSON that holds no `<`, so that nothing in it can end the element or begin a comment."""
+    return orjson.dumps(browser.records, option=orjson.OPT_NON_STR_KEYS).decode().replace("<", "\\u003c").replace("\u2028", "\\u2028")
+
+
+def _navigation(parts: list[str]) -> str:
+    links = []
+    for part in parts:
+        anchor = part.split('id="', 1)[1].split('"', 1)[0]
+        title = part.split("<h2>", 1)[1].split("</h2>", 1)[0]
+        links.append(f'<a href="#{anchor}">{title}</a>')
+    return "".join(links)
+
+
+def _section(table: Any, rows: Rows) -> str:
+    if not rows:
+        return ""
+    columns = [key for key in dict.fromkeys(key for row in rows for key in row) if key not in ("table", "intervals", "kind", "method")]
+    against = f" Against {escape(str(rows[0]['baseline']))}." if table in ("tests", "length") else ""
+    hidden = {"baseline"} | ({"examples"} if len({row.get("examples") for row in rows}) == 1 else set())
+    columns = [column for column in columns if column not in hidden]
+    heads = "".join(f'<th scope="col"><button type="button">{escape(_heading(table, column))}</button></th>' for column in columns)
+    body, kind = [], None
+    for row in rows:
+        if table == 2 and row["kind"] != kind:
+            kind = row["kind"]
+            body.append(f'<tr class="kind"><th colspan="{len(columns) + 1}">{KINDS[kind]}</th></tr>')
+        cells = "".join(_cell(table, row, column, rows) for column in columns)
+        body.append(f'<tr><th scope="row"><bdi>{escape(str(row["method"]))}</bdi></th>{cells}</tr>')
+    note = f'<p class="note">{NOTES.get(table, "")}{against}</p>' if NOTES.get(table) or against else ""
+    name = table if isinstance(table, str) else f"table-{table}"
+    frame = "scroll tall" if len(rows) > TALL else "scroll"
+    first = '<th scope="col"><button type="button">Method</button></th>'
+    whole = f"<table><thead><tr>{first}{heads}</tr></thead><tbody>{''.join(body)}</tbody></table>"
+    return f'<section id="{name}"><h2>{TITLES[table]}</h2>{note}<div class="{frame}">{whole}</div></section>'
+
+
+def _heading(table: Any, column: str) -> str:
+    if table in (2, 3):
+        return column_title(column)
+    return column.removeprefix("over ") if table == "wins" else column.replace("_", " ")
+
+
+def _cell(table: Any, row: dict[str, Any], column: str, rows: Rows) -> str:
+    value = row.get(column)
+    if value is None:
+        return "<td>–</td>"
+    if isinstance(value, str | bool):
+        return f"<td>{escape(text_of(value))}</td>"
+    text = figure_text(column, value) if table in (2, 3) else text_of(value)
+    interval = row.get("intervals", {}).get(column)
+    hint = f' title="{figure_text(column, interval[0])} to {figure_text(column, interval[1])}"' if interval else ""
+    style = ""
+    if table == "wins":
+        # Blue where the row wins, red where it loses; stronger with the distance from 50.
+        strength = min(0.75, abs(value - 50) / 60)
+        style = f' style="background:rgba({"37,99,168" if value > 50 else "190,60,50"},{strength:.2f})"'
+    best = table in (2, 3) and column not in NEUTRAL and len(_peers(row, rows, column)) > 1 and value == _best(column, _peers(row, rows, column))
+    return f'<td data-value="{value}"{hint}{style}>{f"<b>{text}</b>" if best else text}</td>'
+
+
+def _peers(row: dict[str, Any], rows: Rows, column: str) -> list[float]:
+    return [peer[column] for peer in rows if peer.get("kind") == row.get("kind") and peer.get(column) is not None]
+
+
+def _best(column: str, values: list[float]) -> float:
+    return min(values) if lower_is_better(column) else max(values)

@@ -1,0 +1,201 @@
+"""The figures, drawn by matplotlib from the tables' rows: for the page as SVG, and for `--plot` as one file."""
+
+from __future__ import annotations
+
+import io
+import logging
+import math
+import warnings
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from blendkit.errors import OutputError, UsageError
+from blendkit.evaluation.checks import NEUTRAL, lower_is_better
+from blendkit.evaluation.terminal import TITLES
+
+Rows = list[dict[str, Any]]
+BLUE, GREY = "#2563a8", "#8a8f98"
+FORMS = (".png", ".svg", ".pdf")
+LONGEST = 32
+PANELS = 6
+
+
+def figures(rows: Rows) -> dict[str, Callable[[Any], None]]:
+    """Title → how to draw on a matplotlib figure or a part of one; only what the rows have."""
+    found: dict[str, Callable[[Any], None]] = {}
+    if any(row["table"] == "firsts" for row in rows):
+        found["Who ranks first, % of examples (Figure 1)"] = lambda figure: _firsts(figure.subplots(), _of(rows, "firsts"))
+        found["Share of each rank, % of examples"] = lambda figure: _distribution(figure.subplots(), _of(rows, "distribution"))
+    if any(row["table"] == "wins" for row in rows):
+        found["Win rate of the row over the column, %"] = lambda figure: _wins(figure.subplots(), _of(rows, "wins"))
+    if _metrics(rows):
+        found["Each metric against the oracle: one dot an LLM"] = lambda figure: _correlations(figure, rows)
+    return found
+
+
+def as_svg(rows: Rows) -> dict[str, str]:
+    """Each figure as SVG text for a page; its words stay words."""
+    drawn = {}
+    for title, draw in figures(rows).items():
+        with _drawing() as matplotlib:
+            figure = matplotlib.figure.Figure(figsize=(7.2, _height(rows, title)), layout="constrained")
+            draw(figure)
+            file = io.StringIO()
+            figure.savefig(file, format="svg", transparent=True, metadata={"Date": None, "Creator": None})
+        drawn[title] = file.getvalue()[file.getvalue().index("<svg") :]
+    return drawn
+
+
+def save_plot(rows: Rows, path: str) -> None:
+    """All figures in one file.
+
+    Raises:
+        OutputError: the file cannot be written, or there is nothing to draw.
+    """
+    chosen = figures(rows)
+    if not chosen:
+        raise OutputError(f"--plot {path}: nothing to draw: no oracle in the stream; run `blendkit judge` before, or name --oracle SCORE")
+    columns = 1 if len(chosen) == 1 else 2
+    lines = math.ceil(len(chosen) / columns)
+    heights = [max(_height(rows, title) for title in list(chosen)[line * columns : (line + 1) * columns]) for line in range(lines)]
+    with _drawing() as matplotlib:
+        whole = matplotlib.figure.Figure(figsize=(7.2 * columns, sum(heights) + 0.4 * lines), layout="constrained")
+        parts = np.atleast_1d(whole.subfigures(lines, columns, height_ratios=heights, hspace=0.04)).ravel()
+        for part, (title, draw) in zip(parts, chosen.items(), strict=False):
+            part.suptitle(title, fontweight="bold")
+            draw(part)
+        try:
+            whole.savefig(path, dpi=150)
+        except OSError as error:
+            raise OutputError(f"--plot {path}: cannot write: {error.strerror}") from error
+
+
+def check_plot(path: str) -> None:
+    """Raises UsageError for a file that no figure can be written as or when matplotlib is not there, OutputError for no folder."""
+    if Path(path).suffix.lower() not in FORMS:
+        raise UsageError(f"--plot {path}: expected a name that ends with {', '.join(FORMS)}")
+    if not Path(path).absolute().parent.is_dir():
+        raise OutputError(f"--plot {path}: there is no such folder")
+    need_matplotlib("--plot")
+
+
+def need_matplotlib(flag: str) -> None:
+    """Raises UsageError when matplotlib is not installed."""
+    from importlib.util import find_spec
+
+    if find_spec("matplotlib") is None:
+        raise UsageError(f"{flag} draws with matplotlib, which is not installed: pip install 'blendkit[plots]'")
+
+
+@contextmanager
+def _drawing() -> Iterator[Any]:
+    """matplotlib with our settings, quiet about scripts that its own font lacks (a browser has others)."""
+    import matplotlib
+    import matplotlib.figure
+
+    logger = logging.getLogger("matplotlib.font_manager")
+    level = logger.level
+    logger.setLevel(logging.ERROR)
+    settings: dict[Any, Any] = {"svg.fonttype": "none", "svg.hashsalt": "blendkit", "font.family": "sans-serif", "font.size": 10, "axes.spines.top": False}
+    try:
+        with matplotlib.rc_context({**settings, "axes.spines.right": False, "text.parse_math": False}), warnings.catch_warnings():
+            warnings.simplefilter("ignore", UserWarning)
+            yield matplotlib
+    finally:
+        logger.setLevel(level)
+
+
+def _of(rows: Rows, table: Any) -> Rows:
+    return [row for row in rows if row["table"] == table]
+
+
+def _height(rows: Rows, title: str) -> float:
+    if title.startswith("Each metric"):
+        return 2.6 * math.ceil(min(PANELS, len(_metrics(rows))) / 3) + 0.2
+    methods = len({row["method"] for row in rows if row["table"] in ("firsts", "wins")})
+    return 1.3 + 0.34 * methods if "Win rate" not in title else 1.8 + 0.42 * methods
+
+
+def _short(name: str) -> str:
+    name = " ".join(name.split())
+    return name if len(name) <= LONGEST else name[: LONGEST - 1] + "…"
+
+
+def _firsts(axes: Any, rows: Rows) -> None:
+    rows = rows[::-1]
+    bars = axes.barh(range(len(rows)), [row["share"] for row in rows], color=BLUE)
+    axes.bar_label(bars, fmt="%.1f", padding=3)
+    axes.set_yticks(range(len(rows)), [_short(row["method"]) for row in rows])
+    axes.margins(x=0.1)
+    axes.set_xlabel("%")
+
+
+def _distribution(axes: Any, rows: Rows) -> None:
+    import matplotlib
+
+    rows = rows[::-1]
+    ranks = [key for key in rows[0] if key.startswith("rank ")]
+    colours = matplotlib.colormaps["RdYlBu_r"](np.linspace(0.05, 0.95, len(ranks)))
+    left = np.zeros(len(rows))
+    for rank, colour in zip(ranks, colours, strict=True):
+        shares = np.array([row[rank] for row in rows])
+        axes.barh(range(len(rows)), shares, left=left, color=colour, label=rank.removeprefix("rank "))
+        left += shares
+    axes.set_yticks(range(len(rows)), [_short(row["method"]) for row in rows])
+    axes.set_xlim(0, 100)
+    axes.set_xlabel("%; rank 1 on the left")
+    axes.legend(title="rank", loc="center left", bbox_to_anchor=(1, 0.5), frameon=False, fontsize="small")
+
+
+def _wins(axes: Any, rows: Rows) -> None:
+    names = [row["method"] for row in rows]
+    rates = np.array([[math.nan if row.get(f"over {name}") is None else row[f"over {name}"] for name in names] for row in rows], float)
+    axes.imshow(rates, cmap="RdBu", vmin=0, vmax=100, aspect="auto")
+    for i, j in np.argwhere(~np.isnan(rates)):
+        axes.text(j, i, f"{rates[i, j]:.0f}", ha="center", va="center", fontsize="small", color="white" if abs(rates[i, j] - 50) > 33 else "black")
+    axes.set_xticks(range(len(names)), [_short(name) for name in names], rotation=40, ha="right", rotation_mode="anchor")
+    axes.set_yticks(range(len(names)), [_short(name) for name in names])
+    axes.spines[:].set_visible(False)
+
+
+def _metrics(rows: Rows) -> list[str]:
+    """Columns of Table 2 that every LLM has, beside its rank under the oracle."""
+    models = [row for row in rows if row["table"] == 2 and row["kind"] == "model"]
+    oracle = _oracle_column(rows)
+    if oracle is None or len(models) < 3:
+        return []
+    skipped = {"examples", "top3", oracle, oracle.removeprefix("rank_by_")}
+    columns = [key for key, value in models[0].items() if isinstance(value, float) and key not in skipped and not key.startswith("not_worse_than_")]
+    return [column for column in columns if all(row.get(column) is not None for row in models)]
+
+
+def _oracle_column(rows: Rows) -> str | None:
+    row = next((row for row in rows if row["table"] == 2), {})
+    return next((key for key in row if key.startswith("rank_by_")), "gpt_rank" if "gpt_rank" in row else None)
+
+
+def _correlations(figure: Any, rows: Rows) -> None:
+    metrics, oracle = _metrics(rows)[:PANELS], str(_oracle_column(rows))
+    models = [row for row in rows if row["table"] == 2 and row["kind"] == "model"]
+    agreement = {row["method"]: row.get("spearman_per_example") for row in _of(rows, 3)}
+    grid = figure.subplots(math.ceil(len(metrics) / 3), min(3, len(metrics)), squeeze=False, sharey=True)
+    for axes in grid.ravel()[len(metrics) :]:
+        axes.set_visible(False)
+    for axes, metric in zip(grid.ravel(), metrics, strict=False):
+        axes.scatter([row[metric] for row in models], [row[oracle] for row in models], color=BLUE, s=22)
+        spearman = agreement.get(f"score:{metric}")
+        way = " (lower is better)" if metric not in NEUTRAL and lower_is_better(metric) else ""
+        axes.set_title(
+            _short(TITLES.get(metric, metric).rstrip(" ↑↓")) + ("" if spearman is None else f"\nSpearman per example {spearman:.1f}"), fontsize="small"
+        )
+        axes.set_xlabel(f"mean{way}", fontsize="small")
+        axes.tick_params(labelsize="small")
+        axes.grid(color=GREY, alpha=0.25)
+    # Rank 1 is best, so it stands at the top; the axis is shared.
+    grid[0, 0].invert_yaxis()
+    for axes in grid[:, 0]:
+        axes.set_ylabel("mean rank by the oracle", fontsize="small")
