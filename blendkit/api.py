@@ -66,13 +66,11 @@ def judge(records: Records, model: str | Sequence[str] = "embedded", **options: 
     yield from apply(make_judge(model, **options), records)
 
 
-def evaluate(
-    records: Records, *, versus: Sequence[str] = (), oracle: str | None = None, agreement: str | None = None, baseline: str | None = None, seed: int = 0
-) -> list[dict[str, Any]]:
-    """The rows of Table 2 and Table 3.
+def evaluate(records: Records, *, versus: Sequence[str] = (), oracle: str | None = None, agreement: str | None = None, **more: Any) -> list[dict[str, Any]]:
+    """The rows of Table 2 and Table 3, and of what else is asked for.
 
-    With `agreement` (a field of labels A, B, tie) also those of the agreement with it, and with `baseline` (a method)
-    those of paired tests against it.
+    With `agreement` (a field of labels A, B, tie) also those of the agreement with it; `more` are `Evaluating`'s arguments,
+    such as `baseline` (a method that all others are tested against), `ratings` and `controlled`.
 
     Raises:
         DataError: there is no record.
@@ -80,7 +78,7 @@ def evaluate(
     from blendkit.evaluation.evaluating import Evaluating
     from blendkit.stage import apply
 
-    stage = Evaluating(list(versus), oracle, agreement, baseline=baseline, seed=seed)
+    stage = Evaluating(list(versus), oracle, agreement, **more)
     for _ in apply(stage, records):
         pass
     return stage.rows()
