@@ -8,6 +8,7 @@ import math
 import numpy as np
 import pytest
 import torch
+from blendkit.training.ranker import ranking_loss
 
 import blendkit as library
 from blendkit.aggregate import matrix, max_logits, max_wins, ranks_from_scores, verdict_matrix
@@ -22,10 +23,9 @@ from blendkit.rankers.pairranker import PairRanker
 from blendkit.rankers.schedules import bubble
 from blendkit.records import verdicts_of
 from blendkit.scorers.bartscore import load_bart
-from blendkit.scorers.simcls import SimCLS
-from blendkit.scorers.summareranker import SummaReranker
+from blendkit.scorers.simcls import SimCLS, simcls_ids
+from blendkit.scorers.summareranker import SummaReranker, summareranker_ids
 from blendkit.stage import apply
-from blendkit.training.ranker import ranking_loss
 
 
 def test_pairrm_layout_gives_the_reference_ids_logits_and_ranks(golden):
@@ -223,8 +223,10 @@ def test_simcls(golden):
     scorer = SimCLS("simcls", checkpoint, "cpu")
     assert {token: scorer.tokenizer.convert_tokens_to_ids(token) for token in values["added_tokens"]} == values["added_tokens"]
     for case in values["cases"]:
-        assert list(scorer.ids(case["source"], 0)) == unpadded(case["source_input_ids"])
-        assert [list(scorer.ids(text, 1)) for text in case["candidates"]] == [unpadded(ids) for ids in case["candidate_input_ids"]]
+        assert list(simcls_ids(scorer.tokenizer, case["source"], 0, scorer.lengths)) == unpadded(case["source_input_ids"])
+        assert [list(simcls_ids(scorer.tokenizer, text, 1, scorer.lengths)) for text in case["candidates"]] == [
+            unpadded(ids) for ids in case["candidate_input_ids"]
+        ]
         record = {"instruction": case["source"], "candidates": [{"model": "m", "text": text} for text in case["candidates"]]}
         (done,) = library.score([record], [f"simcls:{checkpoint}"], device="cpu")
         assert [candidate["scores"]["simcls"] for candidate in done["candidates"]] == pytest.approx(case["cosine"], abs=1e-4)
@@ -243,7 +245,7 @@ def test_summareranker(golden, tmp_path):
     save_summareranker(tmp_path, encoder, head_of(weights), AutoTokenizer.from_pretrained(backbone), 40, 40)
     scorer = SummaReranker("summareranker", str(tmp_path), "cpu")
     for case in json.loads((golden / "summareranker.json").read_text())["cases"]:
-        rows = scorer.ids(case["source"], case["candidates"])
+        rows = summareranker_ids(scorer.tokenizer, case["source"], case["candidates"], scorer.source_maxlength, scorer.candidate_maxlength)
         assert [list(row) for row in rows] == [unpadded(ids) for ids in case["input_ids"]]
         np.testing.assert_allclose(scorer.logits(rows), case["task_logits"], atol=1e-4)
         record = {"instruction": case["source"], "candidates": [{"model": "m", "text": text} for text in case["candidates"]]}

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
-from blendkit.errors import DataError, UsageError
+from blendkit.errors import DataError, RecordError, UsageError
 from blendkit.jsonl import BadLine, Reader
 from blendkit.records import Record
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)
+
+DATA, MODEL, RUN = "What is learnt", "The model", "The run"
 
 
 @app.callback()
@@ -19,67 +21,193 @@ def train() -> None:
     """Train the models of the method."""
 
 
+def _option(text: str, *names: str, panel: str = RUN, **more: Any) -> Any:
+    return typer.Option(*names, help=text, rich_help_panel=panel, **more)
+
+
+Output = Annotated[Path, _option("Directory of the new checkpoint.", "-o", "--output")]
+Input = Annotated[list[str] | None, _option("Records (.gz, .zst). May be given several times; records of one id are joined.", "-i", "--input", panel=DATA)]
+Steps = Annotated[int, _option("Optimizer steps.", min=1)]
+PerStep = Annotated[int, _option("Records a step, over all processes.", min=1)]
+Rate = Annotated[float, _option("Peak; linear warm-up, linear decay.")]
+Average = Annotated[float, _option("Keep an exponential mean of the weights with this decay, such as 0.99, and save that; 0 is none.", min=0.0, max=0.9999)]
+SaveEvery = Annotated[int, _option("Steps between two states that --resume can go on from.", min=1)]
+LogEvery = Annotated[int, _option("Steps between two rows of train.log.jsonl.", min=1)]
+Resume = Annotated[bool, _option("Go on with the run in -o, exactly as if it had not stopped.", "--resume")]
+Plot = Annotated[str | None, _option("Draw the log into this .png, .svg or .pdf.", metavar="FILE")]
+BFloat16 = Annotated[bool, _option("bfloat16 autocast.", "--bfloat16/--float32")]
+Checkpointing = Annotated[bool, _option("Gradient checkpointing: less memory, more time.", "--checkpointing", panel=MODEL)]
+MicroTokens = Annotated[int, _option("Padded tokens that go through the network at a time; gradients add up.", min=1)]
+Device = Annotated[str, _option("auto, cpu, cuda or mps.")]
+Seed = Annotated[int, _option("Fixes initialisation, sampling and order.")]
+
+
 @app.command()
 def ranker(
-    output: Annotated[Path, typer.Option("-o", "--output", help="Directory of the new checkpoint; `pair --model` loads it.")],
-    input: Annotated[
-        list[str] | None, typer.Option("-i", "--input", help="Records whose candidates have scores. May be given several times; records of one id are joined.")
-    ] = None,
-    backbone: Annotated[str | None, typer.Option(help="Start from this encoder (a directory or a hub id)…")] = None,
-    init: Annotated[str | None, typer.Option(help="…or go on from this PairRanker checkpoint.")] = None,
-    label: Annotated[str, typer.Option(help="candidates[].scores.LABEL: higher is better.")] = "gpt4_pref",
-    log_odds: Annotated[bool, typer.Option(help="The label is a probability; compare its log-odds.")] = True,
-    margin: Annotated[float, typer.Option(help="Pairs whose labels differ by no more than this are left out.")] = 0.7,
-    mode: Annotated[str, typer.Option(help="`pairs` of candidates read together, or `singles`: one at a time, all pairs in the loss.")] = "pairs",
-    steps: Annotated[int, typer.Option(min=1, help="Optimizer steps.")] = 1000,
-    records_per_step: Annotated[int, typer.Option(min=1, help="Records a step.")] = 4,
-    candidates_per_record: Annotated[int, typer.Option(min=2, help="singles: candidates sampled from a record.")] = 12,
-    pairs_per_record: Annotated[int, typer.Option(min=1, help="pairs: pairs sampled from a record.")] = 5,
-    learning_rate: Annotated[float, typer.Option(help="Peak; linear warm-up, linear decay.")] = 1e-4,
-    source_maxlength: Annotated[int, typer.Option(help="Tokens of x (with --backbone).")] = 160,
-    candidate_maxlength: Annotated[int, typer.Option(help="Tokens of a candidate (with --backbone).")] = 384,
-    positions: Annotated[str, typer.Option(help="`running`, or `segment`: every text counts from 0 (with --backbone).")] = "segment",
-    candidate_bias: Annotated[
-        float | None, typer.Option(help="Added to attention between the two candidates; 0 is none.", show_default="the checkpoint's, or 0")
-    ] = None,
-    device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:N or mps.")] = "auto",
-    seed: Annotated[int, typer.Option(help="Fixes initialisation, sampling and order.")] = 0,
+    output: Output,
+    input: Input = None,
+    kind: Annotated[str, _option("pairranker, summareranker, simcls or reward.", panel=MODEL)] = "pairranker",
+    backbone: Annotated[str | None, _option("Start from this encoder (a directory or a hub id; for reward a causal model, too)…", panel=MODEL)] = None,
+    init: Annotated[str | None, _option("…or go on from this checkpoint.", panel=MODEL)] = None,
+    label: Annotated[list[str] | None, _option("candidates[].scores.LABEL: higher is better. Several are a task each.", panel=DATA)] = None,
+    human: Annotated[str | None, _option("A field with A, B or tie, of records with two candidates.", panel=DATA)] = None,
+    log_odds: Annotated[bool, _option("The labels are probabilities; compare their log-odds.", "--log-odds", panel=DATA)] = False,
+    margin: Annotated[float, _option("Pairs whose labels differ by no more than this are left out.", panel=DATA)] = 0.0,
+    with_reference: Annotated[bool, _option("Mix the reference into the pool, as the best.", "--with-reference", panel=DATA)] = False,
+    subsampling: Annotated[str, _option("Which pairs of a record: random, all-pair, top-bottom or uniform.", panel=DATA)] = "random",
+    pairs_per_input: Annotated[int, _option("Pairs of a record a step.", min=1, panel=DATA)] = 5,
+    balance_length: Annotated[bool, _option("In half of the pairs the shorter candidate is the better one.", "--balance-length", panel=DATA)] = False,
+    candidates: Annotated[int, _option("Candidates of a record a step, where they are read one by one.", min=2, panel=DATA)] = 12,
+    loss: Annotated[
+        str, _option("pairranker and reward: instructgpt (the public checkpoints'), bce (the paper's), soft (by the labels' margin) or mse.", panel=MODEL)
+    ] = "instructgpt",
+    mode: Annotated[str, _option("pairranker: `pairs` read together, or `singles`, one candidate at a time, all pairs in the loss.", panel=MODEL)] = "pairs",
+    source_maxlength: Annotated[int | None, _option("Tokens of x.", panel=MODEL, show_default="128, or the checkpoint's")] = None,
+    candidate_maxlength: Annotated[int | None, _option("Tokens of a candidate.", panel=MODEL, show_default="128, or the checkpoint's")] = None,
+    positions: Annotated[str, _option("pairranker: `running`, or `segment`, every text counts from 0.", panel=MODEL)] = "segment",
+    candidate_bias: Annotated[float | None, _option("pairranker: added to attention between the two candidates.", panel=MODEL, show_default="none")] = None,
+    checkpointing: Checkpointing = False,
+    evaluation: Annotated[str | None, _option("Records to measure on: pair accuracy, Spearman, oracle rank. The best checkpoint is kept.", "--eval")] = None,
+    eval_every: Annotated[int, _option("Steps between two measurements; 0 measures at the end.", min=0)] = 0,
+    eval_records: Annotated[int, _option("Records measured on.", min=1)] = 100,
+    patience: Annotated[int, _option("Stop after so many measurements without a better one; 0 never.", min=0)] = 0,
+    steps: Steps = 1000,
+    records_per_step: PerStep = 4,
+    learning_rate: Rate = 1e-4,
+    average: Average = 0.0,
+    micro_tokens: MicroTokens = 4096,
+    bfloat16: BFloat16 = True,
+    save_every: SaveEvery = 200,
+    log_every: LogEvery = 20,
+    resume: Resume = False,
+    plot: Plot = None,
+    device: Device = "auto",
+    seed: Seed = 0,
 ) -> None:
-    """Train PairRanker with the loss of the public checkpoints.
+    """Train a ranker on records whose candidates have scores, or which people have judged.
 
-    Example: blendkit train ranker -i train.jsonl.gz --backbone microsoft/deberta-v3-base --positions running -o my-ranker
+    PairRanker's checkpoint is for `pair --model DIR`, the others' for `score --metric KIND:DIR`. Under `accelerate launch -m
+    blendkit train ranker …` the records of a step are shared among processes.
+
+    Example: blendkit train ranker -i train.jsonl.gz --label bertscore --backbone microsoft/deberta-v3-base -o my-ranker
     """
     if not input:
         raise UsageError("no training data: -i FILE, records whose candidates have scores")
-    if (backbone is None) == (init is None):
-        raise UsageError("give either --backbone (an encoder to start from) or --init (a PairRanker to go on with)")
-    if mode not in ("singles", "pairs"):
-        raise UsageError(f"--mode {mode}: expected singles or pairs")
-    if positions not in ("running", "segment"):
-        raise UsageError(f"--positions {positions}: expected running or segment")
-    records = [record for path in input for record in _records(path)]
+    if not label and not human:
+        raise UsageError("no label: --label NAME, a score of the candidates, or --human FIELD")
 
+    from blendkit.training.examples import Labels, Pairing
+    from blendkit.training.kinds import NewRanker, new_trainee
+    from blendkit.training.loop import TrainOptions
+    from blendkit.training.loop import train as run
+
+    _check_plot(plot)
+    # People's preferences alone are one task.
+    labels = Labels(tuple(label or ("",)), human, log_odds, with_reference, margin)
+    pairing = Pairing(subsampling, pairs_per_input, margin, ties=loss == "soft", balanced=balance_length)
+    examples = [example for example in _read(input, labels.read) if pairing.ties or len(set(map(tuple, example.labels))) > 1]
+    examples = [example for example in examples if pairing.ties or max(example.first()) - min(example.first()) > margin]
+    measured = _read([evaluation], Labels(labels.names, human, log_odds).read)[:eval_records] if evaluation else []
+    _seed(seed)
+    trainee = new_trainee(
+        kind,
+        NewRanker(
+            backbone, init, len(labels.names), loss, mode, candidates, source_maxlength, candidate_maxlength, positions, candidate_bias, micro_tokens,
+            checkpointing,
+        ),
+        pairing,
+    )  # fmt: skip
+    options = TrainOptions(
+        steps, records_per_step, learning_rate, average=average, seed=seed, save_every=save_every, log_every=log_every, eval_every=eval_every,
+        patience=patience, device=device, bfloat16=bfloat16,
+    )  # fmt: skip
+    run(trainee, examples, options, output, measured, resume)
+    _plot(output, plot)
+
+
+@app.command()
+def fuser(
+    output: Output,
+    backbone: Annotated[str, _option("Start from this seq2seq or causal model (a directory or a hub id).", panel=MODEL)],
+    input: Input = None,
+    ranks: Annotated[str, _option("ranks.NAME: which ranking the top candidates are of.", panel=DATA)] = "pairrm",
+    top: Annotated[int, _option("Candidates that the fuser reads, best first.", min=1, panel=DATA)] = 3,
+    random_top: Annotated[bool, _option("Show 1 to --top of them, drawn anew each time.", "--random-top", panel=DATA)] = False,
+    lora: Annotated[int, _option("Train LoRA adapters of this rank, merged when saved; 0 trains all weights.", min=0, panel=MODEL)] = 0,
+    max_length: Annotated[int, _option("Tokens of the prompt.", panel=MODEL)] = 1024,
+    candidate_maxlength: Annotated[int, _option("Tokens of a candidate.", panel=MODEL)] = 128,
+    output_maxlength: Annotated[int, _option("Tokens of the reference.", panel=MODEL)] = 256,
+    checkpointing: Checkpointing = False,
+    steps: Steps = 1000,
+    records_per_step: PerStep = 8,
+    learning_rate: Rate = 5e-5,
+    average: Average = 0.0,
+    micro_tokens: MicroTokens = 4096,
+    bfloat16: BFloat16 = True,
+    save_every: SaveEvery = 200,
+    log_every: LogEvery = 20,
+    resume: Resume = False,
+    plot: Plot = None,
+    device: Device = "auto",
+    seed: Seed = 0,
+) -> None:
+    """Train GenFuser to write the reference from x and the top candidates.
+
+    The checkpoint is for `fuse --model DIR`. Larger models are sharded by an accelerate config (FSDP) and `accelerate launch`.
+
+    Example: blendkit train fuser -i ranked.jsonl.gz --ranks pairrm --backbone google/flan-t5-base --lora 16 -o my-fuser
+    """
+    if not input:
+        raise UsageError("no training data: -i FILE, records with `ranks` and a reference")
+
+    from blendkit.training.fuser import FuserTrainee, fuser_examples
+    from blendkit.training.loop import TrainOptions
+    from blendkit.training.loop import train as run
+
+    _check_plot(plot)
+    examples = _read(input, lambda records: fuser_examples(records, ranks))
+    _seed(seed)
+    trainee = FuserTrainee(
+        backbone, k=top, random_k=random_top, lora=lora, max_length=max_length, candidate_maxlength=candidate_maxlength,
+        output_maxlength=output_maxlength, micro_tokens=micro_tokens, checkpointing=checkpointing,
+    )  # fmt: skip
+    options = TrainOptions(
+        steps, records_per_step, learning_rate, average=average, seed=seed, save_every=save_every, log_every=log_every, device=device, bfloat16=bfloat16
+    )
+    run(trainee, examples, options, output, resume=resume)
+    _plot(output, plot)
+
+
+def _seed(seed: int) -> None:
     import torch
 
-    from blendkit.models.loading import choose_device
-    from blendkit.models.pairrm import load_pairrm
-    from blendkit.training.ranker import TrainOptions, new_ranker, train_ranker
-
     torch.manual_seed(seed)
-    model, tokenizer = load_pairrm(init) if init else new_ranker(str(backbone), source_maxlength, candidate_maxlength, positions)
-    if candidate_bias is not None:
-        model.config.candidate_bias = candidate_bias
-    options = TrainOptions(
-        label, "singles" if mode == "singles" else "pairs", steps, records_per_step, candidates_per_record, pairs_per_record,
-        learning_rate, margin=margin, log_odds=log_odds, seed=seed,
-    )  # fmt: skip
-    train_ranker(model.to(choose_device(device)), tokenizer, records, options, output)
 
 
-def _records(path: str) -> list[Record]:
-    found = []
-    for line in Reader(path).records():
-        if isinstance(line, BadLine):
-            raise DataError(f"{path}:{line.number}: {line.error}")
-        found.append(line.record)
-    return found
+def _check_plot(path: str | None) -> None:
+    if path:
+        from blendkit.evaluation.report.plots import check_plot
+
+        check_plot(path)
+
+
+def _plot(folder: Path, path: str | None) -> None:
+    if path:
+        from blendkit.training.plot import plot_log
+
+        plot_log(folder, path)
+
+
+def _read(paths: list[str], examples_of: Any) -> Any:
+    """Examples of all files' records; a bad record is told by its file and line."""
+    records: list[Record] = []
+    for path in paths:
+        for line in Reader(path).records():
+            if isinstance(line, BadLine):
+                raise DataError(f"{path}:{line.number}: {line.error}")
+            try:
+                examples_of([line.record])
+            except RecordError as error:
+                raise DataError(f"{path}:{line.number}: {error}") from error
+            records.append(line.record)
+    return examples_of(records)

@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional
 
 from blendkit.errors import NoInputError
 from blendkit.models.loading import locate, read_weights
@@ -32,15 +33,19 @@ class MixtureOfExperts(nn.Module):
         self.k = tasks
         self.experts = nn.ModuleList([Expert(size) for _ in range(2 * tasks)])
         self.w_gate = nn.ParameterList([nn.Parameter(torch.zeros(size, 2 * tasks)) for _ in range(tasks)])
-        # Noise of the gates belongs to training; the names are the checkpoints'.
+        # The names are the checkpoints'.
         self.w_noise = nn.ParameterList([nn.Parameter(torch.zeros(size, 2 * tasks)) for _ in range(tasks)])
 
     def forward(self, x: Tensor) -> list[Tensor]:
         """[n, H] for each task, from [n, H]."""
         outputs = torch.stack([expert(x) for expert in self.experts], dim=1)  # [n, experts, H]
         mixed = []
-        for gate in self.w_gate:
-            logits, chosen = (x @ gate).topk(self.k, dim=1)
+        for gate, noise in zip(self.w_gate, self.w_noise, strict=True):
+            strengths = x @ gate
+            if self.training:
+                # Noisy gates (Shazeer et al. 2017), so that no expert is left out for good.
+                strengths = strengths + torch.randn_like(strengths) * functional.softplus(x @ noise)
+            logits, chosen = strengths.topk(self.k, dim=1)
             weights = logits.softmax(1)
             picked = outputs.gather(1, chosen[:, :, None].expand(-1, -1, outputs.shape[-1]))
             # log Σ w·exp(y): as a log-sum-exp, so that large outputs do not overflow.

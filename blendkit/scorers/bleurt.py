@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from blendkit.scorers.base import Item
-from blendkit.scorers.regression import RegressionScorer
+from blendkit.scorers.regression import RegressionScorer, text_pairs
 
 
 class Bleurt(RegressionScorer):
@@ -14,4 +14,4 @@ class Bleurt(RegressionScorer):
     default_model = "Elron/bleurt-base-128"
 
     def encoded(self, items: list[Item]) -> list[tuple[tuple[int, ...], tuple[int, ...] | None]]:
-        return self.pairs([item.reference for item in items], [item.candidate for item in items])
+        return text_pairs(self.regressor.tokenizer, [item.reference for item in items], [item.candidate for item in items], self.regressor.longest)

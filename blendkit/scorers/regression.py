@@ -8,6 +8,9 @@ from typing import Any
 from blendkit.scorers.base import Item, ModelScorer, Rounds
 from blendkit.stage import Work
 
+# Token ids, and token types where the model has them.
+Input = tuple[tuple[int, ...], tuple[int, ...] | None]
+
 
 class RegressionScorer(ModelScorer):
     """A subclass says how an item is tokenized."""
@@ -22,7 +25,7 @@ class RegressionScorer(ModelScorer):
         self.regressor = Regressor(model, device, dtype)
 
     @abstractmethod
-    def encoded(self, items: list[Item]) -> list[tuple[tuple[int, ...], tuple[int, ...] | None]]:
+    def encoded(self, items: list[Item]) -> list[Input]:
         """Token ids and token types of each item."""
 
     def rounds(self, items: list[Item]) -> Rounds:
@@ -34,15 +37,16 @@ class RegressionScorer(ModelScorer):
         types = None if any(kinds is None for _, kinds in payloads) else [kinds for _, kinds in payloads]
         return self.regressor([ids for ids, _ in payloads], types)
 
-    def pairs(self, firsts: list[str], seconds: list[str]) -> list[tuple[tuple[int, ...], tuple[int, ...] | None]]:
-        """Two texts in one input, the longer cut first where both do not fit."""
-        if not firsts:
-            return []
-        found = self.regressor.tokenizer(firsts, seconds, truncation="longest_first", max_length=self.regressor.longest)
-        kinds = found.get("token_type_ids") or [None] * len(firsts)
-        return [(tuple(ids), None if types is None else tuple(types)) for ids, types in zip(found["input_ids"], kinds, strict=True)]
-
     @property
     def signature(self) -> str:
         kind = type(self).__name__.lower()
         return f"{kind}|model:{self.model_at}|max:{self.regressor.longest}"
+
+
+def text_pairs(tokenizer: Any, firsts: list[str], seconds: list[str], longest: int) -> list[Input]:
+    """Two texts in one input, the longer cut first where both do not fit."""
+    if not firsts:
+        return []
+    found = tokenizer(firsts, seconds, truncation="longest_first", max_length=longest)
+    kinds = found.get("token_type_ids") or [None] * len(firsts)
+    return [(tuple(ids), None if types is None else tuple(types)) for ids, types in zip(found["input_ids"], kinds, strict=True)]

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from blendkit.scorers.base import Item
-from blendkit.scorers.regression import RegressionScorer
+from blendkit.scorers.regression import Input, RegressionScorer, text_pairs
 
 
 class Reward(RegressionScorer):
@@ -14,14 +16,18 @@ class Reward(RegressionScorer):
     needs_reference, needs_source = False, True
     default_model = "OpenAssistant/reward-model-deberta-v3-large-v2"
 
-    def encoded(self, items: list[Item]) -> list[tuple[tuple[int, ...], tuple[int, ...] | None]]:
-        tokenizer = self.regressor.tokenizer
-        if not tokenizer.chat_template:
-            return self.pairs([item.source for item in items], [item.candidate for item in items])
-        rows: list[tuple[tuple[int, ...], tuple[int, ...] | None]] = []
-        for item in items:
-            messages = [*({"role": role, "content": text} for role, text in item.messages), {"role": "assistant", "content": item.candidate}]
-            text = tokenizer.apply_chat_template(messages, tokenize=False)
-            # A template spells its special tokens itself; a second start of text would be one too many. Cut at the front: the answer counts.
-            rows.append((tuple(tokenizer(text, add_special_tokens=False)["input_ids"][-self.regressor.longest :]), None))
-        return rows
+    def encoded(self, items: list[Item]) -> list[Input]:
+        return reward_inputs(self.regressor.tokenizer, items, self.regressor.longest)
+
+
+def reward_inputs(tokenizer: Any, items: list[Item], longest: int) -> list[Input]:
+    """Token ids and token types of each item."""
+    if not tokenizer.chat_template:
+        return text_pairs(tokenizer, [item.source for item in items], [item.candidate for item in items], longest)
+    rows: list[Input] = []
+    for item in items:
+        messages = [*({"role": role, "content": text} for role, text in item.messages), {"role": "assistant", "content": item.candidate}]
+        text = tokenizer.apply_chat_template(messages, tokenize=False)
+        # A template spells its special tokens itself; a second start of text would be one too many. Cut at the front: the answer counts.
+        rows.append((tuple(tokenizer(text, add_special_tokens=False)["input_ids"][-longest:]), None))
+    return rows

@@ -25,6 +25,18 @@ def with_markers(tokenizer: Any, network: Any, name: str) -> None:
         raise NoInputError(f"{name} has {network.config.vocab_size} embeddings, none for {SOURCE} and {CANDIDATE}: it was not trained as such a ranker")
 
 
+def grow_markers(tokenizer: Any, network: Any) -> None:
+    """Adds `<source>` and `<candidate>` to a tokenizer and an encoder that is to be trained."""
+    tokenizer.add_tokens([SOURCE, CANDIDATE])
+    network.resize_token_embeddings(len(tokenizer), mean_resizing=False)
+
+
+def simcls_ids(tokenizer: Any, text: str, side: int, lengths: tuple[int, int]) -> tuple[int, ...]:
+    """Token ids of an x (side 0) or a candidate (side 1)."""
+    prefix = (SOURCE, CANDIDATE)[side]
+    return tuple(tokenizer(prefix + text, truncation=True, max_length=lengths[side])["input_ids"])
+
+
 class SimCLS(ModelScorer):
     """A directory with an encoder whose vocabulary knows `<source>` and `<candidate>`, at its end where the tokenizer does not say so.
 
@@ -46,7 +58,7 @@ class SimCLS(ModelScorer):
         with_markers(self.tokenizer, network, model)
         raw = json.loads((locate(model) / "config.json").read_text())
         fits = longest_input(network, self.tokenizer)
-        self.lengths = [min(int(raw.get(key, 128)), fits) for key in ("source_maxlength", "candidate_maxlength")]
+        self.lengths = min(int(raw.get("source_maxlength", 128)), fits), min(int(raw.get("candidate_maxlength", 128)), fits)
         self.reader = Reader(network, self.tokenizer.pad_token_id, self.device, choose_dtype(dtype, self.device), places_only=True)
 
     def rounds(self, items: list[Item]) -> Rounds:
@@ -56,15 +68,10 @@ class SimCLS(ModelScorer):
         sources = list(dict.fromkeys(item.source for item in items))
         candidates = list(dict.fromkeys(item.candidate for item in items))
         keys = [(0, text) for text in sources] + [(1, text) for text in candidates]
-        rows = [self.ids(text, side) for side, text in keys]
+        rows = [simcls_ids(self.tokenizer, text, side, self.lengths) for side, text in keys]
         works = [Work(f"simcls:{self.model_name}", row, len(row), row) for row in rows]
         states = dict(zip(keys, (yield works), strict=True))
         return [float(functional.cosine_similarity(states[0, item.source], states[1, item.candidate], dim=0)) for item in items]
-
-    def ids(self, text: str, side: int) -> tuple[int, ...]:
-        """Token ids of an x (side 0) or a candidate (side 1)."""
-        prefix = (SOURCE, CANDIDATE)[side]
-        return tuple(self.tokenizer(prefix + text, truncation=True, max_length=self.lengths[side])["input_ids"])
 
     def run(self, group: str, payloads: list[Any]) -> list[Any]:
         """The first token's state of each input, on the CPU."""

@@ -2,12 +2,24 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 from blendkit.models.loading import choose_device, choose_dtype
 from blendkit.scorers.base import Item, ModelScorer, Rounds
 from blendkit.scorers.simcls import CANDIDATE, SOURCE, with_markers
 from blendkit.stage import Work
+
+
+def summareranker_ids(tokenizer: Any, source: str, candidates: Sequence[str], source_maxlength: int, candidate_maxlength: int) -> list[tuple[int, ...]]:
+    """`<s><source> x </s><candidate> y </s>` for each candidate y; x and y are cut to their lengths, markers not counted."""
+
+    def cut(marker: str, text: str, longest: int) -> list[int]:
+        return list(tokenizer(marker + text, truncation=True, max_length=longest + 1)["input_ids"])
+
+    x = cut(SOURCE, source, source_maxlength)
+    # The second text brings its end, and no start.
+    return [(*x, *cut(CANDIDATE, text, candidate_maxlength)[1:]) for text in candidates]
 
 
 class SummaReranker(ModelScorer):
@@ -30,18 +42,10 @@ class SummaReranker(ModelScorer):
         self.head = head.to(self.device)
         self.reader = Reader(encoder, self.tokenizer.pad_token_id, self.device, choose_dtype(dtype, self.device), places_only=True)
 
-    def ids(self, source: str, candidates: list[str]) -> list[tuple[int, ...]]:
-        """`<s><source> x </s><candidate> y </s>` for each candidate y; x and y are cut to their lengths, markers not counted."""
-        x = self._cut(SOURCE, source, self.source_maxlength)
-        # The second text brings its end, and no start.
-        return [(*x, *self._cut(CANDIDATE, text, self.candidate_maxlength)[1:]) for text in candidates]
-
-    def _cut(self, marker: str, text: str, longest: int) -> list[int]:
-        return list(self.tokenizer(marker + text, truncation=True, max_length=longest + 1)["input_ids"])
-
     def rounds(self, items: list[Item]) -> Rounds:
         """One work a distinct (x, candidate)."""
-        rows = [row for item in items for row in self.ids(item.source, [item.candidate])]
+        lengths = self.source_maxlength, self.candidate_maxlength
+        rows = [row for item in items for row in summareranker_ids(self.tokenizer, item.source, [item.candidate], *lengths)]
         return (yield [Work(f"summareranker:{self.model_name}", row, len(row), row) for row in rows])
 
     def logits(self, rows: list[tuple[int, ...]]) -> Any:

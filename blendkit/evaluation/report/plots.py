@@ -41,7 +41,7 @@ def as_svg(rows: Rows) -> dict[str, str]:
     """Each figure as SVG text for a page; its words stay words."""
     drawn = {}
     for title, draw in figures(rows).items():
-        with _drawing() as matplotlib:
+        with drawing() as matplotlib:
             figure = matplotlib.figure.Figure(figsize=(7.2, _height(rows, title)), layout="constrained")
             draw(figure)
             file = io.StringIO()
@@ -62,7 +62,7 @@ def save_plot(rows: Rows, path: str) -> None:
     columns = 1 if len(chosen) == 1 else 2
     lines = math.ceil(len(chosen) / columns)
     heights = [max(_height(rows, title) for title in list(chosen)[line * columns : (line + 1) * columns]) for line in range(lines)]
-    with _drawing() as matplotlib:
+    with drawing() as matplotlib:
         whole = matplotlib.figure.Figure(figsize=(7.2 * columns, sum(heights) + 0.4 * lines), layout="constrained")
         parts = np.atleast_1d(whole.subfigures(lines, columns, height_ratios=heights, hspace=0.04)).ravel()
         for part, (title, draw) in zip(parts, chosen.items(), strict=False):
@@ -92,7 +92,7 @@ def need_matplotlib(flag: str) -> None:
 
 
 @contextmanager
-def _drawing() -> Iterator[Any]:
+def drawing() -> Iterator[Any]:
     """matplotlib with our settings, quiet about scripts that its own font lacks (a browser has others)."""
     import matplotlib
     import matplotlib.figure

@@ -1,0 +1,161 @@
+"""Records into training examples: candidates with labels by Q functions or by people, and which pairs of them to learn from."""
+
+from __future__ import annotations
+
+import math
+import random
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from itertools import combinations
+
+from blendkit.errors import RecordError, UsageError
+from blendkit.records import Record, source_text
+
+Pair = tuple[int, int]
+# A person's preference as a difference of labels, in log-odds: 88 % sure.
+HUMAN = 2.0
+VERDICTS = {"A": (HUMAN, 0.0), "B": (0.0, HUMAN), "tie": (0.0, 0.0)}
+
+
+@dataclass(frozen=True)
+class Example:
+    """One instruction: x, its candidates' texts, and a label for each candidate and task, higher is better, [N][T]."""
+
+    id: str
+    source: str
+    candidates: list[str]
+    labels: list[list[float]]
+    reference: str | None = None
+
+    def first(self) -> list[float]:
+        """The labels of the first task."""
+        return [label[0] for label in self.labels]
+
+
+@dataclass(frozen=True)
+class Labels:
+    """Where labels come from: `candidates[].scores` of these names (a task each), and people's A, B or tie in a record's field.
+
+    `log_odds`: the scores are probabilities, and are compared as log-odds. `with_reference` puts the reference into the pool,
+    as good as the best candidate and `margin` more.
+    """
+
+    names: tuple[str, ...]
+    human: str | None = None
+    log_odds: bool = False
+    with_reference: bool = False
+    margin: float = 0.0
+
+    def read(self, records: Iterable[Record]) -> list[Example]:
+        """Examples of at least two labelled candidates; records of one id (the same x in several files) are one.
+
+        Raises:
+            RecordError: a label of the wrong kind.
+        """
+        found: dict[str, Example] = {}
+        for record in records:
+            example = self._example(record)
+            if example is None:
+                continue
+            old = found.get(example.id)
+            if old is not None:
+                known = set(old.candidates)
+                new = [place for place, text in enumerate(example.candidates) if text not in known]
+                texts = old.candidates + [example.candidates[place] for place in new]
+                example = Example(old.id, old.source, texts, old.labels + [example.labels[place] for place in new], old.reference or example.reference)
+            found[example.id] = example
+        return [self._with_reference(example) for example in found.values() if len(example.candidates) > 1]
+
+    def _example(self, record: Record) -> Example | None:
+        candidates = [candidate for candidate in record.get("candidates", []) if not candidate.get("sources")]
+        reference = record.get("output")
+        if self.human is not None and self.human in record:
+            verdict = record[self.human]
+            if verdict not in VERDICTS or len(candidates) != 2:
+                raise RecordError(self.human, f"expected A, B or tie, and two candidates, got {verdict!r} and {len(candidates)}")
+            labels = [[value] * len(self.names) for value in VERDICTS[verdict]]
+            return Example(record["id"], source_text(record), [candidate["text"] for candidate in candidates], labels, reference)
+        rows: dict[str, list[float]] = {}
+        for candidate in candidates:
+            scores = candidate.get("scores", {})
+            values = [scores.get(name) for name in self.names]
+            if all(value is not None for value in values):
+                rows[candidate["text"]] = [log_odds(value) if self.log_odds else float(value) for value in values]
+        return Example(record["id"], source_text(record), list(rows), list(rows.values()), reference) if rows else None
+
+    def _with_reference(self, example: Example) -> Example:
+        if not self.with_reference or not example.reference or example.reference in example.candidates:
+            return example
+        best = [max(values) + self.margin + 1e-6 for values in zip(*example.labels, strict=True)]
+        return Example(example.id, example.source, [*example.candidates, example.reference], [*example.labels, best], example.reference)
+
+
+def log_odds(probability: float) -> float:
+    """log p/(1-p), with p kept within [1e-6, 1 - 1e-6], the precision of published preferences."""
+    p = min(max(probability, 1e-6), 1 - 1e-6)
+    return math.log(p / (1 - p))
+
+
+def all_pair(pairs: list[Pair], labels: list[float], count: int, rng: random.Random) -> list[Pair]:
+    """Every pair."""
+    return pairs
+
+
+def random_pairs(pairs: list[Pair], labels: list[float], count: int, rng: random.Random) -> list[Pair]:
+    """`count` pairs, drawn at random."""
+    return rng.sample(pairs, min(count, len(pairs)))
+
+
+def top_bottom(pairs: list[Pair], labels: list[float], count: int, rng: random.Random) -> list[Pair]:
+    """The best with the worst, the second best with the second worst, and so on."""
+    order = sorted(range(len(labels)), key=lambda place: -labels[place])
+    there = set(pairs)
+    return [pair for k in range(min(count, len(order) // 2)) if (pair := (order[k], order[-1 - k])) in there]
+
+
+def uniform(pairs: list[Pair], labels: list[float], count: int, rng: random.Random) -> list[Pair]:
+    """`count` pairs evenly spread over all differences in label, from the smallest to the largest."""
+    ordered = sorted(pairs, key=lambda pair: labels[pair[0]] - labels[pair[1]])
+    if count >= len(ordered):
+        return ordered
+    return [ordered[round(k * (len(ordered) - 1) / max(1, count - 1))] for k in range(count)]
+
+
+SUBSAMPLING: dict[str, Callable[[list[Pair], list[float], int, random.Random], list[Pair]]] = {
+    "random": random_pairs,
+    "all-pair": all_pair,
+    "top-bottom": top_bottom,
+    "uniform": uniform,
+}
+
+
+@dataclass(frozen=True)
+class Pairing:
+    """Which pairs of an example are learnt from: `mode` of SUBSAMPLING, `count` of them, labels more than `margin` apart (or any: `ties`).
+
+    `balanced`: as far as there are such pairs, in half of them the shorter candidate is the better one.
+    """
+
+    mode: str = "random"
+    count: int = 5
+    margin: float = 0.0
+    ties: bool = False
+    balanced: bool = False
+
+    def __post_init__(self) -> None:
+        if self.mode not in SUBSAMPLING:
+            raise UsageError(f"--subsampling {self.mode}: expected one of {', '.join(SUBSAMPLING)}")
+
+    def of(self, example: Example, rng: random.Random) -> list[Pair]:
+        """(better, worse) by the first task, in no order where they tie."""
+        labels = example.first()
+        pairs = [(i, j) if labels[i] >= labels[j] else (j, i) for i, j in combinations(range(len(labels)), 2)]
+        if not self.ties:
+            pairs = [(i, j) for i, j in pairs if labels[i] - labels[j] > self.margin]
+        choose = SUBSAMPLING[self.mode]
+        if not self.balanced:
+            return choose(pairs, labels, self.count, rng)
+        lengths = [len(text) for text in example.candidates]
+        shorter = choose([pair for pair in pairs if lengths[pair[0]] < lengths[pair[1]]], labels, -(-self.count // 2), rng)
+        longer = choose([pair for pair in pairs if lengths[pair[0]] >= lengths[pair[1]]], labels, self.count - len(shorter), rng)
+        return shorter + longer

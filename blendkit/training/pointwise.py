@@ -1,0 +1,60 @@
+"""What kinds have in common that read one candidate at a time: a part is a record's group of candidates."""
+
+from __future__ import annotations
+
+import random
+from abc import abstractmethod
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from blendkit.training.examples import Example, Pair, Pairing
+from blendkit.training.loop import Part, Trainee
+
+
+class Pointwise(Trainee):
+    """A subclass encodes (`rows`), scores (`logits`) and compares (`group_loss`)."""
+
+    pairing: Pairing | None = None
+
+    def __init__(self, candidates: int) -> None:
+        """`candidates` of each record are sampled a step."""
+        super().__init__()
+        self.sampled = candidates
+
+    @abstractmethod
+    def rows(self, example: Example) -> Any:
+        """The example's candidates as the network reads them."""
+
+    @abstractmethod
+    def logits(self, rows: Any) -> Tensor:
+        """Scores [N, T]."""
+
+    @abstractmethod
+    def group_loss(self, logits: Tensor, labels: Tensor, pairs: list[Pair]) -> Tensor:
+        """The mean loss of a group; `pairs` (better, worse) where the kind has a `pairing`."""
+
+    def parts(self, examples: Sequence[Example], rng: random.Random) -> list[Part]:
+        """A part a record."""
+        found = []
+        for example in examples:
+            chosen = rng.sample(range(len(example.candidates)), min(self.sampled, len(example.candidates)))
+            candidates, labels = ([column[place] for place in chosen] for column in (example.candidates, example.labels))
+            group = Example(example.id, example.source, candidates, labels, example.reference)  # type: ignore[arg-type]
+            pairs = self.pairing.of(group, rng) if self.pairing else []
+            if pairs or not self.pairing:
+                found.append(Part((self.rows(group), labels, pairs), 1.0, sum(map(len, candidates)) // 4))
+        return found
+
+    def forward(self, part: Part) -> Tensor:
+        """The group's mean: every record counts the same."""
+        rows, labels, pairs = part.inputs
+        logits = self.logits(rows)
+        return self.group_loss(logits, torch.tensor(labels, device=logits.device), pairs)
+
+    def scores(self, example: Example, rng: random.Random) -> list[float]:
+        """The mean over tasks."""
+        found: list[float] = self.logits(self.rows(example)).float().mean(dim=1).tolist()
+        return found

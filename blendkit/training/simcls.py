@@ -1,0 +1,74 @@
+"""Training SimCLS (Liu and Liu 2021): x and candidate encoded apart, their cosine ranked by margins, the reference above all."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from blendkit.models.encoder import load_encoder
+from blendkit.models.loading import to_device
+from blendkit.models.reading import longest_input, padded
+from blendkit.scorers.simcls import grow_markers, simcls_ids
+from blendkit.training.examples import Example, Pair
+from blendkit.training.losses import simcls
+from blendkit.training.pointwise import Pointwise
+
+Rows = tuple[list[tuple[int, ...]], bool]
+
+
+class SimCLSTrainee(Pointwise):
+    """A dual encoder; `score --metric simcls:DIR` loads it. Without a reference in the record, only the candidates are ranked.
+
+    Raises:
+        NoInputError: there is no such encoder.
+    """
+
+    def __init__(self, backbone: str, *, tasks: int = 1, candidates: int = 12, source_maxlength: int = 128, candidate_maxlength: int = 128) -> None:
+        super().__init__(candidates)
+        self.model: Any
+        self.model, self.tokenizer = load_encoder(backbone)
+        grow_markers(self.tokenizer, self.model)
+        fits = longest_input(self.model, self.tokenizer)
+        self.lengths = min(source_maxlength, fits), min(candidate_maxlength, fits)
+
+    def rows(self, example: Example) -> Rows:
+        """x, the candidates, and the reference where there is one."""
+        texts = [*example.candidates, *([example.reference] if example.reference else [])]
+        ids = [simcls_ids(self.tokenizer, example.source, 0, self.lengths), *(simcls_ids(self.tokenizer, text, 1, self.lengths) for text in texts)]
+        return ids, bool(example.reference)
+
+    def logits(self, rows: Rows) -> Tensor:
+        """Cosines [N, 1], the reference's behind them where there is one (see `group_loss`)."""
+        return self._similarities(rows)[: len(rows[0]) - 1 - rows[1], None]
+
+    def _similarities(self, rows: Rows) -> Tensor:
+        inputs = to_device(padded(rows[0], self.tokenizer.pad_token_id), next(self.model.parameters()).device)
+        states = self.model(**inputs).last_hidden_state[:, 0].float()
+        return functional.cosine_similarity(states[:1], states[1:])
+
+    def forward(self, part: Any) -> Tensor:
+        """The group's loss, with the reference's cosine beside the candidates'."""
+        rows, labels, pairs = part.inputs
+        found = self._similarities(rows)
+        n = len(labels)
+        return self.group_loss(found, torch.tensor(labels, device=found.device)[:n], pairs)
+
+    def group_loss(self, logits: Tensor, labels: Tensor, pairs: list[Pair]) -> Tensor:
+        """Margin ranking by the labels' sum over tasks; without a reference, the best candidate's own cosine stands in and asks for nothing."""
+        n = len(labels)
+        candidates = logits[:n]
+        reference = logits[n] if len(logits) > n else candidates.detach().max()
+        return simcls(candidates[None], reference[None], labels.sum(dim=1)[None])
+
+    def save(self, folder: Path) -> None:
+        """An encoder's layout, with the lengths in its config."""
+        self.model.save_pretrained(folder)
+        self.tokenizer.save_pretrained(folder)
+        path = folder / "config.json"
+        lengths = {"source_maxlength": self.lengths[0], "candidate_maxlength": self.lengths[1]}
+        path.write_text(json.dumps(json.loads(path.read_text()) | lengths, indent=2) + "\n")

@@ -1,0 +1,56 @@
+"""Training SummaReranker (Ravaut et al. 2022): x and one candidate, and for each Q function, is this the best of them?"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from blendkit.models.encoder import load_encoder
+from blendkit.models.loading import to_device
+from blendkit.models.reading import longest_input, padded
+from blendkit.models.summareranker import SummaRerankerHead, save_summareranker
+from blendkit.scorers.simcls import grow_markers
+from blendkit.scorers.summareranker import summareranker_ids
+from blendkit.training.examples import Example, Pair
+from blendkit.training.losses import best_or_not
+from blendkit.training.pointwise import Pointwise
+
+
+class SummaRerankerTrainee(Pointwise):
+    """A fresh head of `tasks` towers on any encoder; `score --metric summareranker:DIR` loads it.
+
+    Raises:
+        NoInputError: there is no such encoder.
+    """
+
+    def __init__(self, backbone: str, *, tasks: int = 1, candidates: int = 12, source_maxlength: int = 128, candidate_maxlength: int = 128) -> None:
+        super().__init__(candidates)
+        self.model: Any
+        self.model, self.tokenizer = load_encoder(backbone)
+        grow_markers(self.tokenizer, self.model)
+        self.head = SummaRerankerHead(tasks, self.model.config.hidden_size)
+        for gate in self.head.moe.w_gate:
+            torch.nn.init.normal_(gate, std=0.02)
+        # Both texts and four special tokens must fit.
+        fits = longest_input(self.model, self.tokenizer)
+        self.lengths = min(source_maxlength, fits // 3), min(candidate_maxlength, fits - min(source_maxlength, fits // 3) - 6)
+
+    def rows(self, example: Example) -> list[tuple[int, ...]]:
+        """As the scorer reads them."""
+        return summareranker_ids(self.tokenizer, example.source, example.candidates, *self.lengths)
+
+    def logits(self, rows: list[tuple[int, ...]]) -> Tensor:
+        """[N, T]."""
+        inputs = to_device(padded(rows, self.tokenizer.pad_token_id), next(self.model.parameters()).device)
+        return self.head(self.model(**inputs).last_hidden_state[:, 0]).float()  # type: ignore[no-any-return]
+
+    def group_loss(self, logits: Tensor, labels: Tensor, pairs: list[Pair]) -> Tensor:
+        """Of each task, the best of the group against the others."""
+        return best_or_not(logits, labels)
+
+    def save(self, folder: Path) -> None:
+        """The layout that the scorer `summareranker` loads."""
+        save_summareranker(folder, self.model, self.head, self.tokenizer, *self.lengths)
