@@ -106,7 +106,7 @@ def tiny_ranker(tiny_encoder, tmp_path_factory):
     import torch
 
     from blendkit.models.pairrm import save_pairrm
-    from blendkit.training.ranker import new_ranker
+    from blendkit.training.pairranker import new_ranker
 
     torch.manual_seed(0)
     folder = tmp_path_factory.mktemp("ranker")

