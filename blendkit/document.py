@@ -9,7 +9,7 @@ from pathlib import Path
 
 import orjson
 
-from blendkit.cli import COMMANDS
+from blendkit.cli import COMMANDS, load
 from blendkit.records import json_schema
 from blendkit.scorers import scorer_rows
 
@@ -25,10 +25,19 @@ def help_text(*command: str) -> str:
     return "\n".join(line.rstrip() for line in done.stdout.strip("\n").splitlines()).strip("\n")
 
 
+def pages() -> list[str]:
+    """Every command that does something, those within a group by their whole name."""
+    found = []
+    for name in COMMANDS:
+        commands = getattr(load(name), "commands", None)
+        found += [f"{name} {inner}" for inner in commands] if commands else [name]
+    return found
+
+
 def cli_page() -> str:
     """All commands and their help, as Markdown."""
     parts = ["# Commands\n\nMade from `--help` by `make docs`; do not edit.\n", f"```\n{help_text()}\n```\n"]
-    for name in [*COMMANDS[:7], "train ranker", "check"]:
+    for name in pages():
         parts.append(f"## blendkit {name}\n\n```\n{help_text(*name.split())}\n```\n")
     return "\n".join(parts)
 

@@ -1,0 +1,160 @@
+"""blendkit data"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import Annotated, Any
+
+import orjson
+import typer
+
+from blendkit.errors import DataError, UsageError
+from blendkit.jsonl import BadLine, Reader, Writer
+from blendkit.records import Record
+
+app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)
+
+Output = Annotated[str | None, typer.Option("-o", "--output", help="Write this file (.gz, .zst) instead of stdout.")]
+
+
+@app.callback()
+def data() -> None:
+    """Get, build, count and convert data sets."""
+
+
+@app.command()
+def pull(
+    name: Annotated[str, typer.Argument(help="mixinstruct, or mixinstruct:train, :val or :test.")],
+    output: Output = None,
+    source: Annotated[str | None, typer.Option("--from", help="A file of the data set instead of the hub.")] = None,
+) -> None:
+    """Stream the public MixInstruct as records, with the candidates of its eleven LLMs.
+
+    Example: blendkit data pull mixinstruct:test | blendkit evaluate
+    """
+    from blendkit.sources.mixinstruct import pulled
+
+    data_set, _, split = name.partition(":")
+    if data_set != "mixinstruct":
+        raise UsageError(f"data pull {name}: expected mixinstruct; `blendkit data convert` reads other sets")
+    _write(pulled(split or "train", source), output)
+
+
+@app.command()
+def build(
+    name: Annotated[str, typer.Argument(help="mixinstruct, cnn-dailymail, wmt18-zh-en or commongen.")],
+    output: Annotated[str, typer.Option("-o", "--output", help="mixinstruct: a folder for train, val and test.jsonl.gz; a file otherwise.")],
+    source: Annotated[
+        list[str] | None, typer.Option("--source", help="NAME=FILE (or a hub id): where a source is. May be given several times.", show_default="the hub")
+    ] = None,
+    sizes: Annotated[str, typer.Option(help="mixinstruct: examples of train, val and test.")] = "100000,5000,5000",
+    split: Annotated[str, typer.Option(help="The other sets: the split on the hub.")] = "test",
+    seed: Annotated[int, typer.Option(help="mixinstruct: which examples, and in which split.")] = 0,
+) -> None:
+    """Build MixInstruct from its four sources, or a task of the paper's appendix; `generate` then adds candidates.
+
+    Sources of mixinstruct: alpaca-gpt4, dolly-15k, gpt4all-laion and sharegpt, each in its published form.
+
+    Example: blendkit data build mixinstruct --source sharegpt=sg.json -o mixinstruct/
+    """
+    from blendkit.sources.mixinstruct import SPLITS
+    from blendkit.sources.mixinstruct import build as build_mixinstruct
+    from blendkit.sources.reading import rows
+    from blendkit.sources.tasks import TASKS, read_task
+
+    where = dict(_named(given) for given in source or [])
+    if name in TASKS:
+        _write(read_task(name, rows(where.get(name, TASKS[name].hub), split)), output)
+        return
+    if name != "mixinstruct":
+        raise UsageError(f"data build {name}: expected mixinstruct, {', '.join(TASKS)}")
+    counts = sizes.split(",")
+    if len(counts) != len(SPLITS) or not all(count.isdigit() and int(count) > 0 for count in counts):
+        raise UsageError(f"--sizes {sizes}: expected three numbers, such as 100000,5000,5000")
+    splits = build_mixinstruct(where, dict(zip(SPLITS, map(int, counts), strict=True)), seed, lambda line: print(f"blendkit data: {line}", file=sys.stderr))
+    Path(output).mkdir(parents=True, exist_ok=True)
+    for split_name, records in splits.items():
+        _write(records, str(Path(output) / f"{split_name}.jsonl.gz"))
+
+
+@app.command()
+def stats(
+    input: Annotated[str | None, typer.Option("-i", "--input", help="Read this file (.gz, .zst) instead of stdin.")] = None,
+    tokenizer: Annotated[str | None, typer.Option(help="Count tokens of this tokenizer (a directory or a hub id).", show_default="words")] = None,
+) -> None:
+    """Print a stream's Table 1: examples of each source, and the mean length of x and of the reference.
+
+    The table goes to stderr, its rows to stdout as JSON lines. A record's source is its field `source`, or its id up to the last `/`.
+
+    Example: blendkit data pull mixinstruct | blendkit data stats
+    """
+    from rich.console import Console
+    from rich.markup import escape
+    from rich.table import Table
+
+    from blendkit.sources.stats import table_1
+
+    rows = table_1(_records(input), tokenizer)
+    table = Table(title="Sources (as Table 1 of the paper)", title_justify="left", header_style="bold")
+    for column in ("source", "examples", "input tokens", "output tokens", "candidates"):
+        table.add_column(column, justify="left" if column == "source" else "right")
+    for row in rows:
+        table.add_row(escape(row["source"]), f"{row['examples']:,}", *(f"{row[key]:.1f}" for key in ("input_tokens", "output_tokens", "candidates")))
+    Console(stderr=True, width=None if sys.stderr.isatty() else 120, highlight=False).print(table)
+    _write(rows, None)
+
+
+@app.command()
+def convert(
+    files: Annotated[list[str] | None, typer.Argument(help="Files or hub ids to read with --from; none reads records on stdin.")] = None,
+    source: Annotated[str | None, typer.Option("--from", help="The form of the files.", show_default="records")] = None,
+    target: Annotated[str | None, typer.Option("--to", help="The form to write.", show_default="records")] = None,
+    label: Annotated[str, typer.Option(help="--to pairs: `human`, or the score by which the best and the worst candidate are chosen and rejected.")] = "human",
+    split: Annotated[str, typer.Option(help="The split of a hub id.")] = "train",
+    output: Output = None,
+) -> None:
+    """Read and write the forms of neighbours.
+
+    Forms: ultrafeedback, binarized, unifiedfeedback, rewardbench, alpacaeval, alpacaeval-annotations, mtbench, hh-rlhf, csv.
+
+    Example: blendkit data convert --from alpacaeval vicuna.json alpaca.json > candidates.jsonl
+    """
+    from blendkit.sources.converting import converted
+    from blendkit.sources.forms import read_form
+    from blendkit.sources.reading import rows
+
+    if source is None and files:
+        raise UsageError("data convert: --from FORM says what the files are; records come on stdin")
+    if source is not None and not files:
+        raise UsageError(f"data convert --from {source}: no file given")
+    records: Iterable[Record] = _records(None)
+    if source is not None:
+        records = read_form(source, (row for path in files or [] for row in rows(path, split)))
+    writer = Writer(output)
+    for block in converted(records, target, label):
+        writer.write_bytes(block)
+    writer.close()
+
+
+def _named(given: str) -> tuple[str, str]:
+    name, mark, where = given.partition("=")
+    if not mark or not where:
+        raise UsageError(f"--source {given}: expected NAME=FILE")
+    return name, where
+
+
+def _records(path: str | None) -> Iterator[Record]:
+    reader = Reader(path)
+    for line in reader.records():
+        if isinstance(line, BadLine):
+            raise DataError(f"{reader.name}:{line.number}: {line.error}")
+        yield line.record
+
+
+def _write(rows: Iterable[Any], output: str | None) -> None:
+    writer = Writer(output)
+    for row in rows:
+        writer.write_bytes(orjson.dumps(row, option=orjson.OPT_APPEND_NEWLINE))
+    writer.close()
