@@ -8,6 +8,7 @@ import resource
 import sys
 import time
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from itertools import islice
@@ -92,8 +93,9 @@ def run_stage(make: Callable[[], Stage], options: RunOptions) -> Stage:
         finally:
             progress.close()
             stage.close()
-            for warning in stage.warnings():
-                print(f"blendkit {options.command}: {warning}", file=sys.stderr)
+            with suppress(BrokenPipeError):  # nobody reads them
+                for warning in stage.warnings():
+                    print(f"blendkit {options.command}: {warning}", file=sys.stderr)
         writer.close()
     rejects.raise_if_any()
     return stage

@@ -100,14 +100,18 @@ def table_2(methods: list[Method], columns: Columns, size: int, seed: int, notes
         there = len({example.number for example, _ in method.picks})
         row: dict[str, Any] = {"table": 2, "method": method.name, "kind": method.kind, "examples": there}
         intervals: dict[str, list[float | None]] = {}
+        lacking: dict[int, list[str]] = {}
         for column, values in values_by.items():
             missing = there - int((~np.isnan(values)).sum())
             # A fused answer came too late for the oracle's score.
             if missing and column in columns.metrics and not (method.kind == "fused" and column == columns.oracle.score):
-                notes.append(f"{column} is missing for {method.name} in {missing} of {there} examples, so its mean is not shown; `blendkit score` writes it")
+                lacking.setdefault(missing, []).append(column)
             row[column] = None if missing else rounded(float(np.nanmean(values)))
             if not missing:
                 intervals[column] = [rounded(bound) for bound in bounds[number, column]]
+        for missing, names in lacking.items():
+            lacks = f"{', '.join(names)} {'is' if len(names) == 1 else 'are'} missing for {method.name} in {missing} of {there} examples"
+            notes.append(f"{lacks}, so no mean is shown; `blendkit score` writes scores")
         rows.append({**row, "intervals": intervals})
     return [*rows, *_tests(methods, cells, seed, baseline)]
 

@@ -26,7 +26,10 @@ def make_judge(
         NoInputError: there is no such model or prompt file.
     """
     from blendkit.judges.judging import Judging
+    from blendkit.judges.prompting import load_prompt
 
+    if "prompt" in llm:
+        load_prompt(llm["prompt"])  # a mistake shows, whoever judges
     specs = [models] if isinstance(models, str) else list(models)
     if not specs:
         raise UsageError("-m: expected at least one judge")
