@@ -178,6 +178,55 @@ def fuser(
     _plot(output, plot)
 
 
+@app.command()
+def generator(
+    output: Output,
+    input: Input = None,
+    vocabulary: Annotated[int, _option("Tokens of its own byte-level BPE vocabulary.", min=300, panel=MODEL)] = 4096,
+    width: Annotated[int, _option("Hidden size, a multiple of 32.", min=32, panel=MODEL)] = 192,
+    layers: Annotated[int, _option("Layers.", min=1, panel=MODEL)] = 6,
+    longest: Annotated[int, _option("Tokens of question and answer together.", min=16, panel=MODEL)] = 256,
+    answers: Annotated[int, _option("Answers of a question a step.", min=1, panel=DATA)] = 4,
+    steps: Steps = 1000,
+    records_per_step: PerStep = 8,
+    learning_rate: Rate = 2e-3,
+    average: Average = 0.0,
+    micro_tokens: MicroTokens = 8192,
+    bfloat16: BFloat16 = True,
+    save_every: SaveEvery = 200,
+    log_every: LogEvery = 20,
+    resume: Resume = False,
+    plot: Plot = None,
+    device: Device = "auto",
+    seed: Seed = 0,
+) -> None:
+    """Train a small causal language model from scratch on the stream's questions and answers.
+
+    Every candidate and the reference is an answer. The checkpoint is for `generate -m DIR`. It will not be good: a few million
+    weights and some thousand answers make sentences, not sense.
+
+    Example: blendkit train generator -i train.jsonl.gz --width 192 --layers 6 -o tiny-lm
+    """
+    if not input:
+        raise UsageError("no training data: -i FILE, records with answers")
+    if width % 32:
+        raise UsageError(f"--width {width}: expected a multiple of 32")
+
+    from blendkit.training.language import LanguageTrainee, language_examples
+    from blendkit.training.loop import TrainOptions
+    from blendkit.training.loop import train as run
+
+    _check_plot(plot)
+    examples = _read(input, language_examples)
+    _seed(seed)
+    trainee = LanguageTrainee(examples, vocabulary=vocabulary, width=width, layers=layers, answers=answers, longest=longest, micro_tokens=micro_tokens)
+    options = TrainOptions(
+        steps, records_per_step, learning_rate, average=average, seed=seed, save_every=save_every, log_every=log_every, device=device, bfloat16=bfloat16
+    )
+    run(trainee, examples, options, output, resume=resume)
+    _plot(output, plot)
+
+
 def _seed(seed: int) -> None:
     import torch
 

@@ -99,6 +99,9 @@ def train(trainee: Trainee, examples: Sequence[Example], options: TrainOptions, 
         raise DataError("nothing to train on: no record has two candidates with labels that differ")
     from accelerate import Accelerator
     from accelerate.utils import set_seed
+    from transformers.utils import logging
+
+    logging.disable_progress_bar()
 
     cpu = options.device == "cpu" or (options.device == "auto" and not torch.cuda.is_available())
     accelerator = Accelerator(cpu=cpu, mixed_precision="bf16" if options.bfloat16 else "no")

@@ -1,0 +1,116 @@
+"""Training a small causal language model from scratch on questions and answers, for generators that fit into a package.
+
+One question and one answer a sequence, `<user> x <assistant> answer <end>`, with a byte-level BPE vocabulary of its own.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor
+from torch.nn import functional
+
+from blendkit.models.reading import padded
+from blendkit.records import Record, source_text
+from blendkit.training.examples import Example
+from blendkit.training.loop import Part, Trainee
+
+PAD, END, USER, ASSISTANT = "<pad>", "<end>", "<user>", "<assistant>"
+TEMPLATE = (
+    "{% for m in messages %}{{ '<assistant>' if m['role'] == 'assistant' else '<user>' }}{{ m['content'] }}{% endfor %}"
+    "{% if add_generation_prompt %}<assistant>{% endif %}"
+)
+IGNORED = -100
+
+
+def language_examples(records: Iterable[Record]) -> list[Example]:
+    """Questions with their answers: the reference and every candidate's text that is not empty."""
+    found: dict[str, Example] = {}
+    for record in records:
+        texts = [candidate["text"] for candidate in record.get("candidates", [])] + [record.get("output") or ""]
+        answers = list(dict.fromkeys(text.strip() for text in texts if text.strip()))
+        old = found.get(record["id"])
+        if old is not None:
+            answers = list(dict.fromkeys([*old.candidates, *answers]))
+        if answers:
+            found[record["id"]] = Example(record["id"], source_text(record), answers, [])
+    return list(found.values())
+
+
+class LanguageTrainee(Trainee):
+    """A Llama-shaped decoder with tied embeddings. Each step shows `answers` answers of each question, cut to `longest` tokens."""
+
+    def __init__(
+        self, examples: Sequence[Example], *, vocabulary: int = 4096, width: int = 192, layers: int = 6, answers: int = 4, longest: int = 256,
+        micro_tokens: int = 8192,
+    ) -> None:  # fmt: skip
+        from transformers import LlamaConfig, LlamaForCausalLM
+
+        super().__init__()
+        self.tokenizer = new_tokenizer((text for example in examples for text in (example.source, *example.candidates)), vocabulary, longest)
+        ids = self.tokenizer.convert_tokens_to_ids
+        shape = {"hidden_size": width, "intermediate_size": 3 * width, "num_hidden_layers": layers, "num_attention_heads": width // 32}
+        config = LlamaConfig(
+            vocab_size=len(self.tokenizer), **shape, num_key_value_heads=width // 32, max_position_embeddings=2 * longest, tie_word_embeddings=True,
+            pad_token_id=ids(PAD), bos_token_id=ids(USER), eos_token_id=ids(END),
+        )  # fmt: skip
+        self.model: Any = LlamaForCausalLM(config)
+        self.answers, self.longest, self.micro_tokens = answers, longest, micro_tokens
+
+    def parts(self, examples: Sequence[Example], rng: random.Random) -> list[Part]:
+        """Sequences of like length together."""
+        rows = []
+        for example in examples:
+            question = self.tokenizer(f"{USER}{example.source}{ASSISTANT}")["input_ids"][-self.longest // 2 :]
+            for text in rng.sample(example.candidates, min(self.answers, len(example.candidates))):
+                rows.append([*question, *self.tokenizer(text + END)["input_ids"]][: self.longest])
+        rows.sort(key=len)
+        parts: list[Part] = []
+        for row in rows:
+            if not parts or len(row) * (len(parts[-1].inputs) + 1) > self.micro_tokens:
+                parts.append(Part([], 0.0, 0))
+            parts[-1].inputs.append(row)
+            parts[-1].count += len(row) - 1
+            parts[-1].tokens += len(row)
+        return parts
+
+    def forward(self, part: Part) -> Tensor:
+        """Summed cross-entropy of all tokens but the first, the question's too: there is not that much to learn words from."""
+        device = next(self.model.parameters()).device
+        inputs = {key: value.to(device) for key, value in padded(part.inputs, self.tokenizer.pad_token_id).items()}
+        labels = inputs["input_ids"].masked_fill(inputs["attention_mask"] == 0, IGNORED)[:, 1:]
+        logits = self.model(**inputs).logits[:, :-1]
+        return functional.cross_entropy(logits.flatten(0, 1).float(), labels.flatten(), ignore_index=IGNORED, reduction="sum")
+
+    def scores(self, example: Example, rng: random.Random) -> None:
+        """A generator writes, and scores nothing."""
+        return
+
+    def save(self, folder: Path) -> None:
+        """The Hugging Face layout in float16, with how to generate: an end, and a penalty on what was said already."""
+        import copy
+
+        from transformers import GenerationConfig
+
+        model = copy.deepcopy(self.model).half()
+        ids = self.tokenizer.convert_tokens_to_ids
+        model.generation_config = GenerationConfig(eos_token_id=ids(END), pad_token_id=ids(PAD), bos_token_id=ids(USER))
+        model.save_pretrained(folder)
+        self.tokenizer.save_pretrained(folder)
+
+
+def new_tokenizer(texts: Iterable[str], vocabulary: int, longest: int) -> Any:
+    """A byte-level BPE tokenizer of the texts, with the template of the sequences above."""
+    from tokenizers import ByteLevelBPETokenizer
+    from transformers import PreTrainedTokenizerFast
+
+    trainer = ByteLevelBPETokenizer()
+    trainer.train_from_iterator(texts, vocab_size=vocabulary, min_frequency=2, special_tokens=[PAD, END, USER, ASSISTANT], show_progress=False)
+    tokenizer = PreTrainedTokenizerFast(
+        tokenizer_object=trainer._tokenizer, pad_token=PAD, eos_token=END, additional_special_tokens=[USER, ASSISTANT], model_max_length=2 * longest
+    )
+    tokenizer.chat_template = TEMPLATE
+    return tokenizer
