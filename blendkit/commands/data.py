@@ -14,7 +14,7 @@ from blendkit.errors import DataError, UsageError
 from blendkit.jsonl import BadLine, Reader, Writer
 from blendkit.records import Record
 
-app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)
+app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None)
 
 Output = Annotated[str | None, typer.Option("-o", "--output", help="Write this file (.gz, .zst) instead of stdout.")]
 

@@ -78,26 +78,41 @@ def with_run_options(*without: str, endpoint: bool = False) -> Callable[[Callabl
 
     def decorate(function: Callable[..., None]) -> Callable[..., None]:
         shared = {name: spec for name, spec in SHARED.items() if name not in without}
-        asked = ENDPOINTS if endpoint else {}
-        own = inspect.signature(function, eval_str=True)
+        groups: Groups = {"endpoint": (ENDPOINTS, EndpointOptions)} if endpoint else {}
+        groups["run"] = (shared, lambda **flags: RunOptions(command=function.__name__, **flags))
 
         @wraps(function)
-        def command(**arguments: Any) -> None:
-            run = RunOptions(command=function.__name__, **{name: arguments.pop(name) for name in shared})
+        def called(**arguments: Any) -> None:
             if endpoint:
-                arguments["endpoint"] = EndpointOptions(**{name: arguments.pop(name) for name in asked})
-                arguments["endpoint"] = replace(arguments["endpoint"], cache=_cache(arguments["endpoint"].cache, run))
-            function(run=run, **arguments)
+                given = arguments["endpoint"]
+                arguments["endpoint"] = replace(given, cache=_cache(given.cache, arguments["run"]))
+            function(**arguments)
 
-        parameters = [parameter for name, parameter in own.parameters.items() if name not in ("run", "endpoint")]
-        for name, (annotation, default) in (asked | shared).items():
-            parameters.append(inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=default, annotation=annotation))
-        command.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
-        command.__annotations__ = {parameter.name: parameter.annotation for parameter in parameters}
-        del command.__wrapped__
-        return command
+        return with_groups(called, groups)
 
     return decorate
+
+
+Groups = dict[str, tuple[dict[str, tuple[Any, Any]], Callable[..., Any]]]
+
+
+def with_groups(function: Callable[..., None], groups: Groups) -> Callable[..., None]:
+    """The command with the flags of each group, which the parameter of that name receives as what the group's class makes of them."""
+    own = inspect.signature(function, eval_str=True)
+
+    @wraps(function)
+    def command(**arguments: Any) -> None:
+        made = {parameter: make(**{name: arguments.pop(name) for name in flags}) for parameter, (flags, make) in groups.items()}
+        function(**arguments, **made)
+
+    parameters = [parameter for name, parameter in own.parameters.items() if name not in groups]
+    for flags, _ in groups.values():
+        for name, (annotation, default) in flags.items():
+            parameters.append(inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=default, annotation=annotation))
+    command.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
+    command.__annotations__ = {parameter.name: parameter.annotation for parameter in parameters}
+    del command.__wrapped__
+    return command
 
 
 def _cache(given: str | None, run: RunOptions) -> str | None:

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
+from blendkit.commands.options import with_groups
 from blendkit.errors import DataError, RecordError, UsageError
 from blendkit.jsonl import BadLine, Reader
 from blendkit.records import Record
 
-app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)
+app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None)
 
 DATA, MODEL, RUN = "What is learnt", "The model", "The run"
 
@@ -27,23 +30,78 @@ def _option(text: str, *names: str, panel: str = RUN, **more: Any) -> Any:
 
 Output = Annotated[Path, _option("Directory of the new checkpoint.", "-o", "--output")]
 Input = Annotated[list[str] | None, _option("Records (.gz, .zst). May be given several times; records of one id are joined.", "-i", "--input", panel=DATA)]
-Steps = Annotated[int, _option("Optimizer steps.", min=1)]
-PerStep = Annotated[int, _option("Records a step, over all processes.", min=1)]
-Rate = Annotated[float, _option("Peak; linear warm-up, linear decay.")]
-Average = Annotated[float, _option("Keep an exponential mean of the weights with this decay, such as 0.99, and save that; 0 is none.", min=0.0, max=0.9999)]
-SaveEvery = Annotated[int, _option("Steps between two states that --resume can go on from.", min=1)]
-LogEvery = Annotated[int, _option("Steps between two rows of train.log.jsonl.", min=1)]
-Resume = Annotated[bool, _option("Go on with the run in -o, exactly as if it had not stopped.", "--resume")]
-Plot = Annotated[str | None, _option("Draw the log into this .png, .svg or .pdf.", metavar="FILE")]
-BFloat16 = Annotated[bool, _option("bfloat16 autocast.", "--bfloat16/--float32")]
 Checkpointing = Annotated[bool, _option("Gradient checkpointing: less memory, more time.", "--checkpointing", panel=MODEL)]
-MicroTokens = Annotated[int, _option("Padded tokens that go through the network at a time; gradients add up.", min=1)]
-Device = Annotated[str, _option("auto, cpu, cuda or mps.")]
-Seed = Annotated[int, _option("Fixes initialisation, sampling and order.")]
+
+
+@dataclass(frozen=True)
+class Run:
+    """The flags of every run of training."""
+
+    steps: int
+    records_per_step: int
+    learning_rate: float
+    average: float
+    micro_tokens: int
+    bfloat16: bool
+    save_every: int
+    log_every: int
+    resume: bool
+    plot: str | None
+    device: str
+    seed: int
+
+    def check(self) -> None:
+        """Raises UsageError for a plot that cannot be; fixes the seed of what is initialised."""
+        if self.plot:
+            from blendkit.evaluation.report.plots import check_plot
+
+            check_plot(self.plot)
+        import torch
+
+        torch.manual_seed(self.seed)
+
+    def start(self, trainee: Any, examples: Any, output: Path, evaluation: Any = (), eval_every: int = 0, patience: int = 0) -> None:
+        """Trains, then draws the log where that was asked for."""
+        from blendkit.training.loop import TrainOptions
+        from blendkit.training.loop import train as run
+
+        options = TrainOptions(
+            self.steps, self.records_per_step, self.learning_rate, average=self.average, seed=self.seed, save_every=self.save_every,
+            log_every=self.log_every, eval_every=eval_every, patience=patience, device=self.device, bfloat16=self.bfloat16,
+        )  # fmt: skip
+        run(trainee, examples, options, output, evaluation, self.resume)
+        if self.plot:
+            from blendkit.training.plot import plot_log
+
+            plot_log(output, self.plot)
+
+
+RUNS: dict[str, tuple[Any, Any]] = {
+    "steps": (Annotated[int, _option("Optimizer steps.", min=1)], 1000),
+    "records_per_step": (Annotated[int, _option("Records a step, over all processes.", min=1)], 4),
+    "learning_rate": (Annotated[float, _option("Peak; linear warm-up, linear decay.")], 1e-4),
+    "average": (Annotated[float, _option("Keep an exponential mean of the weights with this decay, such as 0.99, and save that.", min=0.0, max=0.9999)], 0.0),
+    "micro_tokens": (Annotated[int, _option("Padded tokens that go through the network at a time; gradients add up.", min=1)], 4096),
+    "bfloat16": (Annotated[bool, _option("bfloat16 autocast.", "--bfloat16/--float32")], True),
+    "save_every": (Annotated[int, _option("Steps between two states that --resume can go on from.", min=1)], 200),
+    "log_every": (Annotated[int, _option("Steps between two rows of train.log.jsonl.", min=1)], 20),
+    "resume": (Annotated[bool, _option("Go on with the run in -o, exactly as if it had not stopped.", "--resume")], False),
+    "plot": (Annotated[str | None, _option("Draw the log into this .png, .svg or .pdf.", metavar="FILE")], None),
+    "device": (Annotated[str, _option("auto, cpu, cuda or mps.")], "auto"),
+    "seed": (Annotated[int, _option("Fixes initialisation, sampling and order.")], 0),
+}
+
+
+def _running(**defaults: Any) -> Callable[[Callable[..., None]], Callable[..., None]]:
+    """Gives a command the flags of `Run` as its parameter `run`, some with another default."""
+    flags = {name: (annotation, defaults.get(name, default)) for name, (annotation, default) in RUNS.items()}
+    return lambda function: with_groups(function, {"run": (flags, Run)})
 
 
 @app.command()
+@_running()
 def ranker(
+    run: Run,
     output: Output,
     input: Input = None,
     kind: Annotated[str, _option("pairranker, summareranker, simcls or reward.", panel=MODEL)] = "pairranker",
@@ -71,18 +129,6 @@ def ranker(
     eval_every: Annotated[int, _option("Steps between two measurements; 0 measures at the end.", min=0)] = 0,
     eval_records: Annotated[int, _option("Records measured on.", min=1)] = 100,
     patience: Annotated[int, _option("Stop after so many measurements without a better one; 0 never.", min=0)] = 0,
-    steps: Steps = 1000,
-    records_per_step: PerStep = 4,
-    learning_rate: Rate = 1e-4,
-    average: Average = 0.0,
-    micro_tokens: MicroTokens = 4096,
-    bfloat16: BFloat16 = True,
-    save_every: SaveEvery = 200,
-    log_every: LogEvery = 20,
-    resume: Resume = False,
-    plot: Plot = None,
-    device: Device = "auto",
-    seed: Seed = 0,
 ) -> None:
     """Train a ranker on records whose candidates have scores, or which people have judged.
 
@@ -98,35 +144,29 @@ def ranker(
 
     from blendkit.training.examples import Labels, Pairing
     from blendkit.training.kinds import NewRanker, new_trainee
-    from blendkit.training.loop import TrainOptions
-    from blendkit.training.loop import train as run
 
-    _check_plot(plot)
+    run.check()
     # People's preferences alone are one task.
     labels = Labels(tuple(label or ("",)), human, log_odds, with_reference, margin)
     pairing = Pairing(subsampling, pairs_per_input, margin, ties=loss == "soft", balanced=balance_length)
     examples = [example for example in _read(input, labels.read) if pairing.ties or len(set(map(tuple, example.labels))) > 1]
     examples = [example for example in examples if pairing.ties or max(example.first()) - min(example.first()) > margin]
     measured = _read([evaluation], Labels(labels.names, human, log_odds).read)[:eval_records] if evaluation else []
-    _seed(seed)
     trainee = new_trainee(
         kind,
         NewRanker(
-            backbone, init, len(labels.names), loss, mode, candidates, source_maxlength, candidate_maxlength, positions, candidate_bias, micro_tokens,
+            backbone, init, len(labels.names), loss, mode, candidates, source_maxlength, candidate_maxlength, positions, candidate_bias, run.micro_tokens,
             checkpointing,
         ),
         pairing,
     )  # fmt: skip
-    options = TrainOptions(
-        steps, records_per_step, learning_rate, average=average, seed=seed, save_every=save_every, log_every=log_every, eval_every=eval_every,
-        patience=patience, device=device, bfloat16=bfloat16,
-    )  # fmt: skip
-    run(trainee, examples, options, output, measured, resume)
-    _plot(output, plot)
+    run.start(trainee, examples, output, measured, eval_every, patience)
 
 
 @app.command()
+@_running(records_per_step=8, learning_rate=5e-5)
 def fuser(
+    run: Run,
     output: Output,
     backbone: Annotated[str, _option("Start from this seq2seq or causal model (a directory or a hub id).", panel=MODEL)],
     input: Input = None,
@@ -138,18 +178,6 @@ def fuser(
     candidate_maxlength: Annotated[int, _option("Tokens of a candidate.", panel=MODEL)] = 128,
     output_maxlength: Annotated[int, _option("Tokens of the reference.", panel=MODEL)] = 256,
     checkpointing: Checkpointing = False,
-    steps: Steps = 1000,
-    records_per_step: PerStep = 8,
-    learning_rate: Rate = 5e-5,
-    average: Average = 0.0,
-    micro_tokens: MicroTokens = 4096,
-    bfloat16: BFloat16 = True,
-    save_every: SaveEvery = 200,
-    log_every: LogEvery = 20,
-    resume: Resume = False,
-    plot: Plot = None,
-    device: Device = "auto",
-    seed: Seed = 0,
 ) -> None:
     """Train GenFuser to write the reference from x and the top candidates.
 
@@ -161,25 +189,20 @@ def fuser(
         raise UsageError("no training data: -i FILE, records with `ranks` and a reference")
 
     from blendkit.training.fuser import FuserTrainee, fuser_examples
-    from blendkit.training.loop import TrainOptions
-    from blendkit.training.loop import train as run
 
-    _check_plot(plot)
+    run.check()
     examples = _read(input, lambda records: fuser_examples(records, ranks))
-    _seed(seed)
     trainee = FuserTrainee(
         backbone, k=top, random_k=random_top, lora=lora, max_length=max_length, candidate_maxlength=candidate_maxlength,
-        output_maxlength=output_maxlength, micro_tokens=micro_tokens, checkpointing=checkpointing,
+        output_maxlength=output_maxlength, micro_tokens=run.micro_tokens, checkpointing=checkpointing,
     )  # fmt: skip
-    options = TrainOptions(
-        steps, records_per_step, learning_rate, average=average, seed=seed, save_every=save_every, log_every=log_every, device=device, bfloat16=bfloat16
-    )
-    run(trainee, examples, options, output, resume=resume)
-    _plot(output, plot)
+    run.start(trainee, examples, output)
 
 
 @app.command()
+@_running(records_per_step=8, learning_rate=2e-3, micro_tokens=8192)
 def generator(
+    run: Run,
     output: Output,
     input: Input = None,
     vocabulary: Annotated[int, _option("Tokens of its own byte-level BPE vocabulary.", min=300, panel=MODEL)] = 4096,
@@ -187,18 +210,6 @@ def generator(
     layers: Annotated[int, _option("Layers.", min=1, panel=MODEL)] = 6,
     longest: Annotated[int, _option("Tokens of question and answer together.", min=16, panel=MODEL)] = 256,
     answers: Annotated[int, _option("Answers of a question a step.", min=1, panel=DATA)] = 4,
-    steps: Steps = 1000,
-    records_per_step: PerStep = 8,
-    learning_rate: Rate = 2e-3,
-    average: Average = 0.0,
-    micro_tokens: MicroTokens = 8192,
-    bfloat16: BFloat16 = True,
-    save_every: SaveEvery = 200,
-    log_every: LogEvery = 20,
-    resume: Resume = False,
-    plot: Plot = None,
-    device: Device = "auto",
-    seed: Seed = 0,
 ) -> None:
     """Train a small causal language model from scratch on the stream's questions and answers.
 
@@ -213,38 +224,11 @@ def generator(
         raise UsageError(f"--width {width}: expected a multiple of 32")
 
     from blendkit.training.language import LanguageTrainee, language_examples
-    from blendkit.training.loop import TrainOptions
-    from blendkit.training.loop import train as run
 
-    _check_plot(plot)
+    run.check()
     examples = _read(input, language_examples)
-    _seed(seed)
-    trainee = LanguageTrainee(examples, vocabulary=vocabulary, width=width, layers=layers, answers=answers, longest=longest, micro_tokens=micro_tokens)
-    options = TrainOptions(
-        steps, records_per_step, learning_rate, average=average, seed=seed, save_every=save_every, log_every=log_every, device=device, bfloat16=bfloat16
-    )
-    run(trainee, examples, options, output, resume=resume)
-    _plot(output, plot)
-
-
-def _seed(seed: int) -> None:
-    import torch
-
-    torch.manual_seed(seed)
-
-
-def _check_plot(path: str | None) -> None:
-    if path:
-        from blendkit.evaluation.report.plots import check_plot
-
-        check_plot(path)
-
-
-def _plot(folder: Path, path: str | None) -> None:
-    if path:
-        from blendkit.training.plot import plot_log
-
-        plot_log(folder, path)
+    trainee = LanguageTrainee(examples, vocabulary=vocabulary, width=width, layers=layers, answers=answers, longest=longest, micro_tokens=run.micro_tokens)
+    run.start(trainee, examples, output)
 
 
 def _read(paths: list[str], examples_of: Any) -> Any:
