@@ -1,0 +1,24 @@
+"""Divides a PairRanker's logits by a temperature, in its weights: python calibrate.py CHECKPOINT TEMPERATURE."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import torch
+
+from blendkit.models.pairrm import load_pairrm, save_pairrm
+
+
+def main() -> None:
+    """The logit is a difference of two scores of the head's last layer, so that its weights carry the scale."""
+    folder, temperature = Path(sys.argv[1]), float(sys.argv[2])
+    model, tokenizer = load_pairrm(str(folder))
+    with torch.no_grad():
+        for parameter in model.head_layer[4].parameters():
+            parameter /= temperature
+    save_pairrm(folder, model, tokenizer)
+
+
+if __name__ == "__main__":
+    main()
