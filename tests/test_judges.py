@@ -253,6 +253,14 @@ def test_verdicts_weighted_by_a_servers_log_probabilities(serving):
     assert verdict_matrix(found["j"], 2).tolist() == [[0, pytest.approx(margin, abs=1e-6)], [pytest.approx(-margin, abs=1e-6), 0]]
 
 
+def test_a_published_format_goes_to_a_server_as_a_text(serving):
+    server = serving(reply=lambda body: "2" if "quality 9" in body["prompt"].split("### Response 2")[1] else "1")
+    stage = make_judge("openai:j", endpoint=EndpointOptions(base_url=server.url, api="completions"), prompt="pandalm", name="j")
+    (done,) = apply(stage, [of_quality(9, 1)])
+    assert verdicts(done["verdicts"]["j"]) == [(0, 1, "A"), (0, 1, "A")]
+    assert server.bodies[0]["prompt"].endswith("\n\n### Evaluation:\n") and server.bodies[0]["stop"] == ["\n"]
+
+
 def test_a_server_without_log_probabilities_is_an_error(serving):
     with pytest.raises(RecordError, match="gives no log-probabilities, which --verdict-by likelihood needs"):
         judged(serving(reply=honest), of_quality(2, 1), verdict_by="likelihood")
@@ -262,7 +270,8 @@ def test_what_cannot_be_read_by_likelihood_is_refused(tiny_chat, tiny_t5):
     endpoint = EndpointOptions(base_url="http://127.0.0.1:9/v1")
     for settings, message in (
         ({"verdict_by": "likelihood", "prompt": "paper"}, "begin alike"),
-        ({"verdict_by": "json", "prompt": "auto-j"}, "reason first"),
+        ({"verdict_by": "json", "prompt": "prometheus"}, "reason first"),
+        ({"prompt": "pandalm"}, "add --api completions"),
         ({"verdict_by": "words"}, "expected one of auto, text, json, likelihood"),
         ({"orders": "three"}, "expected both or random"),
         ({"schedule": "bubbel"}, "did you mean bubble"),

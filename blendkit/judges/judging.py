@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import random
+from collections.abc import Iterable
 from typing import Any
 
-from blendkit.aggregate import settled
+from blendkit.aggregate import Settled, settled
 from blendkit.errors import UsageError
 from blendkit.judges.agreement import Agreement
 from blendkit.judges.base import ORDERS, Juror, Opinion, as_row, orders_shown
@@ -74,17 +75,22 @@ class Judging(Stage):
         for name, bias in self.bias.items():
             bias.add(opinions[name])
 
+    @staticmethod
+    def _majority(each: Iterable[dict[tuple[int, int], Settled]]) -> dict[tuple[int, int], Settled]:
+        """What the judges' settled verdicts come to; each judge has one vote."""
+        votes = [{"a": a, "b": b, "verdict": vote.verdict, "probability": vote.probability} for found in each for (a, b), vote in found.items()]
+        return settled(votes)
+
     def _margins(self, rows: dict[str, list[dict[str, Any]]], pairs: list[tuple[int, int]]) -> dict[tuple[int, int], float]:
         """How much a beats b by the judges, from -1 to 1, for the schedule to go on from."""
-        every = settled(row for found in rows.values() for row in found)
-        return {pair: every[pair].margin for pair in pairs}
+        majority = self._majority(settled(found) for found in rows.values())
+        return {pair: majority[pair].margin for pair in pairs}
 
     def _add(self, record: Record, rows: dict[str, list[dict[str, Any]]]) -> None:
         if len(self.jurors) > 1:
             each = {name: settled(found) for name, found in rows.items()}
             self.agreement.add(each.values())
-            votes = [{"a": a, "b": b, "verdict": vote.verdict, "probability": vote.probability} for found in each.values() for (a, b), vote in found.items()]
-            rows = {**rows, self.panel: [vote.row(pair) for pair, vote in settled(votes).items()]}
+            rows = {**rows, self.panel: [vote.row(pair) for pair, vote in self._majority(each.values()).items()]}
         record["verdicts"] = {**record.get("verdicts", {}), **rows}
 
     def budgeted(self, group: str) -> bool:

@@ -44,6 +44,8 @@ class LLMJudge(Juror):
         self.model: TextModel = text_model(spec, endpoint, device, dtype)
         self.name, self.seed = name or spec, seed
         self.local = self.model.budgeted
+        if self.prompt.raw and not self.local and endpoint.api == "chat":
+            raise UsageError(f"--prompt {self.prompt.name} is a text without a conversation, for models trained on it: add --api completions")
         self.way = self._way(spec, verdict_by)
         self.given_up: str | None = None
         tokens = max_new_tokens or self.prompt.max_new_tokens
@@ -67,7 +69,9 @@ class LLMJudge(Juror):
             return "text"
         if asked == "likelihood" and len(set(firsts)) < len(firsts):
             raise UsageError(f"--verdict-by likelihood reads a server's first token, and verdicts of --prompt {self.prompt.name} begin alike; try {DEFAULT}")
-        return "json" if asked == "auto" else asked
+        if self.prompt.raw and asked == "json":
+            raise UsageError(f"--prompt {self.prompt.name} has words of its own for a verdict: --verdict-by text or likelihood")
+        return ("text" if self.prompt.raw else "json") if asked == "auto" else asked
 
     @property
     def group(self) -> str:
