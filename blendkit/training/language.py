@@ -41,7 +41,7 @@ def language_examples(records: Iterable[Record]) -> list[Example]:
 
 
 class LanguageTrainee(Trainee):
-    """A Llama-shaped decoder with tied embeddings. Each step shows `answers` answers of each question, cut to `longest` tokens."""
+    """A Llama-shaped decoder with tied embeddings. Each step shows `answers` answers of each question, none of more than `longest` tokens with it."""
 
     def __init__(
         self, examples: Sequence[Example], *, vocabulary: int = 4096, width: int = 192, layers: int = 6, answers: int = 4, longest: int = 256,
@@ -65,8 +65,15 @@ class LanguageTrainee(Trainee):
         rows = []
         for example in examples:
             question = self.tokenizer(f"{USER}{example.source}{ASSISTANT}")["input_ids"][-self.longest // 2 :]
-            for text in rng.sample(example.candidates, min(self.answers, len(example.candidates))):
-                rows.append([*question, *self.tokenizer(text + END)["input_ids"]][: self.longest])
+            fitting = 0
+            for text in rng.sample(example.candidates, len(example.candidates)):
+                if fitting == self.answers:
+                    break
+                row = [*question, *self.tokenizer(text + END)["input_ids"]]
+                # An answer that was cut would teach the model not to end.
+                if len(row) <= self.longest:
+                    rows.append(row)
+                    fitting += 1
         rows.sort(key=len)
         parts: list[Part] = []
         for row in rows:
