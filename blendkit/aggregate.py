@@ -105,8 +105,8 @@ class BradleyTerry:
     """The posterior of strengths θ given logits, read as noisy log-odds: s_ij = θ_i - θ_j + b + noise.
 
     The Bradley-Terry model says that i beats j with probability σ(θ_i - θ_j); PairRanker's logit is such a
-    log-odds, so that the likelihood is Gaussian and the posterior exact. Prior: θ ~ N(0, SPREAD²), a flat one
-    for the first place's favour b. `noise` is in logits.
+    log-odds, so that the likelihood is Gaussian and the posterior exact. Prior: N(0, SPREAD²) for θ and for the
+    first place's favour b, lest b explain all where there is a single comparison. `noise` is in logits.
     """
 
     def __init__(self, comparisons: Sequence[Comparison], n: int, noise: float = NOISE) -> None:
@@ -115,7 +115,7 @@ class BradleyTerry:
         design[rows, [i for i, _, _ in comparisons]] = 1.0
         design[rows, [j for _, j, _ in comparisons]] = -1.0
         design[:, n] = 1.0
-        precision = design.T @ design / noise**2 + np.diag([SPREAD**-2] * n + [1e-9])
+        precision = design.T @ design / noise**2 + np.eye(n + 1) / SPREAD**2
         self.covariance = np.linalg.inv(precision)
         logits = np.array([logit for _, _, logit in comparisons])
         self.strengths: Matrix = (self.covariance @ design.T @ logits / noise**2)[:n]

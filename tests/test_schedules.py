@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import blendkit as library
-from blendkit.aggregate import AGGREGATIONS, BradleyTerry, matrix
+from blendkit.aggregate import AGGREGATIONS, BradleyTerry, matrix, max_logits
 from blendkit.rankers.pairranker import PairRanker
 from blendkit.rankers.schedules import SCHEDULES, make_schedule
 from blendkit.stage import Plan, Work, apply, process
@@ -283,3 +283,9 @@ def test_a_conversation_must_end_with_the_user(blendkit, tiny_ranker):
 def test_every_schedule_is_in_the_help(blendkit):
     shown = blendkit("pair", "--help").stdout
     assert all(f"`{name}" in shown or f"{name}" in shown for name in SCHEDULES)
+
+
+def test_one_comparison_of_two_candidates_is_no_tie():
+    """The favour of the first place must not explain away the only comparison there is."""
+    for pairs, best in (([(0, 1, 0.4)], 0), ([(0, 1, -0.4)], 1), ([(1, 0, 0.4)], 1)):
+        assert int(np.argmax(max_logits(matrix(pairs, 2)))) == best and len(set(max_logits(matrix(pairs, 2)))) == 2
