@@ -98,13 +98,17 @@ def train(trainee: Trainee, examples: Sequence[Example], options: TrainOptions, 
     if not examples:
         raise DataError("nothing to train on: no record has two candidates with labels that differ")
     from accelerate import Accelerator
-    from accelerate.utils import set_seed
+    from accelerate.utils import DistributedDataParallelKwargs, set_seed
     from transformers.utils import logging
 
     logging.disable_progress_bar()
 
     cpu = options.device == "cpu" or (options.device == "auto" and not torch.cuda.is_available())
-    accelerator = Accelerator(cpu=cpu, mixed_precision="bf16" if options.bfloat16 else "no")
+    # An encoder's pooler, say, has no part in the loss.
+    several = DistributedDataParallelKwargs(find_unused_parameters=True)
+    accelerator = Accelerator(cpu=cpu, mixed_precision="bf16" if options.bfloat16 else "no", kwargs_handlers=[several])
+    if options.examples_per_step < accelerator.num_processes:
+        raise UsageError(f"--records-per-step {options.examples_per_step}: expected at least one for each of {accelerator.num_processes} processes")
     set_seed(options.seed)
     optimizer = torch.optim.AdamW(trainee.parameters(), lr=options.learning_rate, weight_decay=options.weight_decay)
     network, optimizer = accelerator.prepare(trainee, optimizer)
