@@ -130,14 +130,20 @@ def _cell(row: dict[str, Any], column: str, peers: list[dict[str, Any]], interva
     value = row.get(column)
     if value is None:
         return "–"
-    values = [peer[column] for peer in peers if peer.get(column) is not None]
-    best = None if column in NEUTRAL else min(values) if lower_is_better(column) else max(values)
     text = figure_text(column, value)
-    text = f"[bold]{text}[/]" if value == best and len(values) > 1 else text
+    text = f"[bold]{text}[/]" if is_best(row, column, peers) else text
     if intervals and column in row.get("intervals", {}):
         low, high = row["intervals"][column]
         text += f"\n[dim]{figure_text(column, low)}–{figure_text(column, high)}[/]"
     return text
+
+
+def is_best(row: dict[str, Any], column: str, rows: list[dict[str, Any]]) -> bool:
+    """Whether a row has the best figure of its column, among several of its kind."""
+    if column in NEUTRAL:
+        return False
+    values = [peer[column] for peer in rows if peer.get("kind") == row.get("kind") and peer.get(column) is not None]
+    return len(values) > 1 and bool(row[column] == (min(values) if lower_is_better(column) else max(values)))
 
 
 def figure_text(column: str, value: float) -> str:

@@ -5,7 +5,6 @@ Scores of candidates are [B, T] for T tasks (Q functions), labels the same; high
 
 from __future__ import annotations
 
-import torch
 from torch import Tensor
 from torch.nn import functional
 
@@ -52,9 +51,3 @@ def simcls(similarities: Tensor, reference: Tensor, labels: Tensor) -> Tensor:
 def best_or_not(logits: Tensor, labels: Tensor) -> Tensor:
     """SummaReranker's loss (Ravaut et al. 2022): for each task, is this candidate the best of those at hand? Both [N, T]."""
     return functional.binary_cross_entropy_with_logits(logits, (labels == labels.amax(dim=0)).to(logits.dtype))
-
-
-def pairs_of(labels: Tensor, margin: float) -> tuple[Tensor, Tensor]:
-    """(better, worse), indices of all pairs of [N] labels that differ by more than `margin`."""
-    better, worse = torch.nonzero(labels[:, None] - labels[None, :] > margin, as_tuple=True)
-    return better, worse

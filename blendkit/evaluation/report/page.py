@@ -15,11 +15,10 @@ from typing import Any
 import orjson
 
 from blendkit.errors import OutputError
-from blendkit.evaluation.checks import NEUTRAL, lower_is_better
 from blendkit.evaluation.formats import TITLES, text_of
 from blendkit.evaluation.report.browser import Browser
 from blendkit.evaluation.report.plots import as_svg
-from blendkit.evaluation.terminal import KINDS, column_title, figure_text
+from blendkit.evaluation.terminal import KINDS, column_title, figure_text, is_best
 from blendkit.version import VERSION
 
 Rows = list[dict[str, Any]]
@@ -163,13 +162,5 @@ def _cell(table: Any, row: dict[str, Any], column: str, rows: Rows) -> str:
         # Blue where the row wins, red where it loses; stronger with the distance from 50.
         strength = min(0.75, abs(value - 50) / 60)
         style = f' style="background:rgba({"37,99,168" if value > 50 else "190,60,50"},{strength:.2f})"'
-    best = table in (2, 3) and column not in NEUTRAL and len(_peers(row, rows, column)) > 1 and value == _best(column, _peers(row, rows, column))
+    best = table in (2, 3) and is_best(row, column, rows)
     return f'<td data-value="{value}"{hint}{style}>{f"<b>{text}</b>" if best else text}</td>'
-
-
-def _peers(row: dict[str, Any], rows: Rows, column: str) -> list[float]:
-    return [peer[column] for peer in rows if peer.get("kind") == row.get("kind") and peer.get(column) is not None]
-
-
-def _best(column: str, values: list[float]) -> float:
-    return min(values) if lower_is_better(column) else max(values)
