@@ -9,6 +9,7 @@ import typer
 from blendkit.commands.options import with_run_options
 from blendkit.errors import UsageError
 from blendkit.generators.base import EndpointOptions, Sampling
+from blendkit.models.loading import EMBEDDED_GENERATORS
 from blendkit.running import RunOptions, run_stage
 from blendkit.stage import Stage
 
@@ -22,12 +23,16 @@ def generate(
     model: Annotated[
         list[str] | None,
         typer.Option(
-            "-m", "--model", help="NAME=SPEC or SPEC: a hub id, a directory, openai:MODEL, a preset (--list), or PRESET:MODEL. May be given several times."
+            "-m",
+            "--model",
+            help="NAME=SPEC or SPEC: a hub id, a directory, openai:MODEL, a preset or an embedded model (--list), or PRESET:MODEL. May be given several times.",
         ),
     ] = None,
-    list_presets: Annotated[bool, typer.Option("--list", help="Show the presets: the paper's eleven LLMs.")] = False,
+    list_presets: Annotated[bool, typer.Option("--list", help="Show the presets: the paper's eleven LLMs, and the embedded models.")] = False,
     system: Annotated[str | None, typer.Option(help="A system message before every prompt.", rich_help_panel=DECODING)] = None,
-    max_new_tokens: Annotated[int, typer.Option(min=1, help="Tokens to write at most.", rich_help_panel=DECODING)] = 512,
+    max_new_tokens: Annotated[
+        int | None, typer.Option(min=1, help="Tokens to write at most.", show_default="512, or the model's own", rich_help_panel=DECODING)
+    ] = None,
     num_return: Annotated[int, typer.Option(min=1, help="Candidates a model and decoding.", rich_help_panel=DECODING)] = 1,
     decoding: Annotated[
         list[str] | None,
@@ -38,14 +43,14 @@ def generate(
             show_default="by the flags below",
         ),
     ] = None,
-    temperature: Annotated[float | None, typer.Option(min=0, help="0 is greedy.", show_default="0.7, or the preset's", rich_help_panel=DECODING)] = None,
+    temperature: Annotated[float | None, typer.Option(min=0, help="0 is greedy.", show_default="0.7, or the model's own", rich_help_panel=DECODING)] = None,
     top_p: Annotated[
-        float | None, typer.Option(min=0.0, max=1.0, help="Nucleus sampling.", show_default="1, or the preset's", rich_help_panel=DECODING)
+        float | None, typer.Option(min=0.0, max=1.0, help="Nucleus sampling.", show_default="1, or the model's own", rich_help_panel=DECODING)
     ] = None,
     top_k: Annotated[int, typer.Option(min=0, help="Sample among the K likeliest; 0 is all.", rich_help_panel=DECODING)] = 0,
     repetition_penalty: Annotated[
         float | None,
-        typer.Option(help="Above 1 discourages repetition (local models).", show_default="1, or the preset's", rich_help_panel=DECODING),
+        typer.Option(help="Above 1 discourages repetition (local models).", show_default="1, or the model's own", rich_help_panel=DECODING),
     ] = None,
     stop: Annotated[list[str] | None, typer.Option(help="End at this text. May be given several times.", rich_help_panel=DECODING)] = None,
     logprobs: Annotated[bool, typer.Option("--logprobs", help="Add scores.logprobs: the mean over an answer's tokens.", rich_help_panel=DECODING)] = False,
@@ -65,12 +70,16 @@ def generate(
         for name, preset in PRESETS.items():
             code = "  needs --trust-remote-code" if preset.code else ""
             print(f"{name:9}  {preset.model:47}  {preset.source}{code}")
+        for name in EMBEDDED_GENERATORS:
+            print(f"embedded:{name}  a tiny language model inside the package, for trying the pipe out; its answers make no sense")
         return
     if not model:
-        raise UsageError("no model given: -m NAME=SPEC, where SPEC is a hub id, a directory, openai:MODEL or a preset (`blendkit generate --list`)")
-    asked: dict[str, Any] = {"temperature": temperature, "top_p": top_p, "repetition_penalty": repetition_penalty}
+        raise UsageError("no model given: -m NAME=SPEC, where SPEC is a hub id, a directory, openai:MODEL, a preset or embedded:a (`blendkit generate --list`)")
+    asked: dict[str, Any] = {
+        "temperature": temperature, "top_p": top_p, "repetition_penalty": repetition_penalty, "max_new_tokens": max_new_tokens,
+    }  # fmt: skip
     asked = {name: value for name, value in asked.items() if value is not None}
-    sampling = Sampling(max_new_tokens=max_new_tokens, top_k=top_k, stop=tuple(stop or ()), logprobs=logprobs, **asked)
+    sampling = Sampling(top_k=top_k, stop=tuple(stop or ()), logprobs=logprobs, **asked)
     settings: dict[str, Any] = {"decodings": decoding or (), "num_return": num_return, "trust_remote_code": trust_remote_code, "given": tuple(asked)}
 
     def make() -> Stage:

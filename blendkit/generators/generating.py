@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
 from blendkit.errors import UsageError
 from blendkit.generators.base import Completion, EndpointOptions, Messages, Prompt, Sampling, TextModel, decoded_by, text_model, windows_at_once
-from blendkit.generators.presets import Preset, preset_of
+from blendkit.generators.presets import Preset, defaults_of, preset_of
 from blendkit.records import Record, source_text
 from blendkit.running import seeded
 from blendkit.stage import Stage, Work
@@ -58,7 +59,7 @@ class Generating(Stage):
             preset, where = preset_of(spec if mark else model)
             self.presets[name] = preset
             self.models[name] = text_model(where, endpoint, device, dtype, trust_remote_code)
-            base = _with_defaults(sampling, preset, given)
+            base = _with_defaults(sampling, defaults_of(preset, where), given)
             self.samplings[name] = [decoded_by(decoding, base) for decoding in decodings] or [base]
             for one in self.samplings[name]:
                 self._check(name, one)
@@ -144,12 +145,9 @@ def _candidate(name: str, sampling: Sampling, completion: Completion) -> dict[st
     return {"model": name, "text": completion.text, "decoding_method": sampling.method, **completion.fields()}
 
 
-def _with_defaults(sampling: Sampling, preset: Preset | None, given: Sequence[str]) -> Sampling:
-    """The preset's defaults, but for what was asked for."""
-    from dataclasses import replace
-
-    defaults: dict[str, Any] = {key: value for key, value in (preset.defaults if preset else {}).items() if key not in given}
-    return replace(sampling, **defaults)
+def _with_defaults(sampling: Sampling, defaults: dict[str, float], given: Sequence[str]) -> Sampling:
+    """The model's defaults, but for what was asked for."""
+    return replace(sampling, **{key: value for key, value in defaults.items() if key not in given})  # type: ignore[arg-type]
 
 
 def prompt_messages(record: Record, system: str | None) -> Messages:

@@ -8,6 +8,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 from blendkit.generators.base import Messages
+from blendkit.models.loading import EMBEDDED
 
 ALPACA = "Below is an instruction that describes a task. Write a response that appropriately completes the request."
 ALPACA_INPUT = (
@@ -190,6 +191,17 @@ PRESETS = {
     ),
     "flan-t5": Preset("google/flan-t5-xxl", "model card: google/flan-t5-xxl (no format: the text itself)"),
 }
+
+
+# How the embedded generators (`embedded:NAME`) sample: little at random, and not longer than what they were trained on.
+EMBEDDED_DEFAULTS: dict[str, float] = {"temperature": 0.6, "top_p": 0.9, "repetition_penalty": 1.1, "max_new_tokens": 192}
+
+
+def defaults_of(preset: Preset | None, spec: str) -> dict[str, float]:
+    """A model's own settings, fields of Sampling: its preset's, or those of the embedded generators."""
+    if preset is not None:
+        return preset.defaults
+    return EMBEDDED_DEFAULTS if spec.startswith(f"{EMBEDDED}:") else {}
 
 
 def preset_of(spec: str) -> tuple[Preset | None, str]:

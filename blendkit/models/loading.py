@@ -16,17 +16,19 @@ if TYPE_CHECKING:
     import torch
 
 EMBEDDED = "embedded"
+# Small causal language models beside the ranker, `embedded:NAME`.
+EMBEDDED_GENERATORS = ("a", "b", "c")
 T = TypeVar("T")
 
 
 def locate(name: str, *files: str) -> Path:
-    """The local folder of a model: `embedded`, a directory, or a hub id (downloaded when need be).
+    """The local folder of a model: `embedded`, `embedded:NAME`, a directory, or a hub id (downloaded when need be).
 
     Raises:
-        NoInputError: no such directory, and no such model in the cache or on the hub.
+        NoInputError: no such directory, and no such model in the cache, on the hub, or among the embedded ones.
     """
-    if name == EMBEDDED:
-        return Path(str(resources.files("blendkit.models") / "embedded"))
+    if name.partition(":")[0] == EMBEDDED:
+        return _embedded(name)
     if Path(name).is_dir():
         if not (Path(name) / "config.json").is_file():
             raise NoInputError(f"no model in {name}: the directory has no config.json")
@@ -38,6 +40,15 @@ def locate(name: str, *files: str) -> Path:
         return Path(snapshot_download(name, allow_patterns=list(files) if files else None))
     except (HFValidationError, HfHubHTTPError, LocalEntryNotFoundError, OSError) as error:
         raise NoInputError(f"no model {name!r}: {no_such_model(error)}") from error
+
+
+def _embedded(name: str) -> Path:
+    folder, which = Path(str(resources.files("blendkit.models") / EMBEDDED)), name.partition(":")[2]
+    if name == EMBEDDED:
+        return folder
+    if which not in EMBEDDED_GENERATORS:
+        raise NoInputError(f"no model {name!r}: the embedded generators are {', '.join(f'{EMBEDDED}:{one}' for one in EMBEDDED_GENERATORS)}")
+    return folder / which
 
 
 def no_such_model(error: Exception) -> str:

@@ -24,6 +24,7 @@ TEMPLATE = (
     "{% if add_generation_prompt %}<assistant>{% endif %}"
 )
 IGNORED = -100
+NEVER_TWICE = 5  # tokens in a row
 
 
 def language_examples(records: Iterable[Record]) -> list[Example]:
@@ -97,14 +98,14 @@ class LanguageTrainee(Trainee):
         return
 
     def save(self, folder: Path) -> None:
-        """The Hugging Face layout in float16, with how to generate: an end, and a penalty on what was said already."""
+        """The Hugging Face layout in float16, with how to generate: an end, and no run of tokens twice, so that it cannot loop."""
         import copy
 
         from transformers import GenerationConfig
 
         model = copy.deepcopy(self.model).half()
         ids = self.tokenizer.convert_tokens_to_ids
-        model.generation_config = GenerationConfig(eos_token_id=ids(END), pad_token_id=ids(PAD), bos_token_id=ids(USER))
+        model.generation_config = GenerationConfig(eos_token_id=ids(END), pad_token_id=ids(PAD), bos_token_id=ids(USER), no_repeat_ngram_size=NEVER_TWICE)
         model.save_pretrained(folder)
         self.tokenizer.save_pretrained(folder)
 
