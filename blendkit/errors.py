@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 
 class BlendkitError(Exception):
     """A fault that one clear line explains; `exit_code` is what the shell sees."""
@@ -36,6 +38,10 @@ class RecordError(DataError):
     def __init__(self, field: str, problem: str) -> None:
         super().__init__(f"{field}: {problem}" if field else problem)
 
+    def __reduce__(self) -> tuple[Any, ...]:
+        # Its words go from process to process, put together already.
+        return RecordError, ("", str(self))
+
 
 class NoInputError(BlendkitError):
     """A file or a model that was named does not exist or cannot be read (66)."""
@@ -63,6 +69,12 @@ class OutputError(BlendkitError):
 
 class OutOfMemory(BlendkitError):
     """Not even one item fits into memory (75)."""
+
+    exit_code = 75
+
+
+class WorkerLost(BlendkitError):
+    """Workers ended again and again over the same records; most often memory ran out (75)."""
 
     exit_code = 75
 

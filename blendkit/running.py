@@ -9,13 +9,14 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import suppress
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
 from itertools import islice
 from pathlib import Path
 
 import orjson
 
+from blendkit.engines import EngineOptions, distributed
 from blendkit.errors import DataError, NoInputError, OutputError, RecordError, SkippedRecords, UsageError
 from blendkit.jsonl import BadLine, Line, Reader, Writer, raise_if_signalled, signals_wait, whole_lines
 from blendkit.progress import Progress
@@ -43,9 +44,11 @@ class RunOptions:
     progress: str = "auto"
     quiet: bool = False
     debug: bool = False
+    engine: EngineOptions = field(default_factory=EngineOptions)
 
     def check(self) -> None:
         """Raises UsageError for flags that do not go together."""
+        self.engine.check()
         if self.resume and not self.output:
             raise UsageError("--resume needs -o FILE: it goes on after that file's last whole record")
         if self.rejects and self.on_error != "skip":
@@ -70,7 +73,7 @@ def run_stage(make: Callable[[], Stage], options: RunOptions) -> Stage:
     """
     options.check()
     reader = Reader(options.input)
-    stage = make()
+    stage = distributed(make, options.engine)
     last_id = recover(options.output) if options.resume and options.output else None
     lines: Iterator[Line | BadLine] = reader.records()
     if last_id is not None:

@@ -74,6 +74,10 @@ class Stage:
         """
         self.finish(record, (yield self.plan(record)))
 
+    def work(self, window: Window, plan: Plan) -> tuple[list[Line], BaseException | None]:
+        """The window's finished lines up to the first fault that ends the run, and that fault."""
+        return _do_window(self, window, plan)
+
     def rows(self) -> list[dict[str, Any]]:
         """What a stage that does not pass records on writes at the end."""
         return []
@@ -140,7 +144,7 @@ def _worked(stage: Stage, parts: Iterator[Window], plan: Plan) -> Iterator[tuple
     """Each window, its finished lines and its fault, in order."""
     if stage.overlap == 1:
         for window in parts:
-            yield window, *_do_window(stage, window, plan)
+            yield window, *stage.work(window, plan)
         return
 
     def do(window: Window, my_turn: Callable[[], None]) -> tuple[Window, list[Line], BaseException | None]:
@@ -151,7 +155,7 @@ def _worked(stage: Stage, parts: Iterator[Window], plan: Plan) -> Iterator[tuple
                 raise bad.error
             plan.on_bad(bad)
 
-        return window, *_do_window(stage, window, replace(plan, on_bad=on_bad))
+        return window, *stage.work(window, replace(plan, on_bad=on_bad))
 
     yield from overlapped(do, parts, stage.overlap)
 
@@ -184,7 +188,6 @@ class _InFlight:
 
 
 def _do_window(stage: Stage, window: list[Line | BadLine], plan: Plan) -> tuple[list[Line], BaseException | None]:
-    """The window's finished lines up to the first fault that ends the run, and that fault."""
     flights: list[_InFlight] = []
     fault: BaseException | None = None
     for line in window:

@@ -10,10 +10,11 @@ from typing import Annotated, Any
 
 import typer
 
+from blendkit.engines import EngineOptions
 from blendkit.generators.base import EndpointOptions
 from blendkit.running import RunOptions
 
-STREAM, COMPUTE, REPORT = "Stream", "Computing", "Reporting"
+STREAM, COMPUTE, ENGINE, REPORT = "Stream", "Computing", "Engine", "Reporting"
 
 SHARED: dict[str, tuple[Any, Any]] = {
     "input": (Annotated[str | None, typer.Option("-i", "--input", help="Read this file (.gz, .zst) instead of stdin.", rich_help_panel=STREAM)], None),
@@ -42,6 +43,27 @@ SHARED: dict[str, tuple[Any, Any]] = {
     "debug": (Annotated[bool, typer.Option("--debug", help="Show the traceback of a fault.", rich_help_panel=REPORT)], False),
 }
 
+
+# For commands that run models or ask endpoints.
+ENGINES: dict[str, tuple[Any, Any]] = {
+    "engine": (Annotated[str, typer.Option(help="local: this machine; ray: actors of a Ray cluster.", rich_help_panel=ENGINE)], "local"),
+    "workers": (
+        Annotated[int, typer.Option(help="Model replicas, each in a process of its own where there are several.", min=1, rich_help_panel=ENGINE)],
+        1,
+    ),
+    "cpus_per_worker": (
+        Annotated[float | None, typer.Option(help="CPU cores of a worker.", show_default="an equal share; 1 for Ray", min=0, rich_help_panel=ENGINE)],
+        None,
+    ),
+    "gpus_per_worker": (
+        Annotated[float | None, typer.Option(help="GPUs of a Ray worker.", show_default="1, or an equal share", min=0, rich_help_panel=ENGINE)],
+        None,
+    ),
+    "ray_address": (
+        Annotated[str | None, typer.Option(help="A running cluster (auto, HOST:PORT or ray://…).", show_default="one is started here", rich_help_panel=ENGINE)],
+        None,
+    ),
+}
 
 ENDPOINT = "Endpoints (openai:MODEL)"
 
@@ -79,13 +101,20 @@ def with_run_options(*without: str, endpoint: bool = False) -> Callable[[Callabl
     def decorate(function: Callable[..., None]) -> Callable[..., None]:
         shared = {name: spec for name, spec in SHARED.items() if name not in without}
         groups: Groups = {"endpoint": (ENDPOINTS, EndpointOptions)} if endpoint else {}
-        groups["run"] = (shared, lambda **flags: RunOptions(command=function.__name__, **flags))
+        engines = {} if "device" in without else ENGINES
+
+        def run_options(**flags: Any) -> RunOptions:
+            engine = EngineOptions(**{name: flags.pop(name) for name in engines})
+            return RunOptions(command=function.__name__, engine=engine, **flags)
+
+        groups["run"] = ({**shared, **engines}, run_options)
 
         @wraps(function)
         def called(**arguments: Any) -> None:
             if endpoint:
                 given = arguments["endpoint"]
-                arguments["endpoint"] = replace(given, cache=_cache(given.cache, arguments["run"]))
+                run = arguments["run"]
+                arguments["endpoint"] = replace(given.share(run.engine.workers), cache=_cache(given.cache, run))
             function(**arguments)
 
         return with_groups(called, groups)

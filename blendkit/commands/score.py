@@ -55,7 +55,7 @@ def score(
         from blendkit.scorers.scoring import Scoring
 
         stage = Scoring(metric, run.device, run.dtype, run.seed, layers=bertscore_layer, idf=bertscore_idf, baseline=bertscore_baseline)
-        if not run.quiet and sys.stderr.isatty():
+        if not run.quiet and not run.engine.beside and sys.stderr.isatty():
             for signature in stage.describe()["signatures"]:
                 print(f"blendkit score: {signature}", file=sys.stderr)
         return stage

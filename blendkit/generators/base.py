@@ -152,6 +152,20 @@ class EndpointOptions:
         """Whether a batch file stands in for the server."""
         return bool(self.emit_batch or self.read_batch)
 
+    def share(self, workers: int) -> EndpointOptions:
+        """One worker's part of the limits, which are for all of them together.
+
+        Raises:
+            UsageError: a batch file is written, which one process must do.
+        """
+        if workers == 1:
+            return self
+        if self.emit_batch:
+            raise UsageError("--emit-batch: one process writes the file; leave --workers out")
+        parts = {name: getattr(self, name) for name in ("concurrency", "requests_per_minute", "tokens_per_minute")}
+        whole = {name: max(1, value // workers) for name, value in parts.items() if value is not None}
+        return replace(self, **whole, max_cost=None if self.max_cost is None else self.max_cost / workers)
+
 
 def windows_at_once(models: Iterable[TextModel], endpoint: EndpointOptions) -> int:
     """A stage's `overlap`: more than one window where all models are servers that are really asked."""

@@ -1,0 +1,57 @@
+"""Where a stage's windows are worked on beside this process: processes of this machine, or actors of a Ray cluster."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from blendkit.errors import UsageError
+from blendkit.stage import Stage
+
+# A new engine is one file with a Pool, and one line here.
+ENGINES = ("local", "ray")
+
+
+@dataclass(frozen=True)
+class EngineOptions:
+    """`workers` model replicas, each of so many CPUs and GPUs; one local worker is this process itself."""
+
+    engine: str = "local"
+    workers: int = 1
+    cpus_per_worker: float | None = None
+    gpus_per_worker: float | None = None
+    ray_address: str | None = None
+
+    def check(self) -> None:
+        """Raises UsageError for flags that do not go together."""
+        if self.engine not in ENGINES:
+            raise UsageError(f"--engine {self.engine}: expected {' or '.join(ENGINES)}")
+        if self.engine != "ray":
+            for flag, value in (("--gpus-per-worker", self.gpus_per_worker), ("--ray-address", self.ray_address)):
+                if value is not None:
+                    raise UsageError(f"{flag} needs --engine ray")
+
+    @property
+    def beside(self) -> bool:
+        """Whether the work is done outside this process."""
+        return self.engine == "ray" or self.workers > 1
+
+
+def distributed(make: Callable[[], Stage], options: EngineOptions) -> Stage:
+    """The stage that `make` makes, worked on by the engine: each worker makes one of its own.
+
+    Raises:
+        UsageError: the engine needs a package that is not installed.
+        BlendkitError: what making the stage raises, such as NoInputError for a model that is not there.
+    """
+    if not options.beside:
+        return make()
+    from blendkit.engines.pool import Distributed
+
+    if options.engine == "ray":
+        from blendkit.engines.ray import RayPool
+
+        return Distributed(RayPool(make, options))
+    from blendkit.engines.local import ProcessPool
+
+    return Distributed(ProcessPool(make, options))

@@ -1,0 +1,77 @@
+"""`--engine local --workers N`: N processes of this machine, each with a model of its own; with GPUs, worker k takes GPU k."""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+import subprocess
+import sys
+from collections.abc import Callable
+from contextlib import suppress
+from multiprocessing.connection import Connection
+from typing import Any
+
+from blendkit.engines import EngineOptions
+from blendkit.engines.pool import Pool, Worker, WorkerDied
+from blendkit.engines.remote import Answer, Asking, Served, pickled
+from blendkit.stage import Stage
+
+
+class ProcessPool(Pool):
+    """Processes that live as long as the pool; one that is killed is started anew."""
+
+    def __init__(self, make: Callable[[], Stage], options: EngineOptions) -> None:
+        self._pickled = pickled(make)
+        cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+        self._threads = max(1, int(options.cpus_per_worker or cores // options.workers))
+        super().__init__(make, options)
+
+    def start(self, place: int) -> Worker:
+        """A process that reads questions from a socket."""
+        near, far = socket.socketpair()
+        environment = {**os.environ, "PYTHONPATH": os.pathsep.join(path for path in sys.path if path), "OMP_NUM_THREADS": str(self._threads)}
+        with far:
+            command = [sys.executable, "-P", "-m", "blendkit.engines.local", str(far.fileno()), str(place)]
+            process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=sys.stderr, env=environment, pass_fds=[far.fileno()])
+        connection = Connection(near.detach())
+
+        def ask(question: str, arguments: tuple[Any, ...]) -> Answer:
+            try:
+                connection.send((question, arguments))
+                return connection.recv()  # type: ignore[no-any-return]
+            except (EOFError, OSError) as error:
+                raise WorkerDied(_ending(process)) from error
+
+        def end() -> None:
+            process.kill()
+            process.wait()
+
+        with suppress(OSError):  # who asks next is told
+            connection.send_bytes(self._pickled)
+        return Asking(ask, end)
+
+
+def _ending(process: subprocess.Popen[bytes]) -> str:
+    code = process.wait()
+    return f"by signal {-code}, {signal.Signals(-code).name}" if code < 0 else f"exit code {code}"
+
+
+def serve(connection: Connection, place: int) -> None:
+    """Answers questions until nobody is there to ask."""
+    # Ctrl-C reaches the whole terminal group; the process that we work for decides what it means.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    try:
+        served = Served(connection.recv_bytes())
+        import torch
+
+        if torch.cuda.is_available():
+            torch.cuda.set_device(place % torch.cuda.device_count())
+        while True:
+            connection.send(served.answer(*connection.recv()))
+    except (EOFError, ConnectionError):
+        return
+
+
+if __name__ == "__main__":
+    serve(Connection(int(sys.argv[1])), int(sys.argv[2]))

@@ -1,0 +1,215 @@
+"""What the engines share: windows go to workers, results come back in order, and a dead worker's window goes to another.
+
+A worker runs the very code of the local engine on its window (`Stage.work`), with all bad records noted instead of told;
+this side tells them in the order of the stream, so that messages, exit codes and rejects are those of one process.
+"""
+
+from __future__ import annotations
+
+import queue
+import threading
+from abc import ABC, abstractmethod
+from collections.abc import Callable
+from contextlib import suppress
+from dataclasses import dataclass, fields
+from typing import Any, Protocol
+
+from blendkit.engines import EngineOptions
+from blendkit.errors import BlendkitError, RecordError, WorkerLost
+from blendkit.jsonl import BadLine, Line
+from blendkit.records import Record
+from blendkit.stage import Counts, Plan, Stage, Window
+
+TRIES = 3  # workers that a window may take with it before the run ends
+
+Slim = tuple[int, Record | RecordError]
+
+
+@dataclass
+class Outcome:
+    """What became of a window: finished records by line number, bad lines in the order they were found, the fault that ended it."""
+
+    done: list[tuple[int, Record]]
+    bad: list[tuple[int, RecordError]]
+    fault: BaseException | None
+    counts: Counts
+
+
+@dataclass
+class About:
+    """What this side must know of the stage that the workers have."""
+
+    name: str
+    window: int
+    batch_tokens: int
+    passes_records: bool
+
+
+class WorkerDied(Exception):
+    """A worker ended before its answer; `reason` says how."""
+
+
+class Worker(Protocol):
+    """One replica of the stage, somewhere else. Every call raises WorkerDied when it is gone."""
+
+    def about(self) -> About: ...
+
+    def work(self, window: list[Slim], batch_tokens: int) -> Outcome: ...
+
+    def describe(self) -> tuple[dict[str, Any], list[str]]: ...
+
+    def end(self) -> None: ...
+
+
+class Replica:
+    """The far side: a stage and its plan, which remembers what memory allowed."""
+
+    def __init__(self, make: Callable[[], Stage]) -> None:
+        self.stage = make()
+        self.plan: Plan | None = None
+
+    def about(self) -> About:
+        """Of this replica's stage."""
+        return About(self.stage.name, self.stage.window, self.stage.batch_tokens, self.stage.passes_records)
+
+    def work(self, window: list[Slim], batch_tokens: int) -> Outcome:
+        """One window, its bad records left out; what is worse than a bad record is the outcome's fault."""
+        bad: list[tuple[int, RecordError]] = []
+        if self.plan is None:
+            self.plan = Plan(batch_tokens=batch_tokens)
+        self.plan.counts = Counts()
+        self.plan.on_bad = lambda line: bad.append((line.number, line.error))
+        lines: Window = [BadLine(number, b"", what) if isinstance(what, RecordError) else Line(number, b"", what) for number, what in window]
+        done, fault = self.stage.work(lines, self.plan)
+        return Outcome([(line.number, line.record) for line in done], bad, fault, self.plan.counts)
+
+    def describe(self) -> tuple[dict[str, Any], list[str]]:
+        """The stage's account of itself, and its warnings."""
+        return self.stage.describe(), self.stage.warnings()
+
+
+class Pool(ABC):
+    """Workers that wait for windows. Threads may call `work` side by side."""
+
+    def __init__(self, make: Callable[[], Stage], options: EngineOptions) -> None:
+        """Starts the workers, and waits until each has its stage."""
+        self.make, self.options = make, options
+        self._idle: queue.SimpleQueue[tuple[int, Worker]] = queue.SimpleQueue()
+        self.workers: dict[int, Worker] = {}
+        self._closed = False
+        try:
+            for place in range(options.workers):
+                self.workers[place] = self.start(place)
+            for place, worker in self.workers.items():
+                try:
+                    self.about = worker.about()
+                except WorkerDied as error:
+                    raise WorkerLost(f"a worker ended before it had its model: {error}") from error
+                self._idle.put((place, worker))
+        except BaseException:
+            self.close()
+            raise
+
+    @abstractmethod
+    def start(self, place: int) -> Worker:
+        """A new worker; returns at once."""
+
+    def work(self, window: list[Slim], batch_tokens: int) -> Outcome:
+        """The window's outcome, by the next worker that is idle; by another one where that dies.
+
+        Raises:
+            WorkerLost: it took several workers with it.
+        """
+        reason = ""
+        for _ in range(TRIES):
+            place, worker = self._idle.get()
+            try:
+                outcome = worker.work(window, batch_tokens)
+            except WorkerDied as error:
+                if self._closed:
+                    break
+                reason = str(error)
+                worker = self.workers[place] = self.start(place)
+                self._idle.put((place, worker))
+                continue
+            self._idle.put((place, worker))
+            return outcome
+        raise WorkerLost(
+            f"{TRIES} workers ended over the records of the lines {window[0][0]} to {window[-1][0]} ({reason}); "
+            "if memory ran out, take fewer --workers or a smaller --batch-tokens"
+        )
+
+    def describe(self) -> dict[int, tuple[dict[str, Any], list[str]]]:
+        """What each worker says of itself, and its warnings; one that still works is not waited for."""
+        found = {}
+        while not self._idle.empty():
+            with suppress(queue.Empty, WorkerDied):
+                place, worker = self._idle.get_nowait()
+                found[place] = worker.describe()
+        return dict(sorted(found.items()))
+
+    def close(self) -> None:
+        """Ends all workers."""
+        self._closed = True
+        for worker in self.workers.values():
+            worker.end()
+        self.workers = {}
+
+
+class Distributed(Stage):
+    """A stage whose windows a pool works on, several at a time."""
+
+    def __init__(self, pool: Pool) -> None:
+        self.pool = pool
+        # Instance attributes: what the workers' stage is, this one looks like.
+        self.name = pool.about.name  # type: ignore[misc]
+        self.window, self.passes_records = pool.about.window, pool.about.passes_records
+        self.batch_tokens = pool.about.batch_tokens
+        # Two windows a worker: one in work, one that waits for its turn, so that no worker waits for a slow window before its own.
+        self.overlap = 2 * pool.options.workers
+        self._adding = threading.Lock()
+        self._said: dict[int, tuple[dict[str, Any], list[str]]] = {}
+
+    def work(self, window: Window, plan: Plan) -> tuple[list[Line], BaseException | None]:
+        """By a worker; bad records are told here."""
+        slim: list[Slim] = [(line.number, line.error if isinstance(line, BadLine) else line.record) for line in window]
+        outcome = self.pool.work(slim, plan.batch_tokens)
+        by_number = {line.number: line for line in window}
+        fault, end = outcome.fault, float("inf")
+        for number, error in outcome.bad:
+            try:
+                if plan.on_bad is None:
+                    raise error
+                plan.on_bad(BadLine(number, by_number[number].raw, error))
+                plan.counts.skipped += 1
+            except BlendkitError as fatal:
+                if number < end:
+                    fault, end = fatal, number
+        done = []
+        for number, record in outcome.done:
+            if number < end:
+                line = by_number[number]
+                assert isinstance(line, Line)
+                done.append(Line(number, line.raw, record))
+        with self._adding:
+            for count in fields(Counts):
+                if count.name != "skipped":
+                    setattr(plan.counts, count.name, getattr(plan.counts, count.name) + getattr(outcome.counts, count.name))
+        return done, fault
+
+    def close(self) -> None:
+        """Asks the workers what they did, and ends them."""
+        if self.pool.workers:
+            self._said = self.pool.describe()
+            self.pool.close()
+
+    def describe(self) -> dict[str, Any]:
+        """A worker's account, the engine, and of several workers the account of each: what they counted is of their own records."""
+        accounts = [said for said, _ in self._said.values()]
+        engine = {"engine": self.pool.options.engine, "workers": self.pool.options.workers}
+        return {**(accounts[0] if accounts else {}), **engine, **({"by_worker": accounts} if len(accounts) > 1 else {})}
+
+    def warnings(self) -> list[str]:
+        """Of all workers; each speaks of its own records."""
+        total = self.pool.options.workers
+        return [f"worker {place + 1} of {total}: {line}" if total > 1 else line for place, (_, lines) in self._said.items() for line in lines]
