@@ -18,7 +18,7 @@ from blendkit.jsonl import ReaderGone, catch_signals, raise_if_signalled
 from blendkit.version import VERSION
 
 # In the order of the pipe. A new command is a file in commands/ with a function of its name, and a line here.
-COMMANDS = ("generate", "score", "pair", "rank", "fuse", "judge", "evaluate", "train", "data", "check")
+COMMANDS = ("generate", "score", "pair", "rank", "fuse", "judge", "evaluate", "merge", "train", "data", "check")
 
 
 class LazyGroup(TyperGroup):

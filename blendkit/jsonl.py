@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import gzip
+import hashlib
 import io
 import os
 import signal
@@ -21,6 +22,8 @@ from blendkit.errors import Interrupted, NoInputError, OutputError, RecordError
 from blendkit.records import Record, parse
 
 MAX_LINE_BYTES = 32 << 20
+
+Shard = tuple[int, int]
 
 
 class ReaderGone(Exception):
@@ -48,12 +51,16 @@ class BadLine:
 class Reader:
     """The lines of a file or of standard input (`path` None or `-`); blank lines are passed over.
 
+    `shard` (I, N) leaves in only what falls to part I of N, 0 to N - 1, by a hash of the id. A line of more than
+    `max_line_bytes` is a bad one, and no more of it than that is in memory, however small it was compressed.
+
     Raises:
         NoInputError: the file does not exist or is not what its name says.
     """
 
-    def __init__(self, path: str | None) -> None:
+    def __init__(self, path: str | None, shard: Shard | None = None, max_line_bytes: int = MAX_LINE_BYTES) -> None:
         self.name = path if path and path != "-" else "<stdin>"
+        self.shard, self.max_line_bytes = shard, max_line_bytes
         self._raw: BinaryIO
         if self.name == "<stdin>":
             if sys.stdin is None:
@@ -81,8 +88,8 @@ class Reader:
         while True:
             number += 1
             try:
-                line = self._stream.readline(MAX_LINE_BYTES + 1)
-                if len(line) > MAX_LINE_BYTES and not line.endswith(b"\n"):
+                line = self._stream.readline(self.max_line_bytes + 1)
+                if len(line) > self.max_line_bytes and not line.endswith(b"\n"):
                     while (rest := self._stream.readline(1 << 20)) and not rest.endswith(b"\n"):
                         pass
             except (gzip.BadGzipFile, EOFError, OSError, zstd_error()) as error:
@@ -97,15 +104,27 @@ class Reader:
         seen: set[int] = set()
         for number, raw in self.lines():
             try:
-                if len(raw) > MAX_LINE_BYTES:
-                    raise RecordError("", f"a line of more than {MAX_LINE_BYTES >> 20} MB; records are smaller")
+                if len(raw) > self.max_line_bytes:
+                    raise RecordError("", f"a line of more than {_size(self.max_line_bytes)}; --max-line-bytes raises the limit")
                 record = parse(raw, number)
+                if self.shard and not _falls_to(self.shard, record["id"]):
+                    continue
                 if (key := hash(record["id"])) in seen:
                     raise RecordError("id", f"expected a new one, got {record['id']!r} again")
                 seen.add(key)
                 yield Line(number, raw, record)
             except RecordError as error:
-                yield BadLine(number, raw, error)
+                # A line without an id that can be read is the business of one shard, too.
+                if self.shard is None or number % self.shard[1] == self.shard[0]:
+                    yield BadLine(number, raw, error)
+
+
+def _falls_to(shard: Shard, identity: str) -> bool:
+    return int.from_bytes(hashlib.blake2b(identity.encode(errors="surrogatepass"), digest_size=8).digest()) % shard[1] == shard[0]
+
+
+def _size(count: int) -> str:
+    return f"{count >> 20} MB" if count >= 1 << 20 and not count % (1 << 20) else f"{count} bytes"
 
 
 class Writer:

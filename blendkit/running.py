@@ -18,7 +18,7 @@ import orjson
 
 from blendkit.engines import EngineOptions, distributed
 from blendkit.errors import DataError, NoInputError, OutputError, RecordError, SkippedRecords, UsageError
-from blendkit.jsonl import BadLine, Line, Reader, Writer, raise_if_signalled, signals_wait, whole_lines
+from blendkit.jsonl import MAX_LINE_BYTES, BadLine, Line, Reader, Shard, Writer, raise_if_signalled, signals_wait, whole_lines
 from blendkit.progress import Progress
 from blendkit.records import verdicts_of
 from blendkit.stage import Counts, Plan, Stage, process
@@ -31,6 +31,8 @@ class RunOptions:
 
     command: str = ""
     input: str | None = None
+    shard: str | None = None
+    max_line_bytes: int = MAX_LINE_BYTES
     output: str | None = None
     resume: bool = False
     on_error: str = "fail"
@@ -64,6 +66,48 @@ class RunOptions:
         if self.output and self.output != "-" and self.input and _same_file(self.input, self.output):
             raise UsageError(f"-o {self.output}: the output would overwrite the input")
 
+    def reader(self) -> Reader:
+        """The input, or this process's part of it."""
+        return Reader(self.input, shard_of(self.shard) if self.shard else None, self.max_line_bytes)
+
+
+# A scheduler's variables: this task's number, the number of the first task, how many tasks there are.
+SCHEDULERS = {
+    "slurm": ("SLURM_ARRAY_TASK_ID", "SLURM_ARRAY_TASK_MIN", "SLURM_ARRAY_TASK_COUNT"),
+    "k8s": ("JOB_COMPLETION_INDEX", "", ""),
+}
+
+
+def shard_of(spec: str) -> Shard:
+    """(I, N) of `I/N`, I from 0; of `slurm` or `slurm/N`, inside a job array; of `k8s/N`, inside an indexed job.
+
+    Raises:
+        UsageError: there is no such part, or the scheduler's variable is not set.
+    """
+    number: int | None
+    total: int | None
+    first, mark, last = spec.partition("/")
+    if first in SCHEDULERS:
+        task, least, count = SCHEDULERS[first]
+        number = _variable(task, spec) - (_variable(least, spec) if least in os.environ else 0)
+        total = _number(last) if mark else _variable(count, spec) if count else None
+    else:
+        number, total = _number(first), _number(last)
+    if number is None or not total or not 0 <= number < total:
+        raise UsageError(f"--shard {spec}: expected I/N with I from 0 to N - 1, slurm, slurm/N or k8s/N")
+    return number, total
+
+
+def _number(text: str) -> int | None:
+    return int(text) if text.isascii() and text.isdigit() else None
+
+
+def _variable(name: str, spec: str) -> int:
+    number = _number(os.environ.get(name, ""))
+    if number is None:
+        raise UsageError(f"--shard {spec}: the variable {name} holds no number; the scheduler sets it for each task")
+    return number
+
 
 def run_stage(make: Callable[[], Stage], options: RunOptions) -> Stage:
     """Reads, runs the stage, writes; ends with a manifest where one was asked for. Returns the stage.
@@ -72,7 +116,7 @@ def run_stage(make: Callable[[], Stage], options: RunOptions) -> Stage:
         BlendkitError: any of them, each with its exit code, after everything done is on disk.
     """
     options.check()
-    reader = Reader(options.input)
+    reader = options.reader()
     stage = distributed(make, options.engine)
     last_id = recover(options.output) if options.resume and options.output else None
     lines: Iterator[Line | BadLine] = reader.records()
@@ -237,7 +281,7 @@ def check_stream(options: RunOptions) -> None:
     Raises:
         DataError: at least one line is bad.
     """
-    reader = Reader(options.input)
+    reader = options.reader()
     good = bad = 0
     for line in reader.records():
         if isinstance(line, Line):

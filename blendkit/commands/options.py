@@ -12,12 +12,24 @@ import typer
 
 from blendkit.engines import EngineOptions
 from blendkit.generators.base import EndpointOptions
+from blendkit.jsonl import MAX_LINE_BYTES
 from blendkit.running import RunOptions
 
 STREAM, COMPUTE, ENGINE, REPORT = "Stream", "Computing", "Engine", "Reporting"
 
 SHARED: dict[str, tuple[Any, Any]] = {
     "input": (Annotated[str | None, typer.Option("-i", "--input", help="Read this file (.gz, .zst) instead of stdin.", rich_help_panel=STREAM)], None),
+    "shard": (
+        Annotated[
+            str | None,
+            typer.Option(help="Only part I of N, as I/N from 0, by a hash of the id; slurm, slurm/N or k8s/N inside such a job.", rich_help_panel=STREAM),
+        ],
+        None,
+    ),
+    "max_line_bytes": (
+        Annotated[int, typer.Option(help="A longer line is a bad one.", min=1, rich_help_panel=STREAM, show_default="32 MB")],
+        MAX_LINE_BYTES,
+    ),
     "output": (Annotated[str | None, typer.Option("-o", "--output", help="Write this file (.gz, .zst) instead of stdout.", rich_help_panel=STREAM)], None),
     "resume": (Annotated[bool, typer.Option("--resume", help="Go on after the last whole record of -o FILE.", rich_help_panel=STREAM)], False),
     "on_error": (Annotated[str, typer.Option(help="A bad record: `fail` at the first, or `skip` them.", rich_help_panel=STREAM)], "fail"),
