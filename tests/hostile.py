@@ -11,7 +11,7 @@ from collections import Counter
 class HostileServer:
     """Answers `Reply to PROMPT`; `plan(prompt, attempt)` names what goes wrong with an attempt (counted from 1), or None.
 
-    429, 429-date, 500, cut, close, not-json, html, late, empty-choices, no-message, length, 400, quota, no-schema, hang.
+    429, 429-date, 500, cut, close, not-json, html, late, empty-choices, no-message, length, 400, quota, no-schema.
     `asked` counts attempts a prompt, `answered` whole good answers. `reply(body)` gives another text, and
     `top(body)` the first token's alternatives with log-probabilities, where the request asks for them.
     """

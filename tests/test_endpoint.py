@@ -122,6 +122,8 @@ def test_a_refusal_of_all_ends_at_once_and_does_not_show_the_key(blendkit, serve
     done = blendkit("generate", "-m", "openai:x", "--base-url", refused.url, stdin=lines(prompts(1)), env=environment)
     assert done.returncode == 65
     assert "sk-planted" not in done.stderr and "***" in done.stderr
+    done = blendkit("generate", "-m", "openai:x", "--base-url", refused.url.replace("//", "//me:secret@"), stdin=lines(prompts(1)), env=environment)
+    assert (done.returncode, "two credentials" in done.stderr, "secret" in done.stderr) == (2, True, False)
 
 
 def test_killed_and_run_again_gives_the_undisturbed_file(serve, tmp_path):

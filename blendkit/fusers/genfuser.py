@@ -12,7 +12,7 @@ import torch
 
 from blendkit.errors import NoInputError
 from blendkit.fusers.base import appended, top_candidates
-from blendkit.models.loading import choose_device, choose_dtype, fingerprint, locate
+from blendkit.models.loading import choose_device, choose_dtype, fingerprint, locate, unloadable
 from blendkit.records import Record, source_text
 from blendkit.stage import Stage, Work
 from blendkit.version import VERSION
@@ -51,7 +51,7 @@ class GenFuser(Stage):
         try:
             self.model = AutoModelForSeq2SeqLM.from_pretrained(folder, dtype=self.dtype).to(self.device).eval()
             self.tokenizer = AutoTokenizer.from_pretrained(folder)
-        except (OSError, ValueError, KeyError) as error:
+        except unloadable() as error:
             raise NoInputError(f"{model} is no seq2seq model that GenFuser could be: {error}") from error
         # Everything that `generate` takes may stand here; what the signature names is set by the arguments.
         self.generation: dict[str, Any] = {"num_beams": num_beams, "max_new_tokens": max_new_tokens, "do_sample": False}

@@ -71,6 +71,8 @@ class Endpoint(TextModel):
         self.spec, self._model, self.options = f"openai:{model}", model, options
         self._key = os.environ.get("OPENAI_API_KEY")
         self._base_url = (options.base_url or os.environ.get("OPENAI_BASE_URL") or DEFAULT_URL).rstrip("/")
+        if self._key and "@" in self._base_url.partition("://")[2].partition("/")[0]:
+            raise UsageError("two credentials: --base-url has some, and OPENAI_API_KEY is set; the server reads one of them only")
         self._writer = BatchWriter(options.emit_batch, ROUTES[options.api]) if options.emit_batch else None
         self._answers = BatchAnswers(options.read_batch) if options.read_batch else None
         if not self._key and self._base_url == DEFAULT_URL and not options.offline:

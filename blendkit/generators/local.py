@@ -11,7 +11,7 @@ from torch import Tensor
 
 from blendkit.errors import NoInputError
 from blendkit.generators.base import Completion, Prompt, Sampling, TextModel
-from blendkit.models.loading import choose_device, choose_dtype, fingerprint, locate
+from blendkit.models.loading import choose_device, choose_dtype, fingerprint, locate, unloadable
 
 # What an earlier group's choice of the same token costs a later one, in nats (Vijayakumar et al. 2018).
 DIVERSITY = 1.0
@@ -37,7 +37,7 @@ class LocalModel(TextModel):
         try:
             self.seq2seq = bool(AutoConfig.from_pretrained(self._folder, trust_remote_code=trust_remote_code).is_encoder_decoder)
             self.tokenizer = AutoTokenizer.from_pretrained(self._folder, trust_remote_code=trust_remote_code)
-        except (OSError, ValueError, KeyError) as error:
+        except unloadable() as error:
             raise self._no_model(error) from error
         # A decoder continues from its last column, so padding stands on the left.
         self.tokenizer.padding_side = "right" if self.seq2seq else "left"
@@ -46,7 +46,7 @@ class LocalModel(TextModel):
 
     def _no_model(self, error: Exception) -> NoInputError:
         reason = " ".join(str(error).split())[:200]
-        if "trust_remote_code" in reason:
+        if "trust_remote_code" in str(error) and not self.trust:
             return NoInputError(f"{self.spec} brings code of its own, which runs under --trust-remote-code only")
         return NoInputError(f"{self.spec} is no model that generates text: {reason}")
 
@@ -59,7 +59,7 @@ class LocalModel(TextModel):
             kind = AutoModelForSeq2SeqLM if self.seq2seq else AutoModelForCausalLM
             try:
                 self._network = kind.from_pretrained(self._folder, dtype=self.dtype, trust_remote_code=self.trust).to(self.device).eval()
-            except (OSError, ValueError, KeyError) as error:
+            except unloadable() as error:
                 raise self._no_model(error) from error
         return self._network
 

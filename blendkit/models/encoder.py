@@ -10,7 +10,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from blendkit.errors import NoInputError
-from blendkit.models.loading import EMBEDDED, choose_device, choose_dtype, locate, no_such_model
+from blendkit.models.loading import EMBEDDED, choose_device, choose_dtype, locate, no_such_model, unloadable
 from blendkit.models.reading import Ids, Reader, longest_input
 
 # Measured on the dev split (docs/embedded.md): the layer of the embedded ranker whose BERTScore agrees best with the oracle.
@@ -87,7 +87,7 @@ def load_pretrained(kind: Any, name: str, what: str) -> tuple[Any, Any]:
     try:
         model, report = kind.from_pretrained(folder, dtype=torch.float32, output_loading_info=True)
         tokenizer = AutoTokenizer.from_pretrained(folder)
-    except (OSError, ValueError, KeyError) as error:
+    except unloadable() as error:
         reason = " ".join(str(error).split()) or no_such_model(error)
         # transformers lists all its models here.
         reason = "the model is of another kind" if "Unrecognized configuration class" in reason else reason[:300]

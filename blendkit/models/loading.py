@@ -80,6 +80,15 @@ def read_weights(folder: Path) -> dict[str, torch.Tensor]:
         raise NoInputError(f"{path} is damaged: {error}") from error
 
 
+def unloadable() -> tuple[type[Exception], ...]:
+    """What `from_pretrained` raises for a folder that holds no such model, a damaged one, or pickled code, which never runs."""
+    from pickle import UnpicklingError
+
+    from safetensors import SafetensorError
+
+    return OSError, ValueError, KeyError, SafetensorError, UnpicklingError
+
+
 def choose_device(name: str) -> torch.device:
     """`auto` takes CUDA, then MPS, then the CPU.
 

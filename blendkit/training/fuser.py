@@ -13,7 +13,7 @@ from torch.nn import functional
 
 from blendkit.errors import NoInputError, RecordError, UsageError
 from blendkit.fusers.genfuser import fuser_prompt
-from blendkit.models.loading import locate, to_device
+from blendkit.models.loading import locate, to_device, unloadable
 from blendkit.models.reading import padded
 from blendkit.records import Record, source_text
 from blendkit.training.examples import Example
@@ -44,7 +44,7 @@ class FuserTrainee(Trainee):
             self.seq2seq = bool(AutoConfig.from_pretrained(folder).is_encoder_decoder)
             self.tokenizer: Any = AutoTokenizer.from_pretrained(folder)
             self.model: Any = (AutoModelForSeq2SeqLM if self.seq2seq else AutoModelForCausalLM).from_pretrained(folder, dtype=torch.float32)
-        except (OSError, ValueError, KeyError) as error:
+        except unloadable() as error:
             raise NoInputError(f"{backbone} is no model that a fuser could start from: {' '.join(str(error).split())[:200]}") from error
         if checkpointing:
             self.model.gradient_checkpointing_enable()

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from blendkit.errors import NoInputError, UsageError
-from blendkit.models.loading import locate, to_device
+from blendkit.models.loading import locate, to_device, unloadable
 from blendkit.models.reading import longest_input, padded
 from blendkit.scorers.base import Item
 from blendkit.scorers.regression import Input
@@ -39,7 +39,7 @@ class RewardTrainee(Pointwise):
         try:
             self.tokenizer: Any = AutoTokenizer.from_pretrained(folder)
             self.model: Any = AutoModelForSequenceClassification.from_pretrained(folder, num_labels=1, dtype=torch.float32)
-        except (OSError, ValueError, KeyError) as error:
+        except unloadable() as error:
             raise NoInputError(f"{backbone} is no model that a reward model could start from: {' '.join(str(error).split())[:200]}") from error
         if self.tokenizer.pad_token_id is None:
             self.tokenizer.pad_token = self.tokenizer.eos_token
