@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
@@ -20,11 +21,12 @@ NOISE, SPREAD = 0.5, 1.0
 
 def matrix(comparisons: Iterable[Sequence[float]], n: int) -> Matrix:
     """M, [n, n]: M[i, j] is the logit of candidate i (shown first) over j; NaN where a pair was not compared, 0 on the diagonal."""
-    m = np.full((n, n), np.nan)
-    np.fill_diagonal(m, 0.0)
+    # A flat list, as setting one element of an array after the other is slow.
+    values = [math.nan] * (n * n)
+    values[:: n + 1] = [0.0] * n
     for i, j, logit in comparisons:
-        m[int(i), int(j)] = logit
-    return m
+        values[int(i) * n + int(j)] = logit
+    return np.array(values, dtype=np.float64).reshape(n, n)
 
 
 def max_logits(m: Matrix) -> Matrix:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import gc
 import os
 import sys
 import traceback
@@ -73,6 +74,8 @@ def blendkit(version: Annotated[bool, typer.Option("--version", callback=_versio
 def main() -> None:
     """The console script: runs a command, and turns what went wrong into one line and an exit code."""
     catch_signals()
+    # Records are trees without cycles, and a window holds many small objects: Python would look through all of them again and again.
+    gc.set_threshold(200_000, 20, 100)
     # Model libraries chat on stderr, where only progress and warnings of ours belong.
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
     os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")

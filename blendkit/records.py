@@ -119,12 +119,33 @@ def validate(record: Record) -> None:
         msgspec.convert(record, RecordSchema)
     except msgspec.ValidationError as error:
         raise _field_error(str(error)) from None
-    for field, index in _indices(record):
-        if index >= len(record.get("candidates", ())):
-            raise RecordError(field, f"expected the index of one of {len(record.get('candidates', ()))} candidates, got {index}")
+    count = len(record.get("candidates", ()))
+    if _highest(record) >= count:
+        for field, index in _indices(record):
+            if index >= count:
+                raise RecordError(field, f"expected the index of one of {count} candidates, got {index}")
     for name, ranks in record.get("ranks", {}).items():
-        if len(ranks) > len(record.get("candidates", ())):
-            raise RecordError(f"ranks.{name}", f"expected at most one rank a candidate ({len(record.get('candidates', ()))}), got {len(ranks)}")
+        if len(ranks) > count:
+            raise RecordError(f"ranks.{name}", f"expected at most one rank a candidate ({count}), got {len(ranks)}")
+
+
+def _highest(record: Record) -> int:
+    """The largest index in the record, -1 if there is none; plain loops, as this is done for every record."""
+    highest = max(record.get("top", ()), default=-1)
+    for comparisons in record.get("comparisons", {}).values():
+        highest = max(highest, *comparisons.get("order", ()), -1)
+        for i, j, _ in comparisons["pairs"]:
+            if i > highest:
+                highest = i
+            if j > highest:
+                highest = j
+    for verdicts in record.get("verdicts", {}).values():
+        for verdict in verdicts:
+            if verdict["a"] > highest:
+                highest = verdict["a"]
+            if verdict["b"] > highest:
+                highest = verdict["b"]
+    return highest
 
 
 def _indices(record: Record) -> Iterator[tuple[str, int]]:

@@ -70,7 +70,10 @@ class Ranking(Stage):
         if self.kind == "judge":
             return [(COMPARED, float(score)) for score in aggregate(self._verdicts(record, n))]
         comparisons = self._comparisons(record)
-        m = matrix([pair for pair in comparisons["pairs"] if pair[0] < n and pair[1] < n], n)
+        pairs = comparisons["pairs"]
+        if n < len(record["candidates"]):
+            pairs = [pair for pair in pairs if pair[0] < n and pair[1] < n]
+        m = matrix(pairs, n)
         if self.reference is not None:
             return [(COMPARED, score) for score in self._against_reference(record, m)]
         there = ~np.isnan(m)

@@ -142,7 +142,7 @@ def train(trainee: Trainee, examples: Sequence[Example], options: TrainOptions, 
                 better = row["spearman"] > progress.best
                 progress.best, progress.since_best = (row["spearman"], 0) if better else (progress.best, progress.since_best + 1)
                 if better and accelerator.is_main_process:
-                    trainee.save(out)
+                    _save(trainee, out)
             stop = bool(options.patience) and progress.since_best >= options.patience
         if row and accelerator.is_main_process:
             with (out / LOG).open("a") as log:
@@ -150,7 +150,7 @@ def train(trainee: Trainee, examples: Sequence[Example], options: TrainOptions, 
         if (step % options.save_every == 0 or last or stop) and accelerator.is_main_process:
             if not evaluation:
                 with _averaged(trainee, average):
-                    trainee.save(out)
+                    _save(trainee, out)
             _keep(out, trainee, optimizer, average, progress, options)
         if stop:
             break
@@ -235,6 +235,15 @@ class _averaged:
     def __exit__(self, *ending: object) -> None:
         if self.average is not None:
             self.trainee.load_state_dict(self.kept, strict=False)
+
+
+def _save(trainee: Trainee, out: Path) -> None:
+    """The checkpoint, for whom the user's umask lets read it; the libraries that write it have modes of their own."""
+    trainee.save(out)
+    os.umask(mask := os.umask(0))
+    for path in out.iterdir():
+        if path.is_file():
+            path.chmod(0o666 & ~mask)
 
 
 def _keep(out: Path, trainee: Trainee, optimizer: Any, average: dict[str, Tensor] | None, progress: Progress, options: TrainOptions) -> None:

@@ -1,0 +1,112 @@
+"""How fast records stream through the stages that run no model, beside a bare loop of orjson over the same file in the same run.
+
+    bin/bench stream [--records 200000] [--folder DIR] [--runs 1]
+
+Synthetic records: eleven candidates, all 110 comparisons, scores of two metrics, verdicts of a judge on all 55 pairs; about 10 kB each.
+"""
+
+from __future__ import annotations
+
+import argparse
+import itertools
+import os
+import random
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+import orjson
+
+BARE = """
+import sys, orjson
+out = open(sys.argv[2], "wb", buffering=1 << 20)
+with open(sys.argv[1], "rb") as source:
+    for line in source:
+        out.write(orjson.dumps(orjson.loads(line), option=orjson.OPT_APPEND_NEWLINE))
+"""
+MODELS = [f"model-{letter}" for letter in "abcdefghijk"]
+
+
+def records(count: int, words: list[str]):
+    """Made-up records, the same every time; texts are drawn from a pool, so that making them is quick."""
+    rng = random.Random(0)
+    texts = [" ".join(rng.choices(words, k=rng.randint(20, 160))) for _ in range(2000)]
+    n = len(MODELS)
+    for number in range(count):
+        quality = [rng.gauss(0, 1) for _ in MODELS]
+        pairs = [[i, j, round(quality[i] - quality[j] + rng.gauss(0, 1), 6)] for i, j in itertools.permutations(range(n), 2)]
+        verdicts = [
+            {"a": i, "b": j, "verdict": "A" if quality[i] + rng.gauss(0, 1) > quality[j] else "B", "shown": [i, j]} for i, j in itertools.combinations(range(n), 2)
+        ]
+        yield {
+            "id": f"synthetic/{number}",
+            "instruction": rng.choice(texts),
+            "input": "",
+            "output": rng.choice(texts),
+            "candidates": [
+                {"model": model, "text": rng.choice(texts), "scores": {"bleu": round(50 + 10 * q, 4), "bertscore": round(0.8 + q / 20, 6)}}
+                for model, q in zip(MODELS, quality, strict=True)
+            ],
+            "comparisons": {"pairrm": {"pairs": pairs, "model": "synthetic", "schedule": "full"}},
+            "verdicts": {"gpt": verdicts},
+        }
+
+
+def run(command: list[str]) -> tuple[float, float]:
+    """Seconds and peak megabytes of a process."""
+    started = time.monotonic()
+    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
+    assert process.stderr
+    said = process.stderr.read().decode()
+    _, status, used = os.wait4(process.pid, 0)
+    process.returncode = os.waitstatus_to_exitcode(status)
+    if process.returncode:
+        sys.exit(f"{' '.join(command)}: exit code {process.returncode}\n{said}")
+    return time.monotonic() - started, used.ru_maxrss / 1024
+
+
+def main() -> None:
+    """Prints a table as Markdown."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--records", type=int, default=200_000)
+    parser.add_argument("--folder", help="where the files lie; a temporary one otherwise")
+    parser.add_argument("--runs", type=int, default=1, help="the best of so many")
+    options = parser.parse_args()
+    folder = Path(options.folder or tempfile.mkdtemp(prefix="blendkit-stream-"))
+    folder.mkdir(parents=True, exist_ok=True)
+    source, out = folder / "synthetic.jsonl", folder / "out.jsonl"
+    blendkit = [sys.executable, "-m", "blendkit"]
+    try:
+        print(f"writing {options.records:,} records", file=sys.stderr)
+        with source.open("wb", buffering=1 << 20) as file:
+            for record in records(options.records, Path(__file__).read_text().split()):
+                file.write(orjson.dumps(record, option=orjson.OPT_APPEND_NEWLINE))
+        parts = [folder / f"part-{number}.jsonl" for number in range(2)]
+        for number, part in enumerate(parts):
+            run([*blendkit, "rank", "-i", str(source), "-o", str(part), "--shard", f"{number}/2"])
+        stages = {
+            "bare loads and dumps": [sys.executable, "-c", BARE, str(source), str(out)],
+            "check": [*blendkit, "check", "-i", str(source)],
+            "rank": [*blendkit, "rank", "-i", str(source), "-o", str(out)],
+            "rank --by score:bleu": [*blendkit, "rank", "--by", "score:bleu", "-i", str(source), "-o", str(out)],
+            "merge of two parts": [*blendkit, "merge", *map(str, parts), "-i", str(source), "-o", str(out)],
+            "evaluate": [*blendkit, "evaluate", "-i", str(source), "-o", str(out)],
+        }
+        size = source.stat().st_size
+        print(f"{options.records:,} records, {size / 1e9:.2f} GB, best of {options.runs}\n")
+        print("| stage | records/s | MB/s | time ÷ bare loop | peak memory, MB |\n|---|---|---|---|---|")
+        bare = 0.0
+        for name, command in stages.items():
+            seconds, memory = min(run(command) for _ in range(options.runs))
+            bare = bare or seconds
+            print(f"| {name} | {options.records / seconds:,.0f} | {size / 1e6 / seconds:,.0f} | {seconds / bare:.2f} | {memory:,.0f} |", flush=True)
+    finally:
+        if not options.folder:
+            shutil.rmtree(folder, ignore_errors=True)
+
+
+if __name__ == "__main__":
+    main()
