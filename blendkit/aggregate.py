@@ -204,11 +204,15 @@ def verdict_matrix(verdicts: Iterable[dict[str, Any]], n: int) -> Matrix:
 
     A verdict with a probability p counts 2p - 1 instead. NaN where nobody gave a verdict that can be read.
     """
-    m = np.full((n, n), np.nan)
-    np.fill_diagonal(m, 0.0)
-    for (a, b), found in settled(verdicts).items():
-        if found.probability is not None:
-            m[a, b], m[b, a] = found.margin, -found.margin
-        elif found.verdict in VERDICT_LOGITS:
-            m[a, b], m[b, a] = VERDICT_LOGITS[found.verdict]
-    return m
+    values = [math.nan] * (n * n)
+    values[:: n + 1] = [0.0] * n
+    given = list(verdicts)
+    by_pair = {(verdict["a"], verdict["b"]): verdict for verdict in given}
+    if len(by_pair) < len(given):
+        by_pair = {pair: {"verdict": found.verdict, "probability": found.probability} for pair, found in settled(given).items()}
+    for (a, b), verdict in by_pair.items():
+        if (probability := verdict.get("probability")) is not None:
+            values[a * n + b], values[b * n + a] = 2 * probability - 1, 1 - 2 * probability
+        elif verdict["verdict"] in VERDICT_LOGITS:
+            values[a * n + b], values[b * n + a] = VERDICT_LOGITS[verdict["verdict"]]
+    return np.array(values, dtype=np.float64).reshape(n, n)

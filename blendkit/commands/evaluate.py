@@ -108,7 +108,7 @@ def evaluate(
     if report and browser is not None:
         from blendkit.evaluation.report.page import write_page
 
-        path = write_page(report, rows, stage.all_signatures(), stage.warnings(), browser, len(stage.examples))
+        path = write_page(report, rows, stage.all_signatures(), stage.warnings(), browser, stage.count)
         print(f"blendkit evaluate: the page is {path}", file=sys.stderr)
     if plot:
         from blendkit.evaluation.report.plots import save_plot

@@ -5,15 +5,15 @@ from __future__ import annotations
 from typing import Any
 
 from blendkit.errors import DataError, RecordError
-from blendkit.evaluation.agreement import table_3
+from blendkit.evaluation.agreement import Rankers
 from blendkit.evaluation.checks import compare
 from blendkit.evaluation.examples import Example, Oracle, example_of
 from blendkit.evaluation.formats import rendered
 from blendkit.evaluation.judges import Judges
 from blendkit.evaluation.length import length_controlled
-from blendkit.evaluation.methods import Columns, methods_of, table_2
+from blendkit.evaluation.methods import Methods, table_2
 from blendkit.evaluation.pairwise import PairwiseAgreement
-from blendkit.evaluation.ratings import firsts, ratings_of
+from blendkit.evaluation.ratings import Firsts, ratings_of
 from blendkit.evaluation.report.browser import Browser
 from blendkit.records import Record, verdicts_of
 from blendkit.stage import Stage
@@ -46,6 +46,9 @@ class Evaluating(Stage):
         self.agreement = PairwiseAgreement(agreement) if agreement else None
         self.judges = Judges()
         self.signatures: dict[str, set[str]] = {}
+        self.methods, self.rankers, self.firsts = Methods(self.oracle, versus), Rankers(self.oracle), Firsts()
+        self.count = 0
+        # Whole examples are kept only for the tables that look at all of them together.
         self.examples: list[Example] = []
         self.notes: list[str] = []
         self._rows: Rows | None = None
@@ -56,7 +59,7 @@ class Evaluating(Stage):
         Raises:
             RecordError: something that a flag asks for is not there.
         """
-        example = example_of(record, len(self.examples), self.oracle, self.aggregations, self.seed)
+        example = example_of(record, self.count, self.oracle, self.aggregations, self.seed)
         for model in self.versus:
             if model not in example.models:
                 raise RecordError("candidates", f"--versus {model}: no candidate of that model; there are {', '.join(dict.fromkeys(example.models))}")
@@ -66,23 +69,24 @@ class Evaluating(Stage):
             self.judges.add(verdicts_of(record))
         for name, signature in record.get("signatures", {}).items():
             self.signatures.setdefault(name, set()).add(signature)
-        self.examples.append(example)
+        for table in (self.methods, self.rankers, self.firsts):
+            table.add(example)
+        self.count += 1
+        if self.ratings or self.controlled:
+            self.examples.append(example)
         if self.browser is not None:
             self.browser.add(record, example)
 
     def rows(self) -> Rows:
         """Table 2, Table 3, and what was asked for. Raises DataError when there was no record."""
-        if not self.examples:
+        if not self.count:
             raise DataError("no records to evaluate: the input is empty")
         if self._rows is None:
-            found = [metric for example in self.examples for scores in example.scores for metric, value in scores.items() if value is not None]
-            metrics = list(dict.fromkeys(found))
-            columns = Columns(metrics, self.oracle, self.versus)
-            rows = table_2(methods_of(self.examples, metrics, self.oracle), columns, len(self.examples), self.seed, self.notes, self.baseline)
+            rows = table_2(self.methods, self.seed, self.notes, self.baseline)
             if self.oracle.name is None:
                 self.notes.append("no judge's verdicts in the stream, so no GPT-Rank and no Table 3: run `blendkit judge` before, or name --oracle SCORE")
             else:
-                rows += [*table_3(self.examples, metrics, self.oracle), *firsts(self.examples)]
+                rows += [*self.rankers.rows(), *self.firsts.rows()]
             rows += [*self._agreements(), *self._of_verdicts(), *self.stages]
             self._rows = rows + compare(self.earlier, rows) if self.earlier is not None else rows
         return self._rows
@@ -101,13 +105,13 @@ class Evaluating(Stage):
         if self.agreement is None:
             return []
         if self.agreement.ties:
-            self.notes.append(f"{self.agreement.ties} of {len(self.examples)} pairs are a tie by {self.agreement.name}, and are left out of the agreement")
+            self.notes.append(f"{self.agreement.ties} of {self.count} pairs are a tie by {self.agreement.name}, and are left out of the agreement")
         return self.agreement.rows()
 
     def signature(self) -> str:
         """What decided the tables."""
         judge = f"|judge:{self.oracle.judge}" if self.oracle.score and self.oracle.judge else ""
-        return f"evaluate|oracle:{self.oracle.name or 'none'}{judge}|examples:{len(self.examples)}|v:{VERSION}"
+        return f"evaluate|oracle:{self.oracle.name or 'none'}{judge}|examples:{self.count}|v:{VERSION}"
 
     def score_signatures(self) -> list[str]:
         """`name: signature` of what the stream's scores say decided them; more than one where records differ."""

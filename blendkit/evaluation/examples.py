@@ -60,12 +60,15 @@ class Example:
     margin: Matrix | None = None
     picks: dict[str, int] = field(default_factory=dict)
 
-    def score_values(self, metric: str) -> Matrix | None:
-        """The generated candidates' values, turned so that higher is better; None where one is missing."""
-        values = [self.scores[index].get(metric) for index in self.generated]
-        if any(value is None for value in values):
-            return None
-        return np.asarray(values, float) * (-1 if better_when_lower(metric) else 1)
+    def values_by_metric(self) -> dict[str, list[float]]:
+        """The generated candidates' values, turned so that higher is better, of each metric that all of them have."""
+        found: dict[str, list[float]] = {}
+        for metric in self.scores[self.generated[0]]:
+            values = [self.scores[index].get(metric) for index in self.generated]
+            if None not in values:
+                sign = -1 if better_when_lower(metric) else 1
+                found[metric] = [sign * value for value in values]  # type: ignore[operator]
+        return found
 
 
 @dataclass
@@ -121,8 +124,10 @@ class Oracle:
                 return
             raise RecordError(f"verdicts.{self.judge}", f"not there, found {', '.join(verdicts) or 'none'}; `blendkit judge` writes verdicts")
         m = verdict_matrix(verdicts[self.judge], len(candidates))
-        judged = {index for verdict in verdicts[self.judge] for index in (verdict["a"], verdict["b"])} | set(example.generated)
-        example.judge = _standings(example.generated, lambda chosen: max_logits(m[np.ix_(chosen, chosen)]).tolist(), sorted(judged))
+        judged = example.generated
+        if len(candidates) > len(judged):
+            judged = sorted({index for verdict in verdicts[self.judge] for index in (verdict["a"], verdict["b"])} | set(judged))
+        example.judge = _standings(example.generated, lambda chosen: _scores(m, chosen), judged)
         example.margin = (m - m.T) / 2
         if not self.score:
             example.oracle = example.judge
@@ -181,9 +186,14 @@ def _bubble(m: Matrix, rng: random.Random) -> int:
         return int(done.value[0])
 
 
+def _scores(m: Matrix, chosen: list[int]) -> list[float]:
+    found: list[float] = max_logits(m if chosen == list(range(len(m))) else m[np.ix_(chosen, chosen)]).tolist()
+    return found
+
+
 def _standings(generated: list[int], scores_of: Callable[[list[int]], list[float]], judged: list[int]) -> Standings:
     ranks = ranks_from_scores(scores_of(generated))
-    others = [index for index in judged if index not in generated]
+    others = [index for index in judged if index not in generated] if len(judged) > len(generated) else []
     fused = {index: ranks_from_scores(scores_of([*generated, index]))[-1] for index in others}
     return Standings(dict(zip(generated, ranks, strict=True)), fused)
 

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from array import array
 from dataclasses import dataclass, field
+from itertools import repeat
 from typing import Any
 
 import numpy as np
@@ -20,135 +21,227 @@ TOP = 3
 
 @dataclass
 class Method:
-    """One row of Table 2: which candidates (by index; one, as a rule) it puts forward in which example."""
+    """One row of Table 2: what its picks (one candidate in each example, as a rule) are worth, column by column.
+
+    A column holds a value for each example, NaN where the method put nothing forward or the value is missing; it may
+    end before the last example. Numbers that are small are kept in 4 bytes, as a stream may be long.
+    """
 
     name: str
     kind: str
-    picks: list[tuple[Example, int]] = field(default_factory=list)
+    columns: dict[str, array[float]] = field(default_factory=dict)
+    examples: int = 0
+    picks: int = 0
+    by_oracle: Total = field(default_factory=lambda: Total())
+    by_judge: Total = field(default_factory=lambda: Total())
+
+    def add(self, number: int, rows: list[Row]) -> None:
+        """The picks of example `number`; of several, the mean is taken."""
+        self.examples += 1
+        self.picks += len(rows)
+        row = rows[0] if len(rows) == 1 else _mean(rows)
+        for kind, values in (("d", row.scores), ("f", row.small)):
+            for name, value in values.items():
+                column = self.columns.get(name)
+                if column is None:
+                    column = self.columns[name] = array(kind)
+                if len(column) != number:
+                    column.extend(repeat(math.nan, number - len(column)))
+                column.append(math.nan if value is None else value)
+        for found in rows:
+            if found.oracle is not None:
+                self.by_oracle.add(found.oracle)
+            if found.judge is not None:
+                self.by_judge.add(found.judge)
+
+    def column(self, name: str, size: int) -> Matrix:
+        """All values of a column, [size examples]."""
+        values = np.full(size, np.nan)
+        found = self.columns.get(name, ())
+        values[: len(found)] = found
+        return values
+
+    @property
+    def mean_rank(self) -> float:
+        """Under the oracle; that of the judge where the oracle has no word on it, as on a fused answer's score."""
+        return next((found.sum / found.count for found in (self.by_oracle, self.by_judge) if found.count == self.picks), math.inf)
 
 
-@dataclass
-class Columns:
-    """The columns of Table 2 for the metrics, oracle and baselines of a stream."""
+@dataclass(slots=True)
+class Total:
+    """Of the ranks that are known."""
 
-    metrics: list[str]
-    oracle: Oracle
-    versus: list[str]
+    sum: int = 0
+    count: int = 0
 
-    def values(self, method: Method, size: int) -> dict[str, Matrix]:
-        """The method's values by column, each [size examples], NaN where it put nothing forward or a value is missing.
+    def add(self, rank: int) -> None:
+        """One more."""
+        self.sum += rank
+        self.count += 1
 
-        Of several candidates in one example, the mean.
-        """
 
-        def filled(value_of: Callable[[Example, int], float | None]) -> Matrix:
-            sums, counts = np.zeros(size), np.zeros(size)
-            for example, index in method.picks:
-                value = value_of(example, index)
-                sums[example.number] += math.nan if value is None else value
-                counts[example.number] += 1
-            with np.errstate(invalid="ignore"):
-                return sums / counts
+@dataclass(slots=True)
+class Row:
+    """One candidate's scores; what is `small`: ranks, percentages and characters; and its ranks by the oracle and the judge."""
 
-        columns = {metric: filled(lambda example, index, metric=metric: example.scores[index].get(metric)) for metric in self.metrics}  # type: ignore[misc]
+    scores: dict[str, float | None]
+    small: dict[str, float | None]
+    oracle: int | None = None
+    judge: int | None = None
+
+
+def _mean(rows: list[Row]) -> Row:
+    def mean(parts: list[dict[str, float | None]]) -> dict[str, float | None]:
+        values = {name: [part.get(name) for part in parts] for name in dict.fromkeys(name for part in parts for name in part)}
+        return {name: None if None in found else sum(found) / len(found) for name, found in values.items()}  # type: ignore[arg-type]
+
+    return Row(mean([row.scores for row in rows]), mean([row.small for row in rows]))
+
+
+class Methods:
+    """Table 2, filled example by example; nothing is kept of an example but the numbers of its cells."""
+
+    def __init__(self, oracle: Oracle, versus: list[str]) -> None:
+        self.oracle, self.versus = oracle, versus
+        self.metrics: dict[str, None] = {}
+        self.size = 0
+        self._methods: dict[tuple[str, str], Method] = {}
+
+    def add(self, example: Example) -> None:
+        """What each method picks there, and what that is worth."""
+        rows: dict[int, Row] = {}
+        picked: dict[tuple[str, str], list[Row]] = {}
+
+        def pick(kind: str, name: str, index: int) -> None:
+            row = rows.get(index)
+            if row is None:
+                row = rows[index] = self._row(example, index)
+            picked.setdefault((kind, name), []).append(row)
+
+        generated = set(example.generated)
+        for index, model in enumerate(example.models):
+            pick("model" if index in generated else "fused", model, index)
+        for name, ranks in example.ranks.items():
+            pick("ranker", name, example.generated[ranks.index(min(ranks))])
+        for name, index in example.picks.items():
+            pick("ranker", name, index)
+        for metric, values in example.values_by_metric().items():
+            pick("oracle", f"oracle ({metric})", example.generated[values.index(max(values))])
+        if example.oracle is not None and not self.oracle.score:
+            pick("oracle", "oracle (GPT-Rank)", example.oracle.best)
+        elif example.judge is not None:
+            pick("oracle", "oracle (GPT-Rank)", example.judge.best)
+        for key, found in picked.items():
+            method = self._methods.get(key)
+            if method is None:
+                method = self._methods[key] = Method(key[1], key[0])
+            method.add(self.size, found)
+        self.size += 1
+
+    def _row(self, example: Example, index: int) -> Row:
+        by_oracle, by_judge = rank_of(example.oracle, index), rank_of(example.judge, index)
+        small: dict[str, float | None] = {}
         if self.oracle.score:
-            columns[f"rank_by_{self.oracle.score}"] = filled(lambda example, index: rank_of(example.oracle, index))
+            small[f"rank_by_{self.oracle.score}"] = by_oracle
         if self.oracle.judge:
-            columns["gpt_rank"] = filled(lambda example, index: rank_of(example.judge, index))
+            small["gpt_rank"] = by_judge
         if self.oracle.name:
             for model in self.versus:
-                columns[f"not_worse_than_{model}"] = filled(lambda example, index, model=model: _not_worse(example, index, model))  # type: ignore[misc]
-            columns["top3"] = filled(lambda example, index: None if (rank := rank_of(example.oracle, index)) is None else 100.0 * (rank <= TOP))
-        columns["characters"] = filled(lambda example, index: example.characters[index])
-        return columns
+                small[f"not_worse_than_{model}"] = _not_worse(example, index, model)
+            small["top3"] = None if by_oracle is None else 100.0 * (by_oracle <= TOP)
+        small["characters"] = example.characters[index]
+        scores = example.scores[index]
+        for metric, value in scores.items():
+            if metric not in self.metrics and value is not None:
+                self.metrics[metric] = None
+        if not scores.keys().isdisjoint(small):
+            scores = {metric: value for metric, value in scores.items() if metric not in small}
+        return Row(scores, small, by_oracle, by_judge)
+
+    def sorted(self) -> list[Method]:
+        """By kind, and within a kind by mean rank under the oracle."""
+        return sorted(self._methods.values(), key=lambda method: (KINDS.index(method.kind), method.mean_rank))
+
+    def column_names(self) -> list[str]:
+        """Of Table 2, in their order."""
+        found = list(self.metrics)
+        if self.oracle.score:
+            found.append(f"rank_by_{self.oracle.score}")
+        if self.oracle.judge:
+            found.append("gpt_rank")
+        if self.oracle.name:
+            found += [*(f"not_worse_than_{model}" for model in self.versus), "top3"]
+        return [*found, "characters"]
 
 
-def methods_of(examples: list[Example], metrics: list[str], oracle: Oracle) -> list[Method]:
-    """All methods: by kind, and within a kind by mean rank under the oracle."""
-    methods: dict[tuple[str, str], Method] = {}
-
-    def pick(kind: str, name: str, example: Example, index: int) -> None:
-        methods.setdefault((kind, name), Method(name, kind)).picks.append((example, index))
-
-    for example in examples:
-        for index, model in enumerate(example.models):
-            pick("model" if index in example.generated else "fused", model, example, index)
-        for name, ranks in example.ranks.items():
-            pick("ranker", name, example, example.generated[int(np.argmin(ranks))])
-        for name, index in example.picks.items():
-            pick("ranker", name, example, index)
-        for metric in metrics:
-            values = example.score_values(metric)
-            if values is not None:
-                pick("oracle", f"oracle ({metric})", example, example.generated[int(np.argmax(values))])
-        if example.oracle is not None and not oracle.score:
-            pick("oracle", "oracle (GPT-Rank)", example, example.oracle.best)
-        elif example.judge is not None:
-            pick("oracle", "oracle (GPT-Rank)", example, example.judge.best)
-    return sorted(methods.values(), key=lambda method: (KINDS.index(method.kind), _mean_rank(method)))
-
-
-def table_2(methods: list[Method], columns: Columns, size: int, seed: int, notes: list[str], baseline: str | None = None) -> list[dict[str, Any]]:
+def table_2(table: Methods, seed: int, notes: list[str], baseline: str | None = None) -> list[dict[str, Any]]:
     """The rows of Table 2, then those of the paired tests against `baseline`; what is missing goes into `notes`."""
-    cells = [columns.values(method, size) for method in methods]
-    # Each column of the matrix is one cell of the table, its values over all examples.
-    keys = [(number, column) for number, values in enumerate(cells) for column in values]
-    matrix = np.stack([cells[number][column] for number, column in keys], axis=1) if keys else np.empty((size, 0))
-    bounds = dict(zip(keys, bootstrap(matrix, seed).tolist(), strict=True))
+    methods, names, size = table.sorted(), table.column_names(), table.size
+    keys = [(number, column) for number in range(len(methods)) for column in names]
+    bounds = dict(zip(keys, bootstrap([_Cell(methods[number], column, size) for number, column in keys], seed).tolist(), strict=True))
     rows = []
-    for number, (method, values_by) in enumerate(zip(methods, cells, strict=True)):
-        there = len({example.number for example, _ in method.picks})
-        row: dict[str, Any] = {"table": 2, "method": method.name, "kind": method.kind, "examples": there}
+    for number, method in enumerate(methods):
+        row: dict[str, Any] = {"table": 2, "method": method.name, "kind": method.kind, "examples": method.examples}
         intervals: dict[str, list[float | None]] = {}
         lacking: dict[int, list[str]] = {}
-        for column, values in values_by.items():
-            missing = there - int((~np.isnan(values)).sum())
+        for column in names:
+            values = method.column(column, size)
+            missing = method.examples - int((~np.isnan(values)).sum())
             # A fused answer came too late for the oracle's score.
-            if missing and column in columns.metrics and not (method.kind == "fused" and column == columns.oracle.score):
+            if missing and column in table.metrics and not (method.kind == "fused" and column == table.oracle.score):
                 lacking.setdefault(missing, []).append(column)
             row[column] = None if missing else rounded(float(np.nanmean(values)))
             if not missing:
                 intervals[column] = [rounded(bound) for bound in bounds[number, column]]
-        for missing, names in lacking.items():
-            lacks = f"{', '.join(names)} {'is' if len(names) == 1 else 'are'} missing for {method.name} in {missing} of {there} examples"
+        for missing, lacked in lacking.items():
+            lacks = f"{', '.join(lacked)} {'is' if len(lacked) == 1 else 'are'} missing for {method.name} in {missing} of {method.examples} examples"
             notes.append(f"{lacks}, so no mean is shown; `blendkit score` writes scores")
         rows.append({**row, "intervals": intervals})
-    return [*rows, *_tests(methods, cells, seed, baseline)]
+    return [*rows, *_tests(methods, [name for name in names if name != "characters"], size, seed, baseline)]
 
 
-def _tests(methods: list[Method], cells: list[dict[str, Matrix]], seed: int, baseline: str | None) -> list[dict[str, Any]]:
+@dataclass(frozen=True)
+class _Cell:
+    """One cell's values, put together when a part of them is asked for."""
+
+    method: Method
+    name: str
+    size: int
+
+    def __len__(self) -> int:
+        return self.size
+
+    def __getitem__(self, part: slice) -> Matrix:
+        found = self.method.columns.get(self.name, ())
+        start, stop, _ = part.indices(self.size)
+        values = np.full(stop - start, np.nan)
+        there = found[start:stop]
+        values[: len(there)] = there
+        return values
+
+
+def _tests(methods: list[Method], columns: list[str], size: int, seed: int, baseline: str | None) -> list[dict[str, Any]]:
     """Each method against the baseline, column by column, over the examples that both have."""
     if baseline is None:
         return []
-    base = next((number for number, method in enumerate(methods) if method.name == baseline), None)
+    base = next((method for method in methods if method.name == baseline), None)
     if base is None:
         raise UsageError(f"--baseline {baseline}: no such method; there are {', '.join(method.name for method in methods)}")
-    keys = [(number, column) for number in range(len(methods)) if number != base for column in cells[number] if column in cells[base]]
-    keys = [(number, column) for number, column in keys if column != "characters"]
+    keys = [(method, column) for method in methods if method is not base for column in columns]
     if not keys:
         return []
-    differences = np.stack([cells[number][column] - cells[base][column] for number, column in keys], axis=1)
+    differences = np.stack([method.column(column, size) - base.column(column, size) for method, column in keys], axis=1)
     defined = np.asarray(~np.isnan(differences).all(axis=0))
     keys = [key for key, there in zip(keys, defined, strict=True) if there]
     differences = differences[:, defined]
-    bounds, p = bootstrap(differences, seed), randomization(differences, seed)
+    bounds, p = bootstrap(list(differences.T), seed), randomization(differences, seed)
     rows = []
-    for place, ((number, column), corrected) in enumerate(zip(keys, holm(p), strict=True)):
-        row: dict[str, Any] = {"table": "tests", "method": methods[number].name, "kind": methods[number].kind, "baseline": baseline, "column": column}
+    for place, ((method, column), corrected) in enumerate(zip(keys, holm(p), strict=True)):
+        row: dict[str, Any] = {"table": "tests", "method": method.name, "kind": method.kind, "baseline": baseline, "column": column}
         row |= {"examples": int((~np.isnan(differences[:, place])).sum()), "difference": rounded(float(np.nanmean(differences[:, place])))}
         low, high = (rounded(bound) for bound in bounds[place].tolist())
         rows.append({**row, "low": low, "high": high, "p": round(float(p[place]), 6), "p_holm": round(float(corrected), 6)})
     return rows
-
-
-def _mean_rank(method: Method) -> float:
-    """Under the oracle; that of the judge where the oracle has no word on it, as on a fused answer's score."""
-    for by in ("oracle", "judge"):
-        ranks = [rank_of(getattr(example, by), index) for example, index in method.picks]
-        known = [rank for rank in ranks if rank is not None]
-        if len(known) == len(ranks):
-            return float(np.mean(known))
-    return math.inf
 
 
 def _not_worse(example: Example, index: int, model: str) -> float | None:

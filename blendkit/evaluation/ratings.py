@@ -19,28 +19,40 @@ SCALE, MEAN = 400 / math.log(10), 1500.0
 PRIOR = 0.5
 
 
-def firsts(examples: list[Example]) -> list[dict[str, Any]]:
+class Firsts:
     """The tables `firsts` (Figure 1: % of examples in which each LLM ranks first, ties shared) and `distribution` (% at each rank)."""
-    share: dict[str, float] = {}
-    at_rank: dict[str, dict[int, float]] = {}
-    seen: dict[str, float] = {}
-    judged = [example for example in examples if example.oracle is not None]
-    for example in judged:
-        assert example.oracle is not None
-        best = [index for index, rank in example.oracle.generated.items() if rank == 1]
+
+    def __init__(self) -> None:
+        self.judged = 0
+        self._share: dict[str, float] = {}
+        self._at_rank: dict[str, dict[int, int]] = {}
+
+    def add(self, example: Example) -> None:
+        """The example's ranks by the oracle, where there are some."""
+        if example.oracle is None:
+            return
+        self.judged += 1
+        best = example.oracle.ranks.count(1)
         for index, rank in example.oracle.generated.items():
             model = example.models[index]
-            share[model] = share.get(model, 0.0) + (1 / len(best) if rank == 1 else 0.0)
-            seen[model] = seen.get(model, 0.0) + 1
-            ranks = at_rank.setdefault(model, {})
-            ranks[rank] = ranks.get(rank, 0.0) + 1
-    order = sorted(share, key=lambda model: -share[model])
-    most = max((rank for ranks in at_rank.values() for rank in ranks), default=0)
-    rows: list[dict[str, Any]] = [{"table": "firsts", "method": model, "share": rounded(100 * share[model] / len(judged))} for model in order]
-    for model in order:
-        shares = {f"rank {rank}": rounded(100 * at_rank[model].get(rank, 0.0) / seen[model]) for rank in range(1, most + 1)}
-        rows.append({"table": "distribution", "method": model, **shares})
-    return rows
+            at_rank = self._at_rank.get(model)
+            if at_rank is None:
+                at_rank, self._share[model] = self._at_rank.setdefault(model, {}), 0.0
+            at_rank[rank] = at_rank.get(rank, 0) + 1
+            if rank == 1:
+                self._share[model] += 1 / best
+
+    def rows(self) -> list[dict[str, Any]]:
+        """Both tables, the most frequent winner first."""
+        order = sorted(self._share, key=lambda model: -self._share[model])
+        most = max((rank for ranks in self._at_rank.values() for rank in ranks), default=0)
+        rows: list[dict[str, Any]] = [{"table": "firsts", "method": model, "share": rounded(100 * self._share[model] / self.judged)} for model in order]
+        for model in order:
+            found = self._at_rank[model]
+            seen = sum(found.values())
+            shares = {f"rank {rank}": rounded(100 * found.get(rank, 0) / seen) for rank in range(1, most + 1)}
+            rows.append({"table": "distribution", "method": model, **shares})
+        return rows
 
 
 def ratings_of(examples: list[Example], seed: int) -> list[dict[str, Any]]:

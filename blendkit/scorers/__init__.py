@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 import inspect
+from functools import cache
 from importlib import import_module
 from typing import Any
 
@@ -80,6 +81,7 @@ def scorer_class(name: str) -> type[Scorer]:
     return found
 
 
+@cache
 def better_when_lower(name: str) -> bool:
     """Whether a score of this name ranks the lowest first: `perplexity`, and labels that begin with that."""
     return any(name == metric or name.startswith(f"{metric}-") for metric in LOWER_IS_BETTER)

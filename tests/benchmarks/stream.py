@@ -39,7 +39,8 @@ def records(count: int, words: list[str]):
         quality = [rng.gauss(0, 1) for _ in MODELS]
         pairs = [[i, j, round(quality[i] - quality[j] + rng.gauss(0, 1), 6)] for i, j in itertools.permutations(range(n), 2)]
         verdicts = [
-            {"a": i, "b": j, "verdict": "A" if quality[i] + rng.gauss(0, 1) > quality[j] else "B", "shown": [i, j]} for i, j in itertools.combinations(range(n), 2)
+            {"a": i, "b": j, "verdict": "A" if quality[i] + rng.gauss(0, 1) > quality[j] else "B", "shown": [i, j]}
+            for i, j in itertools.combinations(range(n), 2)
         ]
         yield {
             "id": f"synthetic/{number}",
