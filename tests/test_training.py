@@ -230,6 +230,25 @@ def test_kill_and_resume_give_the_curve_of_an_undisturbed_run(blendkit, tiny_enc
     assert blendkit(*command(tmp_path / "none", "--resume")).returncode == 66
 
 
+# --- several processes
+
+
+def test_two_processes_train_together(blendkit, tiny_encoder, data, tmp_path):
+    # One of the two processes gets the record whose candidates are all alike, so that it has nothing to learn from.
+    alike = labelled(1)[0] | {"id": "alike"}
+    alike["candidates"] = [candidate | {"scores": {"q": 0.5}} for candidate in alike["candidates"]]
+    data.write_text(data.read_text() + lines([alike]))
+    flags = ["-i", data, "--backbone", tiny_encoder, "-o", tmp_path / "out", "--label", "q", "--mode", "singles", "--steps", 30, "--log-every", 10, *TINY]
+    launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2", "-m", "blendkit", "train", "ranker"]
+    command = [*launch, *map(str, flags), "--records-per-step", "4", "--device", "cpu"]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=240)
+    assert done.returncode == 0, done.stderr[-2000:]
+    rows = parsed((tmp_path / "out" / "train.log.jsonl").read_text())
+    assert [row["step"] for row in rows] == [10, 20, 30]
+    assert rows[-1]["loss"] < rows[0]["loss"]
+    assert blendkit("pair", "--model", tmp_path / "out", stdin=lines(examples(1))).returncode == 0
+
+
 # --- the fuser
 
 

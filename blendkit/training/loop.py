@@ -163,6 +163,9 @@ def _step(accelerator: Any, network: Any, trainee: Trainee, optimizer: Any, batc
     rng = random.Random(seeded(options.seed, "step", str(step), str(accelerator.process_index)))
     trainee.train()
     parts = trainee.parts(batch[accelerator.process_index :: accelerator.num_processes], rng)
+    # Gradients travel together: where one process's records have no pair to learn from, all of them pass this step over.
+    if float(accelerator.reduce(torch.tensor(float(not parts), device=accelerator.device))):
+        parts = []
     terms = accelerator.reduce(torch.tensor(float(sum(part.count for part in parts)), device=accelerator.device)).clamp_min(1.0)
     summed = torch.zeros((), device=accelerator.device)
     for number, part in enumerate(parts):
