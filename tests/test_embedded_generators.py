@@ -26,7 +26,9 @@ def answered():
     import sys
 
     flags = [part for name in NAMES for part in ("-m", name)]
-    done = subprocess.run([sys.executable, "-m", "blendkit", "generate", *flags], input=(EXAMPLES / "prompts.jsonl").read_bytes(), capture_output=True, timeout=300)
+    done = subprocess.run(
+        [sys.executable, "-m", "blendkit", "generate", *flags], input=(EXAMPLES / "prompts.jsonl").read_bytes(), capture_output=True, timeout=300
+    )
     assert done.returncode == 0, done.stderr
     assert done.stderr == b""
     return parsed(done.stdout.decode())

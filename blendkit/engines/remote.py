@@ -6,7 +6,7 @@ import traceback
 from collections.abc import Callable
 from typing import Any
 
-from blendkit.engines.pool import About, Outcome, Replica, Slim, WorkerDied
+from blendkit.engines.pool import About, Outcome, Replica, Slim
 from blendkit.errors import BlendkitError
 
 Answer = tuple[bool, Any]
@@ -71,6 +71,3 @@ def _unpickled(data: bytes) -> Callable[[], Any]:
     import cloudpickle
 
     return cloudpickle.loads(data)  # type: ignore[no-any-return]
-
-
-__all__ = ["Answer", "Asking", "Served", "WorkerDied", "pickled"]

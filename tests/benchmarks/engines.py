@@ -1,6 +1,6 @@
 """What the way to other processes costs: records/s through a stage that does nothing, in this process and by workers.
 
-    bin/bench engines [--records 20000] [--workers 2] [--ray]
+bin/bench engines [--records 20000] [--workers 2] [--ray]
 """
 
 from __future__ import annotations

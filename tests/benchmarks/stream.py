@@ -33,7 +33,7 @@ MODELS = [f"model-{letter}" for letter in "abcdefghijk"]
 def records(count: int, words: list[str]):
     """Made-up records, the same every time; texts are drawn from a pool, so that making them is quick."""
     rng = random.Random(0)
-    texts = [" ".join(rng.choices(words, k=rng.randint(20, 160))) for _ in range(2000)]
+    texts = [" ".join(rng.choices(words, k=rng.randint(10, 100))) for _ in range(2000)]
     n = len(MODELS)
     for number in range(count):
         quality = [rng.gauss(0, 1) for _ in MODELS]
