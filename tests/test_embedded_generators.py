@@ -46,7 +46,7 @@ def test_they_answer_every_prompt_in_words(answered):
         assert sum(word in known for word in said) / len(said) > 0.5
 
 
-COMMON = set("the of and to a in is that for it as was with be by on not he i this are or his from at which but have an had they you were".split())
+COMMON = set(words("the of and to a in is that for it as was with be by on not he i this are or his from at which but have an had they you were"))
 
 
 def test_they_end_and_do_not_loop(answered):

@@ -12,6 +12,7 @@ from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
+from comparing import close
 from conftest import examples, lines, parsed
 from hostile import HostileServer
 
@@ -22,17 +23,6 @@ BOTH = [pytest.param("local"), pytest.param("ray", marks=ray)]
 
 def many(count: int) -> list[dict]:
     return [record | {"id": f"{n}/{record['id']}"} for n in range(count) for record in examples()]
-
-
-def close(one, other) -> bool:
-    """Equal apart from floats within 1e-5."""
-    if isinstance(one, float) and isinstance(other, float):
-        return abs(one - other) <= 1e-5
-    if isinstance(one, dict) and isinstance(other, dict):
-        return list(one) == list(other) and all(close(one[key], other[key]) for key in one)
-    if isinstance(one, list) and isinstance(other, list):
-        return len(one) == len(other) and all(map(close, one, other))
-    return type(one) is type(other) and one == other
 
 
 def test_engines_and_merged_shards_give_the_same_output(blendkit, tmp_path, tiny_ranker):
