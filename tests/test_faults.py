@@ -10,6 +10,7 @@ import signal
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import pytest
 from conftest import examples, lines, parsed
@@ -204,3 +205,11 @@ def test_a_clock_that_jumps(blendkit, tmp_path):
         assert 0 < json.loads((tmp_path / "m.json").read_text())["seconds"] < 60
     finally:
         server.stop()
+
+
+def test_a_little_chaos(tiny_ranker):
+    """`bin/chaos` runs twenty rounds with the embedded ranker; a few with a tiny one keep it from rusting."""
+    flags = ["--rounds", "3", "--copies", "2", "--longest", "4", "--model", str(tiny_ranker)]
+    done = subprocess.run([sys.executable, str(Path(__file__).parent / "chaos.py"), *flags], capture_output=True, text=True, timeout=240)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "24 records, 0 lost, 0 there twice, 0 different" in done.stdout

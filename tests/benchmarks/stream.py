@@ -1,6 +1,7 @@
 """How fast records stream through the stages that run no model, beside a bare loop of orjson over the same file in the same run.
 
     bin/bench stream [--records 200000] [--folder DIR] [--runs 1]
+    bin/bench stream --pipe 5000        the pipe with the embedded ranker, its memory sampled while it runs
 
 Synthetic records: eleven candidates, all 110 comparisons, scores of two metrics, verdicts of a judge on all 55 pairs; about 10 kB each.
 """
@@ -69,11 +70,51 @@ def run(command: list[str]) -> tuple[float, float]:
     return time.monotonic() - started, used.ru_maxrss / 1024
 
 
+def endurance(folder: Path, count: int) -> None:
+    """Runs score | pair | rank | evaluate, and prints what memory each held in the quarters of the run."""
+    source = folder / "pipe.jsonl"
+    keep = ("id", "instruction", "input", "output", "candidates")
+    with source.open("wb", buffering=1 << 20) as file:
+        for record in records(count, Path(__file__).read_text().split()):
+            file.write(orjson.dumps({name: record[name] for name in keep}, option=orjson.OPT_APPEND_NEWLINE))
+    blendkit = [sys.executable, "-m", "blendkit"]
+    commands = {
+        "score": ["score", "--metric", "rouge2", "-i", str(source)],
+        "pair": ["pair", "--schedule", "swiss:1", "--dtype", "bfloat16"],
+        "rank": ["rank"],
+        "evaluate": ["evaluate", "--oracle", "rouge2"],
+    }
+    running: dict[str, subprocess.Popen[bytes]] = {}
+    before: subprocess.Popen[bytes] | None = None
+    started = time.monotonic()
+    for name, command in commands.items():
+        target = subprocess.DEVNULL if name == "evaluate" else subprocess.PIPE
+        now = subprocess.Popen([*blendkit, *command, "-q"], stdin=before.stdout if before else None, stdout=target, stderr=subprocess.DEVNULL)
+        if before and before.stdout:
+            before.stdout.close()
+        running[name] = before = now
+    held: dict[str, list[int]] = {name: [] for name in commands}
+    while running["evaluate"].poll() is None:
+        for name, process in running.items():
+            if process.poll() is None:
+                pages = int(Path(f"/proc/{process.pid}/statm").read_text().split()[1])
+                held[name].append(pages * os.sysconf("SC_PAGE_SIZE") >> 20)
+        time.sleep(1)
+    codes = {name: process.wait() for name, process in running.items()}
+    seconds = time.monotonic() - started
+    print(f"{count:,} records in {seconds:.0f} s ({count / seconds:.1f}/s), exit codes {codes}\n")
+    print("| stage | MB in the quarters of its run, the most in each | | | |\n|---|---|---|---|---|")
+    for name, values in held.items():
+        quarter = max(1, len(values) // 4)
+        print(f"| {name} | " + " | ".join(str(max(values[start : start + quarter], default=0)) for start in range(0, 4 * quarter, quarter)) + " |")
+
+
 def main() -> None:
     """Prints a table as Markdown."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--records", type=int, default=200_000)
     parser.add_argument("--folder", help="where the files lie; a temporary one otherwise")
+    parser.add_argument("--pipe", type=int, metavar="RECORDS", help="run the pipe instead, on so many records")
     parser.add_argument("--runs", type=int, default=1, help="the best of so many")
     options = parser.parse_args()
     folder = Path(options.folder or tempfile.mkdtemp(prefix="blendkit-stream-"))
@@ -81,6 +122,9 @@ def main() -> None:
     source, out = folder / "synthetic.jsonl", folder / "out.jsonl"
     blendkit = [sys.executable, "-m", "blendkit"]
     try:
+        if options.pipe:
+            endurance(folder, options.pipe)
+            return
         print(f"writing {options.records:,} records", file=sys.stderr)
         with source.open("wb", buffering=1 << 20) as file:
             for record in records(options.records, Path(__file__).read_text().split()):
