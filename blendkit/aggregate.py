@@ -19,13 +19,13 @@ Comparison = tuple[int, int, float]
 NOISE, SPREAD = 0.5, 1.0
 
 
-def matrix(comparisons: Iterable[Sequence[float]], n: int) -> Matrix:
+def matrix(comparisons: Iterable[Sequence[Any]], n: int) -> Matrix:
     """M, [n, n]: M[i, j] is the logit of candidate i (shown first) over j; NaN where a pair was not compared, 0 on the diagonal."""
     # A flat list, as setting one element of an array after the other is slow.
     values = [math.nan] * (n * n)
     values[:: n + 1] = [0.0] * n
     for i, j, logit in comparisons:
-        values[int(i) * n + int(j)] = logit
+        values[i * n + j] = logit
     return np.array(values, dtype=np.float64).reshape(n, n)
 
 

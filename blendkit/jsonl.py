@@ -22,6 +22,7 @@ from blendkit.errors import Interrupted, NoInputError, OutputError, RecordError
 from blendkit.records import Record, parse
 
 MAX_LINE_BYTES = 32 << 20
+READ_AHEAD = 1 << 20
 
 Shard = tuple[int, int]
 
@@ -70,7 +71,7 @@ class Reader:
             self._raw = sys.stdin.buffer
         else:
             try:
-                self._raw = Path(self.name).open("rb")  # noqa: SIM115
+                self._raw = Path(self.name).open("rb", buffering=READ_AHEAD)  # noqa: SIM115
             except OSError as error:
                 raise NoInputError(f"{self.name}: {error.strerror}") from error
         self._stream = decompressed(self._raw, self.name)

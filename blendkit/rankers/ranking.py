@@ -76,11 +76,14 @@ class Ranking(Stage):
         m = matrix(pairs, n)
         if self.reference is not None:
             return [(COMPARED, score) for score in self._against_reference(record, m)]
-        there = ~np.isnan(m)
-        compared = there.sum(axis=0) + there.sum(axis=1) > 2  # the diagonal counts twice
-        if not compared.any():
-            return [(COMPARED, 0.0)] * n
-        standings = [(COMPARED, float(score)) if met else (NEVER_COMPARED, 0.0) for score, met in zip(aggregate(m), compared, strict=True)]
+        missing = np.isnan(m)
+        if not missing.any():
+            standings = [(COMPARED, score) for score in aggregate(m).tolist()]
+        else:
+            compared = missing.sum(axis=0) + missing.sum(axis=1) < 2 * (n - 1)  # the diagonal is always there
+            if not compared.any():
+                return [(COMPARED, 0.0)] * n
+            standings = [(COMPARED, float(score)) if met else (NEVER_COMPARED, 0.0) for score, met in zip(aggregate(m), compared, strict=True)]
         if self.aggregate is None:
             for place, index in enumerate(comparisons.get("order", ())):
                 if index < n:
