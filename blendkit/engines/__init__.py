@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from importlib import import_module
 
 from blendkit.errors import UsageError
 from blendkit.stage import Stage
 
 # A new engine is one file with a Pool, and one line here.
-ENGINES = ("local", "ray")
+ENGINES = {"local": "ProcessPool", "ray": "RayPool"}
 
 
 @dataclass(frozen=True)
@@ -48,10 +49,5 @@ def distributed(make: Callable[[], Stage], options: EngineOptions) -> Stage:
         return make()
     from blendkit.engines.pool import Distributed
 
-    if options.engine == "ray":
-        from blendkit.engines.ray import RayPool
-
-        return Distributed(RayPool(make, options))
-    from blendkit.engines.local import ProcessPool
-
-    return Distributed(ProcessPool(make, options))
+    pool = getattr(import_module(f"blendkit.engines.{options.engine}"), ENGINES[options.engine])
+    return Distributed(pool(make, options))

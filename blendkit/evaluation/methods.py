@@ -56,10 +56,7 @@ class Method:
 
     def column(self, name: str, size: int) -> Matrix:
         """All values of a column, [size examples]."""
-        values = np.full(size, np.nan)
-        found = self.columns.get(name, ())
-        values[: len(found)] = found
-        return values
+        return _Cell(self, name, size)[:]
 
     @property
     def mean_rank(self) -> float:
