@@ -20,6 +20,7 @@ import orjson
 
 from blendkit.errors import Interrupted, NoInputError, OutputError, RecordError
 from blendkit.records import Record, parse
+from blendkit.seen import Seen
 
 MAX_LINE_BYTES = 32 << 20
 READ_AHEAD = 1 << 20
@@ -101,8 +102,8 @@ class Reader:
                 yield number, line.rstrip(b"\r\n")
 
     def records(self) -> Iterator[Line | BadLine]:
-        """Every line parsed and validated, ids unique over the stream (as hashes: 8 bytes of each are kept)."""
-        seen: set[int] = set()
+        """Every line parsed and validated, ids unique over the stream."""
+        seen = Seen()
         for number, raw in self.lines():
             try:
                 if len(raw) > self.max_line_bytes:
@@ -110,9 +111,8 @@ class Reader:
                 record = parse(raw, number)
                 if self.shard and not _falls_to(self.shard, record["id"]):
                     continue
-                if (key := hash(record["id"])) in seen:
+                if not seen.add(record["id"]):
                     raise RecordError("id", f"expected a new one, got {record['id']!r} again")
-                seen.add(key)
                 yield Line(number, raw, record)
             except RecordError as error:
                 # A line without an id that can be read is the business of one shard, too.

@@ -10,7 +10,7 @@ import torch
 
 import blendkit as library
 from blendkit.aggregate import matrix, max_logits, max_wins, ranks_from_scores, verdict_matrix
-from blendkit.evaluation import agreement
+from blendkit.evaluation.agreement import Agreement
 from blendkit.fusers.genfuser import fuser_prompt
 from blendkit.models.fast.scorer import PairScorer
 from blendkit.models.pairrm import load_pairrm
@@ -177,10 +177,11 @@ def test_gpt_rank_from_mixinstruct_verdicts(golden):
 
 def test_table_3_agreement(golden):
     values = json.loads((golden / "ranking.json").read_text())["correlation"]
-    hypothesis, oracle = np.array(values["hypothesis"], float), np.array(values["oracle"], float)
-    assert agreement.pearson(hypothesis, oracle) == pytest.approx(values["pearson"], abs=1e-9)
-    assert agreement.spearman(hypothesis, oracle) == pytest.approx(values["spearman"], abs=1e-9)
-    assert agreement.footrule(hypothesis, oracle) == pytest.approx(values["spearman_footrule"], abs=1e-9)
+    found = Agreement()
+    found.add(np.array(values["hypothesis"]), np.array(values["oracle"]))
+    assert found.pearson() == pytest.approx(values["pearson"], abs=1e-9)
+    assert found.spearman() == pytest.approx(values["spearman"], abs=1e-9)
+    assert found.footrule() == pytest.approx(values["spearman_footrule"], abs=1e-9)
 
 
 def test_fuser_prompt_to_the_letter(golden):

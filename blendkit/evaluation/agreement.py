@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from array import array
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
+from collections import Counter
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -12,98 +12,123 @@ from numpy.typing import NDArray
 from scipy import stats
 
 from blendkit.aggregate import ranks_from_scores
+from blendkit.evaluation.columns import BLOCK
 from blendkit.evaluation.examples import Example, Oracle, rounded
-from blendkit.evaluation.statistics import BLOCK
 
 Ranks = NDArray[Any]
-Rankings = Sequence[Sequence[float]] | Ranks
 
 
-def pearson(hypothesis: Ranks, oracle: Ranks) -> float:
-    """Mean over models of the correlation of a model's ranks over the examples; both [examples, models]."""
-    return _by_model(hypothesis, oracle, lambda ranks: ranks)
+class Agreement:
+    """Of a method's ranks with the oracle's. Nothing is kept of an example but what it adds to sums and counts.
+
+    The reference code correlates one model's ranks over the examples, which needs how often each pair of ranks occurs;
+    a correlation within each example is what people mean by a ranker's.
+    """
+
+    def __init__(self) -> None:
+        self._pairs: Counter[tuple[int, int, int]] = Counter()
+        self._examples, self._distance = 0, 0.0
+        self._within = {"pearson": (0, 0.0), "spearman": (0, 0.0)}
+
+    def add(self, hypothesis: Ranks, oracle: Ranks) -> None:
+        """Both [examples, candidates], of whole numbers; column k is the same model in all examples, for `pearson` and `spearman`."""
+        hypothesis, oracle = np.asarray(hypothesis, np.int64), np.asarray(oracle, np.int64)
+        self._examples += len(hypothesis)
+        self._distance += float(np.abs(hypothesis - oracle).sum())
+        for name, h, o in (("pearson", hypothesis, oracle), ("spearman", stats.rankdata(hypothesis, axis=1), stats.rankdata(oracle, axis=1))):
+            found = _correlations(h, o)
+            there = found[~np.isnan(found)]
+            count, total = self._within[name]
+            self._within[name] = count + len(there), total + float(there.sum())
+        models = np.broadcast_to(np.arange(hypothesis.shape[1]), hypothesis.shape)
+        keys, counts = np.unique(np.stack([models, hypothesis, oracle], axis=-1).reshape(-1, 3), axis=0, return_counts=True)
+        for (model, h, o), count in zip(keys.tolist(), counts.tolist(), strict=True):
+            self._pairs[model, h, o] += count
+
+    def pearson(self) -> float:
+        """Mean over models of the correlation of a model's ranks over the examples."""
+        return self._by_model(lambda ranks, counts: ranks)
+
+    def spearman(self) -> float:
+        """As `pearson`, with rank correlation."""
+        return self._by_model(_midranks)
+
+    def _by_model(self, prepared: Callable[[Ranks, Ranks], Ranks]) -> float:
+        table = np.array([(*pair, count) for pair, count in sorted(self._pairs.items())])
+        found = []
+        for model in np.unique(table[:, 0]):
+            _, h, o, counts = table[table[:, 0] == model].T
+            found.append(float(_correlations(prepared(h, counts)[None], prepared(o, counts)[None], counts)[0]))
+        return float(np.mean(found))
+
+    def footrule(self) -> float:
+        """Mean over examples of the sum of |rank difference|; 0 is perfect, a random ranking of 11 has 40."""
+        return self._distance / self._examples if self._examples else float("nan")
+
+    def pearson_per_example(self) -> float:
+        """Mean over examples of the correlation within an example; examples with all ranks tied are left out."""
+        return self._mean_within("pearson")
+
+    def spearman_per_example(self) -> float:
+        """As `pearson_per_example`, with rank correlation."""
+        return self._mean_within("spearman")
+
+    def _mean_within(self, name: str) -> float:
+        count, total = self._within[name]
+        return total / count if count else float("nan")
 
 
-def spearman(hypothesis: Ranks, oracle: Ranks) -> float:
-    """As `pearson`, with rank correlation."""
-    return _by_model(hypothesis, oracle, lambda ranks: stats.rankdata(ranks, axis=1))
+def _midranks(values: Ranks, counts: Ranks) -> Ranks:
+    """Ranks of values that occur so often each; equal ones share the mean of theirs."""
+    _, place = np.unique(values, return_inverse=True)
+    sizes = np.bincount(place, weights=counts)
+    return np.asarray((np.cumsum(sizes) - (sizes - 1) / 2)[place])
 
 
-def _by_model(hypothesis: Ranks, oracle: Ranks, prepared: Callable[[Ranks], Ranks]) -> float:
-    # One model at a time: the examples may be many.
-    pairs = ((np.asarray(h, float)[None], np.asarray(o, float)[None]) for h, o in zip(hypothesis.T, oracle.T, strict=True))
-    return float(np.mean([_correlations(prepared(h), prepared(o))[0] for h, o in pairs]))
-
-
-def footrule(hypothesis: Rankings, oracle: Rankings) -> float:
-    """Mean over examples of the sum of |rank difference|; 0 is perfect, a random ranking of 11 has 40."""
-    found = [np.abs(h - o).sum(axis=1) for h, o in _by_size(hypothesis, oracle)]
-    return float(np.concatenate(found).mean()) if found else float("nan")
-
-
-def pearson_per_example(hypothesis: Rankings, oracle: Rankings) -> float:
-    """Mean over examples of the correlation within an example; examples with all ranks tied are left out."""
-    return _per_example(hypothesis, oracle, lambda ranks: ranks)
-
-
-def spearman_per_example(hypothesis: Rankings, oracle: Rankings) -> float:
-    """As `pearson_per_example`, with rank correlation."""
-    return _per_example(hypothesis, oracle, lambda ranks: stats.rankdata(ranks, axis=1))
-
-
-def _per_example(hypothesis: Rankings, oracle: Rankings, prepared: Callable[[Ranks], Ranks]) -> float:
-    found = [_correlations(prepared(h), prepared(o)) for h, o in _by_size(hypothesis, oracle)]
-    values = np.concatenate(found) if found else np.empty(0)
-    defined = values[~np.isnan(values)]
-    return float(defined.mean()) if len(defined) else float("nan")
-
-
-def _by_size(hypothesis: Rankings, oracle: Rankings) -> Iterator[tuple[Ranks, Ranks]]:
-    """Both as matrices [examples, candidates], the examples of one number of candidates at a time, and at most BLOCK of them."""
-    if isinstance(hypothesis, np.ndarray) and isinstance(oracle, np.ndarray):
-        for start in range(0, len(hypothesis), BLOCK):
-            yield np.asarray(hypothesis[start : start + BLOCK], float), np.asarray(oracle[start : start + BLOCK], float)
-        return
-    by_size: dict[int, tuple[list[Sequence[float]], list[Sequence[float]]]] = {}
-    for h, o in zip(hypothesis, oracle, strict=True):
-        rows = by_size.setdefault(len(h), ([], []))
-        rows[0].append(h)
-        rows[1].append(o)
-    for h_rows, o_rows in by_size.values():
-        yield np.asarray(h_rows, float), np.asarray(o_rows, float)
-
-
-def _correlations(a: Ranks, b: Ranks) -> Ranks:
-    """Pearson's correlation of each row of a with that of b; NaN where a row is constant."""
-    a, b = a - a.mean(axis=1, keepdims=True), b - b.mean(axis=1, keepdims=True)
+def _correlations(a: Ranks, b: Ranks, counts: Ranks | None = None) -> Ranks:
+    """Pearson's correlation of each row of a with that of b, whose columns count so often; NaN where a row is constant."""
+    counts = np.ones(a.shape[1]) if counts is None else counts
+    a, b = (row - (row * counts).sum(axis=1, keepdims=True) / counts.sum() for row in (a, b))
     with np.errstate(divide="ignore", invalid="ignore"):
-        return np.asarray((a * b).sum(axis=1) / np.sqrt((a**2).sum(axis=1) * (b**2).sum(axis=1)))
+        return np.asarray((a * b * counts).sum(axis=1) / np.sqrt((a**2 * counts).sum(axis=1) * (b**2 * counts).sum(axis=1)))
 
 
-@dataclass
 class Ranking:
-    """A ranking's and the oracle's ranks of all examples that have both, one after the other."""
+    """A ranking against the oracle's, over the examples that have both; a block of them is folded into the agreement at a time."""
 
-    models: tuple[str, ...]
-    same_models: bool = True
-    sizes: array[int] = field(default_factory=lambda: array("H"))
-    ranks: array[int] = field(default_factory=lambda: array("H"))
-    oracle: array[int] = field(default_factory=lambda: array("H"))
+    def __init__(self, models: tuple[str, ...]) -> None:
+        self.models, self.same_models, self.examples = models, True, 0
+        self._agreement = Agreement()
+        self._waiting: dict[int, tuple[array[int], array[int]]] = {}
 
     def add(self, ranks: list[int], oracle: list[int], models: tuple[str, ...]) -> None:
         """One example."""
         self.same_models = self.same_models and models == self.models
-        self.sizes.append(len(ranks))
-        self.ranks.extend(ranks)
-        self.oracle.extend(oracle)
+        self.examples += 1
+        size = len(ranks)
+        waiting = self._waiting.get(size)
+        if waiting is None:
+            waiting = self._waiting[size] = array("H"), array("H")
+        waiting[0].extend(ranks)
+        waiting[1].extend(oracle)
+        if len(waiting[0]) >= BLOCK * size:
+            self._fold(size)
 
-    def rankings(self) -> tuple[Rankings, Rankings]:
-        """All of them: matrices where the sizes are the same."""
-        flat = np.frombuffer(self.ranks, np.uint16), np.frombuffer(self.oracle, np.uint16)
-        if len(set(self.sizes)) == 1:
-            return flat[0].reshape(len(self.sizes), -1), flat[1].reshape(len(self.sizes), -1)
-        ends = np.cumsum(self.sizes)[:-1]
-        return [part.tolist() for part in np.split(flat[0], ends)], [part.tolist() for part in np.split(flat[1], ends)]
+    def _fold(self, size: int) -> None:
+        hypothesis, oracle = (np.frombuffer(found, np.uint16).reshape(-1, size) for found in self._waiting.pop(size))
+        self._agreement.add(hypothesis, oracle)
+
+    def row(self, name: str) -> dict[str, Any]:
+        """Its row of Table 3."""
+        for size in list(self._waiting):
+            self._fold(size)
+        row: dict[str, Any] = {"table": 3, "method": name, "examples": self.examples}
+        figures = ["pearson_per_example", "spearman_per_example"]
+        if self.same_models:
+            # The reference's numbers compare one model over the examples, so all must have the same models.
+            figures = ["pearson", "spearman", *figures]
+        row |= {figure: rounded(100 * getattr(self._agreement, figure)()) for figure in figures}
+        return row | {"footrule": rounded(self._agreement.footrule())}
 
 
 class Rankers:
@@ -128,19 +153,5 @@ class Rankers:
 
     def rows(self) -> list[dict[str, Any]]:
         """Table 3 of LLM-Blender, best first."""
-        rows = [_row(name, found) for name, found in self._rankings.items() if name != self.oracle.name]
+        rows = [found.row(name) for name, found in self._rankings.items() if name != self.oracle.name]
         return sorted(rows, key=lambda row: -(row["spearman_per_example"] or -200))
-
-
-def _row(name: str, found: Ranking) -> dict[str, Any]:
-    hypothesis, oracle = found.rankings()
-    row: dict[str, Any] = {"table": 3, "method": name, "examples": len(found.sizes)}
-    if found.same_models:
-        # The reference's numbers compare one model over the examples, so all must have the same models.
-        h, o = np.asarray(hypothesis), np.asarray(oracle)
-        row["pearson"] = rounded(100 * pearson(h, o))
-        row["spearman"] = rounded(100 * spearman(h, o))
-    row["pearson_per_example"] = rounded(100 * pearson_per_example(hypothesis, oracle))
-    row["spearman_per_example"] = rounded(100 * spearman_per_example(hypothesis, oracle))
-    row["footrule"] = rounded(footrule(hypothesis, oracle))
-    return row

@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 import math
-from array import array
 from dataclasses import dataclass, field
-from itertools import repeat
 from typing import Any
 
 import numpy as np
 
-from blendkit.aggregate import Matrix
 from blendkit.errors import UsageError
+from blendkit.evaluation.columns import Column, Columns, Computed, Growing, counted
 from blendkit.evaluation.examples import Example, Oracle, rank_of, rounded
 from blendkit.evaluation.statistics import bootstrap, holm, randomization
 
@@ -23,13 +21,13 @@ TOP = 3
 class Method:
     """One row of Table 2: what its picks (one candidate in each example, as a rule) are worth, column by column.
 
-    A column holds a value for each example, NaN where the method put nothing forward or the value is missing; it may
-    end before the last example. Numbers that are small are kept in 4 bytes, as a stream may be long.
+    A column holds a value for each example, NaN where the method put nothing forward or the value is missing.
     """
 
     name: str
     kind: str
-    columns: dict[str, array[float]] = field(default_factory=dict)
+    store: Columns
+    columns: dict[str, Growing] = field(default_factory=dict)
     examples: int = 0
     picks: int = 0
     by_oracle: Total = field(default_factory=lambda: Total())
@@ -42,21 +40,20 @@ class Method:
         row = rows[0] if len(rows) == 1 else _mean(rows)
         for kind, values in (("d", row.scores), ("f", row.small)):
             for name, value in values.items():
-                column = self.columns.get(name)
-                if column is None:
-                    column = self.columns[name] = array(kind)
-                if len(column) != number:
-                    column.extend(repeat(math.nan, number - len(column)))
-                column.append(math.nan if value is None else value)
+                if value is not None:
+                    column = self.columns.get(name)
+                    if column is None:
+                        column = self.columns[name] = Growing(self.store, kind)
+                    column.put(number, value)
         for found in rows:
             if found.oracle is not None:
                 self.by_oracle.add(found.oracle)
             if found.judge is not None:
                 self.by_judge.add(found.judge)
 
-    def column(self, name: str, size: int) -> Matrix:
+    def column(self, name: str, size: int) -> Column:
         """All values of a column, [size examples]."""
-        return _Cell(self, name, size)[:]
+        return (self.columns.get(name) or Growing(self.store)).to(size)
 
     @property
     def mean_rank(self) -> float:
@@ -103,6 +100,7 @@ class Methods:
         self.metrics: dict[str, None] = {}
         self.size = 0
         self._methods: dict[tuple[str, str], Method] = {}
+        self._store = Columns()
 
     def add(self, example: Example) -> None:
         """What each method picks there, and what that is worth."""
@@ -131,7 +129,7 @@ class Methods:
         for key, found in picked.items():
             method = self._methods.get(key)
             if method is None:
-                method = self._methods[key] = Method(key[1], key[0])
+                method = self._methods[key] = Method(key[1], key[0], self._store)
             method.add(self.size, found)
         self.size += 1
 
@@ -175,19 +173,19 @@ def table_2(table: Methods, seed: int, notes: list[str], baseline: str | None = 
     """The rows of Table 2, then those of the paired tests against `baseline`; what is missing goes into `notes`."""
     methods, names, size = table.sorted(), table.column_names(), table.size
     keys = [(number, column) for number in range(len(methods)) for column in names]
-    bounds = dict(zip(keys, bootstrap([_Cell(methods[number], column, size) for number, column in keys], seed).tolist(), strict=True))
+    bounds = dict(zip(keys, bootstrap([methods[number].column(column, size) for number, column in keys], seed).tolist(), strict=True))
     rows = []
     for number, method in enumerate(methods):
         row: dict[str, Any] = {"table": 2, "method": method.name, "kind": method.kind, "examples": method.examples}
         intervals: dict[str, list[float | None]] = {}
         lacking: dict[int, list[str]] = {}
         for column in names:
-            values = method.column(column, size)
-            missing = method.examples - int((~np.isnan(values)).sum())
+            count, mean = counted(method.column(column, size))
+            missing = method.examples - count
             # A fused answer came too late for the oracle's score.
             if missing and column in table.metrics and not (method.kind == "fused" and column == table.oracle.score):
                 lacking.setdefault(missing, []).append(column)
-            row[column] = None if missing else rounded(float(np.nanmean(values)))
+            row[column] = None if missing else rounded(mean)
             if not missing:
                 intervals[column] = [rounded(bound) for bound in bounds[number, column]]
         for missing, lacked in lacking.items():
@@ -195,26 +193,6 @@ def table_2(table: Methods, seed: int, notes: list[str], baseline: str | None = 
             notes.append(f"{lacks}, so no mean is shown; `blendkit score` writes scores")
         rows.append({**row, "intervals": intervals})
     return [*rows, *_tests(methods, [name for name in names if name != "characters"], size, seed, baseline)]
-
-
-@dataclass(frozen=True)
-class _Cell:
-    """One cell's values, put together when a part of them is asked for."""
-
-    method: Method
-    name: str
-    size: int
-
-    def __len__(self) -> int:
-        return self.size
-
-    def __getitem__(self, part: slice) -> Matrix:
-        found = self.method.columns.get(self.name, ())
-        start, stop, _ = part.indices(self.size)
-        values = np.full(stop - start, np.nan)
-        there = found[start:stop]
-        values[: len(there)] = there
-        return values
 
 
 def _tests(methods: list[Method], columns: list[str], size: int, seed: int, baseline: str | None) -> list[dict[str, Any]]:
@@ -225,17 +203,16 @@ def _tests(methods: list[Method], columns: list[str], size: int, seed: int, base
     if base is None:
         raise UsageError(f"--baseline {baseline}: no such method; there are {', '.join(method.name for method in methods)}")
     keys = [(method, column) for method in methods if method is not base for column in columns]
-    if not keys:
+    cells = [(method, column, Computed(np.subtract, method.column(column, size), base.column(column, size))) for method, column in keys]
+    found = [(cell, count, mean) for cell in cells for count, mean in [counted(cell[2])] if count]
+    if not found:
         return []
-    differences = np.stack([method.column(column, size) - base.column(column, size) for method, column in keys], axis=1)
-    defined = np.asarray(~np.isnan(differences).all(axis=0))
-    keys = [key for key, there in zip(keys, defined, strict=True) if there]
-    differences = differences[:, defined]
-    bounds, p = bootstrap(list(differences.T), seed), randomization(differences, seed)
+    differences = [difference for (_, _, difference), _, _ in found]
+    bounds, p = bootstrap(differences, seed), randomization(differences, seed)
     rows = []
-    for place, ((method, column), corrected) in enumerate(zip(keys, holm(p), strict=True)):
+    for place, (((method, column, _), count, mean), corrected) in enumerate(zip(found, holm(p), strict=True)):
         row: dict[str, Any] = {"table": "tests", "method": method.name, "kind": method.kind, "baseline": baseline, "column": column}
-        row |= {"examples": int((~np.isnan(differences[:, place])).sum()), "difference": rounded(float(np.nanmean(differences[:, place])))}
+        row |= {"examples": count, "difference": rounded(mean)}
         low, high = (rounded(bound) for bound in bounds[place].tolist())
         rows.append({**row, "low": low, "high": high, "p": round(float(p[place]), 6), "p_holm": round(float(corrected), 6)})
     return rows

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from blendkit.errors import RecordError
+from blendkit.evaluation.columns import Column, Columns, Computed, Growing, counted
+from blendkit.evaluation.statistics import bootstrap
 from blendkit.records import Record, generated_only
 from blendkit.scorers import better_when_lower
 
@@ -17,23 +17,18 @@ LENGTH = "longest candidate"
 LABELS = ("A", "B", "tie")
 
 
-@dataclass
-class Answers:
-    """One method's outcomes: 1 where it agrees with the label, 0 where not, 0.5 where it sees no difference."""
-
-    right: list[float] = field(default_factory=list)
-    pairs: list[int] = field(default_factory=list)
-
-
 class PairwiseAgreement:
-    """Takes records of two candidates that LLMs wrote and a label A, B or tie; pairs that people call a tie are left out."""
+    """Takes records of two candidates that LLMs wrote and a label A, B or tie; pairs that people call a tie are left out.
+
+    Of each method its outcomes are kept: 1 where it agrees with the label, 0 where not, 0.5 where it sees no difference.
+    """
 
     def __init__(self, name: str) -> None:
         self.name = name
         self.ties = 0
-        self._labels: list[str] = []
-        self._lengths: list[int] = []
-        self._methods: dict[str, Answers] = {}
+        self._pairs = 0
+        self._store = Columns()
+        self._methods: dict[str, Growing] = {}
 
     def add(self, record: Record) -> None:
         """Notes what each ranking and score of the record prefers.
@@ -52,9 +47,6 @@ class PairwiseAgreement:
             return
         first, second = (record["candidates"][index] for index in chosen)
         lengths = len(first["text"]) - len(second["text"])
-        number = len(self._labels)
-        self._labels.append(label)
-        self._lengths.append(lengths)
         preferred: dict[str, float] = {LENGTH: lengths}
         for name, ranks in record.get("ranks", {}).items():
             if len(ranks) == 2:
@@ -64,32 +56,38 @@ class PairwiseAgreement:
             if None not in values:
                 preferred[f"score:{name}"] = (values[1] - values[0]) if better_when_lower(name) else (values[0] - values[1])
         for name, difference in preferred.items():
-            answers = self._methods.setdefault(name, Answers())
-            answers.right.append(0.5 if difference == 0 else float((difference > 0) == (label == "A")))
-            answers.pairs.append(number)
+            answers = self._methods.get(name)
+            if answers is None:
+                answers = self._methods[name] = Growing(self._store, "f")
+            answers.put(self._pairs, 0.5 if difference == 0 else float((difference > 0) == (label == "A")))
+        self._pairs += 1
 
     def rows(self) -> list[dict[str, Any]]:
         """One row a method, the best first: percentages, with bootstrap 95 % intervals over pairs."""
-        longest = np.array(self._methods[LENGTH].right) if self._labels else np.zeros(0)
-        rows = [self._row(name, answers, longest) for name, answers in self._methods.items()]
+        if not self._pairs:
+            return []
+        longest = self._methods[LENGTH].to(self._pairs)
+        right = [answers.to(self._pairs) for answers in self._methods.values()]
+        over = [Computed(np.subtract, answers, longest) for answers in right]
+        bounds = bootstrap([*right, *over], SEED, RESAMPLES).tolist()
+        cells = zip(self._methods, right, bounds, over, bounds[len(right) :], strict=False)
+        rows = [self._row(name, found, interval, better, margin, longest) for name, found, interval, better, margin in cells]
         return sorted(rows, key=lambda row: -row["accuracy"])
 
-    def _row(self, name: str, answers: Answers, longest: NDArray[np.float64]) -> dict[str, Any]:
-        right = np.array(answers.right)
-        same = longest[answers.pairs]
-        drawn = np.random.default_rng(SEED).integers(len(right), size=(RESAMPLES, len(right)))
-        row: dict[str, Any] = {"table": "agreement", "method": name, "pairs": len(right)}
-        row["accuracy"] = _percent(right.mean())
-        row["accuracy_low"], row["accuracy_high"] = (_percent(value) for value in np.percentile(right[drawn].mean(1), (2.5, 97.5)))
-        row["longest"] = _percent(same.mean())
-        over = right - same
-        row["over_longest"] = _percent(over.mean())
-        row["over_longest_low"], row["over_longest_high"] = (_percent(value) for value in np.percentile(over[drawn].mean(1), (2.5, 97.5)))
+    def _row(self, name: str, right: Column, bounds: list[float], over: Column, bounds_over: list[float], longest: Column) -> dict[str, Any]:
+        count, accuracy = counted(right)
+        same = counted(Computed(lambda longest, right: np.where(np.isnan(right), np.nan, longest), longest, right))[1]
+        row: dict[str, Any] = {"table": "agreement", "method": name, "pairs": count, "accuracy": _percent(accuracy)}
+        row["accuracy_low"], row["accuracy_high"] = map(_percent, bounds)
+        row["longest"] = _percent(same)
+        row["over_longest"] = _percent(counted(over)[1])
+        row["over_longest_low"], row["over_longest_high"] = map(_percent, bounds_over)
         gain = row["accuracy"] - 50
         # Of what the method is right about beyond chance, how much a guess by length would have had.
         row["explained_by_length"] = _percent((row["longest"] - 50) / gain) if gain > 0 else None
         for key, value in (("right_when_longer_is", 1.0), ("right_when_shorter_is", 0.0)):
-            row[key] = _percent(right[same == value].mean()) if (same == value).any() else None
+            there, share = counted(Computed(lambda longest, right, value=value: np.where(longest == value, right, np.nan), longest, right))
+            row[key] = _percent(share) if there else None
         return row
 
 

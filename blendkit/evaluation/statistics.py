@@ -1,31 +1,20 @@
 """How sure a number is: bootstrap intervals, paired tests, and a correction for asking many questions.
 
-All of it works on a matrix of values [examples, cells], NaN where a cell has no value for an example.
+All of it works on columns of values, one an example, NaN where there is none, a block at a time: a stream may be long.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Protocol
+from collections.abc import Iterator, Sequence
 
 import numpy as np
-from numpy.typing import NDArray
 
-Values = NDArray[np.float64]
+from blendkit.evaluation.columns import Column, Values, blocks
+
 RESAMPLES = 1000
 PERMUTATIONS = 10_000
-# Rows of signs at a time, so that 10,000 permutations of 5,000 examples fit into a few MB.
+# Resamples or permutations at a time: some 8 MB.
 CHUNK = 250
-# Drawings at a time (8 MB), and examples at a time, so that a stream may be long.
-COUNTS, BLOCK = 1 << 22, 4096
-
-
-class Column(Protocol):
-    """One cell's values over the examples, which may be put together only where they are looked at."""
-
-    def __len__(self) -> int: ...
-
-    def __getitem__(self, part: slice) -> Values: ...
 
 
 def bootstrap(values: Values | Sequence[Column], seed: int, resamples: int = RESAMPLES) -> Values:
@@ -37,23 +26,24 @@ def bootstrap(values: Values | Sequence[Column], seed: int, resamples: int = RES
     columns = list(values.T) if isinstance(values, np.ndarray) else values
     if not columns:
         return np.empty((0, 2))
-    n = len(columns[0])
     generator = np.random.default_rng(seed)
-    means = np.empty((resamples, len(columns)))
-    at_once = max(1, min(CHUNK, COUNTS // n))
-    for start in range(0, resamples, at_once):
-        size = min(at_once, resamples - start)
-        # How often each example was drawn; a mean over resamples is a product with these counts.
-        counts = np.stack([np.bincount(generator.integers(n, size=n), minlength=n).astype(np.uint16) for _ in range(size)])
-        sums, drawn = np.zeros((size, len(columns))), np.zeros((size, len(columns)))
-        for first in range(0, n, BLOCK):
-            block = np.stack([column[first : first + BLOCK] for column in columns], axis=1)
-            present = ~np.isnan(block)
-            part = counts[:, first : first + BLOCK].astype(np.float64)
-            sums += part @ np.where(present, block, 0.0)
-            drawn += part.sum(axis=1, keepdims=True) if present.all() else part @ present
-        with np.errstate(invalid="ignore", divide="ignore"):
-            means[start : start + size] = sums / drawn
+    sums, drawn = np.zeros((resamples, len(columns))), np.zeros((resamples, len(columns)))
+    # How many of the drawings are still to come, and from how many examples.
+    left, rest = np.full(resamples, len(columns[0])), len(columns[0])
+    for block in _together(columns):
+        size = len(block)
+        present = ~np.isnan(block)
+        filled = np.where(present, block, 0.0)
+        here = left if size == rest else generator.binomial(left, size / rest)
+        left, rest = left - here, rest - size
+        for start in range(0, resamples, CHUNK):
+            part = slice(start, start + CHUNK)
+            # How often each example was drawn; a sum over a resample is a product with these counts.
+            counts = np.stack([np.bincount(generator.integers(size, size=count), minlength=size).astype(np.float64) for count in here[part]])
+            sums[part] += counts @ filled
+            drawn[part] += counts.sum(axis=1, keepdims=True) if present.all() else counts @ present
+    with np.errstate(invalid="ignore", divide="ignore"):
+        means = sums / drawn
     bounds = np.full((len(columns), 2), np.nan)
     there = ~np.isnan(means).all(axis=0)
     if there.any():
@@ -61,23 +51,31 @@ def bootstrap(values: Values | Sequence[Column], seed: int, resamples: int = RES
     return bounds
 
 
-def randomization(differences: Values, seed: int, permutations: int = PERMUTATIONS) -> Values:
+def _together(columns: Sequence[Column]) -> Iterator[Values]:
+    """The columns, [examples of a block, cells] at a time."""
+    return (np.stack([column[part] for column in columns], axis=1) for part in blocks(len(columns[0])))
+
+
+def randomization(differences: Values | Sequence[Column], seed: int, permutations: int = PERMUTATIONS) -> Values:
     """Two-sided p of each cell's mean difference, [cells], by approximate randomization (Noreen 1989; Riezler and Maxwell 2005).
 
-    Under the null hypothesis each example's difference may as well have the other sign. NaN where a cell has no value.
+    `differences` is [examples, cells] or a list of columns. Under the null hypothesis each example's difference may as
+    well have the other sign. NaN where a cell has no value.
     """
+    columns = list(differences.T) if isinstance(differences, np.ndarray) else differences
     generator = np.random.default_rng(seed)
-    present = ~np.isnan(differences)
-    filled = np.where(present, differences, 0.0)
-    observed = np.abs(filled.sum(axis=0))
-    as_large = np.zeros(differences.shape[1])
-    for start in range(0, permutations, CHUNK):
-        size = min(CHUNK, permutations - start)
-        signs = generator.integers(2, size=(size, len(differences)), dtype=np.int8).astype(np.float64) * 2 - 1
-        # A little slack, so that a sum taken in another order counts as equal.
-        as_large += (np.abs(signs @ filled) >= observed - 1e-9).sum(axis=0)
-    p = (as_large + 1) / (permutations + 1)
-    return np.where(present.any(axis=0), p, np.nan)
+    observed, there = np.zeros(len(columns)), np.zeros(len(columns), bool)
+    turned = np.zeros((permutations, len(columns)))
+    for block in _together(columns):
+        present = ~np.isnan(block)
+        filled = np.where(present, block, 0.0)
+        observed, there = observed + filled.sum(axis=0), there | present.any(axis=0)
+        for start in range(0, permutations, CHUNK):
+            size = min(CHUNK, permutations - start)
+            turned[start : start + size] += (generator.integers(2, size=(size, len(filled)), dtype=np.int8).astype(np.float64) * 2 - 1) @ filled
+    # A little slack, so that a sum taken in another order counts as equal.
+    as_large = (np.abs(turned) >= np.abs(observed) - 1e-9).sum(axis=0)
+    return np.where(there, (as_large + 1) / (permutations + 1), np.nan)
 
 
 def holm(p: Values) -> Values:

@@ -19,9 +19,9 @@ from pathlib import Path
 import numpy as np
 from rich.console import Console
 from rich.table import Table
+from scipy.stats import spearmanr
 
 from blendkit.aggregate import matrix
-from blendkit.evaluation.agreement import spearman
 from blendkit.jsonl import Line, Reader
 from blendkit.rankers.prefilter import Prefilter
 from blendkit.rankers.ranking import Ranking
@@ -128,7 +128,7 @@ def measured(records: list[dict], row: str, oracle: str, seed: int, full_tops: l
         # Ties of the oracle share the mean of their ranks.
         places = np.array([1 + (true > value).sum() + ((true == value).sum() - 1) / 2 for value in true])
         count = len(done["comparisons"]["pairrm"]["pairs"])
-        agreement = spearman(np.array(ranks, float)[:, None], places[:, None])  # over the candidates of one record
+        agreement = spearmanr(ranks, places).statistic
         yield (
             count,
             count / (n * (n - 1)),

@@ -1,0 +1,60 @@
+"""Which ids were there before: in memory for a short stream, on disk for a long one."""
+
+from __future__ import annotations
+
+import sqlite3
+
+from blendkit.errors import OutputError
+
+# So many in a set are some 25 MB.
+IN_MEMORY = 1 << 18
+CACHE_KIB = 16 << 10
+
+
+class Seen:
+    """A set of strings, as their 64-bit hashes; beyond `in_memory` of them in a temporary SQLite file, which has no name and goes with the process."""
+
+    def __init__(self, in_memory: int = IN_MEMORY) -> None:
+        self._keys: set[int] = set()
+        self._in_memory = in_memory
+        self._database: sqlite3.Connection | None = None
+
+    def add(self, text: str) -> bool:
+        """False when it was there before.
+
+        Raises:
+            OutputError: no room for the temporary file.
+        """
+        key = hash(text)
+        if self._database is None:
+            if key in self._keys:
+                return False
+            self._keys.add(key)
+            if len(self._keys) >= self._in_memory:
+                self._move()
+            return True
+        return self._put([(key,)]) == 1
+
+    def _move(self) -> None:
+        try:
+            # Read in order on one thread, written on another.
+            self._database = sqlite3.connect("", isolation_level=None, check_same_thread=False)
+            for setting in ("journal_mode = OFF", "synchronous = OFF", f"cache_size = -{CACHE_KIB}"):
+                self._database.execute(f"PRAGMA {setting}")
+            self._database.execute("CREATE TABLE seen (key INTEGER PRIMARY KEY)")
+            self._database.execute("BEGIN")
+        except sqlite3.Error as error:
+            raise _no_room(error) from error
+        self._put([(key,) for key in sorted(self._keys)])
+        self._keys = set()
+
+    def _put(self, rows: list[tuple[int]]) -> int:
+        assert self._database is not None
+        try:
+            return self._database.executemany("INSERT OR IGNORE INTO seen VALUES (?)", rows).rowcount
+        except sqlite3.Error as error:
+            raise _no_room(error) from error
+
+
+def _no_room(error: sqlite3.Error) -> OutputError:
+    return OutputError(f"temporary files: {error}; set TMPDIR to a folder with room")
