@@ -21,6 +21,9 @@ from blendkit.version import VERSION
 # In the order of the pipe. A new command is a file in commands/ with a function of its name, and a line here.
 COMMANDS = ("generate", "score", "pair", "rank", "fuse", "judge", "evaluate", "merge", "train", "data", "check")
 
+# The class that typer's errors have, which lies in click or in typer itself, by typer's version.
+CALLED_WRONGLY: Any = typer.BadParameter.__base__
+
 
 class LazyGroup(TyperGroup):
     """Commands by name from `blendkit.commands`."""
@@ -105,7 +108,15 @@ def main() -> None:
 
 def _run() -> None:
     try:
-        app(prog_name="blendkit")
+        sys.exit(app(prog_name="blendkit", standalone_mode=False))
+    except CALLED_WRONGLY as error:
+        message = error.format_message()
+        if message and "\n" not in message:
+            place = error.ctx.command_path if error.ctx else "blendkit"
+            raise UsageError(f"{message[0].lower()}{message[1:].rstrip('.')}; see {place} --help") from error
+        # The command was called alone: that shows its help, here or already.
+        print(message, end="\n" if message else "")
+        sys.exit(UsageError.exit_code)
     except Exception:
         # A C extension may turn the interrupt into an exception of its own.
         raise_if_signalled()

@@ -40,6 +40,31 @@ def test_a_mistyped_command(blendkit):
     assert done.stderr == "blendkit: no such command: rnak; did you mean rank?\n"
 
 
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ("rank --topp 3", "blendkit rank: no such option: --topp"),
+        ("pair --schedule", "blendkit pair: option '--schedule' requires an argument"),
+        ("train ranker", "blendkit train: missing option '-o' / '--output'"),
+        ("generate one", "blendkit generate: got unexpected extra argument"),
+        ("rank --top many", "blendkit rank: invalid value for '--top'"),
+    ],
+)
+def test_wrong_usage_is_one_line(blendkit, arguments, message):
+    done = blendkit(*arguments.split())
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr.startswith(message)
+    assert done.stderr.endswith("--help\n")
+    assert done.stderr.count("\n") == 1
+
+
+@pytest.mark.parametrize("arguments", [[], ["data"], ["train"]])
+def test_a_group_called_alone_shows_its_help(blendkit, arguments):
+    done = blendkit(*arguments)
+    assert (done.returncode, done.stderr) == (2, "")
+    assert "Usage: blendkit" in done.stdout
+
+
 def test_the_docs_are_what_the_code_says():
     from blendkit.document import cli_page, schema_page, scorers_page
 
