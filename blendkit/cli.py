@@ -108,7 +108,9 @@ def main() -> None:
 
 def _run() -> None:
     try:
-        sys.exit(app(prog_name="blendkit", standalone_mode=False))
+        # What it gives back is the code of a typer.Exit, or whatever the command returned.
+        found = app(prog_name="blendkit", standalone_mode=False)
+        sys.exit(found if isinstance(found, int) else 0)
     except CALLED_WRONGLY as error:
         message = error.format_message()
         if message and "\n" not in message:

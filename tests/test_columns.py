@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import os
 import sqlite3
+from array import array
 
 import numpy as np
 import pytest
@@ -12,41 +13,37 @@ from scipy import stats
 
 from blendkit.errors import OutputError
 from blendkit.evaluation.agreement import Ranking
-from blendkit.evaluation.columns import BLOCK, Columns, Computed, Growing, counted
+from blendkit.evaluation.columns import BLOCK, ROWS, Columns, Computed, Growing, counted
 from blendkit.evaluation.statistics import bootstrap, randomization
 from blendkit.seen import Seen
 
 LONG = 2 * BLOCK + 123
 
 
-def test_a_column_gives_back_what_was_put_in_whatever_part_is_asked_for():
+def test_columns_give_back_what_was_put_in_whatever_part_is_asked_for():
     generator = np.random.default_rng(0)
-    values = generator.normal(size=LONG)
-    values[generator.random(LONG) < 0.3] = np.nan
-    values[BLOCK - 5 : 2 * BLOCK + 5] = np.nan  # a block with nothing in it
-    column = Growing(Columns())
-    for number, value in enumerate(values):
-        if not np.isnan(value):
-            column.put(number, value)
-    whole = column.to(LONG)
-    for start, stop in ((0, LONG), (0, BLOCK), (BLOCK - 7, BLOCK + 3), (5, 6), (LONG - 1, LONG + 50), (BLOCK, 2 * BLOCK)):
-        np.testing.assert_array_equal(whole[start:stop], values[start:stop])
-    assert np.isnan(column.to(LONG + 10)[LONG : LONG + 10]).all()
-    assert counted(whole) == (int((~np.isnan(values)).sum()), pytest.approx(np.nanmean(values), abs=1e-12))
+    values = generator.normal(size=(LONG, 3))
+    values[generator.random((LONG, 3)) < 0.3] = np.nan
+    there = generator.random(LONG) < 0.7
+    there[ROWS - 5 : 3 * ROWS + 5] = False  # whole blocks with nothing in them
+    values[~there] = np.nan
+    values[: 4 * ROWS + 17, 2] = np.nan  # a column that comes late
+    table = Growing(Columns())
+    for number in np.nonzero(there)[0].tolist():
+        row = array("d", values[number].tolist())
+        table.put(number, row if number >= 4 * ROWS + 17 else row[:2])
+    table.put(LONG, array("d", [7.0]))  # a row that ends early
+    for place in range(3):
+        whole = table.column(place, LONG)
+        for start, stop in ((0, LONG), (0, BLOCK), (BLOCK - 7, BLOCK + 3), (5, 6), (LONG - 1, LONG + 50), (ROWS, 2 * ROWS)):
+            np.testing.assert_array_equal(whole[start:stop], values[start:stop, place])
+        assert counted(whole) == (int((~np.isnan(values[:, place])).sum()), pytest.approx(np.nanmean(values[:, place]), abs=1e-12))
+        longer = table.column(place, LONG + 9)[LONG : LONG + 9]
+        np.testing.assert_array_equal(longer, [7.0 if place == 0 else np.nan, *[np.nan] * 8])
+    assert np.isnan(table.column(5, LONG)[0:LONG]).all()
     doubled = Computed(np.add, whole, whole)
-    np.testing.assert_array_equal(doubled[3:LONG], 2 * values[3:LONG])
+    np.testing.assert_array_equal(doubled[3:LONG], 2 * values[3:, 2])
     assert len(doubled) == LONG
-
-
-def test_columns_share_a_file_and_small_numbers_take_half():
-    columns = Columns()
-    wide, narrow = Growing(columns), Growing(columns, "f")
-    for number in range(LONG):
-        wide.put(number, number / 3)
-        narrow.put(number, float(number))
-    np.testing.assert_array_equal(wide.to(LONG)[0:LONG], np.arange(LONG) / 3)
-    np.testing.assert_array_equal(narrow.to(LONG)[0:LONG], np.arange(LONG))
-    assert columns.put(b"") == 2 * BLOCK * (8 + 4)
 
 
 def test_a_full_temporary_folder_is_said_so(monkeypatch):
@@ -54,10 +51,10 @@ def test_a_full_temporary_folder_is_said_so(monkeypatch):
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
     monkeypatch.setattr(os, "pwrite", full)
-    column = Growing(Columns())
+    table = Growing(Columns())
     with pytest.raises(OutputError, match=r"No space left on device; set TMPDIR"):
-        for number in range(BLOCK):
-            column.put(number, 1.0)
+        for number in range(ROWS):
+            table.put(number, array("d", [1.0]))
 
 
 def test_intervals_of_many_examples_are_those_of_theory():

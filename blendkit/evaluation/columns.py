@@ -17,8 +17,8 @@ from numpy.typing import NDArray
 from blendkit.errors import OutputError
 
 Values = NDArray[np.float64]
-# Values of a column that are in memory, and that go to the file together.
-BLOCK = 4096
+# Rows that are in memory, and go to the file together; and values that are computed with at a time.
+ROWS, BLOCK = 1024, 4096
 
 
 class Column(Protocol):
@@ -35,7 +35,7 @@ def blocks(size: int) -> Iterator[slice]:
 
 
 class Columns:
-    """The file of some columns: without a name, gone with the process, and not there at all before a column has more than a block.
+    """The file of some columns: without a name, gone with the process, and not there at all before there is a block of rows.
 
     Raises:
         OutputError: the folder of temporary files cannot be written.
@@ -72,55 +72,75 @@ def _errors() -> Iterator[None]:
 
 
 class Growing:
-    """A column that is filled in the order of the stream, NaN where nothing is put in. Small numbers may be kept in 4 bytes (`kind` f)."""
+    """Columns that are filled row by row in the order of the stream, NaN where nothing is put in."""
 
-    def __init__(self, columns: Columns, kind: str = "d") -> None:
-        self._columns, self._kind = columns, kind
-        self._places = array("q")
-        self._end: array[float] = array(kind)
+    def __init__(self, columns: Columns) -> None:
+        self._columns = columns
+        # Of each block in the file: where it is, and how many columns it has, one after the other.
+        self._places, self._widths = array("q"), array("q")
+        self._end: array[float] = array("d")
+        self._next = self._width = 0
 
-    def put(self, number: int, value: float) -> None:
-        """The value of record `number`, which is later than those before."""
-        end = self._end
-        missing = number - len(self._places) * BLOCK - len(end)
-        while missing:
-            some = min(missing, BLOCK - len(end))
-            end.extend(repeat(math.nan, some))
-            missing -= some
-            end = self._spilled()
-        end.append(value)
-        self._spilled()
+    def put(self, number: int, row: array[float]) -> None:
+        """The row of record `number`, which is later than those before; it may be longer than those were, or shorter."""
+        if len(row) != self._width:
+            row = self._fitting(row)
+        if number != self._next:
+            self._pass_over(number - self._next)
+        self._end.extend(row)
+        self._next += 1
+        if not self._next % ROWS:
+            self._spill()
 
-    def _spilled(self) -> array[float]:
-        if len(self._end) == BLOCK:
-            self._places.append(self._columns.put(self._end.tobytes()))
-            self._end = array(self._kind)
-        return self._end
+    def _fitting(self, row: array[float]) -> array[float]:
+        if len(row) > self._width:
+            rows = self._next % ROWS
+            wider = np.full((rows, len(row)), math.nan)
+            wider[:, : self._width] = np.array(self._end).reshape(rows, self._width)
+            self._end, self._width = array("d", wider.tobytes()), len(row)
+        return row + array("d", repeat(math.nan, self._width - len(row)))
 
-    def to(self, size: int) -> Column:
-        """The column up to record `size`."""
-        return _Whole(self, size)
+    def _pass_over(self, rows: int) -> None:
+        while rows:
+            some = min(rows, ROWS - self._next % ROWS)
+            self._end.extend(repeat(math.nan, some * self._width))
+            self._next, rows = self._next + some, rows - some
+            if not self._next % ROWS:
+                self._spill()
 
-    def block(self, number: int) -> Values:
-        """The values of a block that are there."""
+    def _spill(self) -> None:
+        self._places.append(self._columns.put(np.array(self._end).reshape(ROWS, self._width).T.tobytes()))
+        self._widths.append(self._width)
+        self._end = array("d")
+
+    def column(self, place: int, size: int) -> Column:
+        """Column `place` of all records up to `size`."""
+        return _Whole(self, place, size)
+
+    def block(self, number: int, place: int) -> Values:
+        """A column's values of a block that are there."""
         if number < len(self._places):
-            return np.frombuffer(self._columns.get(self._places[number], BLOCK * self._end.itemsize), self._kind).astype(np.float64)
-        return np.array(self._end if number == len(self._places) else (), np.float64)
+            if place >= self._widths[number]:
+                return np.full(ROWS, math.nan)
+            return np.frombuffer(self._columns.get(self._places[number] + place * ROWS * 8, ROWS * 8))
+        if number > len(self._places) or place >= self._width:
+            return np.empty(0)
+        return np.array(self._end[place :: self._width])
 
 
 class _Whole:
-    def __init__(self, column: Growing, size: int) -> None:
-        self._column, self._size = column, size
+    def __init__(self, columns: Growing, place: int, size: int) -> None:
+        self._columns, self._place, self._size = columns, place, size
 
     def __len__(self) -> int:
         return self._size
 
     def __getitem__(self, part: slice) -> Values:
         start, stop, _ = part.indices(self._size)
-        values = np.full(stop - start, np.nan)
-        for number in range(start // BLOCK, -(-stop // BLOCK)):
-            first = number * BLOCK
-            found = self._column.block(number)[max(start - first, 0) : stop - first]
+        values = np.full(stop - start, math.nan)
+        for number in range(start // ROWS, -(-stop // ROWS)):
+            first = number * ROWS
+            found = self._columns.block(number, self._place)[max(start - first, 0) : stop - first]
             place = max(first - start, 0)
             values[place : place + len(found)] = found
         return values

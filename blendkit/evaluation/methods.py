@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import math
+from array import array
 from dataclasses import dataclass, field
+from itertools import zip_longest
 from typing import Any
 
 import numpy as np
@@ -19,15 +21,11 @@ TOP = 3
 
 @dataclass
 class Method:
-    """One row of Table 2: what its picks (one candidate in each example, as a rule) are worth, column by column.
-
-    A column holds a value for each example, NaN where the method put nothing forward or the value is missing.
-    """
+    """One row of Table 2: what its picks (one candidate in each example, as a rule) are worth, column by column."""
 
     name: str
     kind: str
-    store: Columns
-    columns: dict[str, Growing] = field(default_factory=dict)
+    cells: Growing
     examples: int = 0
     picks: int = 0
     by_oracle: Total = field(default_factory=lambda: Total())
@@ -37,23 +35,12 @@ class Method:
         """The picks of example `number`; of several, the mean is taken."""
         self.examples += 1
         self.picks += len(rows)
-        row = rows[0] if len(rows) == 1 else _mean(rows)
-        for kind, values in (("d", row.scores), ("f", row.small)):
-            for name, value in values.items():
-                if value is not None:
-                    column = self.columns.get(name)
-                    if column is None:
-                        column = self.columns[name] = Growing(self.store, kind)
-                    column.put(number, value)
+        self.cells.put(number, rows[0].values if len(rows) == 1 else _mean(rows))
         for found in rows:
             if found.oracle is not None:
                 self.by_oracle.add(found.oracle)
             if found.judge is not None:
                 self.by_judge.add(found.judge)
-
-    def column(self, name: str, size: int) -> Column:
-        """All values of a column, [size examples]."""
-        return (self.columns.get(name) or Growing(self.store)).to(size)
 
     @property
     def mean_rank(self) -> float:
@@ -76,20 +63,15 @@ class Total:
 
 @dataclass(slots=True)
 class Row:
-    """One candidate's scores; what is `small`: ranks, percentages and characters; and its ranks by the oracle and the judge."""
+    """What one candidate is worth, column by column, NaN where it has no value; and its ranks by the oracle and the judge."""
 
-    scores: dict[str, float | None]
-    small: dict[str, float | None]
+    values: array[float]
     oracle: int | None = None
     judge: int | None = None
 
 
-def _mean(rows: list[Row]) -> Row:
-    def mean(parts: list[dict[str, float | None]]) -> dict[str, float | None]:
-        values = {name: [part.get(name) for part in parts] for name in dict.fromkeys(name for part in parts for name in part)}
-        return {name: None if None in found else sum(found) / len(found) for name, found in values.items()}  # type: ignore[arg-type]
-
-    return Row(mean([row.scores for row in rows]), mean([row.small for row in rows]))
+def _mean(rows: list[Row]) -> array[float]:
+    return array("d", (sum(values) / len(values) for values in zip_longest(*(row.values for row in rows), fillvalue=math.nan)))
 
 
 class Methods:
@@ -101,6 +83,8 @@ class Methods:
         self.size = 0
         self._methods: dict[tuple[str, str], Method] = {}
         self._store = Columns()
+        # Every column's place in a row; new ones come last.
+        self._places: dict[str, int] = {}
 
     def add(self, example: Example) -> None:
         """What each method picks there, and what that is worth."""
@@ -129,29 +113,39 @@ class Methods:
         for key, found in picked.items():
             method = self._methods.get(key)
             if method is None:
-                method = self._methods[key] = Method(key[1], key[0], self._store)
+                method = self._methods[key] = Method(key[1], key[0], Growing(self._store))
             method.add(self.size, found)
         self.size += 1
 
     def _row(self, example: Example, index: int) -> Row:
         by_oracle, by_judge = rank_of(example.oracle, index), rank_of(example.judge, index)
-        small: dict[str, float | None] = {}
-        if self.oracle.score:
-            small[f"rank_by_{self.oracle.score}"] = by_oracle
-        if self.oracle.judge:
-            small["gpt_rank"] = by_judge
-        if self.oracle.name:
-            for model in self.versus:
-                small[f"not_worse_than_{model}"] = _not_worse(example, index, model)
-            small["top3"] = None if by_oracle is None else 100.0 * (by_oracle <= TOP)
-        small["characters"] = example.characters[index]
-        scores = example.scores[index]
-        for metric, value in scores.items():
+        cells: dict[str, float | None] = dict(example.scores[index])
+        for metric, value in cells.items():
             if metric not in self.metrics and value is not None:
                 self.metrics[metric] = None
-        if not scores.keys().isdisjoint(small):
-            scores = {metric: value for metric, value in scores.items() if metric not in small}
-        return Row(scores, small, by_oracle, by_judge)
+        if self.oracle.score:
+            cells[f"rank_by_{self.oracle.score}"] = by_oracle
+        if self.oracle.judge:
+            cells["gpt_rank"] = by_judge
+        if self.oracle.name:
+            for model in self.versus:
+                cells[f"not_worse_than_{model}"] = _not_worse(example, index, model)
+            cells["top3"] = None if by_oracle is None else 100.0 * (by_oracle <= TOP)
+        cells["characters"] = example.characters[index]
+        places = self._places
+        row = array("d", [math.nan]) * len(places)
+        for name, value in cells.items():
+            place = places.get(name)
+            if place is None:
+                place = places[name] = len(places)
+                row.append(math.nan)
+            if value is not None:
+                row[place] = value
+        return Row(row, by_oracle, by_judge)
+
+    def column(self, method: Method, name: str) -> Column:
+        """A method's value in each example."""
+        return method.cells.column(self._places[name], self.size)
 
     def sorted(self) -> list[Method]:
         """By kind, and within a kind by mean rank under the oracle."""
@@ -171,16 +165,16 @@ class Methods:
 
 def table_2(table: Methods, seed: int, notes: list[str], baseline: str | None = None) -> list[dict[str, Any]]:
     """The rows of Table 2, then those of the paired tests against `baseline`; what is missing goes into `notes`."""
-    methods, names, size = table.sorted(), table.column_names(), table.size
+    methods, names = table.sorted(), table.column_names()
     keys = [(number, column) for number in range(len(methods)) for column in names]
-    bounds = dict(zip(keys, bootstrap([methods[number].column(column, size) for number, column in keys], seed).tolist(), strict=True))
+    bounds = dict(zip(keys, bootstrap([table.column(methods[number], column) for number, column in keys], seed).tolist(), strict=True))
     rows = []
     for number, method in enumerate(methods):
         row: dict[str, Any] = {"table": 2, "method": method.name, "kind": method.kind, "examples": method.examples}
         intervals: dict[str, list[float | None]] = {}
         lacking: dict[int, list[str]] = {}
         for column in names:
-            count, mean = counted(method.column(column, size))
+            count, mean = counted(table.column(method, column))
             missing = method.examples - count
             # A fused answer came too late for the oracle's score.
             if missing and column in table.metrics and not (method.kind == "fused" and column == table.oracle.score):
@@ -192,10 +186,10 @@ def table_2(table: Methods, seed: int, notes: list[str], baseline: str | None = 
             lacks = f"{', '.join(lacked)} {'is' if len(lacked) == 1 else 'are'} missing for {method.name} in {missing} of {method.examples} examples"
             notes.append(f"{lacks}, so no mean is shown; `blendkit score` writes scores")
         rows.append({**row, "intervals": intervals})
-    return [*rows, *_tests(methods, [name for name in names if name != "characters"], size, seed, baseline)]
+    return [*rows, *_tests(table, methods, [name for name in names if name != "characters"], seed, baseline)]
 
 
-def _tests(methods: list[Method], columns: list[str], size: int, seed: int, baseline: str | None) -> list[dict[str, Any]]:
+def _tests(table: Methods, methods: list[Method], columns: list[str], seed: int, baseline: str | None) -> list[dict[str, Any]]:
     """Each method against the baseline, column by column, over the examples that both have."""
     if baseline is None:
         return []
@@ -203,7 +197,7 @@ def _tests(methods: list[Method], columns: list[str], size: int, seed: int, base
     if base is None:
         raise UsageError(f"--baseline {baseline}: no such method; there are {', '.join(method.name for method in methods)}")
     keys = [(method, column) for method in methods if method is not base for column in columns]
-    cells = [(method, column, Computed(np.subtract, method.column(column, size), base.column(column, size))) for method, column in keys]
+    cells = [(method, column, Computed(np.subtract, table.column(method, column), table.column(base, column))) for method, column in keys]
     found = [(cell, count, mean) for cell in cells for count, mean in [counted(cell[2])] if count]
     if not found:
         return []

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+from array import array
 from typing import Any
 
 import numpy as np
@@ -27,8 +29,8 @@ class PairwiseAgreement:
         self.name = name
         self.ties = 0
         self._pairs = 0
-        self._store = Columns()
-        self._methods: dict[str, Growing] = {}
+        self._answers = Growing(Columns())
+        self._places: dict[str, int] = {}
 
     def add(self, record: Record) -> None:
         """Notes what each ranking and score of the record prefers.
@@ -55,22 +57,21 @@ class PairwiseAgreement:
             values = first["scores"][name], second.get("scores", {}).get(name)
             if None not in values:
                 preferred[f"score:{name}"] = (values[1] - values[0]) if better_when_lower(name) else (values[0] - values[1])
+        row = array("d", [math.nan]) * (len(self._places) + len(preferred))
         for name, difference in preferred.items():
-            answers = self._methods.get(name)
-            if answers is None:
-                answers = self._methods[name] = Growing(self._store, "f")
-            answers.put(self._pairs, 0.5 if difference == 0 else float((difference > 0) == (label == "A")))
+            row[self._places.setdefault(name, len(self._places))] = 0.5 if difference == 0 else float((difference > 0) == (label == "A"))
+        self._answers.put(self._pairs, row[: len(self._places)])
         self._pairs += 1
 
     def rows(self) -> list[dict[str, Any]]:
         """One row a method, the best first: percentages, with bootstrap 95 % intervals over pairs."""
         if not self._pairs:
             return []
-        longest = self._methods[LENGTH].to(self._pairs)
-        right = [answers.to(self._pairs) for answers in self._methods.values()]
+        right = [self._answers.column(place, self._pairs) for place in self._places.values()]
+        longest = right[self._places[LENGTH]]
         over = [Computed(np.subtract, answers, longest) for answers in right]
         bounds = bootstrap([*right, *over], SEED, RESAMPLES).tolist()
-        cells = zip(self._methods, right, bounds, over, bounds[len(right) :], strict=False)
+        cells = zip(self._places, right, bounds, over, bounds[len(right) :], strict=False)
         rows = [self._row(name, found, interval, better, margin, longest) for name, found, interval, better, margin in cells]
         return sorted(rows, key=lambda row: -row["accuracy"])
 
