@@ -9,13 +9,13 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy import stats
 
 from blendkit.aggregate import ranks_from_scores
-from blendkit.evaluation.columns import BLOCK
 from blendkit.evaluation.examples import Example, Oracle, rounded
 
 Ranks = NDArray[Any]
+# Comparisons of ranks at a time.
+AT_ONCE = 1 << 20
 
 
 class Agreement:
@@ -35,7 +35,7 @@ class Agreement:
         hypothesis, oracle = np.asarray(hypothesis, np.int64), np.asarray(oracle, np.int64)
         self._examples += len(hypothesis)
         self._distance += float(np.abs(hypothesis - oracle).sum())
-        for name, h, o in (("pearson", hypothesis, oracle), ("spearman", stats.rankdata(hypothesis, axis=1), stats.rankdata(oracle, axis=1))):
+        for name, h, o in (("pearson", hypothesis, oracle), ("spearman", _ranked(hypothesis), _ranked(oracle))):
             found = _correlations(h, o)
             there = found[~np.isnan(found)]
             count, total = self._within[name]
@@ -85,6 +85,12 @@ def _midranks(values: Ranks, counts: Ranks) -> Ranks:
     return np.asarray((np.cumsum(sizes) - (sizes - 1) / 2)[place])
 
 
+def _ranked(rows: Ranks) -> Ranks:
+    """Each row's ranks; equal values share the mean of theirs."""
+    own, other = rows[:, :, None], rows[:, None, :]
+    return np.asarray((own > other).sum(axis=2) + ((own == other).sum(axis=2) + 1) / 2)
+
+
 def _correlations(a: Ranks, b: Ranks, counts: Ranks | None = None) -> Ranks:
     """Pearson's correlation of each row of a with that of b, whose columns count so often; NaN where a row is constant."""
     counts = np.ones(a.shape[1]) if counts is None else counts
@@ -111,7 +117,7 @@ class Ranking:
             waiting = self._waiting[size] = array("H"), array("H")
         waiting[0].extend(ranks)
         waiting[1].extend(oracle)
-        if len(waiting[0]) >= BLOCK * size:
+        if len(waiting[0]) * size >= AT_ONCE:
             self._fold(size)
 
     def _fold(self, size: int) -> None:
