@@ -1,7 +1,8 @@
 """How fast records stream through the stages that run no model, beside a bare loop of orjson over the same file in the same run.
 
     bin/bench stream [--records 200000] [--folder DIR] [--runs 1]
-    bin/bench stream --pipe 5000        the pipe with the embedded ranker, its memory sampled while it runs
+    bin/bench stream --lengths 50000,200000,1000000     peak memory of streams of these lengths
+    bin/bench stream --pipe 5000                        the pipe with the embedded ranker, its memory sampled while it runs
 
 Synthetic records: eleven candidates, all 110 comparisons, scores of two metrics, verdicts of a judge on all 55 pairs; about 10 kB each.
 """
@@ -27,6 +28,18 @@ out = open(sys.argv[2], "wb", buffering=1 << 20)
 with open(sys.argv[1], "rb") as source:
     for line in source:
         out.write(orjson.dumps(orjson.loads(line), option=orjson.OPT_APPEND_NEWLINE))
+"""
+# The same records over and over, with new ids.
+FEED = """
+import sys, itertools
+count, out = int(sys.argv[2]), sys.stdout.buffer
+for turn in itertools.count():
+    with open(sys.argv[1], "rb") as source:
+        for line in itertools.islice(source, count):
+            out.write(line.replace(b'"id":"', b'"id":"%d/' % turn, 1))
+            count -= 1
+    if not count:
+        break
 """
 MODELS = [f"model-{letter}" for letter in "abcdefghijk"]
 
@@ -57,10 +70,11 @@ def records(count: int, words: list[str]):
         }
 
 
-def run(command: list[str]) -> tuple[float, float]:
-    """Seconds and peak megabytes of a process."""
+def run(command: list[str], feed: list[str] | None = None) -> tuple[float, float]:
+    """Seconds and peak megabytes of a process, with the output of `feed` as its input."""
     started = time.monotonic()
-    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
+    feeding = subprocess.Popen(feed, stdout=subprocess.PIPE) if feed else None
+    process = subprocess.Popen(command, stdin=feeding.stdout if feeding else None, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
     assert process.stderr
     said = process.stderr.read().decode()
     _, status, used = os.wait4(process.pid, 0)
@@ -70,13 +84,29 @@ def run(command: list[str]) -> tuple[float, float]:
     return time.monotonic() - started, used.ru_maxrss / 1024
 
 
+def lengths(folder: Path, counts: list[int]) -> None:
+    """Runs the stages that keep something of each record on streams of these lengths, and prints the peak memory of each."""
+    source = folder / "synthetic.jsonl"
+    write(source, records(min(counts), Path(__file__).read_text().split()))
+    print("| stage | " + " | ".join(f"{count:,} records, MB" for count in counts) + " |\n|---" + "|---" * len(counts) + "|")
+    for name in ("check", "rank", "evaluate"):
+        command = [sys.executable, "-m", "blendkit", name, "-q"]
+        peaks = [run(command, [sys.executable, "-c", FEED, str(source), str(count)])[1] for count in counts]
+        print(f"| {name} | " + " | ".join(f"{peak:,.0f}" for peak in peaks) + " |", flush=True)
+
+
+def write(path: Path, found) -> None:
+    """Records as JSON lines."""
+    with path.open("wb", buffering=1 << 20) as file:
+        for record in found:
+            file.write(orjson.dumps(record, option=orjson.OPT_APPEND_NEWLINE))
+
+
 def endurance(folder: Path, count: int) -> None:
     """Runs score | pair | rank | evaluate, and prints what memory each held in the quarters of the run."""
     source = folder / "pipe.jsonl"
     keep = ("id", "instruction", "input", "output", "candidates")
-    with source.open("wb", buffering=1 << 20) as file:
-        for record in records(count, Path(__file__).read_text().split()):
-            file.write(orjson.dumps({name: record[name] for name in keep}, option=orjson.OPT_APPEND_NEWLINE))
+    write(source, ({name: record[name] for name in keep} for record in records(count, Path(__file__).read_text().split())))
     blendkit = [sys.executable, "-m", "blendkit"]
     commands = {
         "score": ["score", "--metric", "rouge2", "-i", str(source)],
@@ -114,6 +144,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--records", type=int, default=200_000)
     parser.add_argument("--folder", help="where the files lie; a temporary one otherwise")
+    parser.add_argument("--lengths", metavar="RECORDS,RECORDS,…", help="measure peak memory of streams of these lengths instead")
     parser.add_argument("--pipe", type=int, metavar="RECORDS", help="run the pipe instead, on so many records")
     parser.add_argument("--runs", type=int, default=1, help="the best of so many")
     options = parser.parse_args()
@@ -122,13 +153,14 @@ def main() -> None:
     source, out = folder / "synthetic.jsonl", folder / "out.jsonl"
     blendkit = [sys.executable, "-m", "blendkit"]
     try:
+        if options.lengths:
+            lengths(folder, [int(count) for count in options.lengths.split(",")])
+            return
         if options.pipe:
             endurance(folder, options.pipe)
             return
         print(f"writing {options.records:,} records", file=sys.stderr)
-        with source.open("wb", buffering=1 << 20) as file:
-            for record in records(options.records, Path(__file__).read_text().split()):
-                file.write(orjson.dumps(record, option=orjson.OPT_APPEND_NEWLINE))
+        write(source, records(options.records, Path(__file__).read_text().split()))
         parts = [folder / f"part-{number}.jsonl" for number in range(2)]
         for number, part in enumerate(parts):
             run([*blendkit, "rank", "-i", str(source), "-o", str(part), "--shard", f"{number}/2"])
