@@ -47,9 +47,14 @@ class SimCLSTrainee(Pointwise):
         return self._similarities(rows)[: len(rows[0]) - 1 - rows[1], None]
 
     def _similarities(self, rows: Rows) -> Tensor:
-        inputs = to_device(padded(rows[0], self.tokenizer.pad_token_id), next(self.model.parameters()).device)
-        states = self.model(**inputs).last_hidden_state[:, 0].float()
-        return functional.cosine_similarity(states[:1], states[1:])
+        # x is often much shorter than answers are: apart from them it needs no padding.
+        source, texts = (self._states(found) for found in (rows[0][:1], rows[0][1:]))
+        return functional.cosine_similarity(source, texts)
+
+    def _states(self, ids: list[tuple[int, ...]]) -> Tensor:
+        inputs = to_device(padded(ids, self.tokenizer.pad_token_id), next(self.model.parameters()).device)
+        states: Tensor = self.model(**inputs).last_hidden_state[:, 0]
+        return states.float()
 
     def forward(self, part: Any) -> Tensor:
         """The group's loss, with the reference's cosine beside the candidates'."""
