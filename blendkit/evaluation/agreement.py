@@ -40,10 +40,13 @@ class Agreement:
             there = found[~np.isnan(found)]
             count, total = self._within[name]
             self._within[name] = count + len(there), total + float(there.sum())
-        models = np.broadcast_to(np.arange(hypothesis.shape[1]), hypothesis.shape)
-        keys, counts = np.unique(np.stack([models, hypothesis, oracle], axis=-1).reshape(-1, 3), axis=0, return_counts=True)
-        for (model, h, o), count in zip(keys.tolist(), counts.tolist(), strict=True):
-            self._pairs[model, h, o] += count
+        # (model, h, o) as one number.
+        base = int(max(hypothesis.max(), oracle.max())) + 1
+        found, counts = np.unique((np.arange(hypothesis.shape[1]) * base + hypothesis) * base + oracle, return_counts=True)
+        pairs, o = np.divmod(found, base)
+        models, h = np.divmod(pairs, base)
+        for key, count in zip(zip(models.tolist(), h.tolist(), o.tolist(), strict=True), counts.tolist(), strict=True):
+            self._pairs[key] += count
 
     def pearson(self) -> float:
         """Mean over models of the correlation of a model's ranks over the examples."""
@@ -149,7 +152,7 @@ class Rankers:
         if example.oracle is None:
             return
         found = dict(example.ranks)
-        for metric, values in example.values_by_metric().items():
+        for metric, values in example.values_by_metric.items():
             found.setdefault(f"score:{metric}", ranks_from_scores(values))
         if self.oracle.score and example.judge is not None:
             found.setdefault(f"judge:{self.oracle.judge}", example.judge.ranks)

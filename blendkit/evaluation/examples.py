@@ -6,6 +6,7 @@ import math
 import random
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -42,7 +43,7 @@ class Standings:
         return min(self.generated, key=lambda index: self.generated[index])
 
 
-@dataclass(slots=True)
+@dataclass
 class Example:
     """`margin[i, j]`, [n, n], says how much the judge prefers candidate i to j, from -1 to 1; NaN where it saw no such pair.
 
@@ -60,6 +61,7 @@ class Example:
     margin: Matrix | None = None
     picks: dict[str, int] = field(default_factory=dict)
 
+    @cached_property
     def values_by_metric(self) -> dict[str, list[float]]:
         """The generated candidates' values, turned so that higher is better, of each metric that all of them have."""
         found: dict[str, list[float]] = {}

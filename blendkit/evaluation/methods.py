@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from array import array
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from itertools import zip_longest
 from typing import Any
 
@@ -27,51 +27,15 @@ class Method:
     kind: str
     cells: Growing
     examples: int = 0
-    picks: int = 0
-    by_oracle: Total = field(default_factory=lambda: Total())
-    by_judge: Total = field(default_factory=lambda: Total())
 
-    def add(self, number: int, rows: list[Row]) -> None:
+    def add(self, number: int, rows: list[array[float]]) -> None:
         """The picks of example `number`; of several, the mean is taken."""
         self.examples += 1
-        self.picks += len(rows)
-        self.cells.put(number, rows[0].values if len(rows) == 1 else _mean(rows))
-        for found in rows:
-            if found.oracle is not None:
-                self.by_oracle.add(found.oracle)
-            if found.judge is not None:
-                self.by_judge.add(found.judge)
-
-    @property
-    def mean_rank(self) -> float:
-        """Under the oracle; that of the judge where the oracle has no word on it, as on a fused answer's score."""
-        return next((found.sum / found.count for found in (self.by_oracle, self.by_judge) if found.count == self.picks), math.inf)
+        self.cells.put(number, rows[0] if len(rows) == 1 else _mean(rows))
 
 
-@dataclass(slots=True)
-class Total:
-    """Of the ranks that are known."""
-
-    sum: int = 0
-    count: int = 0
-
-    def add(self, rank: int) -> None:
-        """One more."""
-        self.sum += rank
-        self.count += 1
-
-
-@dataclass(slots=True)
-class Row:
-    """What one candidate is worth, column by column, NaN where it has no value; and its ranks by the oracle and the judge."""
-
-    values: array[float]
-    oracle: int | None = None
-    judge: int | None = None
-
-
-def _mean(rows: list[Row]) -> array[float]:
-    return array("d", (sum(values) / len(values) for values in zip_longest(*(row.values for row in rows), fillvalue=math.nan)))
+def _mean(rows: list[array[float]]) -> array[float]:
+    return array("d", (sum(values) / len(values) for values in zip_longest(*rows, fillvalue=math.nan)))
 
 
 class Methods:
@@ -80,16 +44,18 @@ class Methods:
     def __init__(self, oracle: Oracle, versus: list[str]) -> None:
         self.oracle, self.versus = oracle, versus
         self.metrics: dict[str, None] = {}
+        self.rank_column = f"rank_by_{oracle.score}" if oracle.score else None
+        self.versus_columns = [f"not_worse_than_{model}" for model in versus]
         self.size = 0
         self._methods: dict[tuple[str, str], Method] = {}
         self._store = Columns()
-        # Every column's place in a row; new ones come last.
+        # The place in a row of every column that has a value somewhere; new ones come last.
         self._places: dict[str, int] = {}
 
     def add(self, example: Example) -> None:
         """What each method picks there, and what that is worth."""
-        rows: dict[int, Row] = {}
-        picked: dict[tuple[str, str], list[Row]] = {}
+        rows: dict[int, array[float]] = {}
+        picked: dict[tuple[str, str], list[array[float]]] = {}
 
         def pick(kind: str, name: str, index: int) -> None:
             row = rows.get(index)
@@ -104,7 +70,7 @@ class Methods:
             pick("ranker", name, example.generated[ranks.index(min(ranks))])
         for name, index in example.picks.items():
             pick("ranker", name, index)
-        for metric, values in example.values_by_metric().items():
+        for metric, values in example.values_by_metric.items():
             pick("oracle", f"oracle ({metric})", example.generated[values.index(max(values))])
         if example.oracle is not None and not self.oracle.score:
             pick("oracle", "oracle (GPT-Rank)", example.oracle.best)
@@ -117,49 +83,51 @@ class Methods:
             method.add(self.size, found)
         self.size += 1
 
-    def _row(self, example: Example, index: int) -> Row:
-        by_oracle, by_judge = rank_of(example.oracle, index), rank_of(example.judge, index)
-        cells: dict[str, float | None] = dict(example.scores[index])
-        for metric, value in cells.items():
-            if metric not in self.metrics and value is not None:
-                self.metrics[metric] = None
-        if self.oracle.score:
-            cells[f"rank_by_{self.oracle.score}"] = by_oracle
+    def _row(self, example: Example, index: int) -> array[float]:
+        """What one candidate is worth, column by column, NaN where it has no value."""
+        by_oracle = rank_of(example.oracle, index)
+        scores = example.scores[index]
+        cells: dict[str, float | None] = dict(scores)
+        if self.rank_column:
+            cells[self.rank_column] = by_oracle
         if self.oracle.judge:
-            cells["gpt_rank"] = by_judge
+            cells["gpt_rank"] = by_oracle if example.judge is example.oracle else rank_of(example.judge, index)
         if self.oracle.name:
-            for model in self.versus:
-                cells[f"not_worse_than_{model}"] = _not_worse(example, index, model)
+            for column, model in zip(self.versus_columns, self.versus, strict=True):
+                cells[column] = _not_worse(example, index, model)
             cells["top3"] = None if by_oracle is None else 100.0 * (by_oracle <= TOP)
         cells["characters"] = example.characters[index]
         places = self._places
         row = array("d", [math.nan]) * len(places)
         for name, value in cells.items():
-            place = places.get(name)
-            if place is None:
-                place = places[name] = len(places)
-                row.append(math.nan)
             if value is not None:
+                place = places.get(name)
+                if place is None:
+                    place = places[name] = len(places)
+                    row.append(math.nan)
+                    if name in scores:
+                        self.metrics[name] = None
                 row[place] = value
-        return Row(row, by_oracle, by_judge)
+        return row
 
     def column(self, method: Method, name: str) -> Column:
         """A method's value in each example."""
-        return method.cells.column(self._places[name], self.size)
+        return method.cells.column(self._places.get(name, len(self._places)), self.size)
 
     def sorted(self) -> list[Method]:
-        """By kind, and within a kind by mean rank under the oracle."""
-        return sorted(self._methods.values(), key=lambda method: (KINDS.index(method.kind), method.mean_rank))
+        """By kind, and within a kind by mean rank under the oracle; the judge's where the oracle has no word on it, as on a fused answer's score."""
+
+        def mean_rank(method: Method) -> float:
+            found = [counted(self.column(method, name)) for name in (self.rank_column, "gpt_rank") if name]
+            return next((mean for count, mean in found if count == method.examples), math.inf)
+
+        return sorted(self._methods.values(), key=lambda method: (KINDS.index(method.kind), mean_rank(method)))
 
     def column_names(self) -> list[str]:
         """Of Table 2, in their order."""
-        found = list(self.metrics)
-        if self.oracle.score:
-            found.append(f"rank_by_{self.oracle.score}")
-        if self.oracle.judge:
-            found.append("gpt_rank")
+        found = [*self.metrics, *([self.rank_column] if self.rank_column else []), *(["gpt_rank"] if self.oracle.judge else [])]
         if self.oracle.name:
-            found += [*(f"not_worse_than_{model}" for model in self.versus), "top3"]
+            found += [*self.versus_columns, "top3"]
         return [*found, "characters"]
 
 
