@@ -66,6 +66,11 @@ class OutputError(BlendkitError):
 
     exit_code = 74
 
+    @classmethod
+    def of_temporary_files(cls, problem: object) -> OutputError:
+        """What does not fit into memory does not fit on the disk, either."""
+        return cls(f"temporary files: {problem}; set TMPDIR to a folder with room")
+
 
 class OutOfMemory(BlendkitError):
     """Not even one item fits into memory (75)."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import sqlite3
+from collections.abc import Iterable
 
 from blendkit.errors import OutputError
 
@@ -17,7 +17,7 @@ class Seen:
     def __init__(self, in_memory: int = IN_MEMORY) -> None:
         self._keys: set[int] = set()
         self._in_memory = in_memory
-        self._database: sqlite3.Connection | None = None
+        self._disk: _OnDisk | None = None
 
     def add(self, text: str) -> bool:
         """False when it was there before.
@@ -26,16 +26,23 @@ class Seen:
             OutputError: no room for the temporary file.
         """
         key = hash(text)
-        if self._database is None:
-            if key in self._keys:
-                return False
-            self._keys.add(key)
-            if len(self._keys) >= self._in_memory:
-                self._move()
-            return True
-        return self._put([(key,)]) == 1
+        if self._disk is not None:
+            return self._disk.add([key]) == 1
+        if key in self._keys:
+            return False
+        self._keys.add(key)
+        if len(self._keys) >= self._in_memory:
+            self._disk = _OnDisk()
+            self._disk.add(sorted(self._keys))
+            self._keys = set()
+        return True
 
-    def _move(self) -> None:
+
+class _OnDisk:
+    def __init__(self) -> None:
+        import sqlite3  # most streams are short, and need none
+
+        self._error = sqlite3.Error
         try:
             # Read in order on one thread, written on another.
             self._database = sqlite3.connect("", isolation_level=None, check_same_thread=False)
@@ -44,17 +51,11 @@ class Seen:
             self._database.execute("CREATE TABLE seen (key INTEGER PRIMARY KEY)")
             self._database.execute("BEGIN")
         except sqlite3.Error as error:
-            raise _no_room(error) from error
-        self._put([(key,) for key in sorted(self._keys)])
-        self._keys = set()
+            raise OutputError.of_temporary_files(error) from error
 
-    def _put(self, rows: list[tuple[int]]) -> int:
-        assert self._database is not None
+    def add(self, keys: Iterable[int]) -> int:
+        """How many of them are new."""
         try:
-            return self._database.executemany("INSERT OR IGNORE INTO seen VALUES (?)", rows).rowcount
-        except sqlite3.Error as error:
-            raise _no_room(error) from error
-
-
-def _no_room(error: sqlite3.Error) -> OutputError:
-    return OutputError(f"temporary files: {error}; set TMPDIR to a folder with room")
+            return self._database.executemany("INSERT OR IGNORE INTO seen VALUES (?)", ((key,) for key in keys)).rowcount
+        except self._error as error:
+            raise OutputError.of_temporary_files(error) from error

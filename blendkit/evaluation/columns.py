@@ -68,7 +68,7 @@ def _errors() -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        raise OutputError(f"temporary files in {tempfile.gettempdir()}: {error.strerror}; set TMPDIR to a folder with room") from error
+        raise OutputError.of_temporary_files(error.strerror) from error
 
 
 class Growing:

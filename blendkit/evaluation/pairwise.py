@@ -71,7 +71,7 @@ class PairwiseAgreement:
         longest = right[self._places[LENGTH]]
         over = [Computed(np.subtract, answers, longest) for answers in right]
         bounds = bootstrap([*right, *over], SEED, RESAMPLES).tolist()
-        cells = zip(self._places, right, bounds, over, bounds[len(right) :], strict=False)
+        cells = zip(self._places, right, bounds[: len(right)], over, bounds[len(right) :], strict=True)
         rows = [self._row(name, found, interval, better, margin, longest) for name, found, interval, better, margin in cells]
         return sorted(rows, key=lambda row: -row["accuracy"])
 
