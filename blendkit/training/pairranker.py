@@ -22,6 +22,7 @@ from torch import Tensor
 
 from blendkit.aggregate import matrix, max_logits
 from blendkit.errors import UsageError
+from blendkit.models.encoder import without_attention_dropout
 from blendkit.models.loading import locate
 from blendkit.models.pairrm import PairRM, PairRMConfig, save_pairrm
 from blendkit.rankers.pair_inputs import MARKERS, PairInputs, Segment
@@ -164,16 +165,14 @@ def _micro_batches(lengths: list[int], budget: int) -> list[list[int]]:
 
 
 def new_ranker(backbone: str, source_maxlength: int, candidate_maxlength: int, positions: str, tasks: int = 1) -> tuple[PairRM, Any]:
-    """A PairRM with a fresh head of `tasks` outputs on any encoder of the hub or a directory, and the tokenizer with its markers.
-
-    The encoder's own dropout is off: attention without dropout takes the fused kernel, 2.5 times as fast on a CPU.
-    """
+    """A PairRM with a fresh head of `tasks` outputs on any encoder of the hub or a directory, and the tokenizer with its markers."""
     from transformers import AutoModel, AutoTokenizer
 
     folder = locate(backbone)
     tokenizer = keep_line_breaks(AutoTokenizer.from_pretrained(folder))
     tokenizer.add_special_tokens({"additional_special_tokens": list(MARKERS)})
-    encoder = AutoModel.from_pretrained(folder, dtype=torch.float32, hidden_dropout_prob=0.0, attention_probs_dropout_prob=0.0)
+    encoder = AutoModel.from_pretrained(folder, dtype=torch.float32)
+    without_attention_dropout(encoder)
     encoder.resize_token_embeddings(len(tokenizer), mean_resizing=False)
     if positions == "segment":
         _three_token_types(encoder)

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from blendkit.models.encoder import load_encoder
+from blendkit.models.encoder import load_encoder, without_attention_dropout
 from blendkit.models.loading import to_device
 from blendkit.models.reading import longest_input, padded
 from blendkit.scorers.simcls import grow_markers, simcls_ids
@@ -32,6 +32,7 @@ class SimCLSTrainee(Pointwise):
         super().__init__(candidates)
         self.model: Any
         self.model, self.tokenizer = load_encoder(backbone)
+        without_attention_dropout(self.model)
         grow_markers(self.tokenizer, self.model)
         fits = longest_input(self.model, self.tokenizer)
         self.lengths = min(source_maxlength, fits), min(candidate_maxlength, fits)

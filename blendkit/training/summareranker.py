@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from blendkit.models.encoder import load_encoder
+from blendkit.models.encoder import load_encoder, without_attention_dropout
 from blendkit.models.loading import to_device
 from blendkit.models.reading import longest_input, padded
 from blendkit.models.summareranker import SummaRerankerHead, save_summareranker
@@ -30,6 +30,7 @@ class SummaRerankerTrainee(Pointwise):
         super().__init__(candidates)
         self.model: Any
         self.model, self.tokenizer = load_encoder(backbone)
+        without_attention_dropout(self.model)
         grow_markers(self.tokenizer, self.model)
         self.head = SummaRerankerHead(tasks, self.model.config.hidden_size)
         for gate in self.head.moe.w_gate:
