@@ -198,8 +198,13 @@ def test_every_kind_trains_with_the_encoders_dropout_but_attentions(tiny_encoder
     config = json.loads((backbone / "config.json").read_text()) | {"hidden_dropout_prob": 0.1, "attention_probs_dropout_prob": 0.1}
     (backbone / "config.json").write_text(json.dumps(config))
     trainee = new_trainee(kind, NewRanker(str(backbone)), Pairing())
-    rates = {name: module.p for name, module in trainee.named_modules() if isinstance(module, torch.nn.Dropout) and ".layer." in name}
-    assert {name.endswith("attention.self.dropout"): rate for name, rate in rates.items()} == {True: 0.0, False: 0.1}
+    trainees = [trainee]
+    if kind == "pairranker":
+        trainee.save(tmp_path / "saved")
+        trainees.append(new_trainee(kind, NewRanker(init=str(tmp_path / "saved")), Pairing()))
+    for each in trainees:
+        rates = {name: module.p for name, module in each.named_modules() if isinstance(module, torch.nn.Dropout) and ".layer." in name}
+        assert {name.endswith("attention.self.dropout"): rate for name, rate in rates.items()} == {True: 0.0, False: 0.1}
 
 
 def test_several_tasks_have_a_head_of_their_own(blendkit, tiny_encoder, data, tmp_path):

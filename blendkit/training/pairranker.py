@@ -53,6 +53,7 @@ class PairRankerTrainee(Trainee):
             raise UsageError(f"--mode {mode}: expected singles or pairs")
         self.model, self.tokenizer, self.pairing, self.loss = model, tokenizer, pairing, PAIR_LOSSES[loss]
         self.mode, self.candidates, self.micro_tokens = mode, candidates, micro_tokens
+        without_attention_dropout(model)
         self.inputs = PairInputs(tokenizer, model.config)
         self._ids: dict[str, tuple[tuple[int, ...], list[tuple[int, ...]]]] = {}
 
@@ -172,7 +173,6 @@ def new_ranker(backbone: str, source_maxlength: int, candidate_maxlength: int, p
     tokenizer = keep_line_breaks(AutoTokenizer.from_pretrained(folder))
     tokenizer.add_special_tokens({"additional_special_tokens": list(MARKERS)})
     encoder = AutoModel.from_pretrained(folder, dtype=torch.float32)
-    without_attention_dropout(encoder)
     encoder.resize_token_embeddings(len(tokenizer), mean_resizing=False)
     if positions == "segment":
         _three_token_types(encoder)
