@@ -14,6 +14,9 @@ ROOT = Path(__file__).parent.parent
 EXAMPLES = ROOT / "docs" / "examples"
 SHARED = ROOT.parent / "shared"
 os.environ["HF_HUB_OFFLINE"] = "1"
+if "PYTEST_XDIST_WORKER" in os.environ:
+    # Two processes that each take all cores are slower than one.
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 CORPUS = [line for path in sorted(EXAMPLES.glob("*.jsonl")) for line in path.read_text().splitlines()]
 

