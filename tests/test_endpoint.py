@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import os
 import signal
@@ -9,6 +10,7 @@ import sqlite3
 import subprocess
 import sys
 import time
+from types import SimpleNamespace
 
 import pytest
 from conftest import lines, parsed
@@ -16,6 +18,7 @@ from hostile import HostileServer
 
 import blendkit as library
 from blendkit.errors import EndpointError, OutputError, RecordError, UsageError
+from blendkit.generators import limits
 from blendkit.generators.base import EndpointOptions, Sampling
 from blendkit.generators.cache import Cache
 from blendkit.generators.limits import Meter, RateLimit
@@ -224,20 +227,26 @@ def test_costs_are_counted_and_limited(blendkit, serve, tmp_path):
     assert blendkit("generate", "-m", "openai:x", "--base-url", server.url, "--max-cost", 1, stdin=lines(prompts(1))).returncode == 2
 
 
-def test_the_rate_limit_spaces_requests():
-    import asyncio
+@pytest.mark.parametrize(("limit", "tokens", "expected"), [((600, None), 1, 0.1), ((None, 60_000), 100, 0.1), ((None, None), 100, 0.0)])
+def test_the_rate_limit_spaces_requests(monkeypatch, limit, tokens, expected):
+    now = 100.0
 
-    async def starts(limit, tokens):
-        begun = time.monotonic()
-        times = []
+    async def sleep(seconds):
+        nonlocal now
+        now += seconds
+
+    monkeypatch.setattr(limits, "time", SimpleNamespace(monotonic=lambda: now))
+    monkeypatch.setattr(limits, "asyncio", SimpleNamespace(sleep=sleep))
+
+    async def starts():
+        rate = RateLimit(*limit)
+        found = []
         for _ in range(4):
-            await limit.wait(tokens)
-            times.append(time.monotonic() - begun)
-        return times
+            await rate.wait(tokens)
+            found.append(now - 100)
+        return found
 
-    assert 0.29 < asyncio.run(starts(RateLimit(600, None), 1))[-1] < 3
-    assert 0.29 < asyncio.run(starts(RateLimit(None, 60_000), 100))[-1] < 3
-    assert asyncio.run(starts(RateLimit(None, None), 100))[-1] < 0.2
+    assert asyncio.run(starts()) == pytest.approx([number * expected for number in range(4)])
 
 
 def test_a_meter_puts_aside_what_is_on_its_way():
