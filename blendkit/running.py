@@ -139,6 +139,7 @@ def run_stage(make: Callable[[], Stage], options: RunOptions) -> Stage:
                 writer.write_bytes(ending)
         finally:
             progress.close()
+            plan.close()
             stage.close()
             with suppress(BrokenPipeError):  # nobody reads them
                 for warning in stage.warnings():

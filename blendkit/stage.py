@@ -1,42 +1,30 @@
-"""The runner that all stages share: window → plan → batches by length → results → records in order.
+"""The runner that all stages share: window → works → batches of one job by length → results → records in order.
 
-A stage says three things: which pieces of work a record needs (`plan`), how a batch of pieces is done
-(`run`), and what a record gains from the results (`finish`). One whose next work depends on earlier results says
-so in `rounds`, and the rounds of all records of a window run level by level. Everything else is here, once.
+A stage says two things: which works a record needs (`plan`), and what a record gains from their results (`finish`). Each
+work carries the job that does it. A stage whose next work depends on earlier results says so in `rounds`, and the rounds of
+all records of a window run level by level. Everything else is here, once.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Generator, Hashable, Iterable, Iterator
+import threading
+from collections.abc import Callable, Hashable, Iterable, Iterator
 from dataclasses import dataclass, field, replace
-from typing import Any, ClassVar, TypeVar
+from typing import Any, ClassVar
 
 import orjson
 
 from blendkit.errors import BlendkitError, OutOfMemory, RecordError
 from blendkit.jsonl import BadLine, Line
 from blendkit.overlapping import overlapped
+from blendkit.pipeline.work import Job, Rounds, Work
 from blendkit.records import Record, validate
 
-Results = dict[tuple[str, Hashable], Any]
+Results = dict[tuple[Job, Hashable], Any]
 Window = list[Line | BadLine]
-Rounds = Generator[list["Work"], list[Any], None]
-T = TypeVar("T")
-Owner = TypeVar("Owner")
-
-
-@dataclass(frozen=True, slots=True)
-class Work:
-    """One piece of work. Equal keys within a group are done once a window; groups never share a batch.
-
-    `length` is in tokens: it sorts the batches and counts against the token budget.
-    """
-
-    group: str
-    key: Hashable
-    length: int
-    payload: Any
+# What allocators say in a RuntimeError: of torch on Windows and on Linux, CUDA and MPS, cuBLAS and cuDNN.
+OUT_OF_MEMORY = ("not enough memory", "can't allocate memory", "out of memory", "cublas_status_alloc_failed", "cudnn_status_alloc_failed")
 
 
 class Stage:
@@ -46,7 +34,7 @@ class Stage:
     window: int = 64
     # Tokens a batch unless the user says otherwise.
     batch_tokens: int = 8192
-    # Windows in work at a time: more than one for a stage that waits for servers, and whose `run` bears several threads.
+    # Windows in work at a time: more than one for a stage that waits for servers, and whose jobs may run in several threads.
     overlap: int = 1
     # False: the stage reads records and writes `rows` at the end instead of them.
     passes_records: bool = True
@@ -55,20 +43,12 @@ class Stage:
         """The record's work, none by default. Raises RecordError when the record lacks what is needed."""
         return []
 
-    def budgeted(self, group: str) -> bool:
-        """Whether batches of a group keep to the token budget; an endpoint gets all of a window's work at once."""
-        return True
-
-    def run(self, group: str, payloads: list[Any]) -> list[Any]:
-        """One result a payload; an exception among them becomes the fault of the records that need it."""
-        return [None for _ in payloads]
-
     def finish(self, record: Record, results: list[Any]) -> None:
         """Adds to the record; `results` stand in the order of its plan."""
         raise NotImplementedError
 
-    def rounds(self, record: Record) -> Rounds:
-        """A record's work, round after round: yields lists of works and is sent their results; then the record is done.
+    def rounds(self, record: Record) -> Rounds[None]:
+        """A record's work, round after round; when it ends, the record is done.
 
         One round unless a stage says otherwise: its plan, then `finish`.
         """
@@ -95,7 +75,7 @@ class Stage:
         return []
 
     def close(self) -> None:
-        """Gives back connections and the like at the end of a run; the stage may run again."""
+        """Ends what the stage itself has started, such as workers; jobs are closed by the runner."""
 
 
 @dataclass
@@ -110,12 +90,22 @@ class Counts:
     tokens: int = 0
     budget_halvings: int = 0
 
+    def add(self, **more: int) -> None:
+        """Adds to the counts of these names; several windows may be in work at a time, each in a thread."""
+        with _counting:
+            for name, number in more.items():
+                setattr(self, name, getattr(self, name) + number)
+
+
+_counting = threading.Lock()
+
 
 @dataclass
 class Plan:
     """How the runner works: records in flight, tokens a batch, and where bad lines go.
 
-    `on_bad` raises (the default: the first bad record ends the run) or takes note and returns.
+    `on_bad` raises (the default: the first bad record ends the run) or takes note and returns. `budgets` are the tokens a
+    batch of each job that has run: `batch_tokens` of a budgeted one, until memory runs out.
     """
 
     window: int = 64
@@ -123,6 +113,12 @@ class Plan:
     on_bad: Callable[[BadLine], None] | None = None
     tick: Callable[[Counts], None] = lambda counts: None
     counts: Counts = field(default_factory=Counts)
+    budgets: dict[Job, float] = field(default_factory=dict)
+
+    def close(self) -> None:
+        """Closes the jobs that have run."""
+        for job in self.budgets:
+            job.close()
 
 
 def process(stage: Stage, lines: Iterable[Line | BadLine], plan: Plan) -> Iterator[list[Line]]:
@@ -131,8 +127,7 @@ def process(stage: Stage, lines: Iterable[Line | BadLine], plan: Plan) -> Iterat
     When a record is bad, all records before it are yielded first.
     """
     for window, done, fault in _worked(stage, windows(lines, plan.window), plan):
-        plan.counts.records += len(done)
-        plan.counts.input_bytes += sum(len(line.raw) + 1 for line in window)
+        plan.counts.add(records=len(done), input_bytes=sum(len(line.raw) + 1 for line in window))
         if done:
             yield done
         if fault is not None:
@@ -165,7 +160,7 @@ class _InFlight:
     """A record between its rounds: what it waits for, or the fault that ended it."""
 
     line: Line
-    rounds: Rounds
+    rounds: Rounds[None]
     works: list[Work] | None = None
     fault: Exception | None = None
     done: bool = False
@@ -176,7 +171,7 @@ class _InFlight:
             if self.works is None:
                 self.works = next(self.rounds)
                 return
-            found = [results[work.group, work.key] for work in self.works]
+            found = [results[work.job, work.key] for work in self.works]
             for result in found:
                 if isinstance(result, Exception):
                     raise result
@@ -207,7 +202,7 @@ def _do_window(stage: Stage, window: list[Line | BadLine], plan: Plan) -> tuple[
             break
     results: Results = {}
     while waiting := [flight for flight in flights if not flight.done]:
-        run_works(stage, [work for flight in waiting for work in flight.works or ()], plan, results)
+        run_works([work for flight in waiting for work in flight.works or ()], plan, results)
         for flight in waiting:
             flight.go_on(results)
     done: list[Line] = []
@@ -229,7 +224,7 @@ def _reject(plan: Plan, line: Line | BadLine, error: RecordError) -> BaseExcepti
         plan.on_bad(bad)
     except BlendkitError as fatal:
         return fatal
-    plan.counts.skipped += 1
+    plan.counts.add(skipped=1)
     return None
 
 
@@ -250,80 +245,54 @@ def windows(lines: Iterable[Line | BadLine], size: int) -> Iterator[list[Line | 
         yield window
 
 
-def run_works(stage: Stage, works: Iterable[Work], plan: Plan, results: Results) -> None:
-    """Fills `results` by (group, key): every key once, longest first, in batches of at most `batch_tokens` padded tokens."""
-    groups: dict[str, dict[Hashable, Work]] = {}
+def run_works(works: list[Work], plan: Plan, results: Results) -> None:
+    """Fills `results` by (job, key): every key once, longest first, in batches of at most the job's budget of padded tokens."""
+    by_job: dict[Job, dict[Hashable, Work]] = {}
     for work in works:
-        plan.counts.works += 1
-        if (work.group, work.key) not in results:
-            groups.setdefault(work.group, {}).setdefault(work.key, work)
-    for group, unique in groups.items():
+        if (work.job, work.key) not in results:
+            by_job.setdefault(work.job, {}).setdefault(work.key, work)
+    plan.counts.add(works=len(works))
+    for job, unique in by_job.items():
+        plan.budgets.setdefault(job, plan.batch_tokens if job.budgeted else math.inf)
         waiting = sorted(unique.values(), key=lambda work: -work.length)
         while waiting:
-            budget = plan.batch_tokens if stage.budgeted(group) else math.inf
             # Longest first: the first piece's length is the width of the padded batch.
-            size = max(1, int(min(len(waiting), budget // max(1, waiting[0].length))))
-            batch = waiting[:size]
-            try:
-                found = stage.run(group, [work.payload for work in batch])
-            except Exception as error:
-                if not out_of_memory(error):
-                    raise
-                if len(batch) == 1:
-                    raise OutOfMemory(f"not enough memory for one input of {batch[0].length} tokens: use a smaller model or a larger device") from error
-                plan.batch_tokens = max(1, batch[0].length * len(batch) // 2)
-                plan.counts.budget_halvings += 1
+            size = max(1, int(min(len(waiting), plan.budgets[job] // max(1, waiting[0].length))))
+            batch, waiting = waiting[:size], waiting[size:]
+            found = _run_batch(job, batch)
+            if found is None:
+                plan.budgets[job] = max(1, batch[0].length * len(batch) // 2)
+                plan.counts.add(budget_halvings=1)
+                waiting = batch + waiting
                 free_memory()
                 continue
             for work, result in zip(batch, found, strict=True):
-                results[group, work.key] = result
-            plan.counts.computed += len(batch)
-            plan.counts.tokens += sum(work.length for work in batch)
-            waiting = waiting[size:]
+                results[job, work.key] = result
+            plan.counts.add(computed=len(batch), tokens=sum(work.length for work in batch))
             plan.tick(plan.counts)
 
 
+def _run_batch(job: Job, batch: list[Work]) -> list[Any] | None:
+    """One result a work; None when memory ran out, and fewer works may fit. When this has returned, no traceback holds the batch any more.
+
+    Raises:
+        OutOfMemory: not even one work fits.
+    """
+    try:
+        return job.run([work.payload for work in batch])
+    except Exception as error:
+        if not out_of_memory(error):
+            raise
+        if len(batch) == 1:
+            raise OutOfMemory(f"{job.name}: not enough memory for one input of {batch[0].length} tokens: use a smaller model or a larger device") from error
+    return None
+
+
 def out_of_memory(error: Exception) -> bool:
-    """Whether the device or the machine ran out of memory (torch says it in two ways)."""
-    return isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError" or "not enough memory" in str(error).lower()
-
-
-def together(parts: list[Generator[list[Work], list[Any], Any]]) -> Generator[list[Work], list[Any], list[Any]]:
-    """Runs generators of rounds side by side: one round of all at a time. Returns what each of them returns."""
-    returned: list[Any] = [None] * len(parts)
-    waiting: dict[int, list[Work]] = {}
-
-    def go_on(number: int, results: list[Any] | None) -> None:
-        try:
-            waiting[number] = next(parts[number]) if results is None else parts[number].send(results)
-        except StopIteration as done:
-            returned[number] = done.value
-
-    for number in range(len(parts)):
-        go_on(number, None)
-    while waiting:
-        asked, waiting = waiting, {}
-        results = yield [work for works in asked.values() for work in works]
-        start = 0
-        for number, works in asked.items():
-            end = start + len(works)
-            go_on(number, results[start:end])
-            start = end
-    return returned
-
-
-def owned(rounds: Generator[list[Work], list[Any], T], owner: Owner, owners: dict[str, Owner]) -> Generator[list[Work], list[Any], T]:
-    """Passes the rounds on, and notes in `owners` who does the works of which group; returns what they return."""
-    results: list[Any] | None = None
-    while True:
-        try:
-            works: list[Work] = next(rounds) if results is None else rounds.send(results)
-        except StopIteration as done:
-            returned: T = done.value
-            return returned
-        for work in works:
-            owners.setdefault(work.group, owner)
-        results = yield works
+    """Whether the device or the machine ran out of memory: each allocator has words of its own."""
+    if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError":
+        return True
+    return isinstance(error, RuntimeError) and any(words in str(error).lower() for words in OUT_OF_MEMORY)
 
 
 def free_memory() -> None:
@@ -344,11 +313,13 @@ def apply(stage: Stage, records: Iterable[Record], *, window: int | None = None,
         RecordError: the first bad record, after those before it.
     """
     lines = (_line(number, record) for number, record in enumerate(records, 1))
+    plan = Plan(window or stage.window, batch_tokens or stage.batch_tokens)
     try:
-        for done in process(stage, lines, Plan(window or stage.window, batch_tokens or stage.batch_tokens)):
+        for done in process(stage, lines, plan):
             for line in done:
                 yield line.record
     finally:
+        plan.close()
         stage.close()
 
 

@@ -7,11 +7,10 @@ this side tells them in the order of the stream, so that messages, exit codes an
 from __future__ import annotations
 
 import queue
-import threading
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from contextlib import suppress
-from dataclasses import dataclass, fields
+from dataclasses import asdict, dataclass
 from typing import Any, Protocol
 
 from blendkit.engines import EngineOptions
@@ -124,16 +123,15 @@ class Pool(ABC):
         for _ in range(TRIES):
             place, worker = self._idle.get()
             try:
-                outcome = worker.work(window, batch_tokens)
+                return worker.work(window, batch_tokens)
             except WorkerDied as error:
                 if self._closed:
                     break
                 reason = str(error)
                 worker = self.workers[place] = self.start(place)
+            finally:
+                # Whatever happened, the place is free for the next window.
                 self._idle.put((place, worker))
-                continue
-            self._idle.put((place, worker))
-            return outcome
         raise WorkerLost(
             f"{TRIES} workers ended over the records of the lines {window[0][0]} to {window[-1][0]} ({reason}); "
             "if memory ran out, take fewer --workers or a smaller --batch-tokens"
@@ -167,7 +165,6 @@ class Distributed(Stage):
         self.batch_tokens = pool.about.batch_tokens
         # Two windows a worker: one in work, one that waits for its turn, so that no worker waits for a slow window before its own.
         self.overlap = 2 * pool.options.workers
-        self._adding = threading.Lock()
         self._said: dict[int, tuple[dict[str, Any], list[str]]] = {}
 
     def work(self, window: Window, plan: Plan) -> tuple[list[Line], BaseException | None]:
@@ -181,7 +178,7 @@ class Distributed(Stage):
                 if plan.on_bad is None:
                     raise error
                 plan.on_bad(BadLine(number, by_number[number].raw, error))
-                plan.counts.skipped += 1
+                plan.counts.add(skipped=1)
             except BlendkitError as fatal:
                 if number < end:
                     fault, end = fatal, number
@@ -191,10 +188,7 @@ class Distributed(Stage):
                 line = by_number[number]
                 assert isinstance(line, Line)
                 done.append(Line(number, line.raw, record))
-        with self._adding:
-            for count in fields(Counts):
-                if count.name != "skipped":
-                    setattr(plan.counts, count.name, getattr(plan.counts, count.name) + getattr(outcome.counts, count.name))
+        plan.counts.add(**{name: number for name, number in asdict(outcome.counts).items() if name != "skipped"})
         return done, fault
 
     def close(self) -> None:

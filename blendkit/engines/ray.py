@@ -10,6 +10,7 @@ import logging
 import math
 import os
 import signal
+import sys
 import threading
 from collections.abc import Callable
 from typing import Any
@@ -25,7 +26,7 @@ class RayPool(Pool):
     """Actors that live as long as the pool; one that dies is replaced, on another node where that one is gone.
 
     Raises:
-        UsageError: Ray is not installed, or the cluster started here has not what the workers need.
+        UsageError: Ray is not installed, or the cluster has no room for the workers, which would wait for ever.
         EndpointError: no cluster at --ray-address.
     """
 
@@ -37,12 +38,15 @@ class RayPool(Pool):
         self._ray, self._pickled, self._ours = ray, pickled(make), not ray.is_initialized()
         if self._ours:
             _connect(ray, options)
-        gpus = float(ray.cluster_resources().get("GPU", 0.0))
         cpus = options.cpus_per_worker if options.cpus_per_worker is not None else 1.0
-        share = options.gpus_per_worker if options.gpus_per_worker is not None else min(1.0, gpus / options.workers)
-        if options.ray_address is None and share * options.workers > gpus:
+        nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
+        gpus = [float(node.get("GPU", 0.0)) for node in nodes]
+        share = options.gpus_per_worker if options.gpus_per_worker is not None else gpu_share(options.workers, sum(gpus))
+        room = places([float(node.get("CPU", 0.0)) for node in nodes], gpus, cpus, share)
+        if room < options.workers:
             self._leave()
-            raise UsageError(f"--workers {options.workers} --gpus-per-worker {share:g}: this machine has {gpus:g} GPUs")
+            where = "this machine" if options.ray_address is None else f"the cluster at {options.ray_address}"
+            raise UsageError(f"--workers {options.workers}: {where} has room for {room} workers of {cpus:g} CPUs and {share:g} GPUs")
         self._actor = ray.remote(num_cpus=cpus, num_gpus=share, max_restarts=0)(Served)
         super().__init__(make, options)
 
@@ -67,6 +71,34 @@ class RayPool(Pool):
     def _leave(self) -> None:
         if self._ours:
             self._ray.shutdown()
+
+
+def gpu_share(workers: int, gpus: float) -> float:
+    """GPUs of each worker: a whole one where there are enough, else the equal share that places them all.
+
+    Ray puts no worker on parts of two GPUs: three workers on two GPUs get half of one each, not two thirds.
+    """
+    if gpus < 1:
+        return 0.0
+    return 1.0 if workers <= gpus else 1 / math.ceil(workers / math.floor(gpus))
+
+
+def places(cpus: list[float], gpus: list[float], cpu_share: float, gpu_share: float) -> int:
+    """How many workers find their place on nodes with so many CPUs and GPUs; a node's GPUs are shared one by one."""
+    total = 0
+    for node_cpus, node_gpus in zip(cpus, gpus, strict=True):
+        by_cpu = math.floor(node_cpus / cpu_share + 1e-9) if cpu_share else math.inf
+        if gpu_share == 0:
+            by_gpu: float = math.inf
+        elif gpu_share <= 1:
+            by_gpu = math.floor(node_gpus) * math.floor(1 / gpu_share + 1e-9)
+        else:
+            by_gpu = math.floor(node_gpus / gpu_share)
+        room = min(by_cpu, by_gpu)
+        if room == math.inf:
+            return sys.maxsize
+        total += int(room)
+    return total
 
 
 def _connect(ray: Any, options: EngineOptions) -> None:

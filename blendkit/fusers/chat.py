@@ -11,11 +11,12 @@ from typing import Any
 
 from blendkit.errors import UsageError
 from blendkit.fusers.base import appended, top_candidates
-from blendkit.generators.base import Completion, EndpointOptions, Prompt, Sampling, TextModel, text_model, windows_at_once
+from blendkit.generators.base import EndpointOptions, Prompt, Sampling, TextModel, text_model, windows_at_once
+from blendkit.pipeline.work import Rounds, Work
 from blendkit.prompts import fence_for, quoted
 from blendkit.records import Record, source_text
 from blendkit.running import seeded
-from blendkit.stage import Rounds, Stage, Work
+from blendkit.stage import Stage
 from blendkit.version import VERSION
 
 TASK = """Several assistants answered the same request. Write one answer to the request that is better than each of theirs.
@@ -54,13 +55,14 @@ class ChatFuser(Stage):
         self.models: dict[str, TextModel] = {spec: text_model(spec, endpoint, device, dtype) for spec in models}
         self.final_name, self.layers, self.seed = name or models[0], layers, seed
         self.sampling = sampling or Sampling(max_new_tokens=1024, temperature=0)
+        self.jobs = {spec: model.completing(self.sampling) for spec, model in self.models.items()}
         self.show_ranks, self.show_scores = show_ranks, show_scores
         self.overlap = windows_at_once(self.models.values(), endpoint)
         self.passes_records = not endpoint.emit_batch
         shown = "+".join(part for part, wanted in (("ranks", show_ranks), ("scores", show_scores)) if wanted) or "no"
         self.signature = f"chat-fuser|models:{','.join(models)}|layers:{layers}|shown:{shown}|decoding:{self.sampling.method}|seed:{seed}|v:{VERSION}"
 
-    def rounds(self, record: Record) -> Rounds:
+    def rounds(self, record: Record) -> Rounds[None]:
         """A round a layer; each appends its answers."""
         sources = top_candidates(record)
         for layer in range(1, self.layers + 1):
@@ -69,7 +71,7 @@ class ChatFuser(Stage):
             works = []
             for spec in models:
                 prompt = self.prompt(record, sources, spec, layer)
-                works.append(Work(spec, (record["id"], layer), self.models[spec].length(prompt) + self.sampling.max_new_tokens, prompt))
+                works.append(Work(self.jobs[spec], (record["id"], layer), self.models[spec].length(prompt) + self.sampling.max_new_tokens, prompt))
             written = []
             for spec, completion in zip(models, (yield works), strict=True):
                 name = (self.final_name if len(models) == 1 else spec) if last else f"{spec}@{layer}"
@@ -97,22 +99,9 @@ class ChatFuser(Stage):
             parts += [f"{_plain(name)} {value:g}" for name, value in record["candidates"][index].get("scores", {}).items() if value is not None]
         return f" ({', '.join(parts)})" if parts else ""
 
-    def budgeted(self, group: str) -> bool:
-        """A local model keeps to the budget, an endpoint to its concurrency."""
-        return self.models[group].budgeted
-
-    def run(self, group: str, payloads: list[Prompt]) -> list[Completion | Exception]:
-        """One model's answers."""
-        return self.models[group].complete(payloads, self.sampling)
-
     def describe(self) -> dict[str, Any]:
         """Signature and models."""
         return {"signatures": [self.signature], "models": {spec: model.describe() for spec, model in self.models.items()}}
-
-    def close(self) -> None:
-        """Closes the models' connections."""
-        for model in self.models.values():
-            model.close()
 
     def warnings(self) -> list[str]:
         """The models' own."""

@@ -18,8 +18,9 @@ from blendkit.aggregate import matrix, max_logits
 from blendkit.fusers.base import appended, top_candidates
 from blendkit.models.encoder import Encoder
 from blendkit.models.loading import EMBEDDED, fingerprint
+from blendkit.pipeline.work import Job, Work
 from blendkit.records import Record, generated_only
-from blendkit.stage import Stage, Work
+from blendkit.stage import Stage
 from blendkit.version import VERSION
 
 # Cosines are between mean-pooled sentences; the thresholds were set by reading fused answers, not tuned on a score.
@@ -36,6 +37,7 @@ class Consensus(Stage):
 
     def __init__(self, name: str | None = None, model: str = EMBEDDED, device: str = "auto", dtype: str = "auto") -> None:
         self.encoder = Encoder(model, None, device, dtype)
+        self.embed = Job("consensus", lambda rows: list(self.encoder.embed(rows)))
         self.fused_name = name or "consensus"
         self.signature = f"consensus|model:{model}@{fingerprint(model)}|layer:{self.encoder.layers}|same:{SAME}|agreed:{AGREED}|lone:{LONE}|v:{VERSION}"
 
@@ -45,11 +47,7 @@ class Consensus(Stage):
         if len(top) < 2:
             return []
         texts = [text for index in top for text, _ in units(record["candidates"][index]["text"])]
-        return [Work("embed", text, len(ids), ids) for text, ids in zip(texts, self.encoder.ids(texts), strict=True)]
-
-    def run(self, group: str, payloads: list[list[int]]) -> list[Tensor]:
-        """Embeddings of sentences."""
-        return list(self.encoder.embed(payloads))
+        return [Work(self.embed, text, len(ids), ids) for text, ids in zip(texts, self.encoder.ids(texts), strict=True)]
 
     def finish(self, record: Record, results: list[Tensor]) -> None:
         """Appends the fused candidate."""

@@ -13,8 +13,9 @@ import torch
 from blendkit.errors import NoInputError
 from blendkit.fusers.base import appended, top_candidates
 from blendkit.models.loading import choose_device, choose_dtype, fingerprint, locate, unloadable
+from blendkit.pipeline.work import Job, Work
 from blendkit.records import Record, source_text
-from blendkit.stage import Stage, Work
+from blendkit.stage import Stage
 from blendkit.version import VERSION
 
 ENDING = "</s>Summarize candidates into a better one for the given instruction:"
@@ -55,6 +56,7 @@ class GenFuser(Stage):
             raise NoInputError(f"{model} is no seq2seq model that GenFuser could be: {error}") from error
         # Everything that `generate` takes may stand here; what the signature names is set by the arguments.
         self.generation: dict[str, Any] = {"num_beams": num_beams, "max_new_tokens": max_new_tokens, "do_sample": False}
+        self.job = Job(self.fused_name, self._fused)
         self.max_length, self.candidate_maxlength = max_length, candidate_maxlength
         self.signature = (
             f"genfuser|model:{model}@{fingerprint(model)}|beams:{num_beams}|candidate:{candidate_maxlength}|input:{max_length}|new:{max_new_tokens}|v:{VERSION}"
@@ -69,10 +71,10 @@ class GenFuser(Stage):
             instruction, source = record.get("instruction") or "", record.get("input") or ""
         prompt = fuser_prompt(instruction, source, texts, self.tokenizer, self.candidate_maxlength)
         ids = tuple(self.tokenizer(prompt, add_special_tokens=False, truncation=True, max_length=self.max_length)["input_ids"])
-        return [Work("fuse", ids, len(ids), ids)]
+        return [Work(self.job, ids, len(ids), ids)]
 
     @torch.inference_mode()
-    def run(self, group: str, payloads: list[tuple[int, ...]]) -> list[dict[str, Any]]:
+    def _fused(self, payloads: list[tuple[int, ...]]) -> list[dict[str, Any]]:
         """Beam search; text and why it ended."""
         output = self.model.generate(**self._encoded(payloads), **self.generation)
         end = self.model.generation_config.eos_token_id

@@ -5,9 +5,11 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable
 from dataclasses import asdict, dataclass, replace
+from functools import partial
 from typing import Any
 
 from blendkit.errors import RecordError, UsageError
+from blendkit.pipeline.work import Job
 
 Messages = list[dict[str, str]]
 OVERLAP = 4
@@ -103,12 +105,17 @@ class Unsupported(RecordError):
 class TextModel(ABC):
     """A model behind `complete`."""
 
-    budgeted = True
+    # It runs in this process, and not behind an endpoint.
+    local = True
     spec: str
 
     @abstractmethod
     def complete(self, prompts: list[Prompt], sampling: Sampling) -> list[Completion | Exception]:
         """One completion a prompt, in order; a prompt that failed for itself gives its exception."""
+
+    def completing(self, sampling: Sampling) -> Job:
+        """The job of continuing prompts."""
+        return Job(self.spec, partial(self.complete, sampling=sampling), self.local, self.close)
 
     def length(self, prompt: Prompt) -> int:
         """Tokens of the prompt, about."""
@@ -169,7 +176,7 @@ class EndpointOptions:
 
 def windows_at_once(models: Iterable[TextModel], endpoint: EndpointOptions) -> int:
     """A stage's `overlap`: more than one window where all models are servers that are really asked."""
-    return 1 if endpoint.offline or any(model.budgeted for model in models) else OVERLAP
+    return 1 if endpoint.offline or any(model.local for model in models) else OVERLAP
 
 
 # Each `--decoding` of the paper's appendix: the field of Sampling that its number sets, and the number when none is given.

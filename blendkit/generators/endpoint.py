@@ -56,7 +56,7 @@ class Endpoint(TextModel):
         EndpointError: no key for the default server.
     """
 
-    budgeted = False
+    local = False
 
     def __init__(self, model: str, options: EndpointOptions) -> None:
         try:

@@ -10,9 +10,10 @@ from typing import Any
 from blendkit.errors import UsageError
 from blendkit.generators.base import Completion, EndpointOptions, Messages, Prompt, Sampling, TextModel, decoded_by, text_model, windows_at_once
 from blendkit.generators.presets import Preset, defaults_of, preset_of
+from blendkit.pipeline.work import Job, Work
 from blendkit.records import Record, source_text
 from blendkit.running import seeded
-from blendkit.stage import Stage, Work
+from blendkit.stage import Stage
 
 SEVERAL_LOCAL = 1024  # records a window where weights must be loaded anew for each
 
@@ -52,6 +53,7 @@ class Generating(Stage):
         self.models: dict[str, TextModel] = {}
         self.presets: dict[str, Preset | None] = {}
         self.samplings: dict[str, list[Sampling]] = {}
+        self.jobs: dict[str, list[Job]] = {}
         for model in models:
             name, mark, spec = model.partition("=")
             if name in self.models:
@@ -63,7 +65,8 @@ class Generating(Stage):
             self.samplings[name] = [decoded_by(decoding, base) for decoding in decodings] or [base]
             for one in self.samplings[name]:
                 self._check(name, one)
-        self.local = [model for model in self.models.values() if model.budgeted]
+            self.jobs[name] = [self._job(name, one) for one in self.samplings[name]]
+        self.local = [model for model in self.models.values() if model.local]
         if len(self.local) > 1:
             self.window = SEVERAL_LOCAL
         elif not self.local:
@@ -74,7 +77,7 @@ class Generating(Stage):
         self.passes_records = not endpoint.emit_batch
 
     def _check(self, name: str, sampling: Sampling) -> None:
-        local = self.models[name].budgeted
+        local = self.models[name].local
         if not local and (sampling.beams > 1 or sampling.typical_p < 1):
             raise UsageError(f"--decoding {sampling.method}: endpoints have no such method; {name} would need a local model")
         if sampling.beams > 1 and self.num_return > sampling.beams:
@@ -82,9 +85,19 @@ class Generating(Stage):
         if self.num_return > 1 and sampling.temperature == 0 and sampling.beams == 1:
             raise UsageError(f"--num-return {self.num_return}: greedy decoding has one answer; sample, or search with beams")
 
-    def budgeted(self, group: str) -> bool:
-        """A local model keeps to the budget, an endpoint to its concurrency."""
-        return self.models[group.rpartition("|")[0]].budgeted
+    def _job(self, name: str, sampling: Sampling) -> Job:
+        """One model's completions by one sampling, a list a prompt."""
+        model = self.models[name]
+
+        def run(prompts: list[Prompt]) -> list[Any]:
+            for other in self.local:
+                if other is not model:
+                    other.put_away()  # type: ignore[attr-defined]
+            if sampling.beams > 1:
+                return model.search(prompts, sampling, self.num_return)  # type: ignore[attr-defined,no-any-return]
+            return [one if isinstance(one, Exception) else [one] for one in model.complete(prompts, sampling)]
+
+        return Job(name, run, model.local, model.close)
 
     def plan(self, record: Record) -> list[Work]:
         """One prompt a candidate, or a search. Sampling differs from record to record, so equal prompts stay apart."""
@@ -94,7 +107,7 @@ class Generating(Stage):
             preset = self.presets[name]
             written = partial(preset.text, instruction=record.get("instruction"), given=record.get("input")) if preset else None
             stop = preset.stop if preset else ()
-            for number, sampling in enumerate(self.samplings[name]):
+            for number, (sampling, job) in enumerate(zip(self.samplings[name], self.jobs[name], strict=True)):
                 searched = sampling.beams > 1
                 for copy in range(1 if searched else self.num_return):
                     parts = [name, record["id"], *([f"{number}.{copy}"] if number or copy else [])]
@@ -102,19 +115,8 @@ class Generating(Stage):
                     drawn = sampling.temperature > 0 and not searched
                     key = (record["id"], copy) if drawn else (source_text(record), prompt.text())
                     length = model.length(prompt) + sampling.max_new_tokens
-                    works.append(Work(f"{name}|{number}", key, length * sampling.beams, prompt))
+                    works.append(Work(job, key, length * sampling.beams, prompt))
         return works
-
-    def run(self, group: str, payloads: list[Prompt]) -> list[Any]:
-        """One model's completions, a list a prompt."""
-        name, _, number = group.rpartition("|")
-        model, sampling = self.models[name], self.samplings[name][int(number)]
-        for other in self.local:
-            if other is not model:
-                other.put_away()  # type: ignore[attr-defined]
-        if sampling.beams > 1:
-            return model.search(payloads, sampling, self.num_return)  # type: ignore[attr-defined,no-any-return]
-        return [one if isinstance(one, Exception) else [one] for one in model.complete(payloads, sampling)]
 
     def finish(self, record: Record, results: list[list[Completion]]) -> None:
         """Appends the candidates."""
@@ -130,11 +132,6 @@ class Generating(Stage):
     def describe(self) -> dict[str, Any]:
         """Models, sampling and number of answers."""
         return {"models": {name: model.describe() for name, model in self.models.items()}, "sampling": vars(self.sampling), "num_return": self.num_return}
-
-    def close(self) -> None:
-        """Closes the models' connections."""
-        for model in self.models.values():
-            model.close()
 
     def warnings(self) -> list[str]:
         """The models' own."""

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import random
 from abc import ABC, abstractmethod
-from collections.abc import Generator
 from dataclasses import dataclass
 from typing import Any
 
+from blendkit.pipeline.work import Rounds
 from blendkit.records import Record
 from blendkit.running import seeded
-from blendkit.stage import Work
 
 Shown = tuple[int, int]
 SWAPPED = {"A": "B", "B": "A"}
@@ -26,11 +25,11 @@ class Opinion:
     reason: str | None = None
 
 
-Opinions = Generator[list[Work], list[Any], list[Opinion]]
+Opinions = Rounds[list[Opinion]]
 
 
 class Juror(ABC):
-    """A judge, alone or in a panel. Its works' groups are its own."""
+    """A judge, alone or in a panel."""
 
     name: str
     signature: str
@@ -47,14 +46,6 @@ class Juror(ABC):
             RecordError: the record lacks what the judge is shown.
         """
 
-    @abstractmethod
-    def run(self, group: str, payloads: list[Any]) -> list[Any]:
-        """The work of one of its groups, as Stage's."""
-
-    def budgeted(self, group: str) -> bool:
-        """As Stage's."""
-        return True
-
     def describe(self) -> dict[str, Any]:
         """For the manifest."""
         return {}
@@ -62,9 +53,6 @@ class Juror(ABC):
     def warnings(self) -> list[str]:
         """What a person should know at the end."""
         return []
-
-    def close(self) -> None:  # noqa: B027
-        """Gives back connections; most hold none."""
 
 
 def orders_shown(orders: str, pair: Shown, seed: int, record_id: str) -> list[Shown]:

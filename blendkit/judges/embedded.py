@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 from blendkit.judges.base import Juror, Opinion, Opinions, Shown
 from blendkit.records import Record, reference_of
 from blendkit.scorers.base import items_of
@@ -34,11 +32,3 @@ class EmbeddedJudge(Juror):
             difference = round(scores[first] - scores[second], 6)
             opinions.append(Opinion("A" if difference > 0 else "B" if difference < 0 else "tie-good"))
         return opinions
-
-    def budgeted(self, group: str) -> bool:
-        """As BERTScore's."""
-        return self.scorer.budgeted(group)
-
-    def run(self, group: str, payloads: list[Any]) -> list[Any]:
-        """BERTScore's work."""
-        return self.scorer.run(group, payloads)

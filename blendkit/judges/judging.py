@@ -11,10 +11,11 @@ from blendkit.errors import UsageError
 from blendkit.judges.agreement import Agreement
 from blendkit.judges.base import ORDERS, Juror, Opinion, as_row, orders_shown
 from blendkit.judges.position import PositionBias
+from blendkit.pipeline.work import Rounds, together
 from blendkit.rankers.schedules import make_schedule
 from blendkit.records import Record, candidates_of
 from blendkit.running import seeded
-from blendkit.stage import Rounds, Stage, owned, together
+from blendkit.stage import Stage
 
 
 class Judging(Stage):
@@ -44,9 +45,8 @@ class Judging(Stage):
         self.overlap = min(juror.overlap for juror in jurors)
         self.bias = {juror.name: PositionBias() for juror in jurors if not juror.indifferent}
         self.agreement = Agreement()
-        self._owners: dict[str, Juror] = {}
 
-    def rounds(self, record: Record) -> Rounds:
+    def rounds(self, record: Record) -> Rounds[None]:
         """The schedule's rounds, all judges side by side; ends by adding the verdicts."""
         n = len(candidates_of(record))
         schedule = self.schedule(n, random.Random(seeded(self.seed, "schedule", record["id"])))
@@ -63,9 +63,7 @@ class Judging(Stage):
             if pairs:
                 both = [order for pair in pairs for order in orders_shown(self.orders, pair, self.seed, record["id"])]
                 shown = [pairs if juror.indifferent else both for juror in self.jurors]
-                found = yield from together(
-                    [owned(juror.rounds(record, orders), juror, self._owners) for juror, orders in zip(self.jurors, shown, strict=True)]
-                )
+                found = yield from together([juror.rounds(record, orders) for juror, orders in zip(self.jurors, shown, strict=True)])
                 for juror, orders, given in zip(self.jurors, shown, found, strict=True):
                     opinions[juror.name] += zip(orders, given, strict=True)
                     rows[juror.name] += [as_row(opinion, order, juror.indifferent) for order, opinion in zip(orders, given, strict=True)]
@@ -93,14 +91,6 @@ class Judging(Stage):
             rows = {**rows, self.panel: [vote.row(pair) for pair, vote in self._majority(each.values()).items()]}
         record["verdicts"] = {**record.get("verdicts", {}), **rows}
 
-    def budgeted(self, group: str) -> bool:
-        """As the judge says whose group it is."""
-        return self._owners[group].budgeted(group)
-
-    def run(self, group: str, payloads: list[Any]) -> list[Any]:
-        """The work of the judge whose group it is."""
-        return self._owners[group].run(group, payloads)
-
     @property
     def signatures(self) -> list[str]:
         """One a judge."""
@@ -111,11 +101,6 @@ class Judging(Stage):
         bias = {name: found.describe() for name, found in self.bias.items()}
         described: dict[str, Any] = {"signatures": self.signatures, "models": {j.name: j.describe() for j in self.jurors}, "position_bias": bias}
         return described | ({"agreement": self.agreement.describe()} if len(self.jurors) > 1 else {})
-
-    def close(self) -> None:
-        """Closes all judges' connections."""
-        for juror in self.jurors:
-            juror.close()
 
     def warnings(self) -> list[str]:
         """What the judges say, whether they prefer a place, and how far they agree."""

@@ -12,9 +12,9 @@ from blendkit.errors import RecordError, UsageError
 from blendkit.generators.base import Completion, EndpointOptions, Messages, Prompt, Sampling, TextModel, Unsupported, text_model, windows_at_once
 from blendkit.judges.base import Juror, Opinion, Opinions, Shown
 from blendkit.judges.prompting import DEFAULT, JudgePrompt, load_prompt
+from blendkit.pipeline.work import Job, Work
 from blendkit.records import Record, reference_of, source_text
 from blendkit.running import seeded
-from blendkit.stage import Work
 from blendkit.version import VERSION
 
 # How a verdict is read off the model; `auto` is likelihood for a local model, and json where a server has it, else text.
@@ -43,7 +43,7 @@ class LLMJudge(Juror):
         self.prompt: JudgePrompt = load_prompt(prompt)
         self.model: TextModel = text_model(spec, endpoint, device, dtype)
         self.name, self.seed = name or spec, seed
-        self.local = self.model.budgeted
+        self.local = self.model.local
         if self.prompt.raw and not self.local and endpoint.api == "chat":
             raise UsageError(f"--prompt {self.prompt.name} is a text without a conversation, for models trained on it: add --api completions")
         self.way = self._way(spec, verdict_by)
@@ -53,6 +53,7 @@ class LLMJudge(Juror):
         self.unparsed = self.asked = 0
         self._counting = threading.Lock()
         self.overlap = windows_at_once([self.model], endpoint)
+        self.job = Job(self.name, self._opinions, self.local, self.model.close)
         self.signature = f"judge:{spec}|prompt:{self.prompt.name}|by:{verdict_by if verdict_by == 'auto' and not self.local else self.way}|v:{VERSION}"
 
     def _way(self, spec: str, asked: str) -> str:
@@ -73,15 +74,6 @@ class LLMJudge(Juror):
             raise UsageError(f"--prompt {self.prompt.name} has words of its own for a verdict: --verdict-by text or likelihood")
         return ("text" if self.prompt.raw else "json") if asked == "auto" else asked
 
-    @property
-    def group(self) -> str:
-        """The group of its works."""
-        return f"judge {self.name}"
-
-    def budgeted(self, group: str) -> bool:
-        """A local model keeps to the budget, an endpoint to its concurrency."""
-        return self.local
-
     def rounds(self, record: Record, shown: list[Shown]) -> Opinions:
         """One prompt for each order shown."""
         reference = reference_of(record, f"--prompt {self.prompt.name}") if self.prompt.needs_reference else ""
@@ -91,7 +83,7 @@ class LLMJudge(Juror):
             texts = {"request": source, "reference": reference}
             texts |= {"answer_a": record["candidates"][first]["text"], "answer_b": record["candidates"][second]["text"]}
             prompt = self._asking(texts, seeded(self.seed, record["id"]))
-            works.append(Work(self.group, prompt.messages[0]["content"], self.model.length(prompt), (prompt, texts)))
+            works.append(Work(self.job, prompt.messages[0]["content"], self.model.length(prompt), (prompt, texts)))
         opinions: list[Opinion] = yield works
         with self._counting:
             self.asked += len(opinions)
@@ -102,7 +94,7 @@ class LLMJudge(Juror):
         content = self.prompt.filled(texts, as_json)
         return Prompt([{"role": "user", "content": content}], seed, _content if self.prompt.raw else None)
 
-    def run(self, group: str, payloads: list[tuple[Prompt, dict[str, str]]]) -> list[Any]:
+    def _opinions(self, payloads: list[tuple[Prompt, dict[str, str]]]) -> list[Any]:
         """One opinion a prompt, or its fault."""
         prompts = [prompt for prompt, _ in payloads]
         if self.way == "likelihood":
@@ -174,10 +166,6 @@ class LLMJudge(Juror):
     def describe(self) -> dict[str, Any]:
         """The model, how verdicts were read, and how many replies could not be."""
         return {**self.model.describe(), "prompt": self.prompt.name, "verdict_by": "text" if self.given_up else self.way, "unparsed": self.unparsed}
-
-    def close(self) -> None:
-        """Closes the model's connections."""
-        self.model.close()
 
     def warnings(self) -> list[str]:
         """How many verdicts are `unparsed`, and what the server does not have."""

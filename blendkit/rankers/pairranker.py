@@ -11,13 +11,14 @@ from blendkit.errors import RecordError, UsageError
 from blendkit.models.fast.scorer import PairScorer
 from blendkit.models.loading import EMBEDDED, choose_device, choose_dtype, fingerprint
 from blendkit.models.pairrm import load_pairrm
+from blendkit.pipeline.work import Job, Rounds, Work
 from blendkit.rankers.conversations import pair_texts
 from blendkit.rankers.pair_inputs import Cut, PairInputs
 from blendkit.rankers.prefilter import Prefilter
 from blendkit.rankers.schedules import make_schedule
 from blendkit.records import Record, candidates_of, generated_only
 from blendkit.running import seeded
-from blendkit.stage import Rounds, Stage, Work
+from blendkit.stage import Stage
 from blendkit.version import VERSION
 
 Ids = tuple[int, ...]
@@ -95,11 +96,12 @@ class PairRanker(Stage):
         network, tokenizer = load_pairrm(model)
         self.inputs = PairInputs(tokenizer, network.config)
         self.scorer = PairScorer(network, self.inputs, self.device, self.dtype, packed)
+        self.job = Job(f"pairrm:{model}", self._logits)
         filtered = f"|prefilter:{prefilter}" if prefilter else ""
         number_type = str(self.dtype).removeprefix("torch.")
         self.signature = f"pairrm|model:{model}@{fingerprint(model)}|sched:{schedule}{filtered}|dtype:{number_type}|v:{VERSION}"
 
-    def rounds(self, record: Record) -> Rounds:
+    def rounds(self, record: Record) -> Rounds[None]:
         """The schedule's rounds; ends by adding the comparisons.
 
         Raises:
@@ -156,7 +158,7 @@ class PairRanker(Stage):
         raise RecordError(field, f"too long for the model: {what} has {cut.length} tokens, {cut.budget} fit; --on-truncate warn cuts them")
 
     def _work(self, source: Ids, first: Ids, second: Ids) -> Work:
-        return Work("pairs", (source, first, second), len(source) + len(first) + len(second), (source, first, second))
+        return Work(self.job, (source, first, second), len(source) + len(first) + len(second), (source, first, second))
 
     def _checked(self, logit: float, i: int, j: int) -> float:
         if not math.isfinite(logit):
@@ -166,10 +168,8 @@ class PairRanker(Stage):
             )
         return round(logit, 6)
 
-    def run(self, group: str, payloads: list[Any]) -> list[float]:
-        """Logits s_ij of the batch, or the prefilter's scores."""
-        if self.prefilter and group != "pairs":
-            return self.prefilter.run(group, payloads)
+    def _logits(self, payloads: list[tuple[Ids, Ids, Ids]]) -> list[float]:
+        """Logits s_ij of the batch."""
         return [float(logit) for logit in self.scorer([self.inputs.pair(*ids) for ids in payloads])]
 
     def describe(self) -> dict[str, Any]:

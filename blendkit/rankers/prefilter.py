@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Generator
-from typing import Any
-
 from blendkit.errors import RecordError, UsageError
+from blendkit.pipeline.work import Rounds
 from blendkit.records import Record, source_text
 from blendkit.scorers import SCORERS, better_when_lower, make_scorer
 from blendkit.scorers.base import items_of
-from blendkit.stage import Work
 
 
 class Prefilter:
@@ -30,7 +27,7 @@ class Prefilter:
         if self.scorer and self.scorer.needs_reference:
             raise UsageError(f"--prefilter {spec}: {self.name} reads the reference answer, which a ranker must not see; try length:{self.k}")
 
-    def keep(self, record: Record, chosen: list[int]) -> Generator[list[Work], list[Any], list[int]]:
+    def keep(self, record: Record, chosen: list[int]) -> Rounds[list[int]]:
         """Which of the chosen candidates stay, in their old order.
 
         Raises:
@@ -49,12 +46,6 @@ class Prefilter:
         sign = 1 if better_when_lower(self.name) else -1
         best = sorted(range(len(chosen)), key=lambda place: sign * scores[place])[: self.k]
         return [chosen[place] for place in sorted(best)]
-
-    def run(self, group: str, payloads: list[Any]) -> list[Any]:
-        """The metric's work."""
-        if self.scorer is None:
-            raise ValueError("no scorer")
-        return self.scorer.run(group, payloads)
 
     @property
     def signature(self) -> str:

@@ -6,26 +6,25 @@ together; equal texts are computed once.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from blendkit.errors import NoInputError
 from blendkit.models.loading import choose_device, choose_dtype, fingerprint, shared
-from blendkit.scorers.base import Item, ModelScorer, Rounds
-from blendkit.stage import Work
+from blendkit.pipeline.work import Job, Work
+from blendkit.scorers.base import Item, ModelScorer, Scores
 
 # Targets of one source go into one work up to this many tokens.
 TARGET_TOKENS = 2048
 
 
-@dataclass
 class Loaded:
-    """What the directions of one model share."""
+    """What the directions of one model share: the model, and the jobs of encoding sources and of decoding targets."""
 
-    bart: Any
-    tokenizer: Any
-    longest: int
+    def __init__(self, model: str, device: str, dtype: str) -> None:
+        bart, self.tokenizer, self.longest = load_bart(model, device, dtype)
+        self.encode = Job(f"bartscore:{model}", bart.encode)
+        self.decode = Job(f"bartscore:{model}", bart.log_probabilities)
 
 
 class BartScore(ModelScorer):
@@ -38,15 +37,14 @@ class BartScore(ModelScorer):
 
     def __init__(self, name: str, model: str = default_model, device: str = "auto", dtype: str = "auto") -> None:
         super().__init__(name, model)
-        self.group = f"bartscore:{model}"
-        self.loaded = shared(("bart", model, device, dtype), lambda: Loaded(*load_bart(model, device, dtype)))
-        self.bart, self.tokenizer, self.longest = self.loaded.bart, self.loaded.tokenizer, self.loaded.longest
+        self.loaded = shared(("bart", model, device, dtype), lambda: Loaded(model, device, dtype))
+        self.tokenizer, self.longest = self.loaded.tokenizer, self.loaded.longest
 
     def directions(self, item: Item) -> list[tuple[str, str]]:
         """(source, target) of each log-probability that the score is the mean of."""
         return [(item.reference, item.candidate), (item.candidate, item.reference)]
 
-    def rounds(self, items: list[Item]) -> Rounds:
+    def rounds(self, items: list[Item]) -> Scores:
         """Encodes each source once, then decodes its targets together."""
         pairs = list(dict.fromkeys(pair for item in items for pair in self.directions(item)))
         texts = list(dict.fromkeys(text for pair in pairs for text in pair))
@@ -55,22 +53,17 @@ class BartScore(ModelScorer):
         targets: dict[str, list[str]] = {}
         for source, target in pairs:
             targets.setdefault(source, []).append(target)
-        works = [Work(f"{self.group}|encode", source, len(ids[source]), ids[source]) for source in targets]
+        works = [Work(self.loaded.encode, source, len(ids[source]), ids[source]) for source in targets]
         states = dict(zip(targets, (yield works), strict=True))
         asked = [(source, part) for source, many in targets.items() for part in _parts(many, ids)]
         decode = []
         for source, part in asked:
             tokens = [ids[target] for target in part]
-            decode.append(Work(f"{self.group}|decode", (source, tuple(part)), sum(map(len, tokens)), (states[source], tokens)))
+            decode.append(Work(self.loaded.decode, (source, tuple(part)), sum(map(len, tokens)), (states[source], tokens)))
         found: dict[tuple[str, str], float] = {}
         for (source, part), values in zip(asked, (yield decode), strict=True):
             found |= {(source, target): value for target, value in zip(part, values, strict=True)}
         return [sum(found[pair] for pair in self.directions(item)) / len(self.directions(item)) for item in items]
-
-    def run(self, group: str, payloads: list[Any]) -> list[Any]:
-        """Encoder states, or each target's mean log-probability."""
-        found: list[Any] = self.bart.encode(payloads) if group.endswith("|encode") else self.bart.log_probabilities(payloads)
-        return found
 
     @property
     def signature(self) -> str:

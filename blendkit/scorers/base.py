@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Generator, Hashable, Sequence
+from collections.abc import Hashable, Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from functools import cached_property
+from typing import ClassVar
 
-from blendkit.models.loading import fingerprint
+from blendkit.models.loading import fingerprint, shared
+from blendkit.pipeline.work import Job, Rounds, Work
 from blendkit.records import Record
-from blendkit.stage import Work
 
 # What an empty text gets where a sum over its tokens would make it the best of all.
 EMPTY = -1e4
-Rounds = Generator[list[Work], list[Any], list[float]]
+Scores = Rounds[list[float]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,16 +61,8 @@ class Scorer(ABC):
         self.name = name
 
     @abstractmethod
-    def rounds(self, items: list[Item]) -> Rounds:
+    def rounds(self, items: list[Item]) -> Scores:
         """The work of one record's items, round after round; returns their scores."""
-
-    @abstractmethod
-    def run(self, group: str, payloads: list[Any]) -> list[Any]:
-        """One result a payload of this scorer's own works."""
-
-    def budgeted(self, group: str) -> bool:
-        """Whether batches of a group keep to the token budget."""
-        return False
 
     @property
     @abstractmethod
@@ -83,13 +76,17 @@ class Scorer(ABC):
 
 
 class TextScorer(Scorer):
-    """A scorer without a model: one number from an item's texts, in one round."""
+    """A scorer without a model: one number from an item's texts, in one round. Equal `settings` give equal scores."""
 
-    def rounds(self, items: list[Item]) -> Rounds:
-        return (yield [Work(self.name, self.key(item), 1, item) for item in items])
+    settings: tuple[Hashable, ...] = ()
 
-    def run(self, group: str, payloads: list[Any]) -> list[Any]:
-        return self.score(payloads)
+    def rounds(self, items: list[Item]) -> Scores:
+        return (yield [Work(self.job, self.key(item), 1, item) for item in items])
+
+    @cached_property
+    def job(self) -> Job:
+        """One for all scorers of this kind and these settings, whatever their labels."""
+        return shared((type(self), self.settings), lambda: Job(self.name, self.score, budgeted=False))
 
     @abstractmethod
     def score(self, items: list[Item]) -> list[float]:
@@ -101,14 +98,11 @@ class TextScorer(Scorer):
 
 
 class ModelScorer(Scorer):
-    """A scorer with a model: batches keep to the token budget."""
+    """A scorer with a model."""
 
     def __init__(self, name: str, model: str) -> None:
         super().__init__(name)
         self.model_name = model
-
-    def budgeted(self, group: str) -> bool:
-        return True
 
     @property
     def revision(self) -> str:

@@ -32,7 +32,7 @@ class Random(TextScorer):
 
     def __init__(self, name: str, seed: int = 0) -> None:
         super().__init__(name)
-        self.seed = seed
+        self.seed, self.settings = seed, (seed,)
 
     def key(self, item: Item) -> Hashable:
         return (item.record_id, item.index)

@@ -13,12 +13,12 @@ from dataclasses import dataclass
 from importlib.metadata import version
 from importlib.resources import files
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from blendkit.errors import NoInputError, UsageError
 from blendkit.models.loading import EMBEDDED, shared
-from blendkit.scorers.base import Item, ModelScorer, Rounds
-from blendkit.stage import Work
+from blendkit.pipeline.work import Job, Work
+from blendkit.scorers.base import Item, ModelScorer, Scores
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -54,25 +54,19 @@ class BertScore(ModelScorer):
         self.encoder = shared(("encoder", model, layers, device, dtype), lambda: Encoder(model, layers, device, dtype))
         self.baseline_name, self.baseline = baseline, _baseline(baseline, model, self.encoder.layers) if baseline else None
         self.idf_name, self.idf = idf, self._idf(idf) if idf else None
-        # Scorers of the same settings share their works.
-        self.settings = f"bertscore:{model}:{self.encoder.layers}:{idf or ''}"
+        # Precision, recall and F1 of the same encoder and weights share their works.
+        self.encode = shared(("bertscore", self.encoder, idf), lambda: Job(f"bertscore:{model}", self._encode))
+        self.match = shared(("match", self.encoder, idf), lambda: Job("bertscore", _match, budgeted=False))
 
-    def rounds(self, items: list[Item]) -> Rounds:
+    def rounds(self, items: list[Item]) -> Scores:
         """Encodes each text once, then matches each pair."""
         texts = list(dict.fromkeys(text.strip() for item in items for text in (item.candidate, item.reference) if text.strip()))
         ids = self.encoder.ids(texts)
-        encoded = dict(zip(texts, (yield [Work(f"{self.settings}|encode", text, len(row), row) for text, row in zip(texts, ids, strict=True)]), strict=True))
+        encoded = dict(zip(texts, (yield [Work(self.encode, text, len(row), row) for text, row in zip(texts, ids, strict=True)]), strict=True))
         pairs = [(item.candidate.strip(), item.reference.strip()) for item in items]
-        works = [Work(f"{self.settings}|match", pair, 1, (encoded[pair[0]], encoded[pair[1]])) for pair in pairs if all(pair)]
+        works = [Work(self.match, pair, 1, (encoded[pair[0]], encoded[pair[1]])) for pair in pairs if all(pair)]
         found = iter((yield works))
         return [self._rescaled(next(found)[self.column] if all(pair) else 0.0) for pair in pairs]
-
-    def run(self, group: str, payloads: list[Any]) -> list[Any]:
-        """Encoded texts of token ids, or (precision, recall, F1) of encoded pairs."""
-        return self._encode(payloads) if group.endswith("|encode") else _match(payloads)
-
-    def budgeted(self, group: str) -> bool:
-        return group.endswith("|encode")
 
     def _encode(self, rows: list[list[int]]) -> list[Encoded]:
         import torch

@@ -5,8 +5,8 @@ from __future__ import annotations
 from typing import Any
 
 from blendkit.models.loading import EMBEDDED, shared
-from blendkit.scorers.base import Item, ModelScorer, Rounds
-from blendkit.stage import Work
+from blendkit.pipeline.work import Job, Work
+from blendkit.scorers.base import Item, ModelScorer, Scores
 
 
 class Cosine(ModelScorer):
@@ -22,15 +22,16 @@ class Cosine(ModelScorer):
 
         super().__init__(name, model)
         self.encoder = shared(("encoder", model, None, device, dtype), lambda: Encoder(model, None, device, dtype))
+        self.job = shared(("embed", self.encoder), lambda: Job(f"cosine:{model}", self._embeddings))
 
-    def rounds(self, items: list[Item]) -> Rounds:
+    def rounds(self, items: list[Item]) -> Scores:
         """Embeds each text once."""
         texts = list(dict.fromkeys(text for item in items for text in (item.source, item.candidate)))
-        works = [Work(f"cosine:{self.encoder.name}", text, len(row), row) for text, row in zip(texts, self.encoder.ids(texts), strict=True)]
+        works = [Work(self.job, text, len(row), row) for text, row in zip(texts, self.encoder.ids(texts), strict=True)]
         embedded = dict(zip(texts, (yield works), strict=True))
         return [float(embedded[item.source] @ embedded[item.candidate]) for item in items]
 
-    def run(self, group: str, payloads: list[Any]) -> list[Any]:
+    def _embeddings(self, payloads: list[Any]) -> list[Any]:
         """Embeddings of token ids."""
         return list(self.encoder.embed(payloads))
 

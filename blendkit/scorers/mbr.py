@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from blendkit.errors import UsageError
-from blendkit.scorers.base import Item, Rounds, Scorer
+from blendkit.scorers.base import Item, Scorer, Scores
 
 
 class MBR(Scorer):
@@ -25,7 +25,7 @@ class MBR(Scorer):
         if not self.metric.needs_reference:
             raise UsageError(f"--metric mbr:{model}: {self.metric.name} compares with no reference; try mbr:bertscore or mbr:rouge2")
 
-    def rounds(self, items: list[Item]) -> Rounds:
+    def rounds(self, items: list[Item]) -> Scores:
         """The metric on all ordered pairs; equal texts are the metric's own matter."""
         pairs = [
             Item(item.source, item.candidate, peer, item.record_id, item.index)
@@ -39,13 +39,6 @@ class MBR(Scorer):
             others = len(item.peers) - 1
             means.append(sum(next(scores) for _ in range(others)) / others if others > 0 else 0.0)
         return means
-
-    def run(self, group: str, payloads: list[Any]) -> list[Any]:
-        """The metric's own work."""
-        return self.metric.run(group, payloads)
-
-    def budgeted(self, group: str) -> bool:
-        return self.metric.budgeted(group)
 
     @property
     def signature(self) -> str:

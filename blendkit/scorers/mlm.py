@@ -6,13 +6,13 @@ the masked place only.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from copy import deepcopy
 from typing import Any
 
 from blendkit.errors import NoInputError
 from blendkit.models.loading import choose_device, choose_dtype, shared
-from blendkit.scorers.base import EMPTY, Item, ModelScorer, Rounds
-from blendkit.stage import Work
+from blendkit.pipeline.work import Job, Work
+from blendkit.scorers.base import EMPTY, Item, ModelScorer, Scores
 
 
 class Loaded:
@@ -23,6 +23,7 @@ class Loaded:
     """
 
     def __init__(self, model: str, device: str, dtype: str) -> None:
+        import torch
         from transformers import AutoModelForMaskedLM
 
         from blendkit.models.encoder import load_pretrained
@@ -33,11 +34,27 @@ class Loaded:
         if self.tokenizer.mask_token_id is None:
             raise NoInputError(f"{model}: its tokenizer has no mask token, so it is no masked language model")
         self.longest = longest_input(network, self.tokenizer)
-        self.head = _head(network, model)
-        self.reader = Reader(network.base_model, self.tokenizer.pad_token_id, where, choose_dtype(dtype, where), places_only=True)
-        for part in network.children():
-            if part is not network.base_model:
-                part.float().to(where)
+        number_type = choose_dtype(dtype, where)
+        head = _head(network, model)
+        if number_type != torch.float32:
+            # Its words are the encoder's embeddings, which shall have the number type, while the head stays in float32.
+            head = deepcopy(head)
+        self.reader = Reader(network.base_model, self.tokenizer.pad_token_id, where, number_type, places_only=True)
+        self.head = head.float().to(where)
+        self.job = Job(f"mlm:{model}", self.log_probabilities)
+
+    def log_probabilities(self, payloads: list[tuple[tuple[int, ...], int]]) -> list[float]:
+        """log P of the token at each place, from the others, of (ids, place)."""
+        import torch
+
+        mask = self.tokenizer.mask_token_id
+        rows = [[*ids[:place], mask, *ids[place + 1 :]] for ids, place in payloads]
+        with torch.inference_mode():
+            states = self.reader.at(rows, [[place] for _, place in payloads])
+            logits = self.head(states)[:, 0].float()
+            gold = torch.tensor([ids[place] for ids, place in payloads], device=logits.device)
+            found: list[float] = (logits.gather(1, gold[:, None])[:, 0] - logits.logsumexp(-1)).tolist()
+        return found
 
 
 class MaskedLM(ModelScorer):
@@ -52,9 +69,9 @@ class MaskedLM(ModelScorer):
     def __init__(self, name: str, model: str = default_model, device: str = "auto", dtype: str = "auto") -> None:
         super().__init__(name, model)
         self.loaded = shared(("mlm", model, device, dtype), lambda: Loaded(model, device, dtype))
-        self.tokenizer, self.longest, self.head, self.reader = self.loaded.tokenizer, self.loaded.longest, self.loaded.head, self.loaded.reader
+        self.tokenizer, self.longest = self.loaded.tokenizer, self.loaded.longest
 
-    def rounds(self, items: list[Item]) -> Rounds:
+    def rounds(self, items: list[Item]) -> Scores:
         """One work a token of each distinct text."""
         texts = list(dict.fromkeys(item.candidate for item in items))
         found = self.tokenizer(texts, truncation=True, max_length=self.longest, return_special_tokens_mask=True) if texts else {"input_ids": []}
@@ -63,7 +80,7 @@ class MaskedLM(ModelScorer):
             ids = tuple(row)
             places = [place for place, skip in enumerate(special) if not skip]
             counts.append(len(places))
-            works += [Work(f"mlm:{self.model_name}", (ids, place), len(ids), (ids, place)) for place in places]
+            works += [Work(self.loaded.job, (ids, place), len(ids), (ids, place)) for place in places]
         values = iter((yield works))
         scores = {}
         for text, count in zip(texts, counts, strict=True):
@@ -74,19 +91,6 @@ class MaskedLM(ModelScorer):
     def combined(self, total: float, count: int) -> float:
         """The score of a text whose `count` tokens have `total` log-probability."""
         return total
-
-    def run(self, group: str, payloads: list[Any]) -> list[float]:
-        """log P of the token at each place, from the others."""
-        import torch
-
-        mask = self.tokenizer.mask_token_id
-        rows = [[*ids[:place], mask, *ids[place + 1 :]] for ids, place in payloads]
-        with torch.inference_mode():
-            states = self.reader.at(rows, [[place] for _, place in payloads])
-            logits = self.head(states)[:, 0].float()
-            gold = torch.tensor([ids[place] for ids, place in payloads], device=logits.device)
-            found: list[float] = (logits.gather(1, gold[:, None])[:, 0] - logits.logsumexp(-1)).tolist()
-        return found
 
     @property
     def signature(self) -> str:
@@ -102,11 +106,13 @@ class Normalised(MaskedLM):
         return total / count
 
 
-def _head(network: Any, name: str) -> Callable[[Any], Any]:
-    """Logits over the vocabulary from states."""
+def _head(network: Any, name: str) -> Any:
+    """The module that makes logits over the vocabulary of states."""
     for attribute in ("lm_head", "cls"):
         if hasattr(network, attribute):
-            return getattr(network, attribute)  # type: ignore[no-any-return]
+            return getattr(network, attribute)
     if hasattr(network, "head") and hasattr(network, "decoder"):  # ModernBERT
-        return lambda states: network.decoder(network.head(states))
+        from torch import nn
+
+        return nn.Sequential(network.head, network.decoder)
     raise NoInputError(f"{name}: a {type(network).__name__} has no head that is known here; BERT, RoBERTa, DeBERTa and ModernBERT have")

@@ -6,8 +6,8 @@ import math
 from typing import Any
 
 from blendkit.models.loading import choose_device, choose_dtype, to_device
-from blendkit.scorers.base import Item, ModelScorer, Rounds
-from blendkit.stage import Work
+from blendkit.pipeline.work import Job, Work
+from blendkit.scorers.base import Item, ModelScorer, Scores
 
 # What an empty candidate gets, and the most that any gets: e^100 says no more than this.
 WORST = 1e6
@@ -32,8 +32,9 @@ class Perplexity(ModelScorer):
         network, self.tokenizer = load_pretrained(AutoModelForCausalLM, model, "causal language model")
         self.network = network.to(self.device, choose_dtype(dtype, self.device))
         self.longest = int(min(self.tokenizer.model_max_length, getattr(network.config, "max_position_embeddings", 1 << 30)))
+        self.job = Job(f"perplexity:{model}", self._perplexities)
 
-    def rounds(self, items: list[Item]) -> Rounds:
+    def rounds(self, items: list[Item]) -> Scores:
         """One work a distinct (x, candidate) with at least one token to predict."""
         prompts = {item.messages: self._prompt(item) for item in items}
         works, empty = [], []
@@ -44,7 +45,7 @@ class Perplexity(ModelScorer):
             if answer:
                 kept = prompt[max(0, len(prompt) - (self.longest - len(answer))) :]
                 row = (tuple(kept), tuple(answer))
-                works.append(Work(f"perplexity:{self.model_name}", row, len(kept) + len(answer), row))
+                works.append(Work(self.job, row, len(kept) + len(answer), row))
         found = iter((yield works))
         return [WORST if nothing else next(found) for nothing in empty]
 
@@ -59,7 +60,7 @@ class Perplexity(ModelScorer):
         start = next((token for token in (self.tokenizer.bos_token_id, self.tokenizer.eos_token_id) if token is not None), 0)
         return list(ids) or [start]
 
-    def run(self, group: str, payloads: list[Any]) -> list[float]:
+    def _perplexities(self, payloads: list[Any]) -> list[float]:
         """Perplexity of each answer."""
         import torch
 

@@ -5,8 +5,9 @@ from __future__ import annotations
 from abc import abstractmethod
 from typing import Any
 
-from blendkit.scorers.base import Item, ModelScorer, Rounds
-from blendkit.stage import Work
+from blendkit.models.loading import shared
+from blendkit.pipeline.work import Job, Work
+from blendkit.scorers.base import Item, ModelScorer, Scores
 
 # Token ids, and token types where the model has them.
 Input = tuple[tuple[int, ...], tuple[int, ...] | None]
@@ -22,17 +23,18 @@ class RegressionScorer(ModelScorer):
         from blendkit.models.regression import Regressor
 
         super().__init__(name, model)
-        self.regressor = Regressor(model, device, dtype)
+        self.regressor = shared(("regression", model, device, dtype), lambda: Regressor(model, device, dtype))
+        self.job = shared(("regress", self.regressor), lambda: Job(f"regression:{model}", self._numbers))
 
     @abstractmethod
     def encoded(self, items: list[Item]) -> list[Input]:
         """Token ids and token types of each item."""
 
-    def rounds(self, items: list[Item]) -> Rounds:
+    def rounds(self, items: list[Item]) -> Scores:
         """One work a distinct input."""
-        return (yield [Work(f"regression:{self.model_name}", row, len(row[0]), row) for row in self.encoded(items)])
+        return (yield [Work(self.job, row, len(row[0]), row) for row in self.encoded(items)])
 
-    def run(self, group: str, payloads: list[Any]) -> list[Any]:
+    def _numbers(self, payloads: list[Any]) -> list[Any]:
         """The model's numbers."""
         types = None if any(kinds is None for _, kinds in payloads) else [kinds for _, kinds in payloads]
         return self.regressor([ids for ids, _ in payloads], types)

@@ -16,7 +16,7 @@ class Rouge(TextScorer):
         from rouge_score.rouge_scorer import RougeScorer
 
         super().__init__(name)
-        self.kind = kind
+        self.kind, self.settings = kind, (kind,)
         self._scorer = RougeScorer([kind], use_stemmer=True)
 
     def score(self, items: list[Item]) -> list[float]:

@@ -6,10 +6,11 @@ import math
 from typing import Any
 
 from blendkit.errors import RecordError, UsageError
+from blendkit.pipeline.work import Rounds, together
 from blendkit.records import Record, candidates_of, reference_of, source_text
 from blendkit.scorers import make_scorer
 from blendkit.scorers.base import Item, Scorer, items_of
-from blendkit.stage import Rounds, Stage, owned, together
+from blendkit.stage import Stage
 
 
 class Scoring(Stage):
@@ -37,16 +38,15 @@ class Scoring(Stage):
             from blendkit.rankers.pairranker import pair_budget
 
             self.batch_tokens = pair_budget(choose_device(device))
-        self._owners: dict[str, Scorer] = {}
 
-    def rounds(self, record: Record) -> Rounds:
+    def rounds(self, record: Record) -> Rounds[None]:
         """All scorers' rounds side by side; then the scores are added.
 
         Raises:
             RecordError: the record lacks what a metric needs, or a score is no number.
         """
         items = self._items(record)
-        found = yield from together([owned(scorer.rounds(items), scorer, self._owners) for scorer in self.scorers.values()])
+        found = yield from together([scorer.rounds(items) for scorer in self.scorers.values()])
         for scorer, scores in zip(self.scorers.values(), found, strict=True):
             for index, (candidate, value) in enumerate(zip(record["candidates"], scores, strict=True)):
                 if not math.isfinite(value):
@@ -61,14 +61,6 @@ class Scoring(Stage):
         needs_source = any(scorer.needs_source for scorer in self.scorers.values())
         source = source_text(record) if needs_source else ""
         return items_of(record, [candidate["text"] for candidate in candidates], source, reference)
-
-    def budgeted(self, group: str) -> bool:
-        """A model's batches keep to the budget; what a library computes text by text need not."""
-        return self._owners[group].budgeted(group)
-
-    def run(self, group: str, payloads: list[Any]) -> list[Any]:
-        """The work of the scorer whose group it is."""
-        return self._owners[group].run(group, payloads)
 
     def describe(self) -> dict[str, Any]:
         """The scorers' signatures and models."""

@@ -7,8 +7,8 @@ from typing import Any
 
 from blendkit.errors import NoInputError
 from blendkit.models.loading import choose_device, choose_dtype, locate
-from blendkit.scorers.base import Item, ModelScorer, Rounds
-from blendkit.stage import Work
+from blendkit.pipeline.work import Job, Work
+from blendkit.scorers.base import Item, ModelScorer, Scores
 
 SOURCE, CANDIDATE = "<source>", "<candidate>"
 
@@ -60,8 +60,9 @@ class SimCLS(ModelScorer):
         fits = longest_input(network, self.tokenizer)
         self.lengths = min(int(raw.get("source_maxlength", 128)), fits), min(int(raw.get("candidate_maxlength", 128)), fits)
         self.reader = Reader(network, self.tokenizer.pad_token_id, self.device, choose_dtype(dtype, self.device), places_only=True)
+        self.job = Job(f"simcls:{model}", self._states)
 
-    def rounds(self, items: list[Item]) -> Rounds:
+    def rounds(self, items: list[Item]) -> Scores:
         """Encodes each x and each candidate once."""
         from torch.nn import functional
 
@@ -69,11 +70,11 @@ class SimCLS(ModelScorer):
         candidates = list(dict.fromkeys(item.candidate for item in items))
         keys = [(0, text) for text in sources] + [(1, text) for text in candidates]
         rows = [simcls_ids(self.tokenizer, text, side, self.lengths) for side, text in keys]
-        works = [Work(f"simcls:{self.model_name}", row, len(row), row) for row in rows]
+        works = [Work(self.job, row, len(row), row) for row in rows]
         states = dict(zip(keys, (yield works), strict=True))
         return [float(functional.cosine_similarity(states[0, item.source], states[1, item.candidate], dim=0)) for item in items]
 
-    def run(self, group: str, payloads: list[Any]) -> list[Any]:
+    def _states(self, payloads: list[Any]) -> list[Any]:
         """The first token's state of each input, on the CPU."""
         return list(self.reader.at(payloads, [[0]] * len(payloads))[:, 0].cpu())
 

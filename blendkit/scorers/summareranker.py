@@ -6,9 +6,9 @@ from collections.abc import Sequence
 from typing import Any
 
 from blendkit.models.loading import choose_device, choose_dtype
-from blendkit.scorers.base import Item, ModelScorer, Rounds
+from blendkit.pipeline.work import Job, Work
+from blendkit.scorers.base import Item, ModelScorer, Scores
 from blendkit.scorers.simcls import CANDIDATE, SOURCE, with_markers
-from blendkit.stage import Work
 
 
 def summareranker_ids(tokenizer: Any, source: str, candidates: Sequence[str], source_maxlength: int, candidate_maxlength: int) -> list[tuple[int, ...]]:
@@ -41,12 +41,13 @@ class SummaReranker(ModelScorer):
         self.source_maxlength, self.candidate_maxlength = int(config.get("source_maxlength", 128)), int(config.get("candidate_maxlength", 128))
         self.head = head.to(self.device)
         self.reader = Reader(encoder, self.tokenizer.pad_token_id, self.device, choose_dtype(dtype, self.device), places_only=True)
+        self.job = Job(f"summareranker:{model}", self._scores)
 
-    def rounds(self, items: list[Item]) -> Rounds:
+    def rounds(self, items: list[Item]) -> Scores:
         """One work a distinct (x, candidate)."""
         lengths = self.source_maxlength, self.candidate_maxlength
         rows = [row for item in items for row in summareranker_ids(self.tokenizer, item.source, [item.candidate], *lengths)]
-        return (yield [Work(f"summareranker:{self.model_name}", row, len(row), row) for row in rows])
+        return (yield [Work(self.job, row, len(row), row) for row in rows])
 
     def logits(self, rows: list[tuple[int, ...]]) -> Any:
         """Task logits, [n, tasks]."""
@@ -55,7 +56,7 @@ class SummaReranker(ModelScorer):
         with torch.inference_mode():
             return self.head(self.reader.at(rows, [[0]] * len(rows))[:, 0])
 
-    def run(self, group: str, payloads: list[Any]) -> list[float]:
+    def _scores(self, payloads: list[Any]) -> list[float]:
         """Scores of token ids."""
         return self.logits(payloads).mean(1).sigmoid().tolist()  # type: ignore[no-any-return]
 
