@@ -134,15 +134,15 @@ HOOKED = """
 import sys
 from blendkit.rankers.pairranker import PairRanker
 
-true, calls = PairRanker.run, []
+import torch
+true = PairRanker._logits
 
-def run(self, group, payloads):
-    calls.append(len(payloads))
+def logits(self, payloads):
     if len(payloads) > 3:
-        raise RuntimeError("CUDA out of memory. Tried to allocate 20 MiB: not enough memory")
-    return true(self, group, payloads)
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 MiB.")
+    return true(self, payloads)
 
-PairRanker.run = run
+PairRanker._logits = logits
 from blendkit.cli import main
 main()
 """

@@ -14,7 +14,8 @@ import blendkit as library
 from blendkit.aggregate import AGGREGATIONS, BradleyTerry, matrix, max_logits
 from blendkit.rankers.pairranker import PairRanker
 from blendkit.rankers.schedules import SCHEDULES, make_schedule
-from blendkit.stage import Plan, Work, apply, process
+from blendkit.pipeline.work import Job, Work
+from blendkit.stage import Plan, apply, process
 
 
 def drive(spec, n, logit, seed=0):
@@ -162,15 +163,16 @@ def test_levels_of_all_records_run_together():
 
         def __init__(self):
             self.batches = []
+            self.job = Job("levels", self.count)
 
         def rounds(self, record):
             total = 0
             for level in range(record["levels"]):
-                (found,) = yield [Work("g", (record["id"], level), 1, level)]
+                (found,) = yield [Work(self.job, (record["id"], level), 1, level)]
                 total += found
             record["total"] = total
 
-        def run(self, group, payloads):
+        def count(self, payloads):
             self.batches.append(len(payloads))
             return payloads
 

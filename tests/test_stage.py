@@ -7,7 +7,8 @@ from conftest import examples
 
 from blendkit.errors import OutOfMemory
 from blendkit.jsonl import Line
-from blendkit.stage import Plan, Stage, Work, apply, process
+from blendkit.pipeline.work import Job, Work
+from blendkit.stage import Plan, Stage, apply, process
 
 
 class Squares(Stage):
@@ -15,15 +16,19 @@ class Squares(Stage):
 
     name = "squares"
 
-    def __init__(self, room: int = 10**9) -> None:
-        self.room, self.batches = room, []
+    def __init__(self, room: int = 10**9, budgeted: bool = True, fault: Exception | None = None) -> None:
+        self.room, self.batches, self.fault, self.closed = room, [], fault or MemoryError(), 0
+        self.job = Job("squares", self.square, budgeted, self.count_closing)
+
+    def count_closing(self):
+        self.closed += 1
 
     def plan(self, record):
-        return [Work("n", n, n, n) for n in record["numbers"]]
+        return [Work(self.job, n, n, n) for n in record["numbers"]]
 
-    def run(self, group, payloads):
+    def square(self, payloads):
         if max(payloads) * len(payloads) > self.room:
-            raise MemoryError
+            raise self.fault
         self.batches.append(payloads)
         return [n * n for n in payloads]
 
@@ -59,8 +64,81 @@ def test_out_of_memory_halves_the_budget_and_goes_on():
 
 
 def test_out_of_memory_with_one_item_is_the_end():
-    with pytest.raises(OutOfMemory):
+    with pytest.raises(OutOfMemory, match="squares: not enough memory for one input of 6 tokens"):
         run(Squares(room=5), [[1, 6]])
+
+
+WORDS = [
+    "[enforce fail at alloc_cpu.cpp:124] err == 0. DefaultCPUAllocator: can't allocate memory: you tried to allocate 8 bytes. Error code 12",
+    "[enforce fail at alloc_cpu.cpp:75] data. DefaultCPUAllocator: not enough memory: you tried to allocate 8 bytes.",
+    "MPS backend out of memory (MPS allocated: 17.9 GB, other allocations: 384 KB, max allowed: 18.1 GB).",
+    "CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`",
+    "CUDA out of memory. Tried to allocate 20.00 MiB.",
+]
+
+
+@pytest.mark.parametrize("words", WORDS)
+def test_the_words_of_every_allocator_are_known(words):
+    squares, counts = run(Squares(room=20, fault=RuntimeError(words)), [list(range(1, 11))], batch_tokens=100)
+    assert squares == [[n * n for n in range(1, 11)]] and counts.budget_halvings > 0
+
+
+def test_what_torch_says_here_when_memory_runs_out_is_known():
+    import torch
+
+    from blendkit.stage import out_of_memory
+
+    with pytest.raises(RuntimeError) as caught:
+        torch.empty(1 << 58, dtype=torch.uint8)
+    assert out_of_memory(caught.value)
+    assert not out_of_memory(RuntimeError("expected a tensor")) and not out_of_memory(ValueError("out of memory"))
+
+
+def test_a_job_without_a_budget_halves_its_batches_too_and_never_tries_the_same_batch_for_ever():
+    stage = Squares(room=20, budgeted=False)
+    squares, counts = run(stage, [list(range(1, 11))])
+    assert squares == [[n * n for n in range(1, 11)]] and counts.budget_halvings > 0
+    with pytest.raises(OutOfMemory):
+        run(Squares(room=5, budgeted=False), [[1, 6]])
+
+
+def test_memory_is_free_again_before_a_smaller_batch_is_tried():
+    class Held:
+        alive = 0
+
+        def __init__(self):
+            Held.alive += 1
+
+        def __del__(self):
+            Held.alive -= 1
+
+    seen = []
+
+    def square(payloads):
+        seen.append(Held.alive)
+        batch = [Held() for _ in payloads]
+        if len(batch) > 2:
+            raise MemoryError
+        return [n * n for n in payloads]
+
+    stage = Squares()
+    stage.job = Job("squares", square)
+    squares, _ = run(stage, [[1, 2, 3, 4, 5, 6, 7, 8]])
+    assert squares == [[1, 4, 9, 16, 25, 36, 49, 64]]
+    assert len(seen) > 4 and set(seen) == {0}
+
+
+def test_jobs_that_have_run_are_closed_at_the_end():
+    stage = Squares()
+    assert [record["squares"] for record in apply(stage, [{"instruction": "x", "numbers": [2]}])] == [[4]]
+    assert stage.closed == 1
+
+
+def test_two_jobs_of_one_name_share_no_work():
+    stage = Squares()
+    one, other = Job("n", lambda payloads: ["one"] * len(payloads)), Job("n", lambda payloads: ["other"] * len(payloads))
+    stage.plan = lambda record: [Work(one, 1, 1, None), Work(other, 1, 1, None)]
+    assert run(stage, [[1]])[0] == [["one", "other"]]
 
 
 @pytest.mark.parametrize("settings", [{"batch_tokens": 1}, {"batch_tokens": 300}, {"window": 1}, {"window": 100}])

@@ -11,7 +11,12 @@ class SacreBleu(TextScorer):
     """A metric of sacrebleu, a sentence at a time."""
 
     bounds = "0 to 100"
-    metric: Any
+
+    def __init__(self, name: str, metric: Any) -> None:
+        super().__init__(name)
+        self.metric = metric
+        # sacrebleu's signature counts the references of what was scored last; here there is one, always.
+        metric.num_refs = 1
 
     def score(self, items: list[Item]) -> list[float]:
         return [float(self.metric.sentence_score(item.candidate, [item.reference]).score) for item in items]
@@ -29,8 +34,7 @@ class Bleu(SacreBleu):
     def __init__(self, name: str) -> None:
         from sacrebleu.metrics import BLEU
 
-        super().__init__(name)
-        self.metric = BLEU(effective_order=True)
+        super().__init__(name, BLEU(effective_order=True))
 
 
 class Chrf(SacreBleu):
@@ -41,5 +45,4 @@ class Chrf(SacreBleu):
     def __init__(self, name: str) -> None:
         from sacrebleu.metrics import CHRF
 
-        super().__init__(name)
-        self.metric = CHRF()
+        super().__init__(name, CHRF())

@@ -130,7 +130,8 @@ def run_variant(options: argparse.Namespace) -> dict:
     from blendkit.rankers.pair_inputs import PairInputs
     from blendkit.rankers.pairranker import pair_budget
     from blendkit.records import source_text
-    from blendkit.stage import Plan, Stage, Work, run_works
+    from blendkit.pipeline.work import Job, Work
+    from blendkit.stage import Plan, run_works
 
     kind, _, dtype_name = options.variant.partition(":")
     device, dtype = choose_device(options.device), getattr(torch, dtype_name)
@@ -156,16 +157,12 @@ def run_variant(options: argparse.Namespace) -> dict:
     rows = {(number, i, j): inputs.pair(source, ids[i], ids[j]) for number, (source, ids) in enumerate(records) for i, j in indices}
     lengths = [sum(len(segment.ids) for segment in row) for row in rows.values()]
 
-    class Ours(Stage):
-        name = "bench"
-
-        def run(self, group, payloads):
-            return scorer(payloads).tolist()
+    job = Job("bench", lambda payloads: scorer(payloads).tolist())
 
     def ours() -> dict:
         results: dict = {}
         tokens = options.batch_tokens or pair_budget(device)
-        run_works(Ours(), [Work("pairs", key, sum(len(s.ids) for s in row), row) for key, row in rows.items()], Plan(batch_tokens=tokens), results)
+        run_works([Work(job, key, sum(len(s.ids) for s in row), row) for key, row in rows.items()], Plan(batch_tokens=tokens), results)
         return {key[1]: value for key, value in results.items()}
 
     def plain() -> dict:

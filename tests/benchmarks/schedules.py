@@ -91,12 +91,11 @@ def replay(record: dict, spec: str, prefilter: str | None, seed: int) -> dict:
     known = {(i, j): logit for i, j, logit in record["comparisons"]["pairrm"]["pairs"]}
     chosen = list(range(n))
     if prefilter:
-        scorer = Prefilter(prefilter, "cpu", "float32", seed)
-        keeping = scorer.keep(record, chosen)
+        keeping = Prefilter(prefilter, "cpu", "float32", seed).keep(record, chosen)
         try:
             works = next(keeping)
             while True:
-                works = keeping.send([scorer.run(work.group, [work.payload])[0] for work in works])
+                works = keeping.send([work.job.run([work.payload])[0] for work in works])
         except StopIteration as done:
             chosen = done.value
     schedule = make_schedule(spec)(len(chosen), random.Random(seeded(seed, "schedule", record["id"])))
