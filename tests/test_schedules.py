@@ -12,9 +12,9 @@ from hypothesis import strategies as st
 
 import blendkit as library
 from blendkit.aggregate import AGGREGATIONS, BradleyTerry, matrix, max_logits
+from blendkit.pipeline.work import Job, Work
 from blendkit.rankers.pairranker import PairRanker
 from blendkit.rankers.schedules import SCHEDULES, make_schedule
-from blendkit.pipeline.work import Job, Work
 from blendkit.stage import Plan, apply, process
 
 

@@ -16,6 +16,7 @@ from blendkit.evaluation.pairwise import PairwiseAgreement
 from blendkit.evaluation.ratings import Firsts, ratings_of
 from blendkit.evaluation.report.browser import Browser
 from blendkit.records import Record, verdicts_of
+from blendkit.signature import Signature
 from blendkit.stage import Stage
 from blendkit.version import VERSION
 
@@ -110,8 +111,8 @@ class Evaluating(Stage):
 
     def signature(self) -> str:
         """What decided the tables."""
-        judge = f"|judge:{self.oracle.judge}" if self.oracle.score and self.oracle.judge else ""
-        return f"evaluate|oracle:{self.oracle.name or 'none'}{judge}|examples:{self.count}|v:{VERSION}"
+        judge = self.oracle.judge if self.oracle.score else None
+        return str(Signature("evaluate", oracle=self.oracle.name or "none", judge=judge or None, examples=self.count, v=VERSION))
 
     def score_signatures(self) -> list[str]:
         """`name: signature` of what the stream's scores say decided them; more than one where records differ."""

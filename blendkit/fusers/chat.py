@@ -16,6 +16,7 @@ from blendkit.pipeline.work import Rounds, Work
 from blendkit.prompts import fence_for, quoted
 from blendkit.records import Record, source_text
 from blendkit.running import seeded
+from blendkit.signature import Signature
 from blendkit.stage import Stage
 from blendkit.version import VERSION
 
@@ -60,7 +61,8 @@ class ChatFuser(Stage):
         self.overlap = windows_at_once(self.models.values(), endpoint)
         self.passes_records = not endpoint.emit_batch
         shown = "+".join(part for part, wanted in (("ranks", show_ranks), ("scores", show_scores)) if wanted) or "no"
-        self.signature = f"chat-fuser|models:{','.join(models)}|layers:{layers}|shown:{shown}|decoding:{self.sampling.method}|seed:{seed}|v:{VERSION}"
+        known = {"layers": layers, "shown": shown, "decoding": self.sampling.method, "seed": seed}
+        self.signature = str(Signature("chat-fuser", models=",".join(models), **known, v=VERSION))
 
     def rounds(self, record: Record) -> Rounds[None]:
         """A round a layer; each appends its answers."""

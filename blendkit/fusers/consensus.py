@@ -20,6 +20,7 @@ from blendkit.models.encoder import Encoder
 from blendkit.models.loading import EMBEDDED, fingerprint
 from blendkit.pipeline.work import Job, Work
 from blendkit.records import Record, generated_only
+from blendkit.signature import Signature
 from blendkit.stage import Stage
 from blendkit.version import VERSION
 
@@ -39,7 +40,8 @@ class Consensus(Stage):
         self.encoder = Encoder(model, None, device, dtype)
         self.embed = Job("consensus", lambda rows: list(self.encoder.embed(rows)))
         self.fused_name = name or "consensus"
-        self.signature = f"consensus|model:{model}@{fingerprint(model)}|layer:{self.encoder.layers}|same:{SAME}|agreed:{AGREED}|lone:{LONE}|v:{VERSION}"
+        limits = {"same": SAME, "agreed": AGREED, "lone": LONE}
+        self.signature = str(Signature("consensus", model=f"{model}@{fingerprint(model)}", layer=self.encoder.layers, **limits, v=VERSION))
 
     def plan(self, record: Record) -> list[Work]:
         """Every sentence of the top candidates, to be embedded; nothing where one candidate stands alone."""

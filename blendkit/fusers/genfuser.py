@@ -15,6 +15,7 @@ from blendkit.fusers.base import appended, top_candidates
 from blendkit.models.loading import choose_device, choose_dtype, fingerprint, locate, unloadable
 from blendkit.pipeline.work import Job, Work
 from blendkit.records import Record, source_text
+from blendkit.signature import Signature
 from blendkit.stage import Stage
 from blendkit.version import VERSION
 
@@ -58,9 +59,8 @@ class GenFuser(Stage):
         self.generation: dict[str, Any] = {"num_beams": num_beams, "max_new_tokens": max_new_tokens, "do_sample": False}
         self.job = Job(self.fused_name, self._fused)
         self.max_length, self.candidate_maxlength = max_length, candidate_maxlength
-        self.signature = (
-            f"genfuser|model:{model}@{fingerprint(model)}|beams:{num_beams}|candidate:{candidate_maxlength}|input:{max_length}|new:{max_new_tokens}|v:{VERSION}"
-        )
+        lengths = {"candidate": candidate_maxlength, "input": max_length, "new": max_new_tokens}
+        self.signature = str(Signature("genfuser", model=f"{model}@{fingerprint(model)}", beams=num_beams, **lengths, v=VERSION))
 
     def plan(self, record: Record) -> list[Work]:
         """One prompt."""

@@ -6,6 +6,7 @@ from blendkit.judges.base import Juror, Opinion, Opinions, Shown
 from blendkit.records import Record, reference_of
 from blendkit.scorers.base import items_of
 from blendkit.scorers.bertscore import BertScore
+from blendkit.signature import Signature
 from blendkit.version import VERSION
 
 
@@ -20,7 +21,7 @@ class EmbeddedJudge(Juror):
     def __init__(self, name: str = "embedded", device: str = "auto", dtype: str = "auto") -> None:
         self.name = name
         self.scorer = BertScore("bertscore", device=device, dtype=dtype)
-        self.signature = f"judge:embedded|{self.scorer.signature}|v:{VERSION}"
+        self.signature = str(Signature("judge:embedded", self.scorer.signature, v=VERSION))
 
     def rounds(self, record: Record, shown: list[Shown]) -> Opinions:
         """BERTScore's rounds, then one opinion a pair."""

@@ -15,6 +15,7 @@ from blendkit.pipeline.work import Rounds, together
 from blendkit.rankers.schedules import make_schedule
 from blendkit.records import Record, candidates_of
 from blendkit.running import seeded
+from blendkit.signature import Signature
 from blendkit.stage import Stage
 
 
@@ -94,7 +95,7 @@ class Judging(Stage):
     @property
     def signatures(self) -> list[str]:
         """One a judge."""
-        return [f"{juror.signature}|orders:{self.orders}|sched:{self.schedule_name}|seed:{self.seed}" for juror in self.jurors]
+        return [str(Signature(juror.signature, orders=self.orders, sched=self.schedule_name, seed=self.seed)) for juror in self.jurors]
 
     def describe(self) -> dict[str, Any]:
         """Signatures, models, each judge's position bias, and how far a panel agrees."""

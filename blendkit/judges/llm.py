@@ -15,6 +15,7 @@ from blendkit.judges.prompting import DEFAULT, JudgePrompt, load_prompt
 from blendkit.pipeline.work import Job, Work
 from blendkit.records import Record, reference_of, source_text
 from blendkit.running import seeded
+from blendkit.signature import Signature
 from blendkit.version import VERSION
 
 # How a verdict is read off the model; `auto` is likelihood for a local model, and json where a server has it, else text.
@@ -54,7 +55,8 @@ class LLMJudge(Juror):
         self._counting = threading.Lock()
         self.overlap = windows_at_once([self.model], endpoint)
         self.job = Job(self.name, self._opinions, self.local, self.model.close)
-        self.signature = f"judge:{spec}|prompt:{self.prompt.name}|by:{verdict_by if verdict_by == 'auto' and not self.local else self.way}|v:{VERSION}"
+        by = verdict_by if verdict_by == "auto" and not self.local else self.way
+        self.signature = str(Signature(f"judge:{spec}", prompt=self.prompt.name, by=by, v=VERSION))
 
     def _way(self, spec: str, asked: str) -> str:
         firsts = [word.split()[0].lower() for word in self.prompt.words.values()]

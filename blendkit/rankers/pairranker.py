@@ -18,6 +18,7 @@ from blendkit.rankers.prefilter import Prefilter
 from blendkit.rankers.schedules import make_schedule
 from blendkit.records import Record, candidates_of, generated_only
 from blendkit.running import seeded
+from blendkit.signature import Signature
 from blendkit.stage import Stage
 from blendkit.version import VERSION
 
@@ -97,9 +98,9 @@ class PairRanker(Stage):
         self.inputs = PairInputs(tokenizer, network.config)
         self.scorer = PairScorer(network, self.inputs, self.device, self.dtype, packed)
         self.job = Job(f"pairrm:{model}", self._logits)
-        filtered = f"|prefilter:{prefilter}" if prefilter else ""
         number_type = str(self.dtype).removeprefix("torch.")
-        self.signature = f"pairrm|model:{model}@{fingerprint(model)}|sched:{schedule}{filtered}|dtype:{number_type}|v:{VERSION}"
+        how = {"sched": schedule, "prefilter": prefilter or None, "dtype": number_type}
+        self.signature = str(Signature("pairrm", model=f"{model}@{fingerprint(model)}", **how, v=VERSION))
 
     def rounds(self, record: Record) -> Rounds[None]:
         """The schedule's rounds; ends by adding the comparisons.

@@ -13,6 +13,7 @@ from blendkit.errors import NoInputError
 from blendkit.models.loading import choose_device, choose_dtype, fingerprint, shared
 from blendkit.pipeline.work import Job, Work
 from blendkit.scorers.base import Item, ModelScorer, Scores
+from blendkit.signature import Signature
 
 # Targets of one source go into one work up to this many tokens.
 TARGET_TOKENS = 2048
@@ -67,7 +68,7 @@ class BartScore(ModelScorer):
 
     @property
     def signature(self) -> str:
-        return f"bartscore|{type(self).__name__.lower()}|model:{self.model_at}|max:{self.longest}"
+        return str(Signature("bartscore", type(self).__name__.lower(), model=self.model_at, max=self.longest))
 
     @property
     def revision(self) -> str:

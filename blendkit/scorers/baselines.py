@@ -7,6 +7,7 @@ from collections.abc import Hashable
 
 from blendkit.running import seeded
 from blendkit.scorers.base import Item, TextScorer
+from blendkit.signature import Signature
 
 
 class Length(TextScorer):
@@ -20,7 +21,7 @@ class Length(TextScorer):
 
     @property
     def signature(self) -> str:
-        return "length|characters"
+        return str(Signature("length", "characters"))
 
 
 class Random(TextScorer):
@@ -42,4 +43,4 @@ class Random(TextScorer):
 
     @property
     def signature(self) -> str:
-        return f"random|seed:{self.seed}"
+        return str(Signature("random", seed=self.seed))

@@ -19,6 +19,7 @@ from blendkit.errors import NoInputError, UsageError
 from blendkit.models.loading import EMBEDDED, shared
 from blendkit.pipeline.work import Job, Work
 from blendkit.scorers.base import Item, ModelScorer, Scores
+from blendkit.signature import Signature
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -101,9 +102,9 @@ class BertScore(ModelScorer):
 
     @property
     def signature(self) -> str:
-        model = f"{self.model_at}|layer:{self.encoder.layers}"
         what = ("precision", "recall", "f1")[self.column]
-        return f"bertscore|{what}|model:{model}|idf:{self.idf_name or 'no'}|rescale:{self.baseline_name or 'no'}|v:bert-score-{version('bert-score')}"
+        weights = {"idf": self.idf_name or False, "rescale": self.baseline_name or False}
+        return str(Signature("bertscore", what, model=self.model_at, layer=self.encoder.layers, **weights, v=f"bert-score-{version('bert-score')}"))
 
 
 class Precision(BertScore):

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from blendkit.scorers.base import Item, TextScorer
+from blendkit.signature import Signature
 
 
 class SacreBleu(TextScorer):
@@ -23,7 +24,7 @@ class SacreBleu(TextScorer):
 
     @property
     def signature(self) -> str:
-        return f"{self.name}|{self.metric.get_signature()}"
+        return str(Signature(self.name, str(self.metric.get_signature())))
 
 
 class Bleu(SacreBleu):

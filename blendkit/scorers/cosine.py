@@ -7,6 +7,7 @@ from typing import Any
 from blendkit.models.loading import EMBEDDED, shared
 from blendkit.pipeline.work import Job, Work
 from blendkit.scorers.base import Item, ModelScorer, Scores
+from blendkit.signature import Signature
 
 
 class Cosine(ModelScorer):
@@ -37,4 +38,4 @@ class Cosine(ModelScorer):
 
     @property
     def signature(self) -> str:
-        return f"cosine|model:{self.model_at}|layer:{self.encoder.layers}|pool:mean"
+        return str(Signature("cosine", model=self.model_at, layer=self.encoder.layers, pool="mean"))

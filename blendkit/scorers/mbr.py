@@ -6,6 +6,7 @@ from typing import Any
 
 from blendkit.errors import UsageError
 from blendkit.scorers.base import Item, Scorer, Scores
+from blendkit.signature import Signature
 
 
 class MBR(Scorer):
@@ -42,7 +43,7 @@ class MBR(Scorer):
 
     @property
     def signature(self) -> str:
-        return f"mbr|{self.metric.signature}"
+        return str(Signature("mbr", self.metric.signature))
 
     @property
     def models(self) -> dict[str, str]:

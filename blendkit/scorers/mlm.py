@@ -13,6 +13,7 @@ from blendkit.errors import NoInputError
 from blendkit.models.loading import choose_device, choose_dtype, shared
 from blendkit.pipeline.work import Job, Work
 from blendkit.scorers.base import EMPTY, Item, ModelScorer, Scores
+from blendkit.signature import Signature
 
 
 class Loaded:
@@ -94,7 +95,7 @@ class MaskedLM(ModelScorer):
 
     @property
     def signature(self) -> str:
-        return f"{'mlm-norm' if isinstance(self, Normalised) else 'mlm'}|model:{self.model_at}|max:{self.longest}"
+        return str(Signature("mlm-norm" if isinstance(self, Normalised) else "mlm", model=self.model_at, max=self.longest))
 
 
 class Normalised(MaskedLM):

@@ -7,6 +7,7 @@ import string
 from collections import Counter
 
 from blendkit.scorers.base import Item, TextScorer
+from blendkit.signature import Signature
 
 _PUNCTUATION = str.maketrans("", "", string.punctuation)
 
@@ -27,7 +28,7 @@ class ExactMatch(TextScorer):
 
     @property
     def signature(self) -> str:
-        return "exact-match|norm:squad"
+        return str(Signature("exact-match", norm="squad"))
 
 
 class TokenF1(TextScorer):
@@ -41,7 +42,7 @@ class TokenF1(TextScorer):
 
     @property
     def signature(self) -> str:
-        return "token-f1|norm:squad"
+        return str(Signature("token-f1", norm="squad"))
 
 
 def _f1(candidate: list[str], reference: list[str]) -> float:

@@ -8,6 +8,7 @@ from typing import Any
 from blendkit.models.loading import choose_device, choose_dtype, to_device
 from blendkit.pipeline.work import Job, Work
 from blendkit.scorers.base import Item, ModelScorer, Scores
+from blendkit.signature import Signature
 
 # What an empty candidate gets, and the most that any gets: e^100 says no more than this.
 WORST = 1e6
@@ -80,4 +81,4 @@ class Perplexity(ModelScorer):
     @property
     def signature(self) -> str:
         template = "chat" if self.tokenizer.chat_template else "plain"
-        return f"perplexity|model:{self.model_at}|prompt:{template}|max:{self.longest}"
+        return str(Signature("perplexity", model=self.model_at, prompt=template, max=self.longest))

@@ -8,6 +8,7 @@ from typing import Any
 from blendkit.models.loading import shared
 from blendkit.pipeline.work import Job, Work
 from blendkit.scorers.base import Item, ModelScorer, Scores
+from blendkit.signature import Signature
 
 # Token ids, and token types where the model has them.
 Input = tuple[tuple[int, ...], tuple[int, ...] | None]
@@ -41,8 +42,7 @@ class RegressionScorer(ModelScorer):
 
     @property
     def signature(self) -> str:
-        kind = type(self).__name__.lower()
-        return f"{kind}|model:{self.model_at}|max:{self.regressor.longest}"
+        return str(Signature(type(self).__name__.lower(), model=self.model_at, max=self.regressor.longest))
 
 
 def text_pairs(tokenizer: Any, firsts: list[str], seconds: list[str], longest: int) -> list[Input]:

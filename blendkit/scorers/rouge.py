@@ -5,6 +5,7 @@ from __future__ import annotations
 from importlib.metadata import version
 
 from blendkit.scorers.base import Item, TextScorer
+from blendkit.signature import Signature
 
 
 class Rouge(TextScorer):
@@ -24,4 +25,4 @@ class Rouge(TextScorer):
 
     @property
     def signature(self) -> str:
-        return f"{self.kind}|f1|stem:yes|v:rouge-score-{version('rouge-score')}"
+        return str(Signature(self.kind, "f1", stem=True, v=f"rouge-score-{version('rouge-score')}"))

@@ -9,6 +9,7 @@ from blendkit.errors import NoInputError
 from blendkit.models.loading import choose_device, choose_dtype, locate
 from blendkit.pipeline.work import Job, Work
 from blendkit.scorers.base import Item, ModelScorer, Scores
+from blendkit.signature import Signature
 
 SOURCE, CANDIDATE = "<source>", "<candidate>"
 
@@ -80,4 +81,4 @@ class SimCLS(ModelScorer):
 
     @property
     def signature(self) -> str:
-        return f"simcls|model:{self.model_at}|max:{self.lengths[0]}+{self.lengths[1]}"
+        return str(Signature("simcls", model=self.model_at, max=f"{self.lengths[0]}+{self.lengths[1]}"))

@@ -9,6 +9,7 @@ from blendkit.models.loading import choose_device, choose_dtype
 from blendkit.pipeline.work import Job, Work
 from blendkit.scorers.base import Item, ModelScorer, Scores
 from blendkit.scorers.simcls import CANDIDATE, SOURCE, with_markers
+from blendkit.signature import Signature
 
 
 def summareranker_ids(tokenizer: Any, source: str, candidates: Sequence[str], source_maxlength: int, candidate_maxlength: int) -> list[tuple[int, ...]]:
@@ -62,4 +63,4 @@ class SummaReranker(ModelScorer):
 
     @property
     def signature(self) -> str:
-        return f"summareranker|model:{self.model_at}|max:{self.source_maxlength}+{self.candidate_maxlength}"
+        return str(Signature("summareranker", model=self.model_at, max=f"{self.source_maxlength}+{self.candidate_maxlength}"))
