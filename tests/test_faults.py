@@ -156,7 +156,7 @@ def test_a_gpu_that_runs_out_of_memory_halves_the_budget_and_goes_on(blendkit, t
     for one, other in zip(parsed(done.stdout), parsed(whole), strict=True):
         pairs, expected = (record["comparisons"]["pairrm"]["pairs"] for record in (one, other))
         assert [pair[:2] for pair in pairs] == [pair[:2] for pair in expected]
-        assert [pair[2] for pair in pairs] == pytest.approx([pair[2] for pair in expected], abs=1e-5)
+        assert [pair[2] for pair in pairs] == pytest.approx([pair[2] for pair in expected], abs=1e-4)
 
 
 @pytest.mark.parametrize("how", ["cut", "garbage", "empty"])

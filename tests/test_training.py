@@ -27,7 +27,8 @@ def labelled(count: int = 12) -> list[dict]:
     records = examples(count)
     for record in records:
         for candidate in record["candidates"]:
-            candidate["scores"] = {"q": QUALITY[candidate["model"]], "length": float(len(candidate["text"]))}
+            quality = QUALITY[candidate["model"]]
+            candidate["scores"] = {"q": quality, "square": quality**2, "length": float(len(candidate["text"]))}
         record["ranks"] = {"r": [1, 2, 3, 4, 5]}
     return records
 
