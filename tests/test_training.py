@@ -150,7 +150,7 @@ def test_training_stops_where_nothing_gets_better(blendkit, tiny_encoder, data, 
 
 @pytest.mark.parametrize(("mode", "loss"), [("singles", "instructgpt"), ("pairs", "bce"), ("pairs", "soft")])
 def test_training_learns_and_its_checkpoint_loads(blendkit, tiny_encoder, data, tmp_path, mode, loss):
-    flags = ["--label", "q", "--mode", mode, "--loss", loss, "--steps", 60, "--records-per-step", 4, *TINY, "--average", 0.9]
+    flags = ["--label", "q", "--mode", mode, "--loss", loss, "--steps", 100, "--records-per-step", 4, *TINY, "--average", 0.9]
     flags += ["--eval", data, "--plot", tmp_path / "log.png"]
     done = blendkit("train", "ranker", "-i", data, "--backbone", tiny_encoder, "--candidate-bias", -3, "-o", tmp_path / "r", *flags)
     assert done.returncode == 0, done.stderr
@@ -171,7 +171,8 @@ def test_the_other_kinds_learn_and_score(blendkit, tiny_encoder, tiny_chat, data
     assert done.returncode == 0, done.stderr
     rows = parsed((tmp_path / "r" / "train.log.jsonl").read_text())
     assert rows[-1]["loss"] < 0.75 * rows[0]["loss"]
-    assert max(row.get("pair_accuracy", 0) for row in rows) > 74
+    # The label's rank of what it puts first; 3 is chance. SummaReranker learns no more than which one is best.
+    assert min(row.get("oracle_rank", 5) for row in rows) < 2
     scored = blendkit("score", "--metric", f"{name}:{tmp_path / 'r'}", stdin=lines(examples(2)))
     assert scored.returncode == 0, scored.stderr
     assert all(name in candidate["scores"] for record in parsed(scored.stdout) for candidate in record["candidates"])
