@@ -13,6 +13,7 @@ import re
 import sys
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import groupby
 from urllib.parse import parse_qsl, quote, quote_plus, unquote, urlencode, urlsplit
 
 from blendkit.errors import UsageError
@@ -143,7 +144,8 @@ class Secrets:
             if len(unescaped) == len(view):
                 break
             view = unescaped
-        return re.sub("\1+", MASK, "".join("\1" if mark else sign for sign, mark in zip(text.replace("\1", " "), hidden, strict=True)))
+        parts = groupby(zip(hidden, text, strict=True), key=lambda pair: pair[0])
+        return "".join(MASK if mark else "".join(sign for _, sign in part) for mark, part in parts)
 
     def masked_whole(self, text: str) -> str:
         """Data without those of them that are long enough never to be meant, each in one piece."""
