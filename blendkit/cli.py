@@ -14,6 +14,7 @@ from typing import Annotated, Any
 import typer
 from typer.core import TyperGroup
 
+from blendkit.credentials import Secrets
 from blendkit.errors import BlendkitError, Interrupted, OutputError, UsageError
 from blendkit.jsonl import catch_signals, raise_if_signalled
 from blendkit.standard import ReaderGone, make_safe
@@ -130,8 +131,11 @@ def _run() -> None:
 
 
 def _say(command: str, message: str) -> None:
+    # Whoever made the message, no key goes with it.
+    masked = Secrets.of_process().masked
+    message = masked(message)
     if "--debug" in sys.argv:
-        traceback.print_exc()
+        print(masked(traceback.format_exc()), end="", file=sys.stderr)
     print(f"blendkit {command}: {' '.join(message.split())}" if command else f"blendkit: {message}", file=sys.stderr)
 
 

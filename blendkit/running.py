@@ -14,6 +14,7 @@ from pathlib import Path
 
 import orjson
 
+from blendkit.credentials import Secrets, in_urls
 from blendkit.engines import EngineOptions, distributed
 from blendkit.errors import DataError, OutputError, RecordError, SkippedRecords, UsageError
 from blendkit.files import Role, stdin_or, stdout_or
@@ -203,10 +204,11 @@ class Manifest:
         if not self.options.manifest:
             return
         seconds = time.monotonic() - self._started
+        secrets = Secrets.of_process()
         content = {
             "blendkit": VERSION,
             "command": self.options.command,
-            "arguments": [hide_keys(argument) for argument in sys.argv[1:]],
+            "arguments": [secrets.masked_whole(in_urls(argument)) for argument in sys.argv[1:]],
             "time": datetime.now(UTC).isoformat(timespec="seconds"),
             "input": self.source,
             "output": self.options.output or "<stdout>",
@@ -221,14 +223,6 @@ class Manifest:
             Path(self.options.manifest).write_bytes(orjson.dumps(content, option=orjson.OPT_INDENT_2 | orjson.OPT_APPEND_NEWLINE))
         except OSError as failure:
             raise OutputError(f"{self.options.manifest}: cannot write: {failure.strerror}") from failure
-
-
-def hide_keys(argument: str) -> str:
-    """An argument as the manifest may show it: credentials inside a URL are taken out."""
-    scheme, mark, rest = argument.partition("://")
-    if mark and "@" in rest.split("/")[0]:
-        return f"{scheme}://***@{rest.split('@', 1)[1]}"
-    return argument
 
 
 def peak_memory() -> dict[str, int]:

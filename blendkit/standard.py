@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import errno
-import fcntl
 import io
 import os
 import sys
@@ -47,9 +46,14 @@ def fault_of_stdout(error: OSError) -> Exception:
 
 def need_stdout() -> int:
     """Its number. Raises OutputError when it is closed, before anything is computed that nobody would get."""
-    number = sys.stdout.fileno() if sys.stdout is not None else -1
-    if number < 0 or fcntl.fcntl(number, fcntl.F_GETFL) & os.O_ACCMODE == os.O_RDONLY:
+    if sys.stdout is None:
         raise fault_of_stdout(OSError(errno.EBADF, ""))
+    number = sys.stdout.fileno()
+    try:
+        # Nothing is written; a number that is only open for reading says so.
+        os.write(number, b"")
+    except OSError as error:
+        raise fault_of_stdout(error) from error
     return number
 
 

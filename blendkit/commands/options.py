@@ -92,7 +92,8 @@ ENDPOINTS: dict[str, tuple[Any, Any]] = {
     "requests_per_minute": (_endpoint(int | None, "At most so many requests a minute.", min=1), None),
     "tokens_per_minute": (_endpoint(int | None, "At most so many tokens a minute, prompt and the most that may be written.", min=1), None),
     "retries": (_endpoint(int, "Retries, with backoff and as Retry-After says, before the server counts as gone.", min=0), 5),
-    "timeout": (_endpoint(float, "Seconds to wait for one answer."), 120.0),
+    "timeout": (_endpoint(float, "Seconds to wait for one answer, to its last byte."), 120.0),
+    "max_body_bytes": (_endpoint(int, "A longer answer, decompressed, is a bad one.", min=1, show_default="64 MB"), EndpointOptions.max_body_bytes),
     "cache": (
         _endpoint(str | None, "Keep answers in this SQLite file, and ask no question twice; `none` keeps none.", show_default="OUTPUT.cache.sqlite with -o"),
         None,

@@ -146,6 +146,7 @@ class EndpointOptions:
     max_cost: float | None = None
     emit_batch: str | None = None
     read_batch: str | None = None
+    max_body_bytes: int = 64 << 20
 
     @property
     def offline(self) -> bool:
