@@ -170,7 +170,7 @@ def main() -> None:
     parser.add_argument("--only", default=",".join(SCENARIOS), help="some of %(default)s")
     options = parser.parse_args()
     root = Path(tempfile.mkdtemp(prefix="blendkit-chaos-"))
-    models = Models.made(root / "models", options.model)
+    models = Models(root / "models", options.model)
     good = [play(name, options.rounds, options.copies, root, models, random.Random(f"{options.seed} {name}")) for name in options.only.split(",")]
     if not all(good):
         sys.exit(f"chaos: the files are in {root}")

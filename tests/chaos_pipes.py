@@ -7,6 +7,7 @@ import random
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 
 import orjson
@@ -26,18 +27,23 @@ class Pipe:
     exact: tuple[Path, ...] = ()
 
 
-@dataclass(frozen=True)
 class Models:
-    """Directories of models; `ranker` may be `embedded`."""
+    """The ranker of `whole`, and directories of tiny models, each made when it is asked for."""
 
-    ranker: str
-    encoder: Path
-    chat: Path
-    t5: Path
+    def __init__(self, folder: Path, ranker: str) -> None:
+        self.folder, self.ranker = folder, ranker
 
-    @classmethod
-    def made(cls, folder: Path, ranker: str) -> Models:
-        return cls(ranker, *(make(folder / make.__name__) for make in (tiny_models.encoder, tiny_models.chat, tiny_models.t5)))
+    @cached_property
+    def encoder(self) -> Path:
+        return tiny_models.encoder(self.folder / "encoder")
+
+    @cached_property
+    def chat(self) -> Path:
+        return tiny_models.chat(self.folder / "chat")
+
+    @cached_property
+    def t5(self) -> Path:
+        return tiny_models.t5(self.folder / "t5")
 
 
 def stream(copies: int) -> list[dict]:
