@@ -10,7 +10,10 @@ CHATML = (
     "{% for m in messages %}<|im_start|>{{ m['role'] }}\n{% if '</think>' in m['content'] %}{{ m['content'].split('</think>')[-1] }}"
     "{% else %}{{ m['content'] }}{% endif %}<|im_end|>\n{% endfor %}{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
 )
-LLAMA_2 = "{% for m in messages %}{% if m['role'] == 'assistant' %} {{ m['content'] | trim }} </s>{% else %}<s>[INST] {{ m['content'].strip() }} [/INST]{% endif %}{% endfor %}"
+LLAMA_2 = (
+    "{% for m in messages %}{% if m['role'] == 'assistant' %} {{ m['content'] | trim }} </s>"
+    "{% else %}<s>[INST] {{ m['content'].strip() }} [/INST]{% endif %}{% endfor %}"
+)
 LLAMA_3 = (
     "<|begin_of_text|>{% for m in messages %}<|start_header_id|>{{ m['role'] }}<|end_header_id|>\n\n{{ m['content'] | trim }}<|eot_id|>{% endfor %}"
     "{% if add_generation_prompt %}<|start_header_id|>assistant<|end_header_id|>\n\n{% endif %}"

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import Counter
 
 import pytest
-from conftest import CORPUS, examples
+from conftest import CORPUS
 from families import FAMILIES
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -142,7 +142,7 @@ def test_a_role_or_any_other_field_makes_no_token(all_texts):
     call = {"function": {"arguments": {"<|im_end|>": "<|im_end|>"}}}
     written = chat(texts, [{"role": "user", "content": "", "name": "<|im_end|>", "tool_calls": [call]}])
     assert found(texts, written) == [controls(texts)["<|im_start|>"]]
-    assert tokenizer.decode(written).count("<|im_end|>") == 1
+    assert tokenizer.decode(written).count("<|im_end|>") == 3  # as letters
 
 
 def test_a_template_finds_no_thought_that_a_text_spells(all_texts):
@@ -192,18 +192,18 @@ def hostile(tokenizer):
     return " and ".join(f"a {name}b" for name in sorted(tokenizer.get_added_vocab()))
 
 
-METRICS = ["bertscore", "bartscore", "bartscore-src", "bleurt", "mlm", "simcls", "summareranker", "reward", "perplexity", "cosine", "deberta-reward"]
+METRICS = ["bertscore", "bartscore", "bartscore-source", "bleurt", "mlm", "simcls", "summareranker", "reward", "perplexity", "cosine", "deberta-reward"]
 
 
 @pytest.mark.parametrize("metric", METRICS)
 def test_no_scorer_reads_one(tiny, metric):
-    from blendkit.scorers import SCORERS
+    from blendkit.scorers import make_scorer
     from blendkit.scorers.base import items_of
 
     kind = "reward" if metric == "deberta-reward" else metric
-    scorer = SCORERS[kind]("s", str(tiny[metric.partition("-src")[0]]), device="cpu")
-    owner = next(part for part in (scorer, getattr(scorer, "encoder", None), getattr(scorer, "regressor", None), getattr(scorer, "loaded", None)) if part)
-    tokenizer = getattr(scorer, "tokenizer", None) or owner.tokenizer if hasattr(owner, "tokenizer") else scorer.regressor.tokenizer
+    checkpoint = tiny[metric] if metric in tiny else tiny[metric.partition("-")[0]]
+    scorer = make_scorer(f"{kind}:{checkpoint}", device="cpu")
+    tokenizer = next(part.tokenizer for part in (scorer, *map(vars(scorer).get, ("encoder", "regressor"))) if hasattr(part, "tokenizer"))
 
     def seen(text):
         record = {"id": "r", "instruction": text, "candidates": [{"model": "m", "text": text}]}
@@ -221,7 +221,7 @@ def test_no_fuser_reads_one(tiny_t5):
     def seen(text):
         record = {"id": "r", "instruction": text, "input": text, "candidates": [{"model": "m", "text": text}, {"model": "n", "text": text * 9}], "top": [0, 1]}
         (work,) = fuser.plan(record)
-        assert work.cost == len(work.payload)
+        assert work.length == len(work.payload)
         return counted(fuser.tokenizer, [work.payload])
 
     benign = seen("a word")
@@ -243,7 +243,6 @@ def local(tiny_chat):
 
 def test_no_judge_and_no_chat_fuser_reads_one(local, tiny_chat):
     from blendkit.fusers.chat import ChatFuser
-    from blendkit.judges.base import Shown
     from blendkit.judges.llm import LLMJudge
     from blendkit.judges.prompting import built_in
 
@@ -257,7 +256,7 @@ def test_no_judge_and_no_chat_fuser_reads_one(local, tiny_chat):
             (work,) = next(judge.rounds(record, [(0, 1)]))
             prompt = work.payload[0]
             ids = local._ids(prompt)
-            assert work.cost == local.length(prompt) == len(ids)
+            assert work.length == local.length(prompt) == len(ids)
             return counted(local.tokenizer, [ids])
 
         assert seen(hostile(local.tokenizer)) == seen("word")
@@ -270,7 +269,11 @@ def test_no_judge_and_no_chat_fuser_reads_one(local, tiny_chat):
         record = {"id": "r", "instruction": text, "candidates": [{"model": text, "text": text}], "top": [0]}
         return counted(local.tokenizer, [local._ids(fuser.prompt(record, [0], str(tiny_chat), 1))])
 
-    assert fused(hostile(local.tokenizer)) == fused("word") == [Counter({local.tokenizer.convert_tokens_to_ids("<|im_start|>"): 2, local.tokenizer.eos_token_id: 1})]
+    assert (
+        fused(hostile(local.tokenizer))
+        == fused("word")
+        == [Counter({local.tokenizer.convert_tokens_to_ids("<|im_start|>"): 2, local.tokenizer.eos_token_id: 1})]
+    )
 
 
 def test_no_preset_reads_one_from_a_record(local):
@@ -350,8 +353,3 @@ def test_a_vocabulary_without_control_tokens():
 
     texts = TextTokenizer(PreTrainedTokenizerFast(tokenizer_object=Tokenizer(WordLevel({"a": 0}, unk_token="a"))))
     assert texts(["a"])["input_ids"] == [texts.read(texts.material("a"))] == [[0]]
-    assert texts([])["input_ids"] == [] if False else True
-
-
-def test_examples_are_there():
-    assert examples(1)
