@@ -12,6 +12,7 @@ from typing import Any
 
 from blendkit.errors import NoInputError
 from blendkit.models.loading import choose_device, choose_dtype, fingerprint, shared
+from blendkit.models.text_tokenizer import TextTokenizer
 from blendkit.scorers.base import Item, ModelScorer, Rounds
 from blendkit.stage import Work
 
@@ -26,6 +27,9 @@ class Loaded:
     bart: Any
     tokenizer: Any
     longest: int
+
+    def __post_init__(self) -> None:
+        self.texts = TextTokenizer(self.tokenizer)
 
 
 class BartScore(ModelScorer):
@@ -50,7 +54,7 @@ class BartScore(ModelScorer):
         """Encodes each source once, then decodes its targets together."""
         pairs = list(dict.fromkeys(pair for item in items for pair in self.directions(item)))
         texts = list(dict.fromkeys(text for pair in pairs for text in pair))
-        rows = self.tokenizer(texts, truncation=True, max_length=self.longest)["input_ids"] if texts else []
+        rows = self.loaded.texts(texts, truncation=True, max_length=self.longest)["input_ids"] if texts else []
         ids = {text: tuple(row) for text, row in zip(texts, rows, strict=True)}
         targets: dict[str, list[str]] = {}
         for source, target in pairs:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from abc import abstractmethod
 from typing import Any
 
+from blendkit.models.text_tokenizer import TextTokenizer
 from blendkit.scorers.base import Item, ModelScorer, Rounds
 from blendkit.stage import Work
 
@@ -43,7 +44,7 @@ class RegressionScorer(ModelScorer):
         return f"{kind}|model:{self.model_at}|max:{self.regressor.longest}"
 
 
-def text_pairs(tokenizer: Any, firsts: list[str], seconds: list[str], longest: int) -> list[Input]:
+def text_pairs(tokenizer: TextTokenizer, firsts: list[str], seconds: list[str], longest: int) -> list[Input]:
     """Two texts in one input, the longer cut first where both do not fit."""
     if not firsts:
         return []
