@@ -14,8 +14,10 @@ from typing import Annotated, Any
 import typer
 from typer.core import TyperGroup
 
-from blendkit.errors import BlendkitError, Interrupted, UsageError
-from blendkit.jsonl import ReaderGone, catch_signals, raise_if_signalled
+from blendkit.credentials import Secrets
+from blendkit.errors import BlendkitError, Interrupted, OutputError, UsageError
+from blendkit.jsonl import catch_signals, raise_if_signalled
+from blendkit.standard import ReaderGone, make_safe
 from blendkit.version import VERSION
 
 # In the order of the pipe. A new command is a file in commands/ with a function of its name, and a line here.
@@ -77,6 +79,7 @@ def blendkit(version: Annotated[bool, typer.Option("--version", callback=_versio
 
 def main() -> None:
     """The console script: runs a command, and turns what went wrong into one line and an exit code."""
+    make_safe()
     catch_signals()
     # Records are trees without cycles, and a window holds many small objects: Python would look through all of them again and again.
     gc.set_threshold(200_000, 20, 100)
@@ -110,6 +113,8 @@ def _run() -> None:
     try:
         # What it gives back is the code of a typer.Exit, or whatever the command returned.
         found = app(prog_name="blendkit", standalone_mode=False)
+        # A help text or a table that cannot be written is told, too.
+        sys.stdout.flush()
         sys.exit(found if isinstance(found, int) else 0)
     except CALLED_WRONGLY as error:
         message = error.format_message()
@@ -117,7 +122,7 @@ def _run() -> None:
             place = error.ctx.command_path if error.ctx else "blendkit"
             raise UsageError(f"{message[0].lower()}{message[1:].rstrip('.')}; see {place} --help") from error
         # The command was called alone: that shows its help, here or already.
-        print(message, end="\n" if message else "")
+        print(message, end="\n" if message else "", flush=True)
         sys.exit(UsageError.exit_code)
     except Exception:
         # A C extension may turn the interrupt into an exception of its own.
@@ -126,16 +131,18 @@ def _run() -> None:
 
 
 def _say(command: str, message: str) -> None:
+    # Whoever made the message, no key goes with it.
+    masked = Secrets.of_process().masked
+    message = masked(message)
     if "--debug" in sys.argv:
-        traceback.print_exc()
-    with suppress(BrokenPipeError):
-        print(f"blendkit {command}: {' '.join(message.split())}" if command else f"blendkit: {message}", file=sys.stderr)
+        print(masked(traceback.format_exc()), end="", file=sys.stderr)
+    print(f"blendkit {command}: {' '.join(message.split())}" if command else f"blendkit: {message}", file=sys.stderr)
 
 
 def _leave(code: int) -> None:
     # Threads of model libraries and a closed stdout must not add their own words at the end.
     for stream in (sys.stderr, sys.stdout):
-        with suppress(OSError, AttributeError):
+        with suppress(OSError, OutputError, ReaderGone):
             stream.flush()
     os._exit(code)
 

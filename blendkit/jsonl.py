@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import errno
-import gzip
 import hashlib
 import io
 import os
@@ -16,20 +15,19 @@ from pathlib import Path
 from types import FrameType
 from typing import IO, Any, BinaryIO
 
+import msgspec
 import orjson
 
-from blendkit.errors import Interrupted, NoInputError, OutputError, RecordError
+from blendkit.compression import Damaged, compressor, decompressed
+from blendkit.errors import DataError, Interrupted, NoInputError, OutputError, RecordError
 from blendkit.records import Record, parse
 from blendkit.seen import Seen
+from blendkit.standard import ReaderGone, need_stdout
 
 MAX_LINE_BYTES = 32 << 20
 READ_AHEAD = 1 << 20
 
 Shard = tuple[int, int]
-
-
-class ReaderGone(Exception):
-    """Whoever read our output has had enough (`| head -1`)."""
 
 
 @dataclass(slots=True)
@@ -57,7 +55,8 @@ class Reader:
     `max_line_bytes` is a bad one, and no more of it than that is in memory, however small it was compressed.
 
     Raises:
-        NoInputError: the file does not exist or is not what its name says.
+        NoInputError: the file does not exist or cannot be read.
+        DataError: what is compressed is cut or damaged; all lines before that place were given out.
     """
 
     def __init__(self, path: str | None, shard: Shard | None = None, max_line_bytes: int = MAX_LINE_BYTES) -> None:
@@ -94,8 +93,10 @@ class Reader:
                 if len(line) > self.max_line_bytes and not line.endswith(b"\n"):
                     while (rest := self._stream.readline(1 << 20)) and not rest.endswith(b"\n"):
                         pass
-            except (gzip.BadGzipFile, EOFError, OSError, zstd_error()) as error:
-                raise NoInputError(f"{self.name}:{number}: cannot be read: {error}") from error
+            except Damaged as error:
+                raise DataError(f"{self.name}:{number}: {error}") from error
+            except OSError as error:
+                raise NoInputError(f"{self.name}:{number}: cannot be read: {error.strerror or error}") from error
             if not line:
                 return
             if line.strip():
@@ -128,6 +129,15 @@ def _size(count: int) -> str:
     return f"{count >> 20} MB" if count >= 1 << 20 and not count % (1 << 20) else f"{count} bytes"
 
 
+def as_line(row: Any) -> bytes:
+    """A row of JSON with its line end."""
+    try:
+        return orjson.dumps(row, option=orjson.OPT_APPEND_NEWLINE)
+    except TypeError:
+        # Integers of more than 64 bits, which orjson does not write.
+        return msgspec.json.encode(row) + b"\n"
+
+
 class Writer:
     """Writes records as whole lines to a file or to standard output, a block of them at a time.
 
@@ -142,9 +152,7 @@ class Writer:
         self.name = path if path and path != "-" else "<stdout>"
         self._file: IO[bytes]
         if self.name == "<stdout>":
-            if sys.stdout is None:
-                raise OutputError("standard output is closed: redirect it, or name a file with -o")
-            self._file = io.FileIO(sys.stdout.fileno(), "w", closefd=False)
+            self._file = io.FileIO(need_stdout(), "w", closefd=False)
         else:
             with self._errors():
                 self._file = io.FileIO(self.name, "a" if append else "w")
@@ -152,7 +160,7 @@ class Writer:
 
     def write(self, records: Iterable[Any]) -> None:
         """All of them, in one block (one gzip member or zstd frame where the name asks for that)."""
-        data = b"".join(orjson.dumps(record, option=orjson.OPT_APPEND_NEWLINE) for record in records)
+        data = b"".join(map(as_line, records))
         if data:
             self.write_bytes(data)
 
@@ -177,49 +185,6 @@ class Writer:
         except OSError as error:
             hint = "; free some space, then go on with --resume" if error.errno == errno.ENOSPC else ""
             raise OutputError(f"{self.name}: cannot write: {error.strerror}{hint}") from error
-
-
-def whole_lines(path: str) -> Iterator[bytes]:
-    """The whole, valid lines at the head of an output file that a run left behind; a torn end is left out."""
-    with Path(path).open("rb") as raw:
-        stream = decompressed(raw, path)
-        while True:
-            try:
-                line = stream.readline()
-                if not line.endswith(b"\n"):
-                    return
-                orjson.loads(line)
-            except (EOFError, OSError, zstd_error(), orjson.JSONDecodeError):
-                return
-            yield line
-
-
-def decompressed(raw: BinaryIO, name: str) -> IO[bytes]:
-    """The stream behind a name that ends in .gz or .zst, or the stream itself."""
-    if name.endswith(".gz"):
-        return gzip.open(raw)  # type: ignore[return-value]
-    if name.endswith(".zst"):
-        import zstandard
-
-        return io.BufferedReader(zstandard.ZstdDecompressor().stream_reader(raw, read_across_frames=True))
-    return raw
-
-
-def compressor(name: str) -> Any:
-    """What one block of output goes through, by the file's name."""
-    if name.endswith(".gz"):
-        return lambda data: gzip.compress(data, mtime=0)
-    if name.endswith(".zst"):
-        import zstandard
-
-        return zstandard.ZstdCompressor().compress
-    return lambda data: data
-
-
-def zstd_error() -> type[Exception]:
-    """zstandard's exception, if it is loaded at all; no import for those who do not use it."""
-    module = sys.modules.get("zstandard")
-    return module.ZstdError if module else EOFError
 
 
 _waiting: list[int] = []

@@ -98,7 +98,7 @@ def parse(line: bytes, number: int) -> Record:
         RecordError: not UTF-8, not JSON, not an object, or a field is of the wrong type.
     """
     try:
-        record = orjson.loads(line)
+        record = _loaded(line)
     except orjson.JSONDecodeError as error:
         raise RecordError("", _not_json(line, error)) from error
     if not isinstance(record, dict):
@@ -107,6 +107,15 @@ def parse(line: bytes, number: int) -> Record:
         record = {"id": str(number), **record}
     validate(record)
     return record
+
+
+def _loaded(line: bytes) -> Any:
+    try:
+        # Unlike orjson, it keeps integers of more than 64 bits.
+        return msgspec.json.decode(line)
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
+        # orjson says more exactly what is wrong.
+        return orjson.loads(line)
 
 
 def validate(record: Record) -> None:

@@ -8,19 +8,20 @@ import resource
 import sys
 import time
 from collections.abc import Callable, Iterator
-from contextlib import suppress
 from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
-from itertools import islice
 from pathlib import Path
 
 import orjson
 
+from blendkit.credentials import Secrets, in_urls
 from blendkit.engines import EngineOptions, distributed
-from blendkit.errors import DataError, NoInputError, OutputError, RecordError, SkippedRecords, UsageError
-from blendkit.jsonl import MAX_LINE_BYTES, BadLine, Line, Reader, Shard, Writer, raise_if_signalled, signals_wait, whole_lines
+from blendkit.errors import DataError, OutputError, RecordError, SkippedRecords, UsageError
+from blendkit.files import Role, stdin_or, stdout_or
+from blendkit.jsonl import MAX_LINE_BYTES, BadLine, Line, Reader, Shard, Writer, raise_if_signalled
 from blendkit.progress import Progress
 from blendkit.records import verdicts_of
+from blendkit.resuming import Remaining, recover
 from blendkit.stage import Counts, Plan, Stage, process
 from blendkit.version import VERSION
 
@@ -47,12 +48,14 @@ class RunOptions:
     quiet: bool = False
     debug: bool = False
     engine: EngineOptions = field(default_factory=EngineOptions)
+    # Files of a command's own flags.
+    files: list[Role] = field(default_factory=list)
 
     def check(self) -> None:
         """Raises UsageError for flags that do not go together."""
         self.engine.check()
-        if self.resume and not self.output:
-            raise UsageError("--resume needs -o FILE: it goes on after that file's last whole record")
+        if self.resume and (not self.output or self.output == "-"):
+            raise UsageError("--resume needs -o FILE: it adds the records that this file does not have yet")
         if self.rejects and self.on_error != "skip":
             raise UsageError("--rejects needs --on-error skip")
         if self.on_error not in ("fail", "skip"):
@@ -63,8 +66,13 @@ class RunOptions:
             raise UsageError(f"--window {self.window}: expected at least 1 record")
         if self.batch_tokens is not None and self.batch_tokens < 1:
             raise UsageError(f"--batch-tokens {self.batch_tokens}: expected at least 1 token")
-        if self.output and self.output != "-" and self.input and _same_file(self.input, self.output):
-            raise UsageError(f"-o {self.output}: the output would overwrite the input")
+
+    def roles(self) -> list[Role]:
+        """What every file is for."""
+        files = [stdin_or(self.input), stdout_or(self.output), *self.files]
+        files += [Role(flag, file, writes=True) for flag, file in (("--rejects", self.rejects), ("--manifest", self.manifest)) if file]
+        # Whoever sends records and messages to one place with 2>&1 wants that; in a file of records no message may land.
+        return files if files[1].file == 1 else [*files, Role("standard error", 2, writes=True)]
 
     def reader(self) -> Reader:
         """The input, or this process's part of it."""
@@ -117,11 +125,11 @@ def run_stage(make: Callable[[], Stage], options: RunOptions) -> Stage:
     """
     options.check()
     reader = options.reader()
+    remaining = Remaining(recover(options.output), reader.name) if options.resume and options.output else None
     stage = distributed(make, options.engine)
-    last_id = recover(options.output) if options.resume and options.output else None
     lines: Iterator[Line | BadLine] = reader.records()
-    if last_id is not None:
-        lines = after(lines, last_id, reader.name, str(options.output))
+    if remaining is not None:
+        lines = remaining.lines(lines)
     writer = Writer(options.output, append=options.resume)
     with Rejects(options, reader.name) as rejects, Progress(options, reader) as progress, Manifest(options, stage, reader.name) as manifest:
 
@@ -135,48 +143,19 @@ def run_stage(make: Callable[[], Stage], options: RunOptions) -> Stage:
             for done in process(stage, lines, plan):
                 if stage.passes_records:
                     writer.write(line.record for line in done)
+                if remaining is not None:
+                    remaining.wrote(done)
             if ending := stage.ending():
                 writer.write_bytes(ending)
         finally:
             progress.close()
             plan.close()
             stage.close()
-            with suppress(BrokenPipeError):  # nobody reads them
-                for warning in stage.warnings():
-                    print(f"blendkit {options.command}: {warning}", file=sys.stderr)
+            for warning in [*stage.warnings(), *(remaining.told() if remaining is not None else ())]:
+                print(f"blendkit {options.command}: {warning}", file=sys.stderr)
         writer.close()
     rejects.raise_if_any()
     return stage
-
-
-def recover(output: str) -> str | None:
-    """Cuts a torn last line off an earlier output and returns the id of its last whole record, if any."""
-    if not Path(output).exists():
-        return None
-    # Written anew beside it, then put in its place: a crash here loses nothing, and memory holds one block.
-    beside = f"{output}.part{Path(output).suffix}"
-    last = b""
-    try:
-        with signals_wait():
-            lines = whole_lines(output)
-            writer = Writer(beside)
-            while block := list(islice(lines, 256)):
-                last = block[-1]
-                writer.write_bytes(b"".join(block))
-            writer.close()
-            os.replace(beside, output)
-    except OSError as error:
-        raise NoInputError(f"{output}: {error.strerror}") from error
-    return str(orjson.loads(last)["id"]) if last else None
-
-
-def after(lines: Iterator[Line | BadLine], last_id: str, source: str, output: str) -> Iterator[Line | BadLine]:
-    """The stream behind the record `last_id`. Bad lines before it were dealt with by the earlier run."""
-    for line in lines:
-        if isinstance(line, Line) and line.record["id"] == last_id:
-            yield from lines
-            return
-    raise DataError(f"{source}: cannot resume: {output} ends with the record {last_id!r}, which this input does not have")
 
 
 class Rejects:
@@ -184,7 +163,8 @@ class Rejects:
 
     def __init__(self, options: RunOptions, source: str) -> None:
         self.options, self.source, self.count = options, source, 0
-        self._writer = Writer(options.rejects, append=options.resume) if options.rejects else None
+        # Anew with --resume, too: what was skipped is not in the output, so that it is tried again.
+        self._writer = Writer(options.rejects) if options.rejects else None
 
     def __enter__(self) -> Rejects:
         return self
@@ -225,10 +205,11 @@ class Manifest:
         if not self.options.manifest:
             return
         seconds = time.monotonic() - self._started
+        secrets = Secrets.of_process()
         content = {
             "blendkit": VERSION,
             "command": self.options.command,
-            "arguments": [hide_keys(argument) for argument in sys.argv[1:]],
+            "arguments": [secrets.masked_whole(in_urls(argument)) for argument in sys.argv[1:]],
             "time": datetime.now(UTC).isoformat(timespec="seconds"),
             "input": self.source,
             "output": self.options.output or "<stdout>",
@@ -245,14 +226,6 @@ class Manifest:
             raise OutputError(f"{self.options.manifest}: cannot write: {failure.strerror}") from failure
 
 
-def hide_keys(argument: str) -> str:
-    """An argument as the manifest may show it: credentials inside a URL are taken out."""
-    scheme, mark, rest = argument.partition("://")
-    if mark and "@" in rest.split("/")[0]:
-        return f"{scheme}://***@{rest.split('@', 1)[1]}"
-    return argument
-
-
 def peak_memory() -> dict[str, int]:
     """Peak bytes of this process, and of the CUDA device if one was used."""
     scale = 1 if sys.platform == "darwin" else 1024
@@ -267,13 +240,6 @@ def seeded(seed: int, *parts: str) -> int:
     """A seed of its own for each thing that is named, the same on every machine and in every order of records."""
     digest = hashlib.sha256("\0".join([str(seed), *parts]).encode()).digest()
     return int.from_bytes(digest[:4], "big")
-
-
-def _same_file(first: str, second: str) -> bool:
-    try:
-        return os.path.samefile(first, second) and os.path.isfile(first)
-    except OSError:
-        return False
 
 
 def check_stream(options: RunOptions) -> None:

@@ -37,6 +37,11 @@ class Seen:
             self._keys = set()
         return True
 
+    def __contains__(self, text: str) -> bool:
+        """Raises OutputError as `add` does."""
+        key = hash(text)
+        return key in self._keys if self._disk is None else self._disk.has(key)
+
 
 class _OnDisk:
     def __init__(self) -> None:
@@ -57,5 +62,11 @@ class _OnDisk:
         """How many of them are new."""
         try:
             return self._database.executemany("INSERT OR IGNORE INTO seen VALUES (?)", ((key,) for key in keys)).rowcount
+        except self._error as error:
+            raise OutputError.of_temporary_files(error) from error
+
+    def has(self, key: int) -> bool:
+        try:
+            return self._database.execute("SELECT 1 FROM seen WHERE key = ?", (key,)).fetchone() is not None
         except self._error as error:
             raise OutputError.of_temporary_files(error) from error

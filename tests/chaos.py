@@ -1,10 +1,12 @@
-"""Kills random parts of a running pipe, resumes it until it is done, and compares with the undisturbed run.
+"""Kills random parts of running commands and damages their outputs, resumes until they are done, and compares with the undisturbed run.
 
-    bin/chaos [--rounds 20] [--seed 0] [--copies 24] [--model embedded]
+    bin/chaos [--rounds 20] [--seed 0] [--copies 24] [--model embedded] [--only whole,rank,generate,fuse,judge,train]
 
-The pipe is score | pair --workers 2 -o paired.jsonl --resume, then rank | fuse | judge -o out.jsonl --resume. In each round its
-processes, workers too, get SIGKILL or SIGTERM at random times until one of the commands has ended. Ends with 0 when nothing was
-lost, and nothing is there twice.
+`whole` is score | pair --workers 2 -o paired.jsonl.zst --resume, then rank | fuse | judge -o out.jsonl.gz --resume; the others are one
+command each, of tiny local models. In each round processes, workers too, get SIGKILL or SIGTERM at random times until one of the
+commands has ended. Between rounds a .gz or .zst output is cut, truncated, or has a bit flipped: `--resume` goes on after its last whole
+record, or refuses with 65 or 66 and the file's name, and then the file of before is put back. Ends with 0 when nothing was lost,
+nothing is there twice, nothing is different, and no command ended otherwise than it should.
 """
 
 from __future__ import annotations
@@ -22,44 +24,40 @@ from contextlib import suppress
 from pathlib import Path
 
 import orjson
+from chaos_pipes import SCENARIOS, Models, Pipe, damage, read, stream
 from comparing import close
 
-EXAMPLES = Path(__file__).parent.parent / "docs" / "examples" / "candidates.jsonl"
-BLENDKIT = [sys.executable, "-m", "blendkit"]
+REFUSED = (65, 66)
+# Killed, ended by SIGTERM, out of workers.
+KILLED = (-signal.SIGKILL, -signal.SIGTERM, 143, 75)
 
 
-def halves(folder: Path, model: str, workers: int) -> list[list[list[str]]]:
-    """The pipe's two halves, each a list of commands; the last of each writes a file, and goes on where that ends."""
-    paired, out = str(folder / "paired.jsonl"), str(folder / "out.jsonl")
-    score = [*BLENDKIT, "score", "--metric", "rouge2", "-i", str(folder / "in.jsonl")]
-    pair = [*BLENDKIT, "pair", "--model", model, "--window", "4", "--workers", str(workers), "-o", paired, "--resume"]
-    rank, fuse = [*BLENDKIT, "rank", "-i", paired], [*BLENDKIT, "fuse"]
-    return [[score, pair], [rank, fuse, [*BLENDKIT, "judge", "--window", "4", "-o", out, "--resume"]]]
-
-
-def start(commands: list[list[str]]) -> list[subprocess.Popen[bytes]]:
-    """The commands with pipes between them."""
+def start(pipe: Pipe, said: Path) -> list[subprocess.Popen[bytes]]:
+    """The commands with pipes between them; what they say goes into a file."""
     processes: list[subprocess.Popen[bytes]] = []
-    for number, command in enumerate(commands):
-        source = processes[-1].stdout if processes else subprocess.DEVNULL
-        target = subprocess.PIPE if number < len(commands) - 1 else None
-        processes.append(subprocess.Popen(command, stdin=source, stdout=target, stderr=subprocess.DEVNULL))
-        if number:
-            processes[-2].stdout.close()  # type: ignore[union-attr]
+    with said.open("wb") as stderr:
+        for number, command in enumerate(pipe.commands):
+            source = processes[-1].stdout if processes else subprocess.DEVNULL
+            target = subprocess.PIPE if number < len(pipe.commands) - 1 else subprocess.DEVNULL
+            processes.append(subprocess.Popen(command, stdin=source, stdout=target, stderr=stderr))
+            if number:
+                processes[-2].stdout.close()  # type: ignore[union-attr]
     return processes
 
 
 def children(pid: int) -> list[int]:
     """Of a process, where /proc tells."""
-    return [int(child) for path in Path(f"/proc/{pid}/task").glob("*/children") for child in path.read_text().split()]
+    with suppress(OSError):
+        return [int(child) for path in Path(f"/proc/{pid}/task").glob("*/children") for child in path.read_text().split()]
+    return []
 
 
-def disturbed(commands: list[list[str]], rng: random.Random, longest: float) -> str:
-    """Runs the commands and kills parts of them until one of the commands ends; says what was killed, or nothing."""
-    processes = start(commands)
-    said = []
+def disturb(processes: list[subprocess.Popen[bytes]], rng: random.Random, longest: float) -> list[str]:
+    """Kills parts of the running commands until one of them ends; says what was killed."""
+    killed = []
     while True:
-        time.sleep(rng.uniform(0, longest))
+        # Late more often than early: the first seconds are imports.
+        time.sleep(longest * rng.random() ** 0.4)
         alive = {process.pid: str(process.args[3]) for process in processes if process.poll() is None}  # type: ignore[index]
         if len(alive) < len(processes):
             break
@@ -67,62 +65,116 @@ def disturbed(commands: list[list[str]], rng: random.Random, longest: float) -> 
         (pid, name), number = rng.choice(victims), rng.choice((signal.SIGKILL, signal.SIGKILL, signal.SIGTERM))
         with suppress(ProcessLookupError):
             os.kill(pid, number)
-            said.append(f"{number.name} to {name}")
+            killed.append(f"{number.name} to {name}")
         if pid in alive:
             break
-    for process in processes:
-        process.wait(timeout=300)
-    return ", ".join(said)
+    return killed
 
 
-def undisturbed(commands: list[list[str]]) -> None:
-    """Runs the commands to their end."""
-    codes = [process.wait() for process in start(commands)]
-    if any(codes):
-        sys.exit(f"chaos: an undisturbed run ended with {codes}")
+class Game:
+    """One scenario in a folder of its own: its rounds, what was damaged and how it was before."""
+
+    def __init__(self, name: str, folder: Path, models: Models, rng: random.Random) -> None:
+        self.name, self.folder, self.models, self.rng = name, folder, models, rng
+        self.hurt: dict[Path, tuple[bytes, bytes]] = {}
+        self.damaged = self.refused = 0
+
+    def pipes(self) -> list[Pipe]:
+        return SCENARIOS[self.name](self.folder, self.models, 2)
+
+    def run(self, pipe: Pipe, longest: float | None) -> list[str]:
+        """Runs a pipe, disturbed where `longest` says so, and sees to it that it ended as it may."""
+        processes = start(pipe, self.folder / "said")
+        killed = disturb(processes, self.rng, longest) if longest is not None else []
+        codes = [process.wait(timeout=600) for process in processes]
+        said = (self.folder / "said").read_text(errors="replace")
+        refused = codes[-1] in REFUSED and pipe.output.name in said
+        if refused:
+            self.refused += 1
+            if pipe.output in self.hurt:
+                pipe.output.write_bytes(self.hurt.pop(pipe.output)[0])
+        explained = (0, *(KILLED if killed else ()), *(REFUSED if killed or refused or self.hurt else ()))
+        if not set(codes) <= set(explained):
+            sys.exit(f"chaos: {self.name} ended with {codes}, killed: {killed}, in {self.folder}:\n{said[-2000:]}")
+        return killed
+
+    def round(self, number: int, longest: dict[Path, float]) -> None:
+        """Damages or not, runs, kills, and tells."""
+        pipes = self.pipes()
+        # The second pipe reads what the first has so far: an upstream that is not done yet.
+        pipe = pipes[-1] if number % 3 == 2 and pipes[0].output.exists() else pipes[0]
+        done = []
+        if pipe.output.suffix in (".gz", ".zst") and pipe.output.exists() and self.rng.random() < 0.7:
+            before = pipe.output.read_bytes()
+            # One damage at a time, so that what is put back is good.
+            if before and (pipe.output not in self.hurt or self.hurt[pipe.output][1] != before):
+                done.append(damage(pipe.output, self.rng))
+                self.hurt[pipe.output] = before, pipe.output.read_bytes()
+                self.damaged += 1
+        refused = self.refused
+        done += self.run(pipe, longest[Path(pipe.output.name)])
+        done += ["refused"] if self.refused > refused else []
+        size = pipe.output.stat().st_size if pipe.output.exists() else 0
+        print(f"{self.name} {number + 1:2}: {', '.join(done) or 'undisturbed'}; {pipe.output.name} has {size} bytes", flush=True)
+
+    def finish(self) -> None:
+        """Undisturbed runs to the end; one whose output is damaged is run again."""
+        for _ in range(2):
+            for pipe in self.pipes():
+                self.run(pipe, None)
 
 
-def read(path: Path) -> list[dict]:
-    return [orjson.loads(line) for line in path.read_bytes().splitlines()]
+def compare(disturbed: list[Pipe], calm: list[Pipe]) -> tuple[int, int, int, int]:
+    """Records, and how many of them are lost, there twice, different."""
+    total = lost = twice = different = 0
+    for one, other in zip(disturbed, calm, strict=True):
+        found, expected = read(one.output), read(other.output)
+        ids, wanted = [row["id"] for row in found], {row["id"] for row in expected}
+        total, lost, twice = total + len(expected), lost + len(wanted - set(ids)), twice + len(ids) - len(set(ids))
+        different += sum(not close(mine, theirs) for mine, theirs in zip(found, expected, strict=False)) + len(set(ids) - wanted)
+        different += sum(mine.read_bytes() != theirs.read_bytes() for mine, theirs in zip(one.exact, other.exact, strict=True))
+    return total, lost, twice, different
+
+
+def play(name: str, rounds: int, copies: int, root: Path, models: Models, rng: random.Random) -> bool:
+    """The scenario's rounds beside its undisturbed run; whether both came to the same."""
+    calm, folder = root / name / "calm", root / name / "disturbed"
+    for place in (calm, folder):
+        place.mkdir(parents=True)
+        for file, count in (("in.jsonl", copies), ("few.jsonl", max(1, copies // 6))):
+            (place / file).write_bytes(b"".join(orjson.dumps(record, option=orjson.OPT_APPEND_NEWLINE) for record in stream(count)))
+    quiet, longest = Game(name, calm, models, rng), {}
+    for pipe in quiet.pipes():
+        started = time.monotonic()
+        quiet.run(pipe, None)
+        longest[Path(pipe.output.name)] = time.monotonic() - started
+    game = Game(name, folder, models, rng)
+    for number in range(rounds):
+        game.round(number, longest)
+    game.finish()
+    total, lost, twice, different = compare(game.pipes(), quiet.pipes())
+    print(
+        f"{name}: {rounds} rounds, {game.damaged} outputs damaged, {game.refused} refused: "
+        f"{total} records, {lost} lost, {twice} there twice, {different} different from the undisturbed run",
+        flush=True,
+    )
+    return not (lost or twice or different)
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(prog="bin/chaos", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--rounds", type=int, default=20)
+    parser.add_argument("--rounds", type=int, default=20, help="of each scenario")
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--copies", type=int, default=24, help="of the 12 example records")
-    parser.add_argument("--longest", type=float, default=6.0, help="seconds before a kill, at most")
-    parser.add_argument("--model", default="embedded")
+    parser.add_argument("--copies", type=int, default=24, help="of the 12 example records; a sixth of them for local models")
+    parser.add_argument("--model", default="embedded", help="the ranker of `whole`")
+    parser.add_argument("--only", default=",".join(SCENARIOS), help="some of %(default)s")
     options = parser.parse_args()
-    rng = random.Random(options.seed)
-    folder, calm = (Path(tempfile.mkdtemp(prefix="blendkit-chaos-")) for _ in range(2))
-    records = [orjson.loads(line) for line in EXAMPLES.read_bytes().splitlines()]
-    stream = [record | {"id": f"{copy}/{record['id']}"} for copy in range(options.copies) for record in records]
-    for place in (folder, calm):
-        (place / "in.jsonl").write_bytes(b"".join(orjson.dumps(record, option=orjson.OPT_APPEND_NEWLINE) for record in stream))
-    first, second = halves(folder, options.model, 2)
-    for number in range(options.rounds):
-        # The second half reads what the first one has so far: an upstream that is not done yet.
-        half = first if number % 3 < 2 else second
-        if half is second and not (folder / "paired.jsonl").exists():
-            half = first
-        said = disturbed(half, rng, options.longest)
-        done = [len((folder / name).read_bytes().splitlines()) if (folder / name).exists() else 0 for name in ("paired.jsonl", "out.jsonl")]
-        print(f"round {number + 1:2}: {said or 'done before anything was killed'}; {done[0]} paired, {done[1]} judged", flush=True)
-    undisturbed(first)
-    undisturbed(second)
-    for half in halves(calm, options.model, 1):
-        undisturbed(half)
-    found, expected = read(folder / "out.jsonl"), read(calm / "out.jsonl")
-    ids = [record["id"] for record in found]
-    lost, twice = len({record["id"] for record in stream} - set(ids)), len(ids) - len(set(ids))
-    # Batches fall otherwise after a kill, so that floats differ a little.
-    different = sum(not close(one, other) for one, other in zip(found, expected, strict=False))
-    print(f"{options.rounds} rounds: {len(stream)} records, {lost} lost, {twice} there twice, {different} different from the undisturbed run")
-    if lost or twice or different or len(found) != len(stream):
-        sys.exit(f"chaos: the files are in {folder} and {calm}")
-    for place in (folder, calm):
-        shutil.rmtree(place)
+    root = Path(tempfile.mkdtemp(prefix="blendkit-chaos-"))
+    models = Models(root / "models", options.model)
+    good = [play(name, options.rounds, options.copies, root, models, random.Random(f"{options.seed} {name}")) for name in options.only.split(",")]
+    if not all(good):
+        sys.exit(f"chaos: the files are in {root}")
+    shutil.rmtree(root)
 
 
 if __name__ == "__main__":

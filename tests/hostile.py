@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import asyncio
+import gzip
 import json
 import threading
+import zlib
 from collections import Counter
 
 
 class HostileServer:
     """Answers `Reply to PROMPT`; `plan(prompt, attempt)` names what goes wrong with an attempt (counted from 1), or None.
 
-    429, 429-date, 500, cut, close, not-json, html, late, empty-choices, no-message, length, 400, quota, no-schema.
+    429, 429-date, 500, cut, close, not-json, html, late, empty-choices, no-message, length, 400, quota, no-schema;
+    bodies without end: gzip-bomb, gzip-members, endless, endless-400, trickle, headers; `redirect:URL`; `wait:SECONDS`;
+    echo (all that was asked, key and all, in a refusal). Bytes or a dict in place of a name are a body with status 200.
     `asked` counts attempts a prompt, `answered` whole good answers. `reply(body)` gives another text, and
     `top(body)` the first token's alternatives with log-probabilities, where the request asks for them.
     """
@@ -45,13 +49,13 @@ class HostileServer:
                 body = json.loads(await reader.readexactly(int(fields["content-length"])))
                 self.bodies.append(body)
                 self.headers.append(head)
-                if await self._answer(body, writer):
+                if await self._answer(body, writer, head):
                     writer.close()
                     return
         except (asyncio.IncompleteReadError, ConnectionError):
             writer.close()
 
-    async def _answer(self, body: dict, writer: asyncio.StreamWriter) -> bool:
+    async def _answer(self, body: dict, writer: asyncio.StreamWriter, head: str) -> bool:
         """Writes a reply; True when the connection ends with it."""
         prompt = body["messages"][-1]["content"] if "messages" in body else body["prompt"]
         self.asked[prompt] += 1
@@ -59,6 +63,16 @@ class HostileServer:
         if self.latency:
             await asyncio.sleep(self.latency)
         good = self._completion(body, prompt)
+        if isinstance(fault, bytes | dict):
+            return self._write(writer, 200, fault)
+        if isinstance(fault, str) and await self._without_end(fault, writer):
+            return True
+        if fault == "echo":
+            return self._write(writer, 400, {"error": {"message": f"bad request: {head}"}}, f"X-Echo: {head.splitlines()[0]}\r\n")
+        if isinstance(fault, str) and fault.startswith("redirect:"):
+            return self._write(writer, 307, {}, f"Location: {fault.partition(':')[2]}\r\n")
+        if isinstance(fault, str) and fault.startswith("wait:"):
+            return self._write(writer, 429, {}, f"Retry-After: {fault.partition(':')[2]}\r\n")
         if fault == "late":
             await asyncio.sleep(self.late)
         if fault in ("429", "429-date"):
@@ -89,6 +103,34 @@ class HostileServer:
             self.answered[prompt] += 1
         return self._write(writer, 200, good)
 
+    async def _without_end(self, fault: str, writer: asyncio.StreamWriter) -> bool:
+        """Writes a body that is far larger than it looks, or never ends; False when the fault is another one."""
+        status = "400 Bad" if fault == "endless-400" else "200 OK"
+        head = f"HTTP/1.1 {status}\r\nContent-Type: application/json\r\n".encode()
+        if fault in ("gzip-bomb", "gzip-members"):
+            data = bomb() if fault == "gzip-bomb" else gzip.compress(bytes(16 << 20)) * 200
+            writer.write(head + b"Content-Encoding: gzip\r\nContent-Length: %d\r\n\r\n" % len(data) + data)
+            await writer.drain()
+        elif fault in ("endless", "endless-400"):
+            writer.write(head + b"\r\n")
+            while True:
+                writer.write(b" " * (1 << 16))
+                await writer.drain()
+        elif fault == "trickle":
+            writer.write(head + b"\r\n")
+            while True:
+                writer.write(b" ")
+                await writer.drain()
+                await asyncio.sleep(0.05)
+        elif fault == "headers":
+            writer.write(head)
+            while True:
+                writer.write(b"X-More: of the same\r\n" * 1000)
+                await writer.drain()
+        else:
+            return False
+        return True
+
     def _completion(self, body: dict, prompt: str) -> dict:
         text = self.reply(body) if self.reply else f"Reply to {prompt}"
         choice: dict = {"index": 0, "finish_reason": "stop"}
@@ -108,3 +150,10 @@ class HostileServer:
         data = body if isinstance(body, bytes) else json.dumps(body).encode()
         writer.write(f"HTTP/1.1 {status} X\r\nContent-Type: application/json\r\n{more}Content-Length: {len(data)}\r\n\r\n".encode() + data)
         return False
+
+
+def bomb(size: int = 512 << 20) -> bytes:
+    """So many zeros in one gzip stream, a thousand times smaller."""
+    packing = zlib.compressobj(9, wbits=zlib.MAX_WBITS | 16)
+    zeros = bytes(1 << 20)
+    return b"".join([packing.compress(zeros) for _ in range(size >> 20)] + [packing.flush()])

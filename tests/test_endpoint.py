@@ -203,7 +203,7 @@ def test_several_processes_share_a_cache(serve, tmp_path):
 
 def test_a_cache_that_cannot_be_written(blendkit, serve, tmp_path):
     with pytest.raises(OutputError, match=r"--cache .*nowhere"):
-        Cache(str(tmp_path / "nowhere" / "cache.sqlite"))
+        Cache(str(tmp_path / "nowhere" / "cache.sqlite"), 1000)
     (tmp_path / "text.sqlite").write_text("this is no database, but long enough to look like a broken one " * 20)
     done = blendkit("generate", "-m", "openai:x", "--base-url", serve().url, "--cache", tmp_path / "text.sqlite", stdin=lines(prompts(1)))
     assert done.returncode == 74

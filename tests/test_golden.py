@@ -15,6 +15,7 @@ from blendkit.fusers.genfuser import fuser_prompt
 from blendkit.models.fast.scorer import PairScorer
 from blendkit.models.pairrm import load_pairrm
 from blendkit.models.summareranker import head_of, save_summareranker
+from blendkit.models.text_tokenizer import TextTokenizer
 from blendkit.rankers.conversations import pair_texts
 from blendkit.rankers.pair_inputs import PairInputs
 from blendkit.rankers.pairranker import PairRanker
@@ -188,9 +189,11 @@ def test_fuser_prompt_to_the_letter(golden):
     from transformers import AutoTokenizer
 
     tokenizer = AutoTokenizer.from_pretrained(golden / "checkpoints" / "backbone")
+    texts = TextTokenizer(tokenizer)
     for case in json.loads((golden / "fuser_prompt.json").read_text()):
-        prompt = fuser_prompt(case["instruction"], case["input"], case["candidates"], tokenizer, case["candidate_maxlength"])
+        prompt = fuser_prompt(case["instruction"], case["input"], case["candidates"], texts, case["candidate_maxlength"])
         assert prompt == case["fuser_input"]
+        assert texts.read(prompt) == tokenizer(prompt)["input_ids"]
 
 
 def test_bartscore(golden):
@@ -223,8 +226,8 @@ def test_simcls(golden):
     scorer = SimCLS("simcls", checkpoint, "cpu")
     assert {token: scorer.tokenizer.convert_tokens_to_ids(token) for token in values["added_tokens"]} == values["added_tokens"]
     for case in values["cases"]:
-        assert list(simcls_ids(scorer.tokenizer, case["source"], 0, scorer.lengths)) == unpadded(case["source_input_ids"])
-        assert [list(simcls_ids(scorer.tokenizer, text, 1, scorer.lengths)) for text in case["candidates"]] == [
+        assert list(simcls_ids(scorer.texts, case["source"], 0, scorer.lengths)) == unpadded(case["source_input_ids"])
+        assert [list(simcls_ids(scorer.texts, text, 1, scorer.lengths)) for text in case["candidates"]] == [
             unpadded(ids) for ids in case["candidate_input_ids"]
         ]
         record = {"instruction": case["source"], "candidates": [{"model": "m", "text": text} for text in case["candidates"]]}
@@ -245,7 +248,7 @@ def test_summareranker(golden, tmp_path):
     save_summareranker(tmp_path, encoder, head_of(weights), AutoTokenizer.from_pretrained(backbone), 40, 40)
     scorer = SummaReranker("summareranker", str(tmp_path), "cpu")
     for case in json.loads((golden / "summareranker.json").read_text())["cases"]:
-        rows = summareranker_ids(scorer.tokenizer, case["source"], case["candidates"], scorer.source_maxlength, scorer.candidate_maxlength)
+        rows = summareranker_ids(scorer.texts, case["source"], case["candidates"], scorer.source_maxlength, scorer.candidate_maxlength)
         assert [list(row) for row in rows] == [unpadded(ids) for ids in case["input_ids"]]
         np.testing.assert_allclose(scorer.logits(rows), case["task_logits"], atol=1e-4)
         record = {"instruction": case["source"], "candidates": [{"model": "m", "text": text} for text in case["candidates"]]}

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from tokenizers import Tokenizer
 
@@ -23,7 +23,6 @@ def all_inputs(tiny_ranker, golden_ranker):
     return found
 
 
-@settings(deadline=None, max_examples=150, derandomize=True)
 @given(source=TEXTS, candidates=st.lists(TEXTS, min_size=1, max_size=4))
 def test_only_our_own_tokens_are_structure(all_inputs, source, candidates):
     for inputs in all_inputs:
@@ -37,7 +36,6 @@ def test_only_our_own_tokens_are_structure(all_inputs, source, candidates):
             assert text_ids[-1] == inputs.tokenizer.sep_token_id
 
 
-@settings(deadline=None, max_examples=100, derandomize=True)
 @given(text=st.text(max_size=80))
 def test_other_text_has_the_ids_it_always_had(all_inputs, text):
     for inputs in all_inputs:

@@ -132,6 +132,7 @@ def test_genfuser_is_beam_search_over_its_prompt(tiny_t5):
     from transformers import AutoModelForSeq2SeqLM, AutoTokenizer
 
     from blendkit.fusers.genfuser import fuser_prompt
+    from blendkit.models.text_tokenizer import TextTokenizer
 
     records = [record | {"top": [1, 3]} for record in examples(3)]
     done = list(library.fuse(records, str(tiny_t5), name="fused", max_new_tokens=12, dtype="float32", device="cpu"))
@@ -139,7 +140,7 @@ def test_genfuser_is_beam_search_over_its_prompt(tiny_t5):
     for record in done:
         texts = [record["candidates"][k]["text"] for k in (1, 3)]
         ids = tokenizer(
-            fuser_prompt(record["instruction"], record["input"], texts, tokenizer, 128),
+            fuser_prompt(record["instruction"], record["input"], texts, TextTokenizer(tokenizer), 128),
             add_special_tokens=False,
             return_tensors="pt",
             max_length=1024,

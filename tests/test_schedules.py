@@ -7,7 +7,7 @@ import random
 import numpy as np
 import pytest
 from conftest import examples, lines, parsed
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 import blendkit as library
@@ -32,7 +32,6 @@ def drive(spec, n, logit, seed=0):
         return asked, rounds, done.value
 
 
-@settings(deadline=None, max_examples=60, derandomize=True)
 @given(n=st.integers(1, 16), seed=st.integers(0, 999), spec=st.sampled_from(["bubble", "bubble:3", "bubble:99", "sort"]))
 def test_orders_are_exact_under_a_transitive_ranker(n, seed, spec):
     strengths = np.random.default_rng(seed).permutation(n)
@@ -64,7 +63,6 @@ def test_merge_insertion_is_near_the_least_number_of_comparisons():
     assert worst == 2 * 26  # ceil(log2 11!) = 26, in both orders
 
 
-@settings(deadline=None, max_examples=40, derandomize=True)
 @given(n=st.integers(2, 12), seed=st.integers(0, 99), spec=st.sampled_from(["single", "swiss:4", "active:30"]))
 def test_partial_matrices_of_an_additive_ranker_rank_as_the_full_one(n, seed, spec):
     strengths = np.random.default_rng(seed).normal(size=n) * 2
@@ -131,7 +129,7 @@ def test_the_same_logits_as_in_the_full_matrix(tiny_ranker):
     for spec in ("single", "sort", "swiss:4", "active:9"):
         (some,) = library.pair(examples(1), str(tiny_ranker), device="cpu", schedule=spec)
         for i, j, logit in some["comparisons"]["pairrm"]["pairs"]:
-            assert logit == pytest.approx(known[i, j], abs=1e-5)
+            assert logit == pytest.approx(known[i, j], abs=1e-4)
 
 
 def test_one_candidate_needs_no_comparison(tiny_ranker):

@@ -8,7 +8,8 @@ import math
 import numpy as np
 import pytest
 import torch
-from conftest import bert_tokenizer, examples, lines, parsed
+from conftest import examples, lines, parsed
+from tiny_models import bert_tokenizer
 from tiny_scorers import SHAPE, scored
 
 from blendkit.scorers import better_when_lower

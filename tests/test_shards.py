@@ -6,7 +6,7 @@ import os
 
 import pytest
 from conftest import lines, parsed
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from blendkit.errors import UsageError
@@ -24,7 +24,6 @@ def parts_of(blendkit, tmp_path, count: int, stream: str, code: int = 0) -> list
     return paths
 
 
-@settings(max_examples=40, deadline=None)
 @given(st.lists(st.text(min_size=1, max_size=8), unique=True, max_size=30), st.integers(1, 7))
 def test_every_record_falls_to_one_shard(tmp_path_factory, ids, count):
     path = tmp_path_factory.mktemp("shards") / "in.jsonl"

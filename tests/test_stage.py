@@ -152,4 +152,4 @@ def test_logits_do_not_depend_on_batches_and_windows(tiny_ranker, settings):
     for mine, theirs in zip(whole, other, strict=True):
         for (i, j, logit), (k, m, again) in zip(mine, theirs, strict=True):
             assert (i, j) == (k, m)
-            assert logit == pytest.approx(again, abs=1e-5)
+            assert logit == pytest.approx(again, abs=1e-4)

@@ -8,7 +8,6 @@ import shutil
 import signal
 import subprocess
 import sys
-import time
 
 import pytest
 import torch
@@ -27,7 +26,8 @@ def labelled(count: int = 12) -> list[dict]:
     records = examples(count)
     for record in records:
         for candidate in record["candidates"]:
-            candidate["scores"] = {"q": QUALITY[candidate["model"]], "length": float(len(candidate["text"]))}
+            quality = QUALITY[candidate["model"]]
+            candidate["scores"] = {"q": quality, "square": quality**2, "length": float(len(candidate["text"]))}
         record["ranks"] = {"r": [1, 2, 3, 4, 5]}
     return records
 
@@ -150,11 +150,14 @@ def test_training_stops_where_nothing_gets_better(blendkit, tiny_encoder, data, 
 
 @pytest.mark.parametrize(("mode", "loss"), [("singles", "instructgpt"), ("pairs", "bce"), ("pairs", "soft")])
 def test_training_learns_and_its_checkpoint_loads(blendkit, tiny_encoder, data, tmp_path, mode, loss):
-    flags = ["--label", "q", "--mode", mode, "--loss", loss, "--steps", 60, "--records-per-step", 4, *TINY, "--plot", tmp_path / "log.png", "--average", 0.9]
+    flags = ["--label", "q", "--mode", mode, "--loss", loss, "--steps", 100, "--records-per-step", 4, *TINY, "--average", 0.9]
+    flags += ["--eval", data, "--plot", tmp_path / "log.png"]
     done = blendkit("train", "ranker", "-i", data, "--backbone", tiny_encoder, "--candidate-bias", -3, "-o", tmp_path / "r", *flags)
     assert done.returncode == 0, done.stderr
-    losses = [row["loss"] for row in parsed((tmp_path / "r" / "train.log.jsonl").read_text())]
-    assert losses[-1] < losses[0] - 0.02
+    rows = parsed((tmp_path / "r" / "train.log.jsonl").read_text())
+    assert rows[-1]["loss"] < rows[0]["loss"]
+    # By chance an untrained one comes to 63; a trained one comes to 85 and more.
+    assert rows[-1]["pair_accuracy"] > 74
     assert blendkit("pair", "--model", tmp_path / "r", stdin=lines(examples(1))).returncode == 0
     assert (tmp_path / "log.png").read_bytes().startswith(b"\x89PNG")
 
@@ -162,13 +165,14 @@ def test_training_learns_and_its_checkpoint_loads(blendkit, tiny_encoder, data, 
 @pytest.mark.parametrize("kind", ["summareranker", "simcls", "reward", "reward-causal"])
 def test_the_other_kinds_learn_and_score(blendkit, tiny_encoder, tiny_chat, data, tmp_path, kind):
     name, _, causal = kind.partition("-")
-    labels = ["--label", "q"] if name == "reward" else ["--label", "q", "--label", "length"]
+    labels = ["--label", "q"] if name == "reward" else ["--label", "q", "--label", "square"]
     flags = [*labels, "--steps", 40, "--records-per-step", 6, "--eval", data, "--eval-every", 20, "--learning-rate", "3e-3", "--log-every", 10]
     done = blendkit("train", "ranker", "--kind", name, "-i", data, "--backbone", tiny_chat if causal else tiny_encoder, "-o", tmp_path / "r", *flags)
     assert done.returncode == 0, done.stderr
     rows = parsed((tmp_path / "r" / "train.log.jsonl").read_text())
-    assert rows[-1]["loss"] < rows[0]["loss"]
-    assert max(row.get("pair_accuracy", 0) for row in rows) > 60
+    assert rows[-1]["loss"] < 0.75 * rows[0]["loss"]
+    # The label's rank of what it puts first; 3 is chance. SummaReranker learns no more than which one is best.
+    assert min(row.get("oracle_rank", 5) for row in rows) < 2
     scored = blendkit("score", "--metric", f"{name}:{tmp_path / 'r'}", stdin=lines(examples(2)))
     assert scored.returncode == 0, scored.stderr
     assert all(name in candidate["scores"] for record in parsed(scored.stdout) for candidate in record["candidates"])
@@ -218,6 +222,24 @@ def test_several_tasks_have_a_head_of_their_own(blendkit, tiny_encoder, data, tm
 # --- a run that is killed
 
 
+# The state is of step 12 when it dies, the log has a row of step 14.
+KILLED = """
+import os, signal
+from blendkit.training import loop
+
+true = loop._step
+
+def step(accelerator, network, trainee, optimizer, batch, number, options):
+    if number == 15:
+        os.kill(os.getpid(), signal.SIGKILL)
+    return true(accelerator, network, trainee, optimizer, batch, number, options)
+
+loop._step = step
+from blendkit.cli import main
+main()
+"""
+
+
 @pytest.mark.parametrize("mode", ["singles", "pairs"])
 def test_kill_and_resume_give_the_curve_of_an_undisturbed_run(blendkit, tiny_encoder, data, tmp_path, mode):
     def command(folder, *more):
@@ -225,15 +247,10 @@ def test_kill_and_resume_give_the_curve_of_an_undisturbed_run(blendkit, tiny_enc
         return ["train", "ranker", "-i", data, "--backbone", tiny_encoder, "-o", folder, *flags, *more]
 
     assert blendkit(*command(tmp_path / "whole")).returncode == 0
-    state = tmp_path / "cut" / "training.state.pt"
-    process = subprocess.Popen([sys.executable, "-m", "blendkit", *map(str, command(tmp_path / "cut"))], stderr=subprocess.PIPE)
-    deadline = time.monotonic() + 120
-    while not state.exists() and process.poll() is None and time.monotonic() < deadline:
-        time.sleep(0.01)
-    process.send_signal(signal.SIGKILL)
-    process.wait()
-    at = torch.load(state, weights_only=True)["progress"]["step"]
-    assert 0 < at < 40
+    killed = subprocess.run([sys.executable, "-c", KILLED, *map(str, command(tmp_path / "cut"))], stderr=subprocess.PIPE)
+    assert killed.returncode == -signal.SIGKILL, killed.stderr
+    assert torch.load(tmp_path / "cut" / "training.state.pt", weights_only=True)["progress"]["step"] == 12
+    assert parsed((tmp_path / "cut" / "train.log.jsonl").read_text())[-1]["step"] == 14
     assert blendkit(*command(tmp_path / "cut", "--resume")).returncode == 0
 
     def curve(folder):
@@ -262,7 +279,7 @@ def test_two_processes_train_together(blendkit, tiny_encoder, data, tmp_path):
     assert done.returncode == 0, done.stderr[-2000:]
     rows = parsed((tmp_path / "out" / "train.log.jsonl").read_text())
     assert [row["step"] for row in rows] == [10, 20, 30]
-    assert rows[-1]["loss"] < rows[0]["loss"]
+    assert rows[-1]["loss"] < rows[0]["loss"] - 0.1
     assert blendkit("pair", "--model", tmp_path / "out", stdin=lines(examples(1))).returncode == 0
 
 
@@ -276,7 +293,7 @@ def test_the_fuser_learns_to_write_the_reference(blendkit, tiny_t5, tiny_chat, d
     done = blendkit("train", "fuser", "-i", data, "--backbone", backbone, "-o", tmp_path / "f", *flags)
     assert done.returncode == 0, done.stderr
     losses = [row["loss"] for row in parsed((tmp_path / "f" / "train.log.jsonl").read_text())]
-    assert losses[-1] < losses[0] - 0.3
+    assert losses[-1] < losses[0] - 0.15
     if model == "t5":
         record = {**labelled(1)[0], "top": [0, 1]}
         fused = blendkit("fuse", "--model", tmp_path / "f", "--max-new-tokens", 4, stdin=lines([record]))

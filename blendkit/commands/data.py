@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
+import itertools
 import sys
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Annotated, Any
 
-import orjson
 import typer
 
 from blendkit.errors import DataError, UsageError
-from blendkit.jsonl import BadLine, Reader, Writer
+from blendkit.files import Role, one_role_each, stdin_or, stdout_or
+from blendkit.jsonl import BadLine, Reader, Writer, as_line
 from blendkit.records import Record
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None)
@@ -36,6 +37,7 @@ def pull(
     """
     from blendkit.sources.mixinstruct import pulled
 
+    one_role_each([*([Role("--from", source)] if source else []), stdout_or(output)])
     data_set, _, split = name.partition(":")
     if data_set != "mixinstruct":
         raise UsageError(f"data pull {name}: expected mixinstruct; `blendkit data convert` reads other sets")
@@ -65,6 +67,8 @@ def build(
     from blendkit.sources.tasks import TASKS, read_task
 
     where = dict(_named(given) for given in source or [])
+    outputs = [str(Path(output) / f"{split_name}.jsonl.gz") for split_name in SPLITS] if name == "mixinstruct" else [output]
+    one_role_each([*(Role("--source", file) for file in where.values()), *(Role("-o", file, writes=True) for file in outputs)])
     if name in TASKS:
         _write(read_task(name, rows(where.get(name, TASKS[name].hub), split)), output)
         return
@@ -75,8 +79,8 @@ def build(
         raise UsageError(f"--sizes {sizes}: expected three numbers, such as 100000,5000,5000")
     splits = build_mixinstruct(where, dict(zip(SPLITS, map(int, counts), strict=True)), seed, lambda line: print(f"blendkit data: {line}", file=sys.stderr))
     Path(output).mkdir(parents=True, exist_ok=True)
-    for split_name, records in splits.items():
-        _write(records, str(Path(output) / f"{split_name}.jsonl.gz"))
+    for file, records in zip(outputs, splits.values(), strict=True):
+        _write(records, file)
 
 
 @app.command()
@@ -96,6 +100,7 @@ def stats(
 
     from blendkit.sources.stats import table_1
 
+    one_role_each([stdin_or(input), stdout_or(None)])
     rows = table_1(_records(input), tokenizer)
     table = Table(title="Sources (as Table 1 of the paper)", title_justify="left", header_style="bold")
     for column in ("source", "examples", "input tokens", "output tokens", "candidates"):
@@ -129,13 +134,11 @@ def convert(
         raise UsageError("data convert: --from FORM says what the files are; records come on stdin")
     if source is not None and not files:
         raise UsageError(f"data convert --from {source}: no file given")
+    one_role_each([*([Role("the file", file) for file in files] if files else [stdin_or(None)]), stdout_or(output)])
     records: Iterable[Record] = _records(None)
     if source is not None:
         records = read_form(source, (row for path in files or [] for row in rows(path, split)))
-    writer = Writer(output)
-    for block in converted(records, target, label):
-        writer.write_bytes(block)
-    writer.close()
+    _write_blocks(converted(records, target, label), output)
 
 
 def _named(given: str) -> tuple[str, str]:
@@ -154,7 +157,13 @@ def _records(path: str | None) -> Iterator[Record]:
 
 
 def _write(rows: Iterable[Any], output: str | None) -> None:
+    _write_blocks(map(as_line, rows), output)
+
+
+def _write_blocks(blocks: Iterator[bytes], output: str | None) -> None:
+    # A fault that shows at once leaves a file that is there as it is.
+    first = next(blocks, b"")
     writer = Writer(output)
-    for row in rows:
-        writer.write_bytes(orjson.dumps(row, option=orjson.OPT_APPEND_NEWLINE))
+    for block in itertools.chain([first] if first else (), blocks):
+        writer.write_bytes(block)
     writer.close()

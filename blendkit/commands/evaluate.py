@@ -9,13 +9,17 @@ import typer
 
 from blendkit.commands.options import with_run_options
 from blendkit.errors import UsageError
+from blendkit.files import Role, one_role_each
 from blendkit.running import RunOptions, run_stage
 from blendkit.stage import Stage
 
 PAGE = "Page and figures"
 
 
-@with_run_options("device", "dtype", "batch_tokens", "resume", "window")
+@with_run_options(
+    "device", "dtype", "batch_tokens", "resume", "window",
+    reads={"manifests": "--manifests", "compared": "--compare"}, writes={"plot": "--plot"},
+)  # fmt: skip
 def evaluate(
     run: RunOptions,
     versus: Annotated[
@@ -79,6 +83,7 @@ def evaluate(
     for check in checks or ():
         parsed(check)
     if report:
+        one_role_each([*run.roles(), Role("--report", f"{report}/index.html", writes=True)])
         need_matplotlib("--report")
         make_folder(report)
     if plot:

@@ -14,7 +14,7 @@ from blendkit.stage import Stage
 LLM = "LLM judges"
 
 
-@with_run_options(endpoint=True)
+@with_run_options(endpoint=True, reads={"prompt": "--prompt"})
 def judge(
     run: RunOptions,
     endpoint: EndpointOptions,

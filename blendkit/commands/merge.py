@@ -11,7 +11,7 @@ from blendkit.running import RunOptions, run_stage
 from blendkit.stage import Stage
 
 
-@with_run_options("resume", "device", "dtype", "batch_tokens", "seed", "shard")
+@with_run_options("resume", "device", "dtype", "batch_tokens", "seed", "shard", reads={"parts": "PARTS"})
 def merge(
     run: RunOptions,
     parts: Annotated[list[str], typer.Argument(help="The outputs of all shards (.gz, .zst).", show_default=False)],

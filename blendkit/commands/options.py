@@ -11,6 +11,7 @@ from typing import Annotated, Any
 import typer
 
 from blendkit.engines import EngineOptions
+from blendkit.files import one_role_each, roles_of
 from blendkit.generators.base import EndpointOptions
 from blendkit.jsonl import MAX_LINE_BYTES
 from blendkit.running import RunOptions
@@ -31,7 +32,7 @@ SHARED: dict[str, tuple[Any, Any]] = {
         MAX_LINE_BYTES,
     ),
     "output": (Annotated[str | None, typer.Option("-o", "--output", help="Write this file (.gz, .zst) instead of stdout.", rich_help_panel=STREAM)], None),
-    "resume": (Annotated[bool, typer.Option("--resume", help="Go on after the last whole record of -o FILE.", rich_help_panel=STREAM)], False),
+    "resume": (Annotated[bool, typer.Option("--resume", help="Add the records that -o FILE does not have yet, by their ids.", rich_help_panel=STREAM)], False),
     "on_error": (Annotated[str, typer.Option(help="A bad record: `fail` at the first, or `skip` them.", rich_help_panel=STREAM)], "fail"),
     "rejects": (Annotated[str | None, typer.Option(help="With --on-error skip: bad lines go here, with the reason.", rich_help_panel=STREAM)], None),
     "window": (
@@ -91,7 +92,8 @@ ENDPOINTS: dict[str, tuple[Any, Any]] = {
     "requests_per_minute": (_endpoint(int | None, "At most so many requests a minute.", min=1), None),
     "tokens_per_minute": (_endpoint(int | None, "At most so many tokens a minute, prompt and the most that may be written.", min=1), None),
     "retries": (_endpoint(int, "Retries, with backoff and as Retry-After says, before the server counts as gone.", min=0), 5),
-    "timeout": (_endpoint(float, "Seconds to wait for one answer."), 120.0),
+    "timeout": (_endpoint(float, "Seconds to wait for one answer, to its last byte."), 120.0),
+    "max_body_bytes": (_endpoint(int, "A longer answer, decompressed, is a bad one.", min=1, show_default="64 MB"), EndpointOptions.max_body_bytes),
     "cache": (
         _endpoint(str | None, "Keep answers in this SQLite file, and ask no question twice; `none` keeps none.", show_default="OUTPUT.cache.sqlite with -o"),
         None,
@@ -104,10 +106,13 @@ ENDPOINTS: dict[str, tuple[Any, Any]] = {
 }
 
 
-def with_run_options(*without: str, endpoint: bool = False) -> Callable[[Callable[..., None]], Callable[..., None]]:
+def with_run_options(
+    *without: str, endpoint: bool = False, reads: dict[str, str] | None = None, writes: dict[str, str] | None = None
+) -> Callable[[Callable[..., None]], Callable[..., None]]:
     """Gives a command the shared flags; its own parameter `run` receives them as a `RunOptions`.
 
-    With `endpoint`, it has the flags of endpoints, too, and gets them as `endpoint`, an `EndpointOptions`.
+    With `endpoint`, it has the flags of endpoints, too, and gets them as `endpoint`, an `EndpointOptions`. `reads` and
+    `writes` are those of its own parameters that are files, each with the name of its flag: no file may have two roles.
     """
 
     def decorate(function: Callable[..., None]) -> Callable[..., None]:
@@ -123,10 +128,14 @@ def with_run_options(*without: str, endpoint: bool = False) -> Callable[[Callabl
 
         @wraps(function)
         def called(**arguments: Any) -> None:
+            run = arguments["run"]
+            run.files = [*roles_of(reads or {}, arguments), *roles_of(writes or {}, arguments, writes=True)]
             if endpoint:
                 given = arguments["endpoint"]
-                run = arguments["run"]
-                arguments["endpoint"] = replace(given.share(run.engine.workers), cache=_cache(given.cache, run))
+                arguments["endpoint"] = made = replace(given.share(run.engine.workers), cache=_cache(given.cache, run))
+                run.files += roles_of({"read_batch": "--read-batch"}, vars(made))
+                run.files += roles_of({"cache": "--cache", "emit_batch": "--emit-batch"}, vars(made), writes=True)
+            one_role_each(run.roles())
             function(**arguments)
 
         return with_groups(called, groups)

@@ -15,7 +15,7 @@ from blendkit.stage import Stage
 BERTSCORE = "BERTScore"
 
 
-@with_run_options()
+@with_run_options(reads={"bertscore_idf": "--bertscore-idf", "bertscore_baseline": "--bertscore-baseline"})
 def score(
     run: RunOptions,
     metric: Annotated[list[str] | None, typer.Option("--metric", help="[LABEL=]NAME[:MODEL]; may be given several times, all in one pass.")] = None,

@@ -11,6 +11,7 @@ import typer
 
 from blendkit.commands.options import with_groups
 from blendkit.errors import DataError, RecordError, UsageError
+from blendkit.files import Role, one_role_each
 from blendkit.jsonl import BadLine, Reader
 from blendkit.records import Record
 
@@ -50,12 +51,13 @@ class Run:
     device: str
     seed: int
 
-    def check(self) -> None:
+    def check(self, inputs: list[str]) -> None:
         """Raises UsageError for a plot that cannot be; fixes the seed of what is initialised."""
         if self.plot:
             from blendkit.evaluation.report.plots import check_plot
 
             check_plot(self.plot)
+            one_role_each([*(Role("-i", file) for file in inputs), Role("--plot", self.plot, writes=True)])
         import torch
 
         torch.manual_seed(self.seed)
@@ -145,7 +147,7 @@ def ranker(
     from blendkit.training.examples import Labels, Pairing
     from blendkit.training.kinds import NewRanker, new_trainee
 
-    run.check()
+    run.check(input)
     # People's preferences alone are one task.
     labels = Labels(tuple(label or ("",)), human, log_odds, with_reference, margin)
     pairing = Pairing(subsampling, pairs_per_input, margin, ties=loss == "soft", balanced=balance_length)
@@ -190,7 +192,7 @@ def fuser(
 
     from blendkit.training.fuser import FuserTrainee, fuser_examples
 
-    run.check()
+    run.check(input)
     examples = _read(input, lambda records: fuser_examples(records, ranks))
     trainee = FuserTrainee(
         backbone, k=top, random_k=random_top, lora=lora, max_length=max_length, candidate_maxlength=candidate_maxlength,
@@ -225,7 +227,7 @@ def generator(
 
     from blendkit.training.language import LanguageTrainee, language_examples
 
-    run.check()
+    run.check(input)
     examples = _read(input, language_examples)
     trainee = LanguageTrainee(examples, vocabulary=vocabulary, width=width, layers=layers, answers=answers, longest=longest, micro_tokens=run.micro_tokens)
     run.start(trainee, examples, output)

@@ -16,6 +16,7 @@ from blendkit.engines import EngineOptions
 from blendkit.engines.pool import Pool, Worker, WorkerDied
 from blendkit.engines.remote import Answer, Asking, Served, pickled
 from blendkit.stage import Stage
+from blendkit.standard import make_safe
 
 
 class ProcessPool(Pool):
@@ -61,6 +62,8 @@ def serve(connection: Connection, place: int) -> None:
     """Answers questions until nobody is there to ask."""
     # Ctrl-C reaches the whole terminal group; the process that we work for decides what it means.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    make_safe()
+    sys.stdout = sys.stderr  # which it is
     try:
         served = Served(connection.recv_bytes())
         import torch

@@ -13,7 +13,7 @@ from blendkit.errors import UsageError
 from blendkit.fusers.base import appended, top_candidates
 from blendkit.generators.base import EndpointOptions, Prompt, Sampling, TextModel, text_model, windows_at_once
 from blendkit.pipeline.work import Rounds, Work
-from blendkit.prompts import fence_for, quoted
+from blendkit.prompts import fence_for, plain_name, quoted
 from blendkit.records import Record, source_text
 from blendkit.running import seeded
 from blendkit.signature import Signature
@@ -96,9 +96,9 @@ class ChatFuser(Stage):
         """Rank and scores of a candidate, as a heading's addition."""
         parts = []
         if self.show_ranks:
-            parts += [f"rank {ranks[index]} of {len(ranks)} by {_plain(name)}" for name, ranks in record.get("ranks", {}).items() if index < len(ranks)]
+            parts += [f"rank {ranks[index]} of {len(ranks)} by {plain_name(name)}" for name, ranks in record.get("ranks", {}).items() if index < len(ranks)]
         if self.show_scores:
-            parts += [f"{_plain(name)} {value:g}" for name, value in record["candidates"][index].get("scores", {}).items() if value is not None]
+            parts += [f"{plain_name(name)} {value:g}" for name, value in record["candidates"][index].get("scores", {}).items() if value is not None]
         return f" ({', '.join(parts)})" if parts else ""
 
     def describe(self) -> dict[str, Any]:
@@ -108,8 +108,3 @@ class ChatFuser(Stage):
     def warnings(self) -> list[str]:
         """The models' own."""
         return [warning for model in self.models.values() for warning in model.warnings()]
-
-
-def _plain(name: str) -> str:
-    """A name from the record inside a heading: one line, no fence."""
-    return " ".join(name.replace("=", "").split())

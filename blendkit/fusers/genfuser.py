@@ -13,6 +13,7 @@ import torch
 from blendkit.errors import NoInputError
 from blendkit.fusers.base import appended, top_candidates
 from blendkit.models.loading import choose_device, choose_dtype, fingerprint, locate, unloadable
+from blendkit.models.text_tokenizer import TextTokenizer
 from blendkit.pipeline.work import Job, Work
 from blendkit.records import Record, source_text
 from blendkit.signature import Signature
@@ -55,6 +56,7 @@ class GenFuser(Stage):
             self.tokenizer = AutoTokenizer.from_pretrained(folder)
         except unloadable() as error:
             raise NoInputError(f"{model} is no seq2seq model that GenFuser could be: {error}") from error
+        self.texts = TextTokenizer(self.tokenizer)
         # Everything that `generate` takes may stand here; what the signature names is set by the arguments.
         self.generation: dict[str, Any] = {"num_beams": num_beams, "max_new_tokens": max_new_tokens, "do_sample": False}
         self.job = Job(self.fused_name, self._fused)
@@ -69,8 +71,8 @@ class GenFuser(Stage):
             instruction, source = "", source_text(record)
         else:
             instruction, source = record.get("instruction") or "", record.get("input") or ""
-        prompt = fuser_prompt(instruction, source, texts, self.tokenizer, self.candidate_maxlength)
-        ids = tuple(self.tokenizer(prompt, add_special_tokens=False, truncation=True, max_length=self.max_length)["input_ids"])
+        prompt = fuser_prompt(instruction, source, texts, self.texts, self.candidate_maxlength)
+        ids = tuple(self.texts.read(prompt, add_special_tokens=False, truncation=True, max_length=self.max_length))
         return [Work(self.job, ids, len(ids), ids)]
 
     @torch.inference_mode()
@@ -114,12 +116,12 @@ class GenFuser(Stage):
         return {"signatures": [self.signature], "models": {self.model_name: fingerprint(self.model_name)}, "device": str(self.device), "dtype": str(self.dtype)}
 
 
-def fuser_prompt(instruction: str, source: str, candidates: list[str], tokenizer: Any, candidate_maxlength: int) -> str:
-    """The reference's input text; a candidate of more than `candidate_maxlength` tokens is cut and ends in `...`."""
+def fuser_prompt(instruction: str, source: str, candidates: list[str], tokenizer: TextTokenizer, candidate_maxlength: int) -> str:
+    """The reference's input text, for `tokenizer.read`; a candidate of more than `candidate_maxlength` tokens is cut and ends in `...`."""
     shown = []
     for number, text in enumerate(candidates):
-        ids = tokenizer.encode(text, add_special_tokens=False)
+        (ids,) = tokenizer([text], add_special_tokens=False)["input_ids"]
         if len(ids) > candidate_maxlength:
-            text = tokenizer.decode(ids[:candidate_maxlength]) + "..."
-        shown.append(f"Candidate {number}: <extra_id_{number}>:{text}")
-    return "</s>".join([f"Instruction: {instruction}", f"Input: {source}", *shown]) + ENDING
+            text = tokenizer.tokenizer.decode(ids[:candidate_maxlength]) + "..."
+        shown.append(f"Candidate {number}: <extra_id_{number}>:{tokenizer.material(text)}")
+    return "</s>".join([f"Instruction: {tokenizer.material(instruction)}", f"Input: {tokenizer.material(source)}", *shown]) + ENDING

@@ -6,31 +6,40 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable
 from dataclasses import asdict, dataclass, replace
 from functools import partial
-from typing import Any
+from typing import Any, Protocol
 
 from blendkit.errors import RecordError, UsageError
 from blendkit.pipeline.work import Job
 
 Messages = list[dict[str, str]]
+Material = Callable[[str], str]
 OVERLAP = 4
+
+
+class Format(Protocol):
+    """How a conversation becomes a text."""
+
+    def __call__(self, messages: Messages, *, material: Material) -> str: ...
 
 
 @dataclass(frozen=True, slots=True)
 class Prompt:
     """A conversation to be continued, and the seed of its own sampling.
 
-    `format`, where there is one, makes a text of the messages, in place of the model's chat template; `stop` are texts
-    at which that format's answers end.
+    `format`, where there is one, makes a text of the messages, in place of the model's chat template, with each text of
+    theirs as its `material` gives it; `stop` are texts at which that format's answers end.
     """
 
     messages: Messages
     seed: int = 0
-    format: Callable[[Messages], str] | None = None
+    format: Format | None = None
     stop: tuple[str, ...] = ()
 
-    def text(self) -> str:
-        """The messages as one text, for models that take no conversation."""
-        return self.format(self.messages) if self.format else "\n".join(message["content"] for message in self.messages)
+    def text(self, material: Material = str) -> str:
+        """The messages as one text, for models that take no conversation; what is foreign in it goes through `material`."""
+        if self.format:
+            return self.format(self.messages, material=material)
+        return "\n".join(material(message["content"]) for message in self.messages)
 
 
 @dataclass(frozen=True, slots=True)
@@ -153,6 +162,7 @@ class EndpointOptions:
     max_cost: float | None = None
     emit_batch: str | None = None
     read_batch: str | None = None
+    max_body_bytes: int = 64 << 20
 
     @property
     def offline(self) -> bool:

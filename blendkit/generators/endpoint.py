@@ -7,37 +7,41 @@ whole core for 75 % of the possible rate, aiohttp a tenth of one for 95 % (docs/
 from __future__ import annotations
 
 import asyncio
-import hashlib
-import math
 import os
 import random
 import threading
 import time
-from email.utils import parsedate_to_datetime
+import weakref
+from dataclasses import replace
 from typing import Any
 
 import orjson
 
+from blendkit.credentials import Address, Secrets
 from blendkit.errors import BlendkitError, EndpointError, NoInputError, RecordError, UsageError
+from blendkit.generators import requests
 from blendkit.generators.base import Completion, EndpointOptions, Prompt, Sampling, TextModel, Unsupported
 from blendkit.generators.batch_file import BatchAnswers, BatchWriter
 from blendkit.generators.cache import Cache
-from blendkit.generators.limits import Meter, RateLimit
+from blendkit.generators.limits import Meter, RateLimit, connections, retry_after
+from blendkit.generators.replies import REFUSAL_BYTES, BadReply, read_body, read_kept, read_reply, what_it_says
 
 DEFAULT_URL = "https://api.openai.com/v1"
 AGAIN = (408, 409, 425, 429)  # and every 5xx: another try may succeed
 FEATURES = ("response_format", "json_schema", "logprobs")  # what not every server has; its refusal names them
 GONE = 3  # requests in a row that used up their retries
 FIRST_BACKOFF, LONGEST_BACKOFF = 0.5, 30.0
+LONGEST_WAIT = 3600.0  # seconds that a server may ask for before it counts as gone
+QUOTED = 300  # characters of what a server says
 ROUTES = {"chat": "chat/completions", "completions": "completions"}
 
 
 class TryAgain(Exception):
-    """A request failed in a way that may pass; `wait` is what the server asked for, in seconds."""
+    """A request failed in a way that may pass; `wait` is what the server asked for, in seconds; `paid`: there was an answer all the same."""
 
-    def __init__(self, reason: str, wait: float | None = None) -> None:
+    def __init__(self, reason: str, wait: float | None = None, paid: bool = False) -> None:
         super().__init__(reason)
-        self.wait = wait
+        self.wait, self.paid = wait, paid
 
 
 class Exhausted(Exception):
@@ -48,11 +52,18 @@ class Exhausted(Exception):
         self.first, self.last = first, time.monotonic()
 
 
+# All that there are share the files which this process may open.
+_endpoints: weakref.WeakSet[Endpoint] = weakref.WeakSet()
+
+
 class Endpoint(TextModel):
     """The key comes from OPENAI_API_KEY; with a --base-url it may be absent, as local servers ask for none.
 
+    A key in the base URL is sent as it stands there, and is no part of any name. Nothing that leaves (exceptions, texts,
+    what a cache keeps) holds a credential.
+
     Raises:
-        UsageError: the `api` extra is not installed, or options that do not go together.
+        UsageError: the `api` extra is not installed, options that do not go together, or a base URL that is none.
         EndpointError: no key for the default server.
     """
 
@@ -69,66 +80,103 @@ class Endpoint(TextModel):
             raise UsageError("--max-cost needs --price-in and --price-out, in $ a million tokens")
         self._aiohttp = aiohttp
         self.spec, self._model, self.options = f"openai:{model}", model, options
-        self._key = os.environ.get("OPENAI_API_KEY")
-        self._base_url = (options.base_url or os.environ.get("OPENAI_BASE_URL") or DEFAULT_URL).rstrip("/")
-        if self._key and "@" in self._base_url.partition("://")[2].partition("/")[0]:
+        self._key = os.environ.get("OPENAI_API_KEY", "").strip()
+        if any(not sign.isprintable() for sign in self._key):
+            raise UsageError("OPENAI_API_KEY holds control characters or is no UTF-8; no header can carry it")
+        self._address = Address.parsed(options.base_url or os.environ.get("OPENAI_BASE_URL") or DEFAULT_URL)
+        self._where = self._address.name
+        self._secrets = Secrets([self._key, *self._address.secrets])
+        if self._key and self._address.authorization:
             raise UsageError("two credentials: --base-url has some, and OPENAI_API_KEY is set; the server reads one of them only")
         self._writer = BatchWriter(options.emit_batch, ROUTES[options.api]) if options.emit_batch else None
-        self._answers = BatchAnswers(options.read_batch) if options.read_batch else None
-        if not self._key and self._base_url == DEFAULT_URL and not options.offline:
+        self._answers = BatchAnswers(options.read_batch, options.max_body_bytes) if options.read_batch else None
+        if not self._key and self._where == DEFAULT_URL and not options.offline:
             raise EndpointError("OPENAI_API_KEY is not set; set it, or name another server with --base-url")
-        self._cache = Cache(options.cache) if options.cache and not options.offline else None
+        self._cache = Cache(options.cache, options.max_body_bytes) if options.cache and not options.offline else None
         self._limit = RateLimit(options.requests_per_minute, options.tokens_per_minute)
         self.meter = Meter(options.price_in, options.price_out, options.max_cost)
         self._gone: BlendkitError | None = None
         self._last_success, self._failures = 0.0, 0
-        self.cut = 0
+        self.cut = self.unbelieved = self.hidden = self.unreadable = 0
+        self._fewer: str | None = None
         # One loop in a thread of its own serves all windows in work; connections stay open between them.
         self._loop: asyncio.AbstractEventLoop | None = None
         self._starting = threading.Lock()
         self._session: Any = None
         self._gate: asyncio.Semaphore | None = None
+        if not options.offline:
+            _endpoints.add(self)
 
     def complete(self, prompts: list[Prompt], sampling: Sampling) -> list[Completion | Exception]:
         """All prompts, at most `concurrency` at a time; once the server is gone, the rest fail at once."""
-        bodies = [self._request(prompt, sampling) for prompt in prompts]
-        keys = [_digest(body) for body in bodies]
+        bodies = [requests.request_body(self._model, self.options.api, prompt, sampling) for prompt in prompts]
+        keys = [requests.digest(body) for body in bodies]
         if self._writer is not None:
             for key, body in zip(keys, bodies, strict=True):
                 self._writer.add(key, body)
             return [Completion("", None, None) for _ in prompts]
         if self._answers is not None:
-            return [self._from_batch(key) for key in keys]
+            return [self._without_secrets(self._from_batch(key, body)) for key, body in zip(keys, bodies, strict=True)]
         with self._starting:
             if self._loop is None:
                 self._loop = asyncio.new_event_loop()
-                threading.Thread(target=self._loop.run_forever, name="endpoint", daemon=True).start()
-        requests = [(body, f"{self._base_url} {key}") for key, body in zip(keys, bodies, strict=True)]
-        return asyncio.run_coroutine_threadsafe(self._all(requests), self._loop).result()
+                threading.Thread(target=_serve, args=(self._loop,), name="endpoint", daemon=True).start()
+        asked = [(body, f"{self._where} {key}") for key, body in zip(keys, bodies, strict=True)]
+        return [self._without_secrets(result) for result in asyncio.run_coroutine_threadsafe(self._all(asked), self._loop).result()]
 
-    def _from_batch(self, key: str) -> Completion | Exception:
+    def _without_secrets(self, result: Completion | Exception) -> Completion | Exception:
+        """What leaves: a server may quote the key that it got, or a URL that has one."""
+        if isinstance(result, Exception):
+            result.args = (self._secrets.masked(str(result)),)
+            return result
+        parts = [result.text, result.finish_reason or "", *(result.alternatives or ())]
+        if parts == [self._secrets.masked_whole(part) for part in parts]:
+            return result
+        self.hidden += 1
+        masked = self._secrets.masked_whole
+        others = {masked(token): value for token, value in result.alternatives.items()} if result.alternatives else None
+        return replace(result, text=masked(result.text), finish_reason=result.finish_reason and masked(result.finish_reason), alternatives=others)
+
+    def _from_batch(self, key: str, body: dict[str, Any]) -> Completion | Exception:
         assert self._answers is not None
         answer = self._answers.get(key)
         if isinstance(answer, str):
-            return RecordError("", f"{self.spec}: {answer}")
+            return RecordError("", f"{self.spec}: {self._quoted(answer)}")
         try:
-            return self._counted(self._completion(answer), paid=True)
-        except TryAgain as error:
-            return RecordError("", f"{self.spec}: the batch's answer has {error}")
+            return self._counted(self._completion(answer, body), paid=True)
+        except BadReply as error:
+            return RecordError("", f"{self.spec}: the batch {error}")
 
-    async def _all(self, requests: list[tuple[dict[str, Any], str]]) -> list[Completion | Exception]:
+    async def _all(self, asked: list[tuple[dict[str, Any], str]]) -> list[Completion | Exception]:
         if self._session is None:
+            many, files = connections(self.options.concurrency, len(_endpoints))
+            if many < self.options.concurrency:
+                self._fewer = f"--concurrency {self.options.concurrency}: this process may open {files} files (ulimit -n), so {many} requests go at a time"
             timeout = self._aiohttp.ClientTimeout(total=self.options.timeout)
-            connector = self._aiohttp.TCPConnector(limit=self.options.concurrency)
-            headers = {"Authorization": f"Bearer {self._key}"} if self._key else {}
-            self._session = self._aiohttp.ClientSession(timeout=timeout, connector=connector, headers=headers)
-            self._gate = asyncio.Semaphore(self.options.concurrency)
+            connector = self._aiohttp.TCPConnector(limit=many)
+            headers = {"Accept-Encoding": "gzip"}
+            if authorization := f"Bearer {self._key}" if self._key else self._address.authorization:
+                headers["Authorization"] = authorization
+            # aiohttp would decompress without a limit.
+            self._session = self._aiohttp.ClientSession(timeout=timeout, connector=connector, headers=headers, auto_decompress=False)
+            self._gate = asyncio.Semaphore(many)
         try:
-            cached = self._cache.get(key for _, key in requests) if self._cache else {}
+            cached = self._kept([key for _, key in asked])
         except BlendkitError as error:
             self._gone = error
-            return [error for _ in requests]
-        return [self._judged(result) for result in await asyncio.gather(*(self._one(body, key, cached.get(key)) for body, key in requests))]
+            return [error for _ in asked]
+        return [self._judged(result) for result in await asyncio.gather(*(self._one(body, key, cached.get(key)) for body, key in asked))]
+
+    def _kept(self, keys: list[str]) -> dict[str, Completion]:
+        """What the cache has; rows that nobody can read are taken out, and their questions asked again."""
+        if self._cache is None:
+            return {}
+        found = {key: read_kept(value) for key, value in self._cache.get(keys).items()}
+        foreign = [key for key, completion in found.items() if completion is None]
+        if foreign:
+            self.unreadable += len(foreign)
+            self._cache.drop(foreign)
+        return {key: completion for key, completion in found.items() if completion is not None}
 
     def _judged(self, result: Completion | Exception) -> Completion | Exception:
         if not isinstance(result, Exhausted):
@@ -139,35 +187,25 @@ class Endpoint(TextModel):
         self._gone = self._gone or EndpointError(f"{result}; is the server running?")
         return self._gone
 
-    async def _one(self, body: dict[str, Any], key: str, cached: bytes | None) -> Completion | Exception:
+    async def _one(self, body: dict[str, Any], key: str, cached: Completion | None) -> Completion | Exception:
         if cached is not None:
-            return self._counted(Completion(**orjson.loads(cached)), paid=False)
+            return self._counted(cached, paid=False)
         assert self._gate is not None
         async with self._gate:
             if self._gone is not None:
                 return self._gone
-            reserved = (_tokens(body), int(body["max_tokens"]))
-            fault = self.meter.reserve(*reserved)
-            if fault is not None:
-                self._gone = fault
-                return fault
-            completion = await self._asked(body, key, sum(reserved))
-            used = None
-            if isinstance(completion, Completion):
-                counts = completion.usage or {}
-                used = (counts.get("prompt_tokens", reserved[0]), counts.get("completion_tokens", reserved[1]))
-            self.meter.settle(reserved, used)
-            return completion
+            return await self._asked(body, key)
 
-    async def _asked(self, body: dict[str, Any], key: str, tokens: int) -> Completion | Exception:
+    async def _asked(self, body: dict[str, Any], key: str) -> Completion | Exception:
         """Asks until there is an answer, the retries are used up, or the server is gone."""
         reason, first = "", 0.0
+        most = (requests.tokens(body), int(body["max_tokens"]))
         for attempt in range(self.options.retries + 1):
-            await self._limit.wait(tokens)
+            await self._limit.wait(sum(most))
             if self._gone is not None:
                 return self._gone
             try:
-                completion = await self._attempt(body, key)
+                completion = await self._metered(body, key, most)
             except TryAgain as error:
                 reason, first = str(error), first or time.monotonic()
                 backoff = min(LONGEST_BACKOFF, FIRST_BACKOFF * 2**attempt) * random.uniform(0.5, 1.0)
@@ -188,38 +226,57 @@ class Endpoint(TextModel):
                 except BlendkitError as error:
                     self._gone = self._gone or error
             return self._counted(completion, paid=True)
-        failure = Exhausted(f"{_host(self._base_url)} {reason}, after {self.options.retries} retries", first)
+        failure = Exhausted(f"{self._where} {reason}, after {self.options.retries} retries", first)
         self._failures += 1
         if self._failures >= GONE:
             self._gone = self._gone or EndpointError(f"{failure}; is the server running?")
         return failure
 
+    async def _metered(self, body: dict[str, Any], key: str, most: tuple[int, int]) -> Completion:
+        """One request, and what it cost: an answer without a count of tokens counts as the most that it can have had."""
+        if (fault := self.meter.reserve(*most)) is not None:
+            raise fault
+        used = None
+        try:
+            completion = await self._attempt(body, key)
+            counts = completion.usage or {}
+            used = (counts.get("prompt_tokens", most[0]), counts.get("completion_tokens", most[1]))
+            return completion
+        except TryAgain as error:
+            if error.paid:
+                used = most
+                self.unbelieved += self.meter.priced
+            raise
+        finally:
+            self.meter.settle(most, used)
+
     async def _attempt(self, body: dict[str, Any], key: str) -> Completion:
         """One request. Raises TryAgain, or a fault that no second try will mend."""
         headers = {"Content-Type": "application/json", "Idempotency-Key": key.rpartition(" ")[2]}
-        url = f"{self._base_url}/{ROUTES[self.options.api]}"
+        url = self._address.of(ROUTES[self.options.api])
         try:
-            async with self._session.post(url, data=orjson.dumps(body), headers=headers) as reply:
-                data = await reply.read()
+            # A redirect is not followed: the prompt, if not the key, would go to whom nobody named.
+            async with self._session.post(url, data=orjson.dumps(body), headers=headers, allow_redirects=False) as reply:
                 if reply.status != 200:
-                    raise self._refused(reply.status, data, reply.headers)
+                    raise self._refused(reply.status, await read_body(reply, REFUSAL_BYTES, whole=False), reply.headers)
+                return self._completion(await read_body(reply, self.options.max_body_bytes), body)
         except TimeoutError:
             raise TryAgain(f"gave no answer in {self.options.timeout:g} s") from None
+        except BadReply as error:
+            raise TryAgain(str(error), paid=True) from None
         except (self._aiohttp.ClientPayloadError, self._aiohttp.ServerDisconnectedError, ConnectionError) as error:
             raise TryAgain(f"cut the connection ({type(error).__name__})") from None
         except self._aiohttp.InvalidURL:
-            raise UsageError(f"--base-url {_host(self._base_url)}: expected http://HOST:PORT/v1 or the like") from None
+            raise UsageError(f"--base-url {self._where}: expected http://HOST:PORT/v1 or the like") from None
         except self._aiohttp.ClientError as error:
             raise TryAgain(f"cannot be reached ({type(error).__name__})") from None
-        try:
-            answer = orjson.loads(data)
-        except orjson.JSONDecodeError:
-            raise TryAgain("answers with something that is no JSON") from None
-        return self._completion(answer)
 
     def _refused(self, status: int, data: bytes, headers: Any) -> Exception:
-        where = _host(self._base_url)
-        message = self._message(data)
+        where = self._where
+        message = self._quoted(what_it_says(data))
+        if 300 <= status < 400:
+            place = self._quoted(headers.get("Location", "nowhere"))
+            return EndpointError(f"{where} redirects to {place} (HTTP {status}), where nothing is sent; if that is right, name it with --base-url")
         if status in (401, 403):
             return EndpointError(f"{where} refuses the key (HTTP {status}); check OPENAI_API_KEY")
         if status == 404:
@@ -227,32 +284,25 @@ class Endpoint(TextModel):
         if status == 402 or (status == 429 and "insufficient_quota" in data.decode(errors="replace")):
             return EndpointError(f"{where} says that the account has no more credit (HTTP {status})")
         if status in AGAIN or status >= 500:
-            return TryAgain(f"answers HTTP {status}", _retry_after(headers))
+            wait = retry_after(headers)
+            if wait is not None and not wait <= LONGEST_WAIT:
+                return EndpointError(f"{where} answers HTTP {status} and asks for {wait:.0f} s of patience; go on with --resume later")
+            return TryAgain(f"answers HTTP {status}", wait)
         if status in (400, 422, 501) and any(name in message for name in FEATURES):
             return Unsupported("", f"{self.spec} refuses what was asked for (HTTP {status}): {message}")
         return RecordError("", f"{self.spec} refuses this prompt (HTTP {status}): {message}")
 
-    def _message(self, data: bytes) -> str:
-        """What the server says, without the key that it may quote."""
-        try:
-            error = orjson.loads(data)["error"]
-            text = str(error["message"] if isinstance(error, dict) else error)
-        except (orjson.JSONDecodeError, KeyError, TypeError):
-            text = data.decode(errors="replace")
-        return (text.replace(self._key, "***") if self._key else text)[:300]
+    def _quoted(self, text: str) -> str:
+        """The beginning of foreign words, masked before they are cut, so that no piece of a secret stays at their end."""
+        return self._secrets.masked(text[: 20 * QUOTED])[:QUOTED]
 
-    def _completion(self, answer: Any) -> Completion:
-        """The first choice of a response's body. Raises TryAgain when it has none."""
-        try:
-            choices, usage = answer["choices"], answer.get("usage") or {}
-            if not choices:
-                raise TryAgain("an empty list of choices")
-            choice = choices[0]
-            text = choice["message"].get("content") if self.options.api == "chat" else choice["text"]
-            counts = {name: int(usage[name]) for name in ("prompt_tokens", "completion_tokens") if usage.get(name) is not None}
-        except (KeyError, TypeError, AttributeError, IndexError):
-            raise TryAgain("an answer that is no completion") from None
-        return Completion(text or "", choice.get("finish_reason"), self._priced(counts), _log_probability(choice), _alternatives(choice))
+    def _completion(self, data: bytes, body: dict[str, Any]) -> Completion:
+        """A response's body, priced. Raises BadReply when it is none."""
+        reply = read_reply(data, self.options.api, "logprobs" in body)
+        self.unbelieved += not reply.believable
+        completion = self._without_secrets(reply.completion)
+        assert isinstance(completion, Completion)
+        return replace(completion, usage=self._priced(completion.usage or {}))
 
     def _priced(self, counts: dict[str, int]) -> dict[str, Any] | None:
         if self.meter.priced and len(counts) == 2:
@@ -264,35 +314,9 @@ class Endpoint(TextModel):
         self.meter.cached += not paid
         return completion
 
-    def _request(self, prompt: Prompt, sampling: Sampling) -> dict[str, Any]:
-        request: dict[str, Any] = {"model": self._model}
-        if self.options.api == "chat":
-            request["messages"] = prompt.messages
-        else:
-            request["prompt"] = prompt.text()
-        request |= {"temperature": sampling.temperature, "max_tokens": sampling.max_new_tokens, "seed": prompt.seed}
-        # The rest is said only where it differs from what every server does: some refuse what they do not know.
-        if sampling.top_p < 1:
-            request["top_p"] = sampling.top_p
-        if sampling.top_k:
-            request["top_k"] = sampling.top_k
-        if sampling.min_p:
-            request["min_p"] = sampling.min_p
-        stop = [*prompt.stop, *sampling.stop]
-        if stop:
-            request["stop"] = stop
-        if sampling.logprobs:
-            request["logprobs"] = True if self.options.api == "chat" else 0
-        if sampling.alternatives:
-            chat = self.options.api == "chat"
-            request |= {"logprobs": True, "top_logprobs": sampling.alternatives} if chat else {"logprobs": sampling.alternatives}
-        if sampling.schema:
-            request["response_format"] = {"type": "json_schema", "json_schema": {"name": "reply", "strict": True, "schema": sampling.schema}}
-        return request
-
     def describe(self) -> dict[str, Any]:
         """The model and where it is, without credentials, and what was asked and paid."""
-        return {"model": self.spec, "base_url": _host(self._base_url), "api": self.options.api, **self.meter.describe()}
+        return {"model": self.spec, "base_url": self._where, "api": self.options.api, **self.meter.describe()}
 
     def close(self) -> None:
         """Closes the connections; the next call opens new ones."""
@@ -316,6 +340,14 @@ class Endpoint(TextModel):
             found.append(
                 f"{self._writer.count} requests are in {self.options.emit_batch}; give the batch's output to --read-batch, with the same records and flags"
             )
+        if self._fewer:
+            found.append(self._fewer)
+        if self.unreadable:
+            found.append(f"{self.unreadable} rows of --cache {self.options.cache} were no answers of ours; their questions were asked again")
+        if self.unbelieved:
+            found.append(f"{self.unbelieved} answers of {self.spec} had no count of tokens that can be believed; each counts as the most that it can have had")
+        if self.hidden:
+            found.append(f"{self.hidden} answers of {self.spec} quoted a key or password; *** stands in its place")
         if self.cut:
             found.append(f"{self.cut} answers of {self.spec} ended at --max-new-tokens (finish_reason `length`)")
         if self.meter.priced:
@@ -324,52 +356,8 @@ class Endpoint(TextModel):
         return found
 
 
-def _digest(body: dict[str, Any]) -> str:
-    """A hash of everything that decides the answer; a batch's custom_id has room for 64 characters."""
-    return hashlib.sha256(orjson.dumps(body, option=orjson.OPT_SORT_KEYS)).hexdigest()
-
-
-def _tokens(body: dict[str, Any]) -> int:
-    """About four characters a token."""
-    text = body.get("prompt") or "".join(message["content"] for message in body.get("messages", ()))
-    return len(text) // 4 + 1
-
-
-def _log_probability(choice: dict[str, Any]) -> float | None:
-    """The mean over tokens, in nats, in either API's form."""
-    logprobs = choice.get("logprobs") or {}
-    values = [token["logprob"] for token in logprobs.get("content") or ()] or [value for value in logprobs.get("token_logprobs") or () if value is not None]
-    return sum(values) / len(values) if values else None
-
-
-def _alternatives(choice: dict[str, Any]) -> dict[str, float] | None:
-    """Log-probabilities of the tokens that the first one that is no blank could have been, in either API's form."""
-    logprobs = choice.get("logprobs") or {}
-    for token in logprobs.get("content") or ():
-        if str(token.get("token", "")).strip():
-            return {str(other.get("token")): float(other.get("logprob", -math.inf)) for other in token.get("top_logprobs") or ()} or None
-    for token, others in zip(logprobs.get("tokens") or (), logprobs.get("top_logprobs") or (), strict=False):
-        if token.strip():
-            return dict(others) or None
-    return None
-
-
-def _retry_after(headers: Any) -> float | None:
-    """Seconds, from `retry-after-ms` or from `Retry-After` in seconds or as a date; None when it says nothing."""
+def _serve(loop: asyncio.AbstractEventLoop) -> None:
     try:
-        if (milliseconds := headers.get("retry-after-ms")) is not None:
-            return max(0.0, float(milliseconds) / 1000)
-        if (value := headers.get("Retry-After")) is None:
-            return None
-        try:
-            return max(0.0, float(value))
-        except ValueError:
-            return max(0.0, parsedate_to_datetime(value).timestamp() - time.time())
-    except (ValueError, TypeError):
-        return None
-
-
-def _host(url: str) -> str:
-    from blendkit.running import hide_keys
-
-    return hide_keys(url)
+        loop.run_forever()
+    finally:
+        loop.close()

@@ -1,11 +1,19 @@
-"""How fast and for how much an endpoint may be asked: requests and tokens a minute, and what they cost."""
+"""How fast, how many at a time and for how much an endpoint may be asked."""
 
 from __future__ import annotations
 
 import asyncio
+import os
+import resource
 import time
+from contextlib import suppress
+from email.utils import parsedate_to_datetime
+from typing import Any
 
 from blendkit.errors import BlendkitError, EndpointError
+
+# Files that a process opens beside its connections.
+SPARE_FILES = 16
 
 
 class RateLimit:
@@ -13,23 +21,40 @@ class RateLimit:
 
     def __init__(self, requests: int | None, tokens: int | None) -> None:
         self.requests, self.tokens = requests, tokens
-        self._free = 0.0
-        self._paused = 0.0
+        # Slots are given out on a clock that stands still while the server wants quiet, `_held` seconds in all until
+        # `_quiet`: so they keep their distance behind a pause, too.
+        self._free = float("-inf")
+        self._held = self._quiet = 0.0
 
     async def wait(self, tokens: int) -> None:
         """Returns when a request of so many tokens may be sent."""
-        now = time.monotonic()
-        start = max(now, self._free)
-        spacing = max(60 / self.requests if self.requests else 0.0, 60 * tokens / self.tokens if self.tokens else 0.0)
-        self._free = start + spacing
-        if start > now:
-            await asyncio.sleep(start - now)
-        while (left := self._paused - time.monotonic()) > 0:
+        slot = max(max(time.monotonic(), self._quiet) - self._held, self._free)
+        self._free = slot + max(60 / self.requests if self.requests else 0.0, 60 * tokens / self.tokens if self.tokens else 0.0)
+        while (left := slot + self._held - time.monotonic()) > 0:
             await asyncio.sleep(left)
 
     def pause(self, seconds: float) -> None:
         """Holds everybody back: the server said so."""
-        self._paused = max(self._paused, time.monotonic() + seconds)
+        now = time.monotonic()
+        self._held += max(0.0, now + seconds - max(now, self._quiet))
+        self._quiet = max(self._quiet, now + seconds)
+
+
+def connections(wanted: int, endpoints: int) -> tuple[int, int]:
+    """How many of the wanted connections each of several endpoints can have, at least one, and how many files this process may open.
+
+    The process's own limit is raised as far as the system lets it, where that is needed.
+    """
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    taken = len(os.listdir("/dev/fd")) + SPARE_FILES
+    needed = taken + wanted * endpoints
+    if soft == resource.RLIM_INFINITY or needed <= soft:
+        return wanted, soft
+    most = needed if hard == resource.RLIM_INFINITY else min(hard, needed)
+    with suppress(ValueError, OSError):  # macOS has a lower limit than it says
+        resource.setrlimit(resource.RLIMIT_NOFILE, (most, hard))
+        soft = most
+    return max(1, min(wanted, (soft - taken) // endpoints)), soft
 
 
 class CostLimit(EndpointError):
@@ -76,3 +101,18 @@ class Meter:
         counts: dict[str, float] = {"requests": self.requests, "cached": self.cached}
         counts |= {"prompt_tokens": self.prompt_tokens, "completion_tokens": self.completion_tokens}
         return {**counts, "cost": round(self.spent, 6)} if self.priced else counts
+
+
+def retry_after(headers: Any) -> float | None:
+    """Seconds, from `retry-after-ms` or from `Retry-After` in seconds or as a date; None when it says nothing."""
+    try:
+        if (milliseconds := headers.get("retry-after-ms")) is not None:
+            return max(0.0, float(milliseconds) / 1000)
+        if (value := headers.get("Retry-After")) is None:
+            return None
+        try:
+            return max(0.0, float(value))
+        except ValueError:
+            return max(0.0, parsedate_to_datetime(value).timestamp() - time.time())
+    except (ValueError, TypeError, OverflowError):
+        return None

@@ -12,6 +12,7 @@ from torch import Tensor
 from blendkit.errors import NoInputError
 from blendkit.generators.base import Completion, Prompt, Sampling, TextModel
 from blendkit.models.loading import choose_device, choose_dtype, fingerprint, locate, unloadable
+from blendkit.models.text_tokenizer import TextTokenizer
 
 # What an earlier group's choice of the same token costs a later one, in nats (Vijayakumar et al. 2018).
 DIVERSITY = 1.0
@@ -43,6 +44,7 @@ class LocalModel(TextModel):
         self.tokenizer.padding_side = "right" if self.seq2seq else "left"
         if self.tokenizer.pad_token_id is None:
             self.tokenizer.pad_token = self.tokenizer.eos_token
+        self.texts = TextTokenizer(self.tokenizer)
 
     def _no_model(self, error: Exception) -> NoInputError:
         reason = " ".join(str(error).split())[:200]
@@ -170,7 +172,7 @@ class LocalModel(TextModel):
 
         `begun` are texts that the model's turn begins with. A prompt is encoded once, however many answers there are.
         """
-        texts = [self._text(prompt) + start for prompt, start in zip(prompts, begun or [""] * len(prompts), strict=True)]
+        texts = [self._text(prompt) + self.texts.material(start) for prompt, start in zip(prompts, begun or [""] * len(prompts), strict=True)]
         whole = [[self._tokens(text + answer, self._templated(prompt)) for answer in answers] for prompt, text in zip(prompts, texts, strict=True)]
         # What all share is the prompt; a token that spans its end belongs to the answers.
         heads = [sum(1 for _ in takewhile(lambda column: len(set(column)) == 1, zip(*rows, strict=False))) for rows in whole]
@@ -200,15 +202,16 @@ class LocalModel(TextModel):
 
     def _templated(self, prompt: Prompt) -> bool:
         """Whether the chat template writes the prompt, special tokens included."""
-        return prompt.format is None and bool(self.tokenizer.chat_template)
+        return prompt.format is None and self.texts.templated
 
     def _text(self, prompt: Prompt) -> str:
+        """The prompt for `_tokens`: control tokens are the template's or the format's, never a message's."""
         if self._templated(prompt):
-            return str(self.tokenizer.apply_chat_template(prompt.messages, tokenize=False, add_generation_prompt=True))
-        return prompt.text()
+            return self.texts.chat(prompt.messages, add_generation_prompt=True)
+        return prompt.text(self.texts.material)
 
     def _tokens(self, text: str, templated: bool) -> list[int]:
-        return list(self.tokenizer(text, add_special_tokens=not templated)["input_ids"])
+        return self.texts.read(text, add_special_tokens=not templated)
 
     def describe(self) -> dict[str, Any]:
         """Model, device and number type."""

@@ -5,9 +5,10 @@ A format is the published one, to the letter. A model whose tokenizer has a chat
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass, field
 
-from blendkit.generators.base import Messages
+from blendkit.generators.base import Material, Messages
 from blendkit.models.loading import EMBEDDED
 
 ALPACA = "Below is an instruction that describes a task. Write a response that appropriately completes the request."
@@ -70,26 +71,29 @@ class Preset:
     code: bool = False
     defaults: dict[str, float] = field(default_factory=dict)
 
-    def text(self, messages: Messages, instruction: str | None = None, given: str | None = None) -> str:
+    def text(self, messages: Messages, instruction: str | None = None, given: str | None = None, *, material: Material = str) -> str:
         """The prompt of a conversation; `instruction` and `given` are the record's own, where x is the only turn.
 
-        A system message of the conversation takes the place of the preset's own system text.
+        A system message of the conversation takes the place of the preset's own system text. Each foreign text stands there
+        as `material` gives it.
         """
-        said = [message["content"] for message in messages if message["role"] == "system"]
+        said = [material(message["content"]) for message in messages if message["role"] == "system"]
         turns = [message for message in messages if message["role"] != "system"]
         if self.with_input and given and len(turns) == 1:
             system, user = self.with_input
-            return system + user.replace("{instruction}", instruction or "").replace("{input}", given) + self.answer
+            fields = {"{instruction}": instruction or "", "{input}": given}
+            # In one go, so that no text of the record is a place for the other.
+            return system + re.sub(r"\{instruction\}|\{input\}", lambda field: material(fields[field[0]]), user) + self.answer
         parts = ["\n".join(said) + "\n" if said else self.system]
         asking = self.numbered if self.numbered and len(turns) > 1 else self.user + self.answer
         number = 0
         for message in turns:
             if message["role"] == "user":
                 before, after = asking.replace("{n}", str(number)).split("{}")
-                parts.append(before + message["content"] + after)
+                parts.append(before + material(message["content"]) + after)
                 number += 1
             else:
-                parts.append(self.gap + message["content"] + self.end)
+                parts.append(self.gap + material(message["content"]) + self.end)
         return "".join(parts)
 
 

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import math
 import threading
-from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 from blendkit.errors import RecordError, UsageError
-from blendkit.generators.base import Completion, EndpointOptions, Messages, Prompt, Sampling, TextModel, Unsupported, text_model, windows_at_once
+from blendkit.generators.base import Completion, EndpointOptions, Material, Messages, Prompt, Sampling, TextModel, Unsupported, text_model, windows_at_once
 from blendkit.judges.base import Juror, Opinion, Opinions, Shown
 from blendkit.judges.prompting import DEFAULT, JudgePrompt, load_prompt
 from blendkit.pipeline.work import Job, Work
@@ -94,7 +94,8 @@ class LLMJudge(Juror):
 
     def _asking(self, texts: dict[str, str], seed: int, as_json: bool = False) -> Prompt:
         content = self.prompt.filled(texts, as_json)
-        return Prompt([{"role": "user", "content": content}], seed, _content if self.prompt.raw else None)
+        written = partial(_raw, self.prompt, texts, as_json) if self.prompt.raw else None
+        return Prompt([{"role": "user", "content": content}], seed, written)
 
     def _opinions(self, payloads: list[tuple[Prompt, dict[str, str]]]) -> list[Any]:
         """One opinion a prompt, or its fault."""
@@ -184,7 +185,9 @@ def _weighted(logs: dict[str, float], reason: str) -> Opinion:
     return Opinion(max(logs, key=lambda verdict: logs[verdict]), first / whole, reason or None)
 
 
-_content: Callable[[Messages], str] = lambda messages: messages[0]["content"]  # noqa: E731
+def _raw(prompt: JudgePrompt, texts: dict[str, str], as_json: bool, messages: Messages, *, material: Material) -> str:
+    """A prompt that is the whole text: control tokens are its own, never the answers'."""
+    return prompt.filled(texts, as_json, material=material)
 
 
 def _second_turn(messages: Messages, reply: Completion | Exception, again: str) -> Messages:

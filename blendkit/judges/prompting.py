@@ -12,12 +12,14 @@ import json
 import re
 import tomllib
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 
 import msgspec
 
 from blendkit.errors import DataError, NoInputError, UsageError
-from blendkit.prompts import fence_for
+from blendkit.generators.base import Material
+from blendkit.prompts import as_it_looks, fence_for
 
 FOLDER = Path(__file__).parent / "prompts"
 DEFAULT = "pairwise-with-reference"
@@ -25,6 +27,7 @@ VERDICTS = ("A", "B", "tie-good", "tie-bad")
 LETTERS = {"A": ["A"], "B": ["B"], "tie-good": ["C", "tie-good"], "tie-bad": ["D", "tie-bad"]}
 MEANINGS = {"A": "A is better", "B": "B is better", "tie-good": "both are equally good", "tie-bad": "both are equally bad"}
 NAMES = {"request": "REQUEST", "reference": "REFERENCE", "answer_a": "ANSWER A", "answer_b": "ANSWER B"}
+_ENDS = re.compile("\r\n|[\r\x0b\x0c\x1c-\x1e\x85\u2028\u2029]")
 _PLACEHOLDER = re.compile(r"\{(request|reference|answer_a|answer_b|reply)\}")
 
 
@@ -56,25 +59,45 @@ class JudgePrompt:
         """The word to be written for each verdict."""
         return {verdict: words[0] for verdict, words in self.verdicts.items()}
 
-    def filled(self, texts: dict[str, str], as_json: bool = False) -> str:
-        """The prompt for `request`, `reference`, `answer_a` and `answer_b`; no text in it can forge a fence, a heading or a placeholder."""
+    def filled(self, texts: dict[str, str], as_json: bool = False, *, material: Material = str) -> str:
+        """The prompt for `request`, `reference`, `answer_a` and `answer_b`; no text in it can forge a fence, a heading or a placeholder.
+
+        Each text stands there as `material` gives it.
+        """
         fence = fence_for(texts.values())
-        headings = self._headings()
 
         def part(match: re.Match[str]) -> str:
             key = match[1]
             if key == "reply":
                 return self.reply(as_json)
             if not self.fenced:
-                return "\n".join("> " + line if line.strip().startswith(headings) else line for line in texts[key].split("\n"))
-            return f"{fence} {(NAMES | self.names)[key]}\n{texts[key]}\n{fence}"
+                return material(self._quoted(texts[key]))
+            return f"{fence} {(NAMES | self.names)[key]}\n{material(texts[key])}\n{fence}"
 
         return _PLACEHOLDER.sub(part, self.text)
 
+    def _quoted(self, text: str) -> str:
+        """A text for a format without fences: a line that looks like a heading stands behind `> `, a tag in round brackets.
+
+        A line ends wherever some reader may see its end, such as at a carriage return or U+2028.
+        """
+        if self._tags and self._tags.search(seen := as_it_looks(_ENDS.sub("\n", text))):
+            text = self._tags.sub(r"(\1)", seen)
+        return "".join("> " + line if _skeleton(line).startswith(self._headings) else line for line in text.splitlines(keepends=True))
+
+    @cached_property
     def _headings(self) -> tuple[str, ...]:
-        """What a line of a format without fences begins with, and a line of a text must not: a heading, a rule, a bracket."""
-        starts = (re.split(r"[:{]", line.strip())[0] for line in self.text.splitlines())
-        return tuple(start for start in starts if re.match(r"[#*\[]", start))
+        """What a line of a format without fences begins with, and a line of a text must not: a heading, a rule, a bracket, a label."""
+        lines = [line.partition("{")[0].strip() for line in self.text.splitlines()]
+        signs = {_skeleton(line.partition(":")[0]) for line in lines if re.match(r"[#*\[]", line)}
+        return tuple(sorted(signs | {_skeleton(line) for line in lines if line.endswith(":")}))
+
+    @cached_property
+    def _tags(self) -> re.Pattern[str] | None:
+        """A format's words in square brackets, such as `[/INST]`, which count wherever in a line they stand."""
+        words = sorted(set(re.findall(r"\[(/?[A-Z]+)\]", self.text)))
+        spaced = "|".join(r"\s*".join(map(re.escape, word)) for word in words)
+        return re.compile(rf"\[\s*({spaced})\s*\]", re.IGNORECASE) if words else None
 
     def reply(self, as_json: bool = False) -> str:
         """What `{reply}` stands for."""
@@ -116,6 +139,11 @@ class JudgePrompt:
 
 def _plain(text: str) -> str:
     return " ".join(text.lower().replace("-", " ").split())
+
+
+def _skeleton(line: str) -> str:
+    """What a reader makes of a line's beginning, whatever spaces, capitals and spellings of its characters are."""
+    return "".join(as_it_looks(line).casefold().split())
 
 
 class _File(msgspec.Struct, forbid_unknown_fields=True):

@@ -12,6 +12,7 @@ from torch.nn import functional
 from blendkit.errors import NoInputError
 from blendkit.models.loading import EMBEDDED, choose_device, choose_dtype, locate, no_such_model, unloadable
 from blendkit.models.reading import Ids, Reader, longest_input
+from blendkit.models.text_tokenizer import TextTokenizer
 
 # Measured on the dev split (docs/embedded.md): the layer of the embedded ranker whose BERTScore agrees best with the oracle.
 EMBEDDED_LAYER = 4
@@ -34,6 +35,7 @@ class Encoder:
             raise NoInputError(f"{name} has {model.config.num_hidden_layers} layers; layer {self.layers} was asked for")
         _cut(model, self.layers)
         self.longest = longest_input(model, self.tokenizer)
+        self.texts = TextTokenizer(self.tokenizer)
         self.reader = Reader(model, self.tokenizer.pad_token_id, self.device, self.dtype, places_only=False)
 
     def ids(self, texts: Sequence[str]) -> list[list[int]]:
@@ -42,7 +44,7 @@ class Encoder:
             return []
         # As bert-score has it: for these tokenizers a first word is like one after a space.
         prefix = {"add_prefix_space": True} if type(self.tokenizer).__name__.startswith(("Roberta", "GPT2")) else {}
-        found = self.tokenizer(list(texts), add_special_tokens=True, truncation=True, max_length=self.longest, **prefix)
+        found = self.texts(texts, add_special_tokens=True, truncation=True, max_length=self.longest, **prefix)
         return [list(ids) for ids in found["input_ids"]]
 
     def embed(self, rows: Sequence[Ids]) -> Tensor:

@@ -13,10 +13,11 @@ from blendkit.errors import NoInputError
 from blendkit.models.fast.encoder import FAMILIES
 from blendkit.models.loading import choose_device, choose_dtype, locate, to_device
 from blendkit.models.reading import Ids, Reader, longest_input, padded
+from blendkit.models.text_tokenizer import TextTokenizer
 
 
 class Regressor:
-    """A sequence-classification model with one label. `tokenizer` is its own; `longest` the tokens that fit.
+    """A sequence-classification model with one label. `tokenizer` is its own, `texts` reads foreign texts by it; `longest` the tokens that fit.
 
     Raises:
         NoInputError: there is no such model, or it has another number of labels.
@@ -28,6 +29,7 @@ class Regressor:
         self.model, self.tokenizer = _load(name)
         if self.model.config.num_labels != 1:
             raise NoInputError(f"{name} has {self.model.config.num_labels} labels; a score needs a model with one")
+        self.texts = TextTokenizer(self.tokenizer)
         self.longest = longest_input(self.model, self.tokenizer)
         head = _head(self.model) if packed else None
         self.reader = Reader(self.model.base_model, 0, self.device, self.dtype, places_only=True) if head else None

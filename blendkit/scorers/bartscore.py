@@ -11,6 +11,7 @@ from typing import Any
 
 from blendkit.errors import NoInputError
 from blendkit.models.loading import choose_device, choose_dtype, fingerprint, shared
+from blendkit.models.text_tokenizer import TextTokenizer
 from blendkit.pipeline.work import Job, Work
 from blendkit.scorers.base import Item, ModelScorer, Scores
 from blendkit.signature import Signature
@@ -26,6 +27,7 @@ class Loaded:
         bart, self.tokenizer, self.longest = load_bart(model, device, dtype)
         self.encode = Job(f"bartscore:{model}", bart.encode)
         self.decode = Job(f"bartscore:{model}", bart.log_probabilities)
+        self.texts = TextTokenizer(self.tokenizer)
 
 
 class BartScore(ModelScorer):
@@ -49,7 +51,7 @@ class BartScore(ModelScorer):
         """Encodes each source once, then decodes its targets together."""
         pairs = list(dict.fromkeys(pair for item in items for pair in self.directions(item)))
         texts = list(dict.fromkeys(text for pair in pairs for text in pair))
-        rows = self.tokenizer(texts, truncation=True, max_length=self.longest)["input_ids"] if texts else []
+        rows = self.loaded.texts(texts, truncation=True, max_length=self.longest)["input_ids"] if texts else []
         ids = {text: tuple(row) for text, row in zip(texts, rows, strict=True)}
         targets: dict[str, list[str]] = {}
         for source, target in pairs:

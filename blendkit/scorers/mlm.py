@@ -11,6 +11,7 @@ from typing import Any
 
 from blendkit.errors import NoInputError
 from blendkit.models.loading import choose_device, choose_dtype, shared
+from blendkit.models.text_tokenizer import TextTokenizer
 from blendkit.pipeline.work import Job, Work
 from blendkit.scorers.base import EMPTY, Item, ModelScorer, Scores
 from blendkit.signature import Signature
@@ -34,6 +35,7 @@ class Loaded:
         network, self.tokenizer = load_pretrained(AutoModelForMaskedLM, model, "masked language model")
         if self.tokenizer.mask_token_id is None:
             raise NoInputError(f"{model}: its tokenizer has no mask token, so it is no masked language model")
+        self.texts = TextTokenizer(self.tokenizer)
         self.longest = longest_input(network, self.tokenizer)
         number_type = choose_dtype(dtype, where)
         head = _head(network, model)
@@ -75,7 +77,7 @@ class MaskedLM(ModelScorer):
     def rounds(self, items: list[Item]) -> Scores:
         """One work a token of each distinct text."""
         texts = list(dict.fromkeys(item.candidate for item in items))
-        found = self.tokenizer(texts, truncation=True, max_length=self.longest, return_special_tokens_mask=True) if texts else {"input_ids": []}
+        found = self.loaded.texts(texts, truncation=True, max_length=self.longest, return_special_tokens_mask=True) if texts else {"input_ids": []}
         works, counts = [], []
         for row, special in zip(found["input_ids"], found.get("special_tokens_mask", []), strict=True):
             ids = tuple(row)

@@ -6,6 +6,7 @@ import math
 from typing import Any
 
 from blendkit.models.loading import choose_device, choose_dtype, to_device
+from blendkit.models.text_tokenizer import TextTokenizer
 from blendkit.pipeline.work import Job, Work
 from blendkit.scorers.base import Item, ModelScorer, Scores
 from blendkit.signature import Signature
@@ -31,6 +32,7 @@ class Perplexity(ModelScorer):
         super().__init__(name, model)
         self.device = choose_device(device)
         network, self.tokenizer = load_pretrained(AutoModelForCausalLM, model, "causal language model")
+        self.texts = TextTokenizer(self.tokenizer)
         self.network = network.to(self.device, choose_dtype(dtype, self.device))
         self.longest = int(min(self.tokenizer.model_max_length, getattr(network.config, "max_position_embeddings", 1 << 30)))
         self.job = Job(f"perplexity:{model}", self._perplexities)
@@ -41,7 +43,7 @@ class Perplexity(ModelScorer):
         works, empty = [], []
         for item in items:
             prompt = prompts[item.messages]
-            answer = self.tokenizer(item.candidate, add_special_tokens=False)["input_ids"][: self.longest - 1]
+            answer = self.texts([item.candidate], add_special_tokens=False)["input_ids"][0][: self.longest - 1]
             empty.append(not answer)
             if answer:
                 kept = prompt[max(0, len(prompt) - (self.longest - len(answer))) :]
@@ -52,12 +54,11 @@ class Perplexity(ModelScorer):
 
     def _prompt(self, item: Item) -> list[int]:
         """Token ids that stand before the answer; at least one, because the first token cannot be predicted from nothing."""
-        if self.tokenizer.chat_template:
+        if self.texts.templated:
             messages = [{"role": role, "content": text} for role, text in item.messages]
-            text = self.tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
-            ids = self.tokenizer(text, add_special_tokens=False)["input_ids"]
+            ids = self.texts.read(self.texts.chat(messages, add_generation_prompt=True), add_special_tokens=False)
         else:
-            ids = self.tokenizer(f"{item.source}\n" if item.source else "")["input_ids"]
+            ids = self.texts([f"{item.source}\n" if item.source else ""])["input_ids"][0]
         start = next((token for token in (self.tokenizer.bos_token_id, self.tokenizer.eos_token_id) if token is not None), 0)
         return list(ids) or [start]
 
@@ -80,5 +81,5 @@ class Perplexity(ModelScorer):
 
     @property
     def signature(self) -> str:
-        template = "chat" if self.tokenizer.chat_template else "plain"
+        template = "chat" if self.texts.templated else "plain"
         return str(Signature("perplexity", model=self.model_at, prompt=template, max=self.longest))

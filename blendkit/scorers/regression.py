@@ -6,6 +6,7 @@ from abc import abstractmethod
 from typing import Any
 
 from blendkit.models.loading import shared
+from blendkit.models.text_tokenizer import TextTokenizer
 from blendkit.pipeline.work import Job, Work
 from blendkit.scorers.base import Item, ModelScorer, Scores
 from blendkit.signature import Signature
@@ -45,7 +46,7 @@ class RegressionScorer(ModelScorer):
         return str(Signature(type(self).__name__.lower(), model=self.model_at, max=self.regressor.longest))
 
 
-def text_pairs(tokenizer: Any, firsts: list[str], seconds: list[str], longest: int) -> list[Input]:
+def text_pairs(tokenizer: TextTokenizer, firsts: list[str], seconds: list[str], longest: int) -> list[Input]:
     """Two texts in one input, the longer cut first where both do not fit."""
     if not firsts:
         return []

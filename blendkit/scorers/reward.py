@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
-
+from blendkit.models.text_tokenizer import TextTokenizer
 from blendkit.scorers.base import Item
 from blendkit.scorers.regression import Input, RegressionScorer, text_pairs
 
@@ -17,17 +16,17 @@ class Reward(RegressionScorer):
     default_model = "OpenAssistant/reward-model-deberta-v3-large-v2"
 
     def encoded(self, items: list[Item]) -> list[Input]:
-        return reward_inputs(self.regressor.tokenizer, items, self.regressor.longest)
+        return reward_inputs(self.regressor.texts, items, self.regressor.longest)
 
 
-def reward_inputs(tokenizer: Any, items: list[Item], longest: int) -> list[Input]:
+def reward_inputs(tokenizer: TextTokenizer, items: list[Item], longest: int) -> list[Input]:
     """Token ids and token types of each item."""
-    if not tokenizer.chat_template:
+    if not tokenizer.templated:
         return text_pairs(tokenizer, [item.source for item in items], [item.candidate for item in items], longest)
     rows: list[Input] = []
     for item in items:
         messages = [*({"role": role, "content": text} for role, text in item.messages), {"role": "assistant", "content": item.candidate}]
-        text = tokenizer.apply_chat_template(messages, tokenize=False)
         # A template spells its special tokens itself; a second start of text would be one too many. Cut at the front: the answer counts.
-        rows.append((tuple(tokenizer(text, add_special_tokens=False)["input_ids"][-longest:]), None))
+        ids = tokenizer.read(tokenizer.chat(messages), add_special_tokens=False)
+        rows.append((tuple(ids[-longest:]), None))
     return rows

@@ -7,6 +7,7 @@ from typing import Any
 
 from blendkit.errors import NoInputError
 from blendkit.models.loading import choose_device, choose_dtype, locate
+from blendkit.models.text_tokenizer import TextTokenizer
 from blendkit.pipeline.work import Job, Work
 from blendkit.scorers.base import Item, ModelScorer, Scores
 from blendkit.signature import Signature
@@ -32,10 +33,10 @@ def grow_markers(tokenizer: Any, network: Any) -> None:
     network.resize_token_embeddings(len(tokenizer), mean_resizing=False)
 
 
-def simcls_ids(tokenizer: Any, text: str, side: int, lengths: tuple[int, int]) -> tuple[int, ...]:
+def simcls_ids(tokenizer: TextTokenizer, text: str, side: int, lengths: tuple[int, int]) -> tuple[int, ...]:
     """Token ids of an x (side 0) or a candidate (side 1)."""
     prefix = (SOURCE, CANDIDATE)[side]
-    return tuple(tokenizer(prefix + text, truncation=True, max_length=lengths[side])["input_ids"])
+    return tuple(tokenizer.read(prefix + tokenizer.material(text), truncation=True, max_length=lengths[side]))
 
 
 class SimCLS(ModelScorer):
@@ -57,6 +58,7 @@ class SimCLS(ModelScorer):
         self.device = choose_device(device)
         network, self.tokenizer = load_encoder(model)
         with_markers(self.tokenizer, network, model)
+        self.texts = TextTokenizer(self.tokenizer)
         raw = json.loads((locate(model) / "config.json").read_text())
         fits = longest_input(network, self.tokenizer)
         self.lengths = min(int(raw.get("source_maxlength", 128)), fits), min(int(raw.get("candidate_maxlength", 128)), fits)
@@ -70,7 +72,7 @@ class SimCLS(ModelScorer):
         sources = list(dict.fromkeys(item.source for item in items))
         candidates = list(dict.fromkeys(item.candidate for item in items))
         keys = [(0, text) for text in sources] + [(1, text) for text in candidates]
-        rows = [simcls_ids(self.tokenizer, text, side, self.lengths) for side, text in keys]
+        rows = [simcls_ids(self.texts, text, side, self.lengths) for side, text in keys]
         works = [Work(self.job, row, len(row), row) for row in rows]
         states = dict(zip(keys, (yield works), strict=True))
         return [float(functional.cosine_similarity(states[0, item.source], states[1, item.candidate], dim=0)) for item in items]

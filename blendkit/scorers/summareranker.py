@@ -6,17 +6,20 @@ from collections.abc import Sequence
 from typing import Any
 
 from blendkit.models.loading import choose_device, choose_dtype
+from blendkit.models.text_tokenizer import TextTokenizer
 from blendkit.pipeline.work import Job, Work
 from blendkit.scorers.base import Item, ModelScorer, Scores
 from blendkit.scorers.simcls import CANDIDATE, SOURCE, with_markers
 from blendkit.signature import Signature
 
 
-def summareranker_ids(tokenizer: Any, source: str, candidates: Sequence[str], source_maxlength: int, candidate_maxlength: int) -> list[tuple[int, ...]]:
+def summareranker_ids(
+    tokenizer: TextTokenizer, source: str, candidates: Sequence[str], source_maxlength: int, candidate_maxlength: int
+) -> list[tuple[int, ...]]:
     """`<s><source> x </s><candidate> y </s>` for each candidate y; x and y are cut to their lengths, markers not counted."""
 
     def cut(marker: str, text: str, longest: int) -> list[int]:
-        return list(tokenizer(marker + text, truncation=True, max_length=longest + 1)["input_ids"])
+        return tokenizer.read(marker + tokenizer.material(text), truncation=True, max_length=longest + 1)
 
     x = cut(SOURCE, source, source_maxlength)
     # The second text brings its end, and no start.
@@ -39,6 +42,7 @@ class SummaReranker(ModelScorer):
         self.device = choose_device(device)
         encoder, head, self.tokenizer, config = load_summareranker(model)
         with_markers(self.tokenizer, encoder, model)
+        self.texts = TextTokenizer(self.tokenizer)
         self.source_maxlength, self.candidate_maxlength = int(config.get("source_maxlength", 128)), int(config.get("candidate_maxlength", 128))
         self.head = head.to(self.device)
         self.reader = Reader(encoder, self.tokenizer.pad_token_id, self.device, choose_dtype(dtype, self.device), places_only=True)
@@ -47,7 +51,7 @@ class SummaReranker(ModelScorer):
     def rounds(self, items: list[Item]) -> Scores:
         """One work a distinct (x, candidate)."""
         lengths = self.source_maxlength, self.candidate_maxlength
-        rows = [row for item in items for row in summareranker_ids(self.tokenizer, item.source, [item.candidate], *lengths)]
+        rows = [row for item in items for row in summareranker_ids(self.texts, item.source, [item.candidate], *lengths)]
         return (yield [Work(self.job, row, len(row), row) for row in rows])
 
     def logits(self, rows: list[tuple[int, ...]]) -> Any:

@@ -6,9 +6,8 @@ import csv
 import io
 from collections.abc import Iterable, Iterator
 
-import orjson
-
 from blendkit.errors import DataError, RecordError, UsageError
+from blendkit.jsonl import as_line
 from blendkit.records import Record
 from blendkit.sources.forms import form_of
 from blendkit.sources.reading import Row
@@ -22,7 +21,7 @@ def converted(records: Iterable[Record], target: str | None, label: str) -> Iter
         DataError: a record lacks what the form needs.
     """
     if target is None:
-        yield from (orjson.dumps(record, option=orjson.OPT_APPEND_NEWLINE) for record in records)
+        yield from map(as_line, records)
         return
     form = form_of(target)
     if form.write is None:
@@ -33,10 +32,10 @@ def converted(records: Iterable[Record], target: str | None, label: str) -> Iter
     elif form.array:
         yield b"["
         for number, row in enumerate(rows):
-            yield (b",\n" if number else b"\n") + orjson.dumps(row)
+            yield (b",\n" if number else b"\n") + as_line(row).rstrip(b"\n")
         yield b"\n]\n"
     else:
-        yield from (orjson.dumps(row, option=orjson.OPT_APPEND_NEWLINE) for row in rows)
+        yield from map(as_line, rows)
 
 
 def _rows(write: object, records: Iterable[Record], label: str) -> Iterator[Row]:

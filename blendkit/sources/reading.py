@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import csv
-import gzip
 import io
 import itertools
 from collections.abc import Iterator
@@ -12,6 +11,7 @@ from typing import Any
 
 import orjson
 
+from blendkit.compression import Damaged, decompressed
 from blendkit.errors import DataError, NoInputError
 
 Row = dict[str, Any]
@@ -19,7 +19,7 @@ SUFFIXES = (".json", ".jsonl", ".csv", ".parquet")
 
 
 def rows(where: str, split: str = "train") -> Iterator[tuple[str, Row]]:
-    """(place, row) of a file (.json: an array or lines; .jsonl, .csv, .parquet; .gz, too) or of a hub id, OWNER/NAME or OWNER/NAME:CONFIG.
+    """(place, row) of a file (.json: an array or lines; .jsonl, .csv, .parquet; .gz and .zst, too) or of a hub id, OWNER/NAME or OWNER/NAME:CONFIG.
 
     Raises:
         NoInputError: there is no such file, and the hub cannot be reached or has no such data set.
@@ -28,14 +28,18 @@ def rows(where: str, split: str = "train") -> Iterator[tuple[str, Row]]:
     path = Path(where)
     if path.is_file():
         yield from _local(path)
-    elif path.suffix.removesuffix(".gz") in SUFFIXES or path.name.endswith(tuple(f"{suffix}.gz" for suffix in SUFFIXES)) or where.count("/") != 1:
-        raise NoInputError(f"{where}: no such file; expected a file ({', '.join(SUFFIXES)}, .gz) or a hub id (OWNER/NAME)")
+    elif _bare(path.name).endswith(SUFFIXES) or where.count("/") != 1:
+        raise NoInputError(f"{where}: no such file; expected a file ({', '.join(SUFFIXES)}, .gz, .zst) or a hub id (OWNER/NAME)")
     else:
         yield from _hub(where, split)
 
 
+def _bare(name: str) -> str:
+    return name.removesuffix(".gz").removesuffix(".zst")
+
+
 def _local(path: Path) -> Iterator[tuple[str, Row]]:
-    kind = path.name.removesuffix(".gz").rpartition(".")[2]
+    kind = _bare(path.name).rpartition(".")[2]
     if kind == "parquet":
         import pyarrow.parquet
 
@@ -43,9 +47,11 @@ def _local(path: Path) -> Iterator[tuple[str, Row]]:
             yield f"{path}: row {number}", row
         return
     try:
-        with gzip.open(path) if path.suffix == ".gz" else path.open("rb") as file:
+        with path.open("rb") as raw, decompressed(raw, path.name) as file:
             yield from ((f"{path}: row {number}", row) for number, row in _csv(file)) if kind == "csv" else _json(path, file)
-    except (orjson.JSONDecodeError, UnicodeDecodeError, csv.Error, EOFError, gzip.BadGzipFile) as error:
+    except Damaged as error:
+        raise DataError(f"{path}: {error}") from error
+    except (orjson.JSONDecodeError, UnicodeDecodeError, csv.Error) as error:
         raise DataError(f"{path}: {' '.join(str(error).split())}; expected {'CSV' if kind == 'csv' else 'a JSON array or JSON lines'}, in UTF-8") from error
 
 

@@ -15,6 +15,7 @@ from blendkit.errors import NoInputError, RecordError, UsageError
 from blendkit.fusers.genfuser import fuser_prompt
 from blendkit.models.loading import locate, to_device, unloadable
 from blendkit.models.reading import padded
+from blendkit.models.text_tokenizer import TextTokenizer
 from blendkit.records import Record, source_text
 from blendkit.training.examples import Example
 from blendkit.training.loop import Part, Trainee
@@ -50,6 +51,7 @@ class FuserTrainee(Trainee):
             self.model.gradient_checkpointing_enable()
         if lora:
             self.model = _adapted(self.model, lora, self.seq2seq)
+        self.texts = TextTokenizer(self.tokenizer)
         self.k, self.random_k, self.micro_tokens = k, random_k, micro_tokens
         self.lengths = max_length, candidate_maxlength, output_maxlength
 
@@ -71,10 +73,10 @@ class FuserTrainee(Trainee):
         max_length, candidate_maxlength, output_maxlength = self.lengths
         k = rng.randint(1, self.k) if self.random_k else self.k
         instruction, _, source = example.source.partition("\0")
-        prompt = fuser_prompt(instruction, source, example.candidates[:k], self.tokenizer, candidate_maxlength)
-        ids = self.tokenizer(prompt, add_special_tokens=False, truncation=True, max_length=max_length)["input_ids"]
-        target = self.tokenizer(example.reference or "", add_special_tokens=False, truncation=True, max_length=output_maxlength - 1)["input_ids"]
-        return list(ids), [*target, self.tokenizer.eos_token_id]
+        prompt = fuser_prompt(instruction, source, example.candidates[:k], self.texts, candidate_maxlength)
+        ids = self.texts.read(prompt, add_special_tokens=False, truncation=True, max_length=max_length)
+        (target,) = self.texts([example.reference or ""], add_special_tokens=False, truncation=True, max_length=output_maxlength - 1)["input_ids"]
+        return ids, [*target, self.tokenizer.eos_token_id]
 
     def forward(self, part: Part) -> Tensor:
         """Summed cross-entropy of the reference's tokens."""

@@ -14,6 +14,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from blendkit.models.reading import padded
+from blendkit.models.text_tokenizer import TextTokenizer
 from blendkit.records import Record, source_text
 from blendkit.training.examples import Example
 from blendkit.training.loop import Part, Trainee
@@ -52,6 +53,7 @@ class LanguageTrainee(Trainee):
 
         super().__init__()
         self.tokenizer = new_tokenizer((text for example in examples for text in (example.source, *example.candidates)), vocabulary, longest)
+        self.texts = TextTokenizer(self.tokenizer)
         ids = self.tokenizer.convert_tokens_to_ids
         shape = {"hidden_size": width, "intermediate_size": 3 * width, "num_hidden_layers": layers, "num_attention_heads": width // 32}
         config = LlamaConfig(
@@ -65,12 +67,12 @@ class LanguageTrainee(Trainee):
         """Sequences of like length together."""
         rows = []
         for example in examples:
-            question = self.tokenizer(f"{USER}{example.source}{ASSISTANT}")["input_ids"][-self.longest // 2 :]
+            question = self.texts.read(f"{USER}{self.texts.material(example.source)}{ASSISTANT}")[-self.longest // 2 :]
             fitting = 0
             for text in rng.sample(example.candidates, len(example.candidates)):
                 if fitting == self.answers:
                     break
-                row = [*question, *self.tokenizer(text + END)["input_ids"]]
+                row = [*question, *self.texts.read(self.texts.material(text) + END)]
                 # An answer that was cut would teach the model not to end.
                 if len(row) <= self.longest:
                     rows.append(row)

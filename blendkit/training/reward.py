@@ -11,6 +11,7 @@ from torch import Tensor
 from blendkit.errors import NoInputError, UsageError
 from blendkit.models.loading import locate, to_device, unloadable
 from blendkit.models.reading import longest_input, padded
+from blendkit.models.text_tokenizer import TextTokenizer
 from blendkit.scorers.base import Item
 from blendkit.scorers.regression import Input
 from blendkit.scorers.reward import reward_inputs
@@ -45,13 +46,14 @@ class RewardTrainee(Pointwise):
             self.tokenizer.pad_token = self.tokenizer.eos_token
         self.model.config.pad_token_id = self.tokenizer.pad_token_id
         self.pairing, self.loss = pairing, PAIR_LOSSES[loss]
+        self.texts = TextTokenizer(self.tokenizer)
         self.longest = longest_input(self.model, self.tokenizer)
 
     def rows(self, example: Example) -> list[Input]:
         """As the scorer `reward` reads them."""
         conversation = (("user", example.source),)
         items = [Item(example.source, text, "", example.id, place, messages=conversation) for place, text in enumerate(example.candidates)]
-        return reward_inputs(self.tokenizer, items, self.longest)
+        return reward_inputs(self.texts, items, self.longest)
 
     def logits(self, rows: list[Input]) -> Tensor:
         """[N, 1]."""

@@ -13,6 +13,7 @@ from torch.nn import functional
 from blendkit.models.encoder import load_encoder, without_attention_dropout
 from blendkit.models.loading import to_device
 from blendkit.models.reading import longest_input, padded
+from blendkit.models.text_tokenizer import TextTokenizer
 from blendkit.scorers.simcls import grow_markers, simcls_ids
 from blendkit.training.examples import Example, Pair
 from blendkit.training.losses import simcls
@@ -34,13 +35,14 @@ class SimCLSTrainee(Pointwise):
         self.model, self.tokenizer = load_encoder(backbone)
         without_attention_dropout(self.model)
         grow_markers(self.tokenizer, self.model)
+        self.texts = TextTokenizer(self.tokenizer)
         fits = longest_input(self.model, self.tokenizer)
         self.lengths = min(source_maxlength, fits), min(candidate_maxlength, fits)
 
     def rows(self, example: Example) -> Rows:
         """x, the candidates, and the reference where there is one."""
         texts = [*example.candidates, *([example.reference] if example.reference else [])]
-        ids = [simcls_ids(self.tokenizer, example.source, 0, self.lengths), *(simcls_ids(self.tokenizer, text, 1, self.lengths) for text in texts)]
+        ids = [simcls_ids(self.texts, example.source, 0, self.lengths), *(simcls_ids(self.texts, text, 1, self.lengths) for text in texts)]
         return ids, bool(example.reference)
 
     def logits(self, rows: Rows) -> Tensor:

@@ -12,6 +12,7 @@ from blendkit.models.encoder import load_encoder, without_attention_dropout
 from blendkit.models.loading import to_device
 from blendkit.models.reading import longest_input, padded
 from blendkit.models.summareranker import SummaRerankerHead, save_summareranker
+from blendkit.models.text_tokenizer import TextTokenizer
 from blendkit.scorers.simcls import grow_markers
 from blendkit.scorers.summareranker import summareranker_ids
 from blendkit.training.examples import Example, Pair
@@ -32,6 +33,7 @@ class SummaRerankerTrainee(Pointwise):
         self.model, self.tokenizer = load_encoder(backbone)
         without_attention_dropout(self.model)
         grow_markers(self.tokenizer, self.model)
+        self.texts = TextTokenizer(self.tokenizer)
         self.head = SummaRerankerHead(tasks, self.model.config.hidden_size)
         for gate in self.head.moe.w_gate:
             torch.nn.init.normal_(gate, std=0.02)
@@ -41,7 +43,7 @@ class SummaRerankerTrainee(Pointwise):
 
     def rows(self, example: Example) -> list[tuple[int, ...]]:
         """As the scorer reads them."""
-        return summareranker_ids(self.tokenizer, example.source, example.candidates, *self.lengths)
+        return summareranker_ids(self.texts, example.source, example.candidates, *self.lengths)
 
     def logits(self, rows: list[tuple[int, ...]]) -> Tensor:
         """[N, T]."""

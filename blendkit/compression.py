@@ -1,0 +1,123 @@
+"""Compressed streams: gzip members and zstd frames, of which none may be cut or altered unnoticed."""
+
+from __future__ import annotations
+
+import gzip
+import io
+import zlib
+from collections.abc import Callable
+from typing import IO, Any, BinaryIO
+
+# Compressed bytes at a time: what they can become at most stays small (gzip: 1,000 times as much, zstd: 32,000 times).
+GZIP_BYTES, ZSTD_BYTES = 16 << 10, 2 << 10
+# So much of a member waits for its checksum; our own, of one window of records, are mostly smaller.
+HELD_BYTES = 8 << 20
+
+
+class Damaged(Exception):
+    """Compressed data that are `cut` off, or altered; the message says where."""
+
+    def __init__(self, problem: str, cut: bool = False) -> None:
+        super().__init__(problem)
+        self.cut = cut
+
+
+class Members(io.RawIOBase):
+    """The data of compressed members, one after the other; an empty file has none, and is an empty stream.
+
+    A member's data are given out when its checksum was right; of one that is longer than `HELD_BYTES`, as they come. What
+    is there of a member that is cut off is given out, too.
+
+    Raises:
+        Damaged: after all that was good: the data end inside a member, are altered, or are something else.
+    """
+
+    def __init__(self, raw: BinaryIO, new: Callable[[], Any], size: int, errors: tuple[type[Exception], ...], padded: bool) -> None:
+        """`new` gives a member's decompressor, `size` is how much that gets at a time, `padded` whether zeros may stand between members."""
+        self._raw, self._new, self._size, self._errors, self._padded = raw, new, size, errors, padded
+        self._member: Any = None
+        self._rest, self._read = b"", 0
+        self._held: list[bytes] = []
+        self._held_bytes = 0
+        self._ready, self._place = b"", 0
+        self._fault: Damaged | None = None
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: Any) -> int:
+        target = memoryview(buffer)
+        while self._place == len(self._ready):
+            if self._fault is not None:
+                raise self._fault
+            if not self._advance():
+                return 0
+        part = self._ready[self._place : self._place + len(target)]
+        target[: len(part)] = part
+        self._place += len(part)
+        return len(part)
+
+    def _advance(self) -> bool:
+        """Takes some compressed bytes in; False at the end of all."""
+        data = self._rest or self._raw.read(self._size)
+        self._rest = b""
+        if not data:
+            if self._member is None:
+                return False
+            self._release()
+            self._fault = Damaged(f"cut off: the compressed data end in the middle of a block, at byte {self._read:,}", cut=True)
+            return True
+        self._read += len(data)
+        if self._member is None:
+            if self._padded and self._read > len(data) and not (data := data.lstrip(b"\0")):
+                return True
+            self._member = self._new()
+        try:
+            found = self._member.decompress(data)
+        except self._errors as error:
+            self._held = []
+            start = self._read - len(data)
+            reason = " ".join(str(error).split())
+            what = f"damaged near byte {start:,} of the compressed data" if start else "not compressed data, as the name says"
+            self._fault = Damaged(f"{what}: {reason}")
+            return True
+        self._held.append(found)
+        self._held_bytes += len(found)
+        if self._member.eof:
+            self._rest = self._member.unused_data
+            self._read -= len(self._rest)
+            self._member = None
+        if self._member is None or self._held_bytes > HELD_BYTES:
+            self._release()
+        return True
+
+    def _release(self) -> None:
+        self._ready, self._place = b"".join(self._held), 0
+        self._held = []
+        if self._member is None:
+            self._held_bytes = 0
+
+
+def decompressed(raw: BinaryIO, name: str) -> IO[bytes]:
+    """The stream behind a name that ends in .gz or .zst, or the stream itself; reading raises Damaged."""
+    if name.endswith(".gz"):
+        members = Members(raw, lambda: zlib.decompressobj(zlib.MAX_WBITS | 16), GZIP_BYTES, (zlib.error,), padded=True)
+    elif name.endswith(".zst"):
+        import zstandard
+
+        members = Members(raw, zstandard.ZstdDecompressor().decompressobj, ZSTD_BYTES, (zstandard.ZstdError,), padded=False)
+    else:
+        return raw
+    return io.BufferedReader(members, 1 << 17)
+
+
+def compressor(name: str) -> Callable[[bytes], bytes]:
+    """What one block of output goes through, by the file's name; each block is whole, with a checksum, and says its length."""
+    if name.endswith(".gz"):
+        return lambda data: gzip.compress(data, mtime=0)
+    if name.endswith(".zst"):
+        import zstandard
+
+        made: Callable[[bytes], bytes] = zstandard.ZstdCompressor(write_checksum=True, write_content_size=True).compress
+        return made
+    return lambda data: data

@@ -1,0 +1,554 @@
+"""What a server, a cache or a batch file says is foreign: no field of it ends a run otherwise than by our own errors, or fills the memory."""
+
+from __future__ import annotations
+
+import asyncio
+import gzip
+import json
+import os
+import resource
+import sqlite3
+import subprocess
+import sys
+import zlib
+from contextlib import suppress
+from types import SimpleNamespace
+
+import pytest
+from conftest import lines, parsed
+from hostile import HostileServer
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from test_security import limited
+
+import blendkit as library
+from blendkit.errors import DataError, OutputError
+from blendkit.generators.base import Completion, EndpointOptions, Sampling
+from blendkit.generators.batch_file import BatchAnswers
+from blendkit.generators.cache import Cache
+from blendkit.generators.endpoint import Endpoint
+from blendkit.generators.limits import RateLimit, connections, retry_after
+from blendkit.generators.replies import BadReply, read_body, read_kept, read_reply, what_it_says
+
+GOOD = {"choices": [{"message": {"content": "Hello"}, "finish_reason": "stop"}], "usage": {"prompt_tokens": 10, "completion_tokens": 5}}
+GOOD_TEXT = {"choices": [{"text": "Hello", "finish_reason": "stop"}], "usage": {"prompt_tokens": 10, "completion_tokens": 5}}
+LOGPROBS = {"content": [{"token": "a", "logprob": -0.5, "top_logprobs": [{"token": "a", "logprob": -0.5}]}]}
+TEXT_LOGPROBS = {"tokens": ["a"], "token_logprobs": [-0.5], "top_logprobs": [{"a": -0.5}]}
+DEEP = "[" * 100_000 + "]" * 100_000
+
+
+@pytest.fixture
+def serve():
+    servers = []
+
+    def start(*arguments, **more):
+        servers.append(HostileServer(*arguments, **more))
+        return servers[-1]
+
+    yield start
+    for server in servers:
+        server.stop()
+
+
+def asking(server, *flags):
+    return ["generate", "-m", "openai:x", "--base-url", server.url, "--retries", 0, *flags]
+
+
+def prompts(*words):
+    return lines([{"id": str(number), "instruction": word} for number, word in enumerate(words)])
+
+
+# Bodies without bounds
+
+
+@pytest.mark.parametrize("fault", ["gzip-bomb", "gzip-members", "endless", "headers"])
+def test_a_body_without_end_is_the_fault_of_its_request(blendkit, serve, tmp_path, fault):
+    server = serve(lambda prompt, attempt: fault if "bad" in prompt else None)
+    flags = ["--on-error", "skip", "--rejects", tmp_path / "bad.jsonl", "--concurrency", 1, "--timeout", 60]
+    done = blendkit(*asking(server, *flags), stdin=prompts("bad", "good"), preexec_fn=limited(450))
+    assert done.returncode == 70, done.stderr
+    assert [record["id"] for record in parsed(done.stdout)] == ["1"]
+    (reject,) = parsed((tmp_path / "bad.jsonl").read_text())
+    if fault != "headers":
+        assert "answers with a body of more than 67,108,864 bytes; --max-body-bytes raises the limit" in reject["error"]
+
+
+def test_a_server_whose_bodies_have_no_end_counts_as_gone(blendkit, serve):
+    done = blendkit(*asking(serve(lambda prompt, attempt: "endless"), "--max-body-bytes", 1000), stdin=prompts("a"))
+    assert done.returncode == 69
+    assert len(done.stderr.splitlines()) == 1 and "more than 1,000 bytes" in done.stderr
+
+
+def test_the_time_is_for_the_whole_body(blendkit, serve):
+    done = blendkit(*asking(serve(lambda prompt, attempt: "trickle"), "--timeout", 0.7), stdin=prompts("a"))
+    assert done.returncode == 69
+    assert "gave no answer in 0.7 s" in done.stderr
+
+
+def test_of_a_refusal_without_end_the_beginning_is_read(blendkit, serve):
+    done = blendkit(*asking(serve(lambda prompt, attempt: "endless-400")), stdin=prompts("a"), preexec_fn=limited(250))
+    assert done.returncode == 65, done.stderr
+    assert "refuses this prompt (HTTP 400)" in done.stderr
+
+
+class Chunks:
+    """A response whose body comes in pieces."""
+
+    def __init__(self, pieces, packing):
+        self.headers, self._pieces = {"Content-Encoding": packing} if packing else {}, pieces
+        self.content = SimpleNamespace(iter_any=self._iter)
+
+    async def _iter(self):
+        for piece in self._pieces:
+            yield piece
+
+
+@settings(max_examples=100, deadline=None)
+@given(st.binary(max_size=300), st.integers(1, 400), st.integers(1, 50), st.sampled_from(["", "gzip", "deflate", "GZIP"]), st.booleans())
+def test_a_body_within_the_limit_comes_whole_however_it_is_cut(data, limit, size, packing, members):
+    packed = {"gzip": gzip.compress, "deflate": zlib.compress, "": bytes}[packing.lower()]
+    sent = packed(data) if not members or packing.lower() != "gzip" else packed(data[:100]) + packed(data[100:])
+    reply = Chunks([sent[place : place + size] for place in range(0, len(sent), size)], packing)
+    if len(data) <= limit:
+        assert asyncio.run(read_body(reply, limit)) == data
+    else:
+        with pytest.raises(BadReply, match="more than"):
+            asyncio.run(read_body(reply, limit))
+        assert asyncio.run(read_body(reply, limit, whole=False)) == data[:limit]
+
+
+@settings(max_examples=100, deadline=None)
+@given(st.lists(st.binary(max_size=40), max_size=6), st.sampled_from(["", "gzip", "deflate", "br", "zstd", "\x00"]))
+def test_any_body_is_read_or_refused(pieces, packing):
+    with suppress(BadReply):
+        assert len(asyncio.run(read_body(Chunks(pieces, packing), 64))) <= 64
+    assert len(asyncio.run(read_body(Chunks(pieces, packing), 64, whole=False))) <= 64
+
+
+def test_a_compressed_body_that_is_cut_off_is_none():
+    for data in (gzip.compress(b"x" * 1000)[:-3], gzip.compress(b"x") + b"rubbish"):
+        with pytest.raises(BadReply, match="compress"):
+            asyncio.run(read_body(Chunks([data], "gzip"), 10_000))
+
+
+# Replies
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        ({"choices": {}}, "choices: expected array, got object"),
+        ({"choices": "x"}, "choices: expected array, got str"),
+        ({"choices": [1]}, "choices[0]: expected object, got int"),
+        ({"choices": [{"message": {"content": ["a"]}}]}, "choices[0].message.content: expected str | null, got array"),
+        ({"choices": [{"message": {"content": 5}}]}, "choices[0].message.content: expected str | null, got int"),
+        ({"choices": [{"message": "x"}]}, "choices[0].message: expected object, got str"),
+        ({"choices": [{"message": {"content": "a"}, "finish_reason": 5}]}, "choices[0].finish_reason: expected str | null, got int"),
+        ({"choices": [{"message": {"content": "a"}, "logprobs": {"content": {}}}]}, "content: expected array | null, got object"),
+        ({"choices": [{"message": {"content": "a"}, "logprobs": {"content": [{"token": "a", "logprob": 1e300}]}}]}, "<= 0.01"),
+        ({"choices": [{"message": {"content": "a"}, "logprobs": [1]}]}, "log-probabilities of another form"),
+    ],
+)
+def test_a_field_of_another_type_is_named(change, said):
+    with pytest.raises(BadReply) as raised:
+        read_reply(json.dumps(GOOD | change).encode(), "chat", logprobs=True)
+    assert said in str(raised.value)
+
+
+@pytest.mark.parametrize(
+    "data", [b"", b"null", b"[1]", b'{"choices":[{"message":{"content":"\\ud800"}}]}', b'{"choices":[{"message":{"content":"\xff"}}]}', DEEP.encode(),
+             b'{"choices":[{"message":{"content":"a"}}],"x":%s}' % DEEP.encode(), b'{"choices":NaN}'],
+)  # fmt: skip
+def test_what_is_no_reply_is_said_so(data):
+    with pytest.raises(BadReply, match="answers with"):
+        read_reply(data, "chat")
+
+
+@pytest.mark.parametrize("count", [-1, 10**400, 1e300, "5", True, [], {}, -0.5, 10**10])
+@pytest.mark.parametrize("api", ["chat", "completions"])
+def test_an_absurd_usage_does_not_cost_the_answer(count, api):
+    good = GOOD if api == "chat" else GOOD_TEXT
+    for usage in ({"prompt_tokens": count, "completion_tokens": 5}, {"prompt_tokens": 5, "completion_tokens": count}, count):
+        reply = read_reply(json.dumps(good | {"usage": usage}).encode(), api)
+        assert reply.completion.text == "Hello"
+        assert reply.completion.usage is None and (not reply.believable or usage == {})
+    assert read_reply(json.dumps(good | {"usage": {"prompt_tokens": 10.0, "completion_tokens": None}}).encode(), api).completion.usage == {"prompt_tokens": 10}
+
+
+NUMBERS = st.integers() | st.floats() | st.sampled_from([10**400, -1, 2**63, 1e308, -1e308])
+SCALARS = st.none() | st.booleans() | NUMBERS | st.text(max_size=8)
+ANYTHING = st.recursive(SCALARS, lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=8), inner, max_size=3), max_leaves=6)
+
+
+@st.composite
+def mutated(draw, *shapes):
+    """One of the shapes with one or several of its parts put out or in another's place."""
+    value = json.loads(json.dumps(draw(st.sampled_from(shapes))))
+    for _ in range(draw(st.integers(1, 3))):
+        place = value
+        while isinstance(place, dict | list) and place:
+            key = draw(st.sampled_from(sorted(place) if isinstance(place, dict) else range(len(place))))
+            if not isinstance(place[key], dict | list) or not place[key] or draw(st.integers(0, 3)) == 0:
+                if draw(st.integers(0, 4)) == 0:
+                    del place[key]
+                else:
+                    place[key] = draw(ANYTHING)
+                break
+            place = place[key]
+    return value
+
+
+def said(value) -> bytes:
+    """JSON as a careless server writes it: NaN, Infinity, lone surrogates and all."""
+    return json.dumps(value).encode()
+
+
+def with_logprobs(reply, logprobs):
+    return reply | {"choices": [reply["choices"][0] | {"logprobs": logprobs}]}
+
+
+REPLIES = [GOOD, GOOD_TEXT, with_logprobs(GOOD, LOGPROBS), with_logprobs(GOOD_TEXT, TEXT_LOGPROBS), {"error": {"message": "no", "code": 5}}]
+KEPT = Completion("Hello", "stop", {"prompt_tokens": 10, "completion_tokens": 5, "cost": 0.1}, -0.5, {"a": -0.5}).as_dict()
+
+
+def check_reply(data: bytes, api: str, logprobs: bool) -> None:
+    what_it_says(data)
+    try:
+        reply = read_reply(data, api, logprobs)
+    except BadReply as error:
+        assert "\n" not in str(error)
+        return
+    check_completion(reply.completion)
+
+
+def check_completion(completion: Completion) -> None:
+    assert type(completion.text) is str and isinstance(completion.finish_reason, str | None)
+    assert all(count >= 0 for count in (completion.usage or {}).values())
+    assert completion.logprob is None or -1e9 <= completion.logprob <= 0.01
+    assert all(type(token) is str and value <= 0.01 for token, value in (completion.alternatives or {}).items())
+    # What is kept is read again, and what is written is JSON.
+    assert read_kept(json.dumps(completion.as_dict(), allow_nan=False).encode()) == completion
+
+
+def check_row(data: bytes) -> None:
+    kept = read_kept(data)
+    if kept is not None:
+        check_completion(kept)
+
+
+def check_batch_line(data: bytes, path) -> None:
+    path.write_bytes(data + b"\n")
+    try:
+        answers = BatchAnswers(str(path), 1 << 20)
+    except DataError as error:
+        assert f"{path}:1: expected a line of a batch's output" in str(error)
+        return
+    answer = answers.get("k")
+    if isinstance(answer, bytes):
+        check_reply(answer, "chat", True)
+
+
+LINE = {"custom_id": "k", "response": {"status_code": 200, "body": GOOD}, "error": None}
+BUDGETS = [pytest.param(150, id="quick"), pytest.param(20_000, id="long", marks=pytest.mark.slow)]
+
+
+def fuzz(strategy, budget: int, check) -> None:
+    """Runs the check over so many examples."""
+    relaxed = settings(max_examples=budget, deadline=None, database=None, suppress_health_check=list(HealthCheck))
+    relaxed(given(strategy)(check))()
+
+
+@pytest.mark.parametrize("budget", BUDGETS)
+def test_no_reply_raises_anything_but_our_own(budget):
+    def check(case):
+        reply, api, logprobs = case
+        check_reply(said(reply), api, logprobs)
+
+    fuzz(st.tuples(mutated(*REPLIES), st.sampled_from(["chat", "completions"]), st.booleans()), budget, check)
+    fuzz(st.binary(max_size=80), budget // 3, lambda data: check_reply(data, "chat", True))
+
+
+@pytest.mark.parametrize("budget", BUDGETS)
+def test_no_row_of_a_cache_raises(budget):
+    fuzz(mutated(KEPT), budget, lambda row: check_row(said(row)))
+    fuzz(st.binary(max_size=80), budget // 3, check_row)
+
+
+@pytest.mark.parametrize("budget", BUDGETS)
+def test_no_line_of_a_batch_raises_anything_but_our_own(budget, tmp_path):
+    fuzz(mutated(LINE), budget, lambda line: check_batch_line(said(line), tmp_path / "batch.jsonl"))
+    line = st.binary(max_size=80).map(lambda data: b"x" + data.replace(b"\n", b""))
+    fuzz(line, budget // 3, lambda data: check_batch_line(data, tmp_path / "batch.jsonl"))
+
+
+@pytest.mark.parametrize(
+    ("answer", "said"),
+    [
+        ({"choices": {"0": {}}}, "choices: expected array, got object"),
+        (GOOD | {"choices": [{"message": {"content": [{"type": "text", "text": "Hello"}]}}]}, "content: expected str | null, got array"),
+        (GOOD | {"choices": [{"message": {"content": "a"}, "finish_reason": {}}]}, "finish_reason"),
+        (GOOD | {"choices": [{"message": {"content": "a"}, "logprobs": {"content": [{"logprob": "x"}]}}]}, "log-probabilities of another form"),
+        (DEEP.encode(), "answers with"),
+        (b'{"choices":[{"message":{"content":"\\ud800"}}]}', "no JSON"),
+    ],
+)
+def test_a_reply_of_another_form_is_the_fault_of_its_record(blendkit, serve, tmp_path, answer, said):
+    server = serve(lambda prompt, attempt: answer if "bad" in prompt else None)
+    flags = ["--logprobs", "--concurrency", 1, "--on-error", "skip", "--rejects", tmp_path / "bad.jsonl"]
+    done = blendkit(*asking(server, *flags), stdin=prompts("bad", "good"))
+    assert done.returncode == 70, done.stderr
+    assert [record["id"] for record in parsed(done.stdout)] == ["1"]
+    assert said in parsed((tmp_path / "bad.jsonl").read_text())[0]["error"]
+
+
+@pytest.mark.parametrize("usage", [{"prompt_tokens": -(10**8), "completion_tokens": -(10**8)}, {"prompt_tokens": 10**400}, "none", b"{"])
+def test_no_usage_defeats_the_limit_on_cost(blendkit, serve, usage):
+    server = serve(lambda prompt, attempt: usage if isinstance(usage, bytes) else GOOD | {"usage": usage})
+    prices = ["--price-in", 0, "--price-out", 10_000, "--max-cost", 1, "--max-new-tokens", 10, "--concurrency", 1, "--window", 1]
+    done = blendkit(*asking(server, *prices, "--on-error", "skip", "--retries", 50), stdin=prompts(*map(str, range(30))))
+    assert done.returncode == 69, done.stderr
+    assert "--max-cost 1: $1.0000 are spent" in done.stderr
+    assert "answers of openai:x had no count of tokens that can be believed; each counts as the most that it can have had" in done.stderr
+    assert sum(server.asked.values()) == 10  # at $0.1 for ten tokens
+    assert all("usage" not in record["candidates"][0] for record in parsed(done.stdout))
+
+
+def test_a_log_probability_that_is_none_is_left_out(serve):
+    server = serve(lambda prompt, attempt: with_logprobs(GOOD, {"content": [{"token": "A", "logprob": -0.1, "top_logprobs": [{"token": "A"}]}]}))
+    endpoint = Endpoint("x", EndpointOptions(base_url=server.url))
+    from blendkit.generators.base import Prompt
+
+    (completion,) = endpoint.complete([Prompt([{"role": "user", "content": "a"}])], Sampling(alternatives=5))
+    endpoint.close()
+    assert completion.alternatives is None and completion.logprob == -0.1
+
+
+# Refusals
+
+
+@pytest.mark.parametrize("place", ["http://localhost:9/elsewhere", "/v1/again", "//evil.example/x"])
+def test_a_redirect_is_not_followed(blendkit, serve, place):
+    server = serve(lambda prompt, attempt: f"redirect:{place}")
+    done = blendkit(*asking(server), stdin=prompts("a", "b"), env={**os.environ, "OPENAI_API_KEY": "sk-planted-0123456789"})
+    assert done.returncode == 69
+    assert f"{server.url} redirects to {place} (HTTP 307), where nothing is sent" in done.stderr
+    assert len(server.headers) <= 2
+
+
+def test_another_host_gets_nothing_by_a_redirect(blendkit, serve):
+    other = serve()
+    server = serve(lambda prompt, attempt: f"redirect:{other.url}/chat/completions")
+    assert blendkit(*asking(server), stdin=prompts("a")).returncode == 69
+    assert not other.headers
+
+
+def test_a_server_that_asks_for_patience_without_end_counts_as_gone(blendkit, serve):
+    for seconds in ("1e308", "inf", "86400"):
+        done = blendkit(*asking(serve(lambda prompt, attempt, seconds=seconds: f"wait:{seconds}"), "--retries", 1), stdin=prompts("a"))
+        assert done.returncode == 69 and "s of patience; go on with --resume later" in done.stderr
+
+
+@pytest.mark.parametrize("value", ["nan", "-5", "x", "Thu, 01 Jan 0001 00:00:00 -0000", "Thu, 99 Jan 9999 99:99:99 GMT", ""])
+def test_a_retry_after_without_sense(value):
+    assert retry_after({"Retry-After": value}) in (None, 0.0)
+    assert retry_after({"retry-after-ms": value}) in (None, 0.0)
+
+
+def test_a_message_nested_deep_is_quoted():
+    assert what_it_says(b'{"error":{"message":%s}}' % (b"[" * 1000 + b"]" * 1000)).startswith('{"error"')
+    assert what_it_says(b'{"error":"no \xff"}') == '{"error":"no \ufffd"}'
+    assert what_it_says(b'{"error":{"message":"no"}}') == what_it_says(b'{"error":"no"}') == "no"
+
+
+# Caches
+
+
+@pytest.mark.parametrize("value", [b"\x00\xff", b"{}", b'{"text":5,"finish_reason":null,"usage":null}', "text", 5, 1.5, b"[" * 5000, b"x" * 70_000_000, b""])
+def test_a_row_that_is_not_ours_is_asked_again_and_replaced(serve, tmp_path, value):
+    server, path = serve(), tmp_path / "cache.sqlite"
+    options = EndpointOptions(base_url=server.url, cache=str(path))
+    record = {"id": "a", "instruction": "question"}
+
+    def answer():
+        endpoint_warnings.clear()
+        from blendkit.generators.generating import Generating
+        from blendkit.stage import apply
+
+        stage = Generating(["openai:x"], Sampling(), options)
+        (done,) = apply(stage, [dict(record)])
+        endpoint_warnings.extend(stage.warnings())
+        return done["candidates"][0]["text"]
+
+    endpoint_warnings: list[str] = []
+    answer()
+    database = sqlite3.connect(path)
+    database.execute("UPDATE answers SET value = ?", (value,))
+    database.commit()
+    database.close()
+    assert answer() == "Reply to question"
+    assert f"1 rows of --cache {path} were no answers of ours; their questions were asked again" in endpoint_warnings
+    assert answer() == "Reply to question" and not endpoint_warnings
+    assert server.asked["question"] == 2
+
+
+@pytest.mark.parametrize(
+    ("make", "said"),
+    [
+        ("CREATE TABLE history (url TEXT)", "the database of another program"),
+        ("CREATE TABLE answers (question TEXT, answer TEXT)", "no such column: key"),
+        ("CREATE TABLE t (key TEXT, value TEXT); CREATE VIEW answers AS SELECT 1 AS key, 2 AS value", ""),
+    ],
+)
+def test_a_database_of_another_kind_is_left_alone(blendkit, serve, tmp_path, make, said):
+    path = tmp_path / "other.sqlite"
+    database = sqlite3.connect(path)
+    database.executescript(make)
+    database.close()
+    before = path.read_bytes()
+    done = blendkit(*asking(serve(), "--cache", path), stdin=prompts("a"))
+    assert done.returncode == 74, done.stderr
+    assert said in done.stderr and len(done.stderr.splitlines()) == 1
+    if "another program" in said:
+        assert path.read_bytes() == before
+
+
+def test_a_damaged_cache_is_told(blendkit, serve, tmp_path):
+    path = tmp_path / "cache.sqlite"
+    server = serve()
+    assert blendkit(*asking(server, "--cache", path), stdin=prompts(*"abcdefgh")).returncode == 0
+    data = bytearray(path.read_bytes())
+    data[4096:] = b"\xa5" * (len(data) - 4096)
+    path.write_bytes(data)
+    done = blendkit(*asking(server, "--cache", path), stdin=prompts("a"))
+    assert done.returncode == 74, done.stderr
+    assert f"--cache {path}" in done.stderr and len(done.stderr.splitlines()) == 1
+
+
+def test_many_processes_open_a_new_cache_at_once(tmp_path):
+    code = "import sys; from blendkit.generators.cache import Cache; sys.stdin.read(1)\nfor n in range(40): Cache(f'{sys.argv[1]}/{n}.sqlite', 1000).close()"
+    processes = [subprocess.Popen([sys.executable, "-c", code, str(tmp_path)], stdin=subprocess.PIPE, stderr=subprocess.PIPE) for _ in range(6)]
+    for process in processes:
+        process.stdin.write(b"x")
+        process.stdin.flush()
+    said = [process.communicate(timeout=120)[1] for process in processes]
+    assert [process.returncode for process in processes] == [0] * 6, said
+
+
+def test_a_row_too_long_is_none(tmp_path):
+    cache = Cache(str(tmp_path / "cache.sqlite"), 10)
+    cache.put("short", b"0123456789")
+    cache.put("long", b"0123456789a")
+    assert cache.get(["short", "long", "none"]) == {"short": b"0123456789", "long": b""}
+    cache.drop(["long"])
+    assert cache.get(["long"]) == {}
+    cache.close()
+    with pytest.raises(OutputError, match="--cache"):
+        Cache(str(tmp_path), 10)
+
+
+# Batch files
+
+
+def test_batch_answers_of_another_form(blendkit, tmp_path):
+    flags = ["generate", "-m", "openai:x", "--temperature", 0]
+    assert blendkit(*flags, "--emit-batch", tmp_path / "out.jsonl", stdin=prompts("a", "b")).returncode == 0
+    first, second = (row["custom_id"] for row in parsed((tmp_path / "out.jsonl").read_text()))
+    answers = tmp_path / "in.jsonl"
+    rows = [{"custom_id": first, "response": {"status_code": 200, "body": {"choices": {}}}}, {"custom_id": second, "response": {"body": GOOD}}]
+    answers.write_text(lines(rows))
+    done = blendkit(*flags, "--read-batch", answers, "--on-error", "skip", stdin=prompts("a", "b"))
+    assert done.returncode == 70, done.stderr
+    assert "the batch answers with an answer that is no completion: choices: expected array, got object" in done.stderr
+    assert parsed(done.stdout)[0]["candidates"][0]["text"] == "Hello"
+    for line in ('{"custom_id":[],"response":null}', DEEP, '{"custom_id":"a","response":{"status_code":"x"}}', '{"custom_id":"\\ud800"}', "\x00"):
+        answers.write_text(lines(rows[1:]) + line + "\n")
+        done = blendkit(*flags, "--read-batch", answers, stdin=prompts("a"))
+        assert done.returncode == 65, done.stderr
+        assert f"{answers}:2: expected a line of a batch's output" in done.stderr
+    answers.write_text(lines(rows))
+    done = blendkit(*flags, "--read-batch", answers, "--max-body-bytes", 50, stdin=prompts("a"))
+    assert done.returncode == 65 and f"{answers}:1: a line of more than 50 bytes" in done.stderr
+
+
+# Files that may be open
+
+
+def test_a_concurrency_that_does_not_fit_is_lowered_and_told(blendkit, serve):
+    server = serve(latency=0.05)
+    limit = lambda: resource.setrlimit(resource.RLIMIT_NOFILE, (40, 40))  # noqa: E731
+    done = blendkit(*asking(server, "--concurrency", 200), stdin=prompts(*map(str, range(100))), preexec_fn=limit)
+    assert done.returncode == 0, done.stderr
+    assert len(parsed(done.stdout)) == 100
+    (line,) = done.stderr.splitlines()
+    assert "--concurrency 200: this process may open 40 files (ulimit -n), so " in line
+    several = ["-m", "a=openai:a", "-m", "b=openai:b", "--base-url", server.url, "--concurrency", 200]
+    done = blendkit("generate", *several, stdin=prompts(*map(str, range(50))), preexec_fn=limit)
+    assert done.returncode == 0, done.stderr
+    # What the system allows is taken, and nothing said.
+    most = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
+    if most == resource.RLIM_INFINITY or most >= 400:
+        raised = lambda: resource.setrlimit(resource.RLIMIT_NOFILE, (40, 400))  # noqa: E731
+        done = blendkit(*asking(server, "--concurrency", 200), stdin=prompts(*map(str, range(100))), preexec_fn=raised)
+        assert (done.returncode, done.stderr) == (0, "")
+
+
+def test_there_is_always_one_connection(monkeypatch):
+    monkeypatch.setattr(resource, "getrlimit", lambda kind: (20, 20))
+    monkeypatch.setattr(resource, "setrlimit", lambda kind, limits: None)
+    assert connections(100, 3) == (1, 20)
+
+
+def test_closing_gives_every_file_back(serve):
+    server = serve()
+    options = EndpointOptions(base_url=server.url)
+
+    def once():
+        list(library.generate([{"id": "a", "instruction": "x"}], ["openai:x"], endpoint=options))
+
+    once()
+    before = len(os.listdir("/dev/fd"))
+    for _ in range(10):
+        once()
+    assert len(os.listdir("/dev/fd")) <= before + 3
+
+
+def test_a_pause_keeps_the_distance_between_requests(monkeypatch):
+    from blendkit.generators import limits
+
+    now, heap = 100.0, []
+
+    async def sleep(seconds):
+        # A clock of the test's own: whoever is due first goes on.
+        nonlocal now
+        event = asyncio.Event()
+        heap.append((now + seconds, len(heap), event))
+        await event.wait()
+
+    monkeypatch.setattr(limits, "time", SimpleNamespace(monotonic=lambda: now))
+    monkeypatch.setattr(limits, "asyncio", SimpleNamespace(sleep=sleep))
+
+    async def starts():
+        nonlocal now
+        rate, found = RateLimit(60, None), []
+
+        async def one():
+            await rate.wait(1)
+            found.append(now - 100)
+
+        tasks = [asyncio.create_task(one()) for _ in range(5)]
+        await asyncio.sleep(0)
+        rate.pause(10)
+        rate.pause(4)
+        tasks += [asyncio.create_task(one())]
+        for _ in range(60):
+            await asyncio.sleep(0)
+            if heap:
+                heap.sort(key=lambda item: item[:2])
+                now, _, event = heap.pop(0)
+                event.set()
+        await asyncio.gather(*tasks)
+        return found
+
+    found = asyncio.run(starts())
+    # The first had left before the pause; all others wait for its end, and then go one a second.
+    assert found == pytest.approx([0, 11, 12, 13, 14, 15])
