@@ -18,7 +18,7 @@ format:          ## put the style right
 	.venv/bin/ruff check --fix .
 
 docs:            ## docs/cli.md, docs/scorers.md and docs/record.schema.json, made from the code
-	.venv/bin/python -m blendkit.document
+	.venv/bin/python -m blendkit.documentation
 
 bench:           ## what docs/performance.md shows
 	bin/bench pair

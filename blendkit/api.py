@@ -19,23 +19,23 @@ def generate(
     """Adds one candidate a model; `models` are NAME=SPEC or SPEC, as for `blendkit generate -m`."""
     from blendkit.generators.base import EndpointOptions, Sampling
     from blendkit.generators.generating import Generating
-    from blendkit.stage import apply
+    from blendkit.pipeline.runner import apply
 
     yield from apply(Generating(list(models), sampling or Sampling(), endpoint or EndpointOptions(), seed=seed, **where), records)
 
 
 def score(records: Records, metrics: Sequence[str], *, seed: int = 0, **where: Any) -> Iterator[Record]:
     """Adds `scores` to every candidate; `metrics` are [LABEL=]NAME[:MODEL], `where` are `Scoring`'s arguments, such as `device`."""
+    from blendkit.pipeline.runner import apply
     from blendkit.scorers.scoring import Scoring
-    from blendkit.stage import apply
 
     yield from apply(Scoring(list(metrics), seed=seed, **where), records)
 
 
 def pair(records: Records, model: str = "embedded", *, name: str = "pairrm", **where: Any) -> Iterator[Record]:
     """Adds `comparisons` by PairRanker; `where` are PairRanker's own arguments, such as `schedule` and `device`."""
+    from blendkit.pipeline.runner import apply
     from blendkit.rankers.pairranker import PairRanker
-    from blendkit.stage import apply
 
     yield from apply(PairRanker(model, name, **where), records)
 
@@ -44,8 +44,8 @@ def rank(
     records: Records, by: str = "pairrm", *, aggregate: str | None = None, top: int = 3, name: str | None = None, reference: str | None = None
 ) -> Iterator[Record]:
     """Adds `ranks` and `top`."""
+    from blendkit.pipeline.runner import apply
     from blendkit.rankers.ranking import Ranking
-    from blendkit.stage import apply
 
     yield from apply(Ranking(by, aggregate, top, name, reference), records)
 
@@ -53,7 +53,7 @@ def rank(
 def fuse(records: Records, model: str = "consensus", **options: Any) -> Iterator[Record]:
     """Appends the fused candidate: `consensus`, or GenFuser with a seq2seq model."""
     from blendkit.fusers import make_fuser
-    from blendkit.stage import apply
+    from blendkit.pipeline.runner import apply
 
     yield from apply(make_fuser(model, **options), records)
 
@@ -61,7 +61,7 @@ def fuse(records: Records, model: str = "consensus", **options: Any) -> Iterator
 def judge(records: Records, model: str | Sequence[str] = "embedded", **options: Any) -> Iterator[Record]:
     """Adds `verdicts`: `embedded`, openai:MODEL, or a local chat model, or a panel of several; `options` are `make_judge`'s."""
     from blendkit.judges import make_judge
-    from blendkit.stage import apply
+    from blendkit.pipeline.runner import apply
 
     yield from apply(make_judge(model, **options), records)
 
@@ -76,7 +76,7 @@ def evaluate(records: Records, *, versus: Sequence[str] = (), oracle: str | None
         DataError: there is no record.
     """
     from blendkit.evaluation.evaluating import Evaluating
-    from blendkit.stage import apply
+    from blendkit.pipeline.runner import apply
 
     stage = Evaluating(list(versus), oracle, agreement, **more)
     for _ in apply(stage, records):

@@ -16,8 +16,8 @@ from typer.core import TyperGroup
 
 from blendkit.credentials import Secrets
 from blendkit.errors import BlendkitError, Interrupted, OutputError, UsageError
-from blendkit.jsonl import catch_signals, raise_if_signalled
-from blendkit.standard import ReaderGone, make_safe
+from blendkit.streams.signals import catch_signals, raise_if_signalled
+from blendkit.streams.standard import ReaderGone, make_safe
 from blendkit.version import VERSION
 
 # In the order of the pipe. A new command is a file in commands/ with a function of its name, and a line here.

@@ -11,7 +11,7 @@ import pytest
 from conftest import ROOT, examples
 
 from blendkit.cli import COMMANDS
-from blendkit.document import pages
+from blendkit.documentation import pages
 
 
 def test_help_imports_nothing_heavy():
@@ -66,7 +66,7 @@ def test_a_group_called_alone_shows_its_help(blendkit, arguments):
 
 
 def test_the_docs_are_what_the_code_says():
-    from blendkit.document import cli_page, schema_page, scorers_page
+    from blendkit.documentation import cli_page, schema_page, scorers_page
 
     assert (ROOT / "docs" / "cli.md").read_text() == cli_page(), "run `make docs`"
     assert (ROOT / "docs" / "scorers.md").read_text() == scorers_page(), "run `make docs`"

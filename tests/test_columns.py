@@ -15,7 +15,7 @@ from blendkit.errors import OutputError
 from blendkit.evaluation.agreement import Ranking
 from blendkit.evaluation.columns import BLOCK, ROWS, Columns, Computed, Growing, counted
 from blendkit.evaluation.statistics import bootstrap, randomization
-from blendkit.seen import Seen
+from blendkit.streams.unique_ids import Seen
 
 LONG = 2 * BLOCK + 123
 

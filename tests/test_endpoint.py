@@ -178,7 +178,7 @@ def test_a_cache_is_keyed_by_what_decides_the_answer(serve, tmp_path):
 
 def test_a_stage_with_a_cache_may_run_again_and_again(serve, tmp_path):
     from blendkit.generators.generating import Generating
-    from blendkit.stage import apply
+    from blendkit.pipeline.runner import apply
 
     server = serve()
     stage = Generating(["m=openai:x"], Sampling(), EndpointOptions(base_url=server.url, cache=str(tmp_path / "cache.sqlite")))

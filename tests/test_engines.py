@@ -98,7 +98,7 @@ def workers_of(pid: int, mark: str) -> list[int]:
 
 
 @pytest.mark.skipif(not Path("/proc/self/task").is_dir(), reason="finds workers in /proc")
-@pytest.mark.parametrize(("engine", "mark"), [pytest.param("local", "blendkit.engines.local"), pytest.param("ray", "ray::Served", marks=ray)])
+@pytest.mark.parametrize(("engine", "mark"), [pytest.param("local", "blendkit.pipeline.engines.local"), pytest.param("ray", "ray::Served", marks=ray)])
 def test_a_killed_workers_window_goes_to_another(blendkit, tmp_path, tiny_ranker, engine, mark):
     source, out = tmp_path / "in.jsonl", tmp_path / "out.jsonl"
     source.write_text(lines(many(12)))
@@ -117,10 +117,12 @@ def test_a_killed_workers_window_goes_to_another(blendkit, tmp_path, tiny_ranker
 
 
 def test_a_record_that_kills_its_workers_ends_the_run_and_keeps_what_was_done():
-    from blendkit.engines import EngineOptions, distributed
     from blendkit.errors import WorkerLost
-    from blendkit.jsonl import Line
-    from blendkit.stage import Plan, Stage, process
+    from blendkit.pipeline.engines import EngineOptions, distributed
+    from blendkit.pipeline.plan import Plan
+    from blendkit.pipeline.runner import process
+    from blendkit.pipeline.stage import Stage
+    from blendkit.streams.lines import Line
 
     class Deadly(Stage):
         name = "deadly"

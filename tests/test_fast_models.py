@@ -12,9 +12,9 @@ from blendkit.models.fast.encoder import packed_encoder
 from blendkit.models.fast.packing import Packed
 from blendkit.models.fast.scorer import PairScorer
 from blendkit.models.pairrm import PairRM, PairRMConfig
+from blendkit.pipeline.runner import apply
 from blendkit.rankers.pair_inputs import PairInputs, Segment
 from blendkit.rankers.pairranker import PairRanker
-from blendkit.stage import apply
 
 CPU = torch.device("cpu")
 SHAPE = {"vocab_size": 300, "hidden_size": 48, "num_hidden_layers": 3, "num_attention_heads": 4, "intermediate_size": 96, "max_position_embeddings": 512}

@@ -166,7 +166,7 @@ def test_resume_finds_the_first_known_record_far_behind(blendkit, tmp_path):
 
 
 def test_ids_on_disk_are_found_again():
-    from blendkit.seen import Seen
+    from blendkit.streams.unique_ids import Seen
 
     seen = Seen(in_memory=10)
     for n in range(100):

@@ -9,8 +9,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from blendkit.fences import fence_for, plain_name
 from blendkit.judges.prompting import JudgePrompt, load_prompt
-from blendkit.prompts import fence_for, plain_name
 
 TEXTS = {"request": "x", "reference": "y", "answer_a": "one", "answer_b": "two"}
 ENDS = ("\n", "\r\n", "\r", "\x0b", "\x0c", "\x1c", "\x1d", "\x1e", "\x85", "\u2028", "\u2029")

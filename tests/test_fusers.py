@@ -13,7 +13,7 @@ from blendkit.fusers import make_fuser
 from blendkit.fusers.chat import ChatFuser
 from blendkit.fusers.genfuser import GenFuser
 from blendkit.generators.base import EndpointOptions
-from blendkit.stage import apply
+from blendkit.pipeline.runner import apply
 
 
 def ranked(count=4, top=3):

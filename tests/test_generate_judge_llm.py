@@ -65,7 +65,7 @@ def test_generate_adds_a_candidate_a_model_in_order(tiny_chat, tiny_t5):
 def test_sampling_depends_on_seed_and_record_but_not_on_the_batch(tiny_chat):
     from blendkit.generators.base import EndpointOptions
     from blendkit.generators.generating import Generating
-    from blendkit.stage import apply
+    from blendkit.pipeline.runner import apply
 
     def run(seed, **plan):
         stage = Generating([f"c={tiny_chat}"], Sampling(max_new_tokens=12, temperature=1.0), EndpointOptions(), seed=seed, device="cpu")

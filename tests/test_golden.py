@@ -16,6 +16,7 @@ from blendkit.models.fast.scorer import PairScorer
 from blendkit.models.pairrm import load_pairrm
 from blendkit.models.summareranker import head_of, save_summareranker
 from blendkit.models.text_tokenizer import TextTokenizer
+from blendkit.pipeline.runner import apply
 from blendkit.rankers.conversations import pair_texts
 from blendkit.rankers.pair_inputs import PairInputs
 from blendkit.rankers.pairranker import PairRanker
@@ -24,7 +25,6 @@ from blendkit.records import verdicts_of
 from blendkit.scorers.bartscore import load_bart
 from blendkit.scorers.simcls import SimCLS, simcls_ids
 from blendkit.scorers.summareranker import SummaReranker, summareranker_ids
-from blendkit.stage import apply
 from blendkit.training.losses import bce, instructgpt, mse, simcls
 
 

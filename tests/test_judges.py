@@ -16,7 +16,7 @@ from blendkit.errors import DataError, NoInputError, RecordError, UsageError
 from blendkit.generators.base import Completion, EndpointOptions
 from blendkit.judges import make_judge
 from blendkit.judges.prompting import JudgePrompt, built_in, load_prompt
-from blendkit.stage import apply
+from blendkit.pipeline.runner import apply
 
 TEXTS = {"request": "x", "reference": "y", "answer_a": "one", "answer_b": "two"}
 

@@ -7,7 +7,7 @@ import time
 
 import pytest
 
-from blendkit.overlapping import overlapped
+from blendkit.pipeline.threads import overlapped
 
 
 def test_results_keep_the_order_and_run_side_by_side():

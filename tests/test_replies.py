@@ -372,7 +372,7 @@ def test_a_row_that_is_not_ours_is_asked_again_and_replaced(serve, tmp_path, val
     def answer():
         endpoint_warnings.clear()
         from blendkit.generators.generating import Generating
-        from blendkit.stage import apply
+        from blendkit.pipeline.runner import apply
 
         stage = Generating(["openai:x"], Sampling(), options)
         (done,) = apply(stage, [dict(record)])

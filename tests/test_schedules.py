@@ -12,10 +12,11 @@ from hypothesis import strategies as st
 
 import blendkit as library
 from blendkit.aggregate import AGGREGATIONS, BradleyTerry, matrix, max_logits
+from blendkit.pipeline.plan import Plan
+from blendkit.pipeline.runner import apply, process
 from blendkit.pipeline.work import Job, Work
 from blendkit.rankers.pairranker import PairRanker
 from blendkit.rankers.schedules import SCHEDULES, make_schedule
-from blendkit.stage import Plan, apply, process
 
 
 def drive(spec, n, logit, seed=0):
@@ -144,7 +145,7 @@ def test_equal_candidates_and_equal_pairs_are_computed_once(tiny_ranker):
     record = {"instruction": "x", "candidates": [{"model": m, "text": text} for m, text in zip("abcd", ["one", "two", "one", "two"], strict=True)]}
     stage = PairRanker(str(tiny_ranker), device="cpu")
     plan = Plan(window=8)
-    from blendkit.jsonl import Line
+    from blendkit.streams.lines import Line
 
     (done,) = process(stage, [Line(n, b"", {**record, "id": str(n)}) for n in range(3)], plan)
     assert len(done) == 3
@@ -153,8 +154,8 @@ def test_equal_candidates_and_equal_pairs_are_computed_once(tiny_ranker):
 
 
 def test_levels_of_all_records_run_together():
-    from blendkit.jsonl import Line
-    from blendkit.stage import Stage
+    from blendkit.pipeline.stage import Stage
+    from blendkit.streams.lines import Line
 
     class Counting(Stage):
         name = "counting"

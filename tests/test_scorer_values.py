@@ -12,9 +12,9 @@ from conftest import examples, lines, parsed
 from tiny_models import bert_tokenizer
 from tiny_scorers import SHAPE, scored
 
+from blendkit.pipeline.runner import apply
 from blendkit.scorers import better_when_lower
 from blendkit.scorers.scoring import Scoring
-from blendkit.stage import apply
 
 
 def pairs(records):

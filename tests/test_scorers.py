@@ -10,9 +10,9 @@ from conftest import examples, lines, parsed
 from tiny_scorers import scored, spec
 
 from blendkit.errors import NoInputError, UsageError
+from blendkit.pipeline.runner import apply
 from blendkit.scorers import SCORERS, make_scorer
 from blendkit.scorers.scoring import Scoring
-from blendkit.stage import apply
 
 HOSTILE = [
     "",

@@ -10,8 +10,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from blendkit.errors import UsageError
-from blendkit.jsonl import Line, Reader
-from blendkit.running import shard_of
+from blendkit.streams.lines import Line, Reader
+from blendkit.streams.shards import shard_of
 
 RECORDS = [{"id": f"r{n}", "instruction": "x", "candidates": [{"model": "m", "text": "t", "scores": {"q": n}}]} for n in range(40)]
 RANK = ("rank", "--by", "score:q")

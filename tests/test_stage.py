@@ -6,9 +6,11 @@ import pytest
 from conftest import examples
 
 from blendkit.errors import OutOfMemory
-from blendkit.jsonl import Line
+from blendkit.pipeline.plan import Plan
+from blendkit.pipeline.runner import apply, process
+from blendkit.pipeline.stage import Stage
 from blendkit.pipeline.work import Job, Work
-from blendkit.stage import Plan, Stage, apply, process
+from blendkit.streams.lines import Line
 
 
 class Squares(Stage):
@@ -86,7 +88,7 @@ def test_the_words_of_every_allocator_are_known(words):
 def test_what_torch_says_here_when_memory_runs_out_is_known():
     import torch
 
-    from blendkit.stage import out_of_memory
+    from blendkit.pipeline.runner import out_of_memory
 
     with pytest.raises(RuntimeError) as caught:
         torch.empty(1 << 58, dtype=torch.uint8)

@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from blendkit.commands.options import with_run_options
-from blendkit.running import RunOptions, check_stream
+from blendkit.pipeline.run import RunOptions, check_stream
 
 
 @with_run_options("output", "resume", "window", "batch_tokens", "device", "dtype", "seed", "manifest", "progress", "on_error", "rejects")

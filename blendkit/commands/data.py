@@ -11,9 +11,9 @@ from typing import Annotated, Any
 import typer
 
 from blendkit.errors import DataError, UsageError
-from blendkit.files import Role, one_role_each, stdin_or, stdout_or
-from blendkit.jsonl import BadLine, Reader, Writer, as_line
 from blendkit.records import Record
+from blendkit.streams.files import Role, one_role_each, stdin_or, stdout_or
+from blendkit.streams.lines import BadLine, Reader, Writer, as_line
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None)
 

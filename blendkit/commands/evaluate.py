@@ -9,9 +9,9 @@ import typer
 
 from blendkit.commands.options import with_run_options
 from blendkit.errors import UsageError
-from blendkit.files import Role, one_role_each
-from blendkit.running import RunOptions, run_stage
-from blendkit.stage import Stage
+from blendkit.pipeline.run import RunOptions, run_stage
+from blendkit.pipeline.stage import Stage
+from blendkit.streams.files import Role, one_role_each
 
 PAGE = "Page and figures"
 

@@ -10,8 +10,8 @@ from blendkit.commands.options import with_run_options
 from blendkit.errors import UsageError
 from blendkit.generators.base import EndpointOptions, Sampling
 from blendkit.models.loading import EMBEDDED_GENERATORS
-from blendkit.running import RunOptions, run_stage
-from blendkit.stage import Stage
+from blendkit.pipeline.run import RunOptions, run_stage
+from blendkit.pipeline.stage import Stage
 
 DECODING = "Decoding"
 

@@ -8,8 +8,8 @@ import typer
 
 from blendkit.commands.options import with_run_options
 from blendkit.generators.base import EndpointOptions
-from blendkit.running import RunOptions, run_stage
-from blendkit.stage import Stage
+from blendkit.pipeline.run import RunOptions, run_stage
+from blendkit.pipeline.stage import Stage
 
 LLM = "LLM judges"
 

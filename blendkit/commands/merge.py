@@ -7,8 +7,8 @@ from typing import Annotated
 import typer
 
 from blendkit.commands.options import with_run_options
-from blendkit.running import RunOptions, run_stage
-from blendkit.stage import Stage
+from blendkit.pipeline.run import RunOptions, run_stage
+from blendkit.pipeline.stage import Stage
 
 
 @with_run_options("resume", "device", "dtype", "batch_tokens", "seed", "shard", reads={"parts": "PARTS"})
@@ -24,7 +24,7 @@ def merge(
     """
 
     def make() -> Stage:
-        from blendkit.merging import Merging
+        from blendkit.pipeline.merging import Merging
 
         return Merging(parts, run.max_line_bytes)
 

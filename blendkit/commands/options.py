@@ -10,11 +10,11 @@ from typing import Annotated, Any
 
 import typer
 
-from blendkit.engines import EngineOptions
-from blendkit.files import one_role_each, roles_of
 from blendkit.generators.base import EndpointOptions
-from blendkit.jsonl import MAX_LINE_BYTES
-from blendkit.running import RunOptions
+from blendkit.pipeline.engines import EngineOptions
+from blendkit.pipeline.run import RunOptions
+from blendkit.streams.files import one_role_each, roles_of
+from blendkit.streams.lines import MAX_LINE_BYTES
 
 STREAM, COMPUTE, ENGINE, REPORT = "Stream", "Computing", "Engine", "Reporting"
 

@@ -7,8 +7,8 @@ from typing import Annotated
 import typer
 
 from blendkit.commands.options import with_run_options
-from blendkit.running import RunOptions, run_stage
-from blendkit.stage import Stage
+from blendkit.pipeline.run import RunOptions, run_stage
+from blendkit.pipeline.stage import Stage
 
 
 @with_run_options()

@@ -9,8 +9,8 @@ import typer
 
 from blendkit.commands.options import with_run_options
 from blendkit.errors import UsageError
-from blendkit.running import RunOptions, run_stage
-from blendkit.stage import Stage
+from blendkit.pipeline.run import RunOptions, run_stage
+from blendkit.pipeline.stage import Stage
 
 BERTSCORE = "BERTScore"
 

@@ -11,9 +11,9 @@ import typer
 
 from blendkit.commands.options import with_groups
 from blendkit.errors import DataError, RecordError, UsageError
-from blendkit.files import Role, one_role_each
-from blendkit.jsonl import BadLine, Reader
 from blendkit.records import Record
+from blendkit.streams.files import Role, one_role_each
+from blendkit.streams.lines import BadLine, Reader
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None)
 

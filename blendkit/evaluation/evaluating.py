@@ -15,9 +15,9 @@ from blendkit.evaluation.methods import Methods, table_2
 from blendkit.evaluation.pairwise import PairwiseAgreement
 from blendkit.evaluation.ratings import Firsts, ratings_of
 from blendkit.evaluation.report.browser import Browser
+from blendkit.pipeline.stage import Stage
 from blendkit.records import Record, verdicts_of
 from blendkit.signature import Signature
-from blendkit.stage import Stage
 from blendkit.version import VERSION
 
 Rows = list[dict[str, Any]]

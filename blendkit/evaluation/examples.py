@@ -15,8 +15,8 @@ from blendkit.aggregate import AGGREGATIONS, Matrix, matrix, max_logits, ranks_f
 from blendkit.errors import RecordError
 from blendkit.rankers.schedules import bubble
 from blendkit.records import Record, candidates_of, generated_only, verdicts_of
-from blendkit.running import seeded
 from blendkit.scorers import better_when_lower
+from blendkit.seeding import seeded
 
 Verdicts = dict[str, list[dict[str, Any]]]
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from blendkit.errors import UsageError
-from blendkit.stage import Stage
+from blendkit.pipeline.stage import Stage
 
 
 def make_fuser(model: str | list[str], **options: Any) -> Stage:

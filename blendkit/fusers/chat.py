@@ -10,14 +10,14 @@ import random
 from typing import Any
 
 from blendkit.errors import UsageError
+from blendkit.fences import fence_for, plain_name, quoted
 from blendkit.fusers.base import appended, top_candidates
 from blendkit.generators.base import EndpointOptions, Prompt, Sampling, TextModel, text_model, windows_at_once
+from blendkit.pipeline.stage import Stage
 from blendkit.pipeline.work import Rounds, Work
-from blendkit.prompts import fence_for, plain_name, quoted
 from blendkit.records import Record, source_text
-from blendkit.running import seeded
+from blendkit.seeding import seeded
 from blendkit.signature import Signature
-from blendkit.stage import Stage
 from blendkit.version import VERSION
 
 TASK = """Several assistants answered the same request. Write one answer to the request that is better than each of theirs.

@@ -18,10 +18,10 @@ from blendkit.aggregate import matrix, max_logits
 from blendkit.fusers.base import appended, top_candidates
 from blendkit.models.encoder import Encoder
 from blendkit.models.loading import EMBEDDED, fingerprint
+from blendkit.pipeline.stage import Stage
 from blendkit.pipeline.work import Job, Work
 from blendkit.records import Record, generated_only
 from blendkit.signature import Signature
-from blendkit.stage import Stage
 from blendkit.version import VERSION
 
 # Cosines are between mean-pooled sentences; the thresholds were set by reading fused answers, not tuned on a score.

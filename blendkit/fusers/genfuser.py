@@ -14,10 +14,10 @@ from blendkit.errors import NoInputError
 from blendkit.fusers.base import appended, top_candidates
 from blendkit.models.loading import choose_device, choose_dtype, fingerprint, locate, unloadable
 from blendkit.models.text_tokenizer import TextTokenizer
+from blendkit.pipeline.stage import Stage
 from blendkit.pipeline.work import Job, Work
 from blendkit.records import Record, source_text
 from blendkit.signature import Signature
-from blendkit.stage import Stage
 from blendkit.version import VERSION
 
 ENDING = "</s>Summarize candidates into a better one for the given instruction:"

@@ -10,10 +10,10 @@ from typing import Any
 from blendkit.errors import UsageError
 from blendkit.generators.base import Completion, EndpointOptions, Messages, Prompt, Sampling, TextModel, decoded_by, text_model, windows_at_once
 from blendkit.generators.presets import Preset, defaults_of, preset_of
+from blendkit.pipeline.stage import Stage
 from blendkit.pipeline.work import Job, Work
 from blendkit.records import Record, source_text
-from blendkit.running import seeded
-from blendkit.stage import Stage
+from blendkit.seeding import seeded
 
 SEVERAL_LOCAL = 1024  # records a window where weights must be loaded anew for each
 

@@ -9,7 +9,7 @@ from typing import Any
 
 from blendkit.pipeline.work import Rounds
 from blendkit.records import Record
-from blendkit.running import seeded
+from blendkit.seeding import seeded
 
 Shown = tuple[int, int]
 SWAPPED = {"A": "B", "B": "A"}

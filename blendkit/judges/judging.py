@@ -11,12 +11,12 @@ from blendkit.errors import UsageError
 from blendkit.judges.agreement import Agreement
 from blendkit.judges.base import ORDERS, Juror, Opinion, as_row, orders_shown
 from blendkit.judges.position import PositionBias
+from blendkit.pipeline.stage import Stage
 from blendkit.pipeline.work import Rounds, together
 from blendkit.rankers.schedules import make_schedule
 from blendkit.records import Record, candidates_of
-from blendkit.running import seeded
+from blendkit.seeding import seeded
 from blendkit.signature import Signature
-from blendkit.stage import Stage
 
 
 class Judging(Stage):

@@ -14,7 +14,7 @@ from blendkit.judges.base import Juror, Opinion, Opinions, Shown
 from blendkit.judges.prompting import DEFAULT, JudgePrompt, load_prompt
 from blendkit.pipeline.work import Job, Work
 from blendkit.records import Record, reference_of, source_text
-from blendkit.running import seeded
+from blendkit.seeding import seeded
 from blendkit.signature import Signature
 from blendkit.version import VERSION
 

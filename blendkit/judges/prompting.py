@@ -18,8 +18,8 @@ from pathlib import Path
 import msgspec
 
 from blendkit.errors import DataError, NoInputError, UsageError
+from blendkit.fences import as_it_looks, fence_for
 from blendkit.generators.base import Material
-from blendkit.prompts import as_it_looks, fence_for
 
 FOLDER = Path(__file__).parent / "prompts"
 DEFAULT = "pairwise-with-reference"

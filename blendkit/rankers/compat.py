@@ -17,11 +17,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from blendkit.aggregate import matrix, max_logits, ranks_from_scores
+from blendkit.pipeline.runner import apply
 from blendkit.rankers import schedules
 from blendkit.rankers.conversations import INSTRUCTION, conversation_candidate, conversation_source
 from blendkit.rankers.references import REFERENCES
 from blendkit.records import Record
-from blendkit.stage import apply
 
 MODES = ("[A,B]", "[B,A]", "[A,B]+[B,A]")
 Texts = Sequence[str]

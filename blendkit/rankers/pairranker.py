@@ -11,15 +11,15 @@ from blendkit.errors import RecordError, UsageError
 from blendkit.models.fast.scorer import PairScorer
 from blendkit.models.loading import EMBEDDED, choose_device, choose_dtype, fingerprint
 from blendkit.models.pairrm import load_pairrm
+from blendkit.pipeline.stage import Stage
 from blendkit.pipeline.work import Job, Rounds, Work
 from blendkit.rankers.conversations import pair_texts
 from blendkit.rankers.pair_inputs import Cut, PairInputs
 from blendkit.rankers.prefilter import Prefilter
 from blendkit.rankers.schedules import make_schedule
 from blendkit.records import Record, candidates_of, generated_only
-from blendkit.running import seeded
+from blendkit.seeding import seeded
 from blendkit.signature import Signature
-from blendkit.stage import Stage
 from blendkit.version import VERSION
 
 Ids = tuple[int, ...]

@@ -9,10 +9,10 @@ import numpy as np
 
 from blendkit.aggregate import AGGREGATIONS, Matrix, matrix, ranks_from_scores, verdict_matrix
 from blendkit.errors import RecordError, UsageError
+from blendkit.pipeline.stage import Stage
 from blendkit.rankers.references import reference_index
 from blendkit.records import Record, candidates_of, generated_only, verdicts_of
 from blendkit.scorers import better_when_lower
-from blendkit.stage import Stage
 
 SOURCES = ("PAIR (a name in `comparisons`, such as pairrm)", "score:NAME", "judge:NAME", "oracle:FIELD")
 DEFAULT = "max-logits"

@@ -5,8 +5,8 @@ from __future__ import annotations
 import random
 from collections.abc import Hashable
 
-from blendkit.running import seeded
 from blendkit.scorers.base import Item, TextScorer
+from blendkit.seeding import seeded
 from blendkit.signature import Signature
 
 

@@ -88,8 +88,8 @@ class BertScore(ModelScorer):
 
     def _idf(self, path: str) -> Mapping[int, float]:
         """log((M + 1) / (m + 1)) of a token that m of the M references in a file of records hold."""
-        from blendkit.jsonl import BadLine
-        from blendkit.jsonl import Reader as Records
+        from blendkit.streams.lines import BadLine
+        from blendkit.streams.lines import Reader as Records
 
         references = [str(line.record["output"]) for line in Records(path).records() if not isinstance(line, BadLine) and line.record.get("output") is not None]
         if not references:

@@ -6,11 +6,11 @@ import math
 from typing import Any
 
 from blendkit.errors import RecordError, UsageError
+from blendkit.pipeline.stage import Stage
 from blendkit.pipeline.work import Rounds, together
 from blendkit.records import Record, candidates_of, reference_of, source_text
 from blendkit.scorers import make_scorer
 from blendkit.scorers.base import Item, Scorer, items_of
-from blendkit.stage import Stage
 
 
 class Scoring(Stage):

@@ -7,10 +7,10 @@ import io
 from collections.abc import Iterable, Iterator
 
 from blendkit.errors import DataError, RecordError, UsageError
-from blendkit.jsonl import as_line
 from blendkit.records import Record
 from blendkit.sources.forms import form_of
 from blendkit.sources.reading import Row
+from blendkit.streams.lines import as_line
 
 
 def converted(records: Iterable[Record], target: str | None, label: str) -> Iterator[bytes]:

@@ -12,8 +12,8 @@ from typing import Any
 
 from blendkit.errors import DataError, RecordError, UsageError
 from blendkit.records import Record, candidates_of, generated_only, source_text, verdicts_of
-from blendkit.running import seeded
 from blendkit.scorers import better_when_lower
+from blendkit.seeding import seeded
 from blendkit.sources.reading import Row
 
 Places = Iterable[tuple[str, Row]]

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 from blendkit.errors import DataError, UsageError
 from blendkit.records import Record
-from blendkit.running import seeded
+from blendkit.seeding import seeded
 from blendkit.sources.forms import Places, placed, read_each
 from blendkit.sources.reading import Row, rows
 

@@ -11,8 +11,8 @@ from typing import Any
 
 import orjson
 
-from blendkit.compression import Damaged, decompressed
 from blendkit.errors import DataError, NoInputError
+from blendkit.streams.compression import Damaged, decompressed
 
 Row = dict[str, Any]
 SUFFIXES = (".json", ".jsonl", ".csv", ".parquet")

@@ -25,7 +25,7 @@ from scipy import stats
 from torch import Tensor, nn
 
 from blendkit.errors import DataError, NoInputError, UsageError
-from blendkit.running import seeded
+from blendkit.seeding import seeded
 from blendkit.training.examples import Example
 
 STATE = "training.state.pt"

@@ -14,8 +14,8 @@ from collections import Counter
 from blendkit.commands.generate import EMBEDDED_GENERATORS
 from blendkit.generators.base import EndpointOptions, Sampling
 from blendkit.generators.generating import Generating
-from blendkit.jsonl import Line, Reader
-from blendkit.stage import apply
+from blendkit.pipeline.runner import apply
+from blendkit.streams.lines import Line, Reader
 
 RUN = 5
 

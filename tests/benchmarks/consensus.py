@@ -21,7 +21,7 @@ from rich.table import Table
 from schedules import DEV, interval
 
 import blendkit
-from blendkit.jsonl import Line, Reader
+from blendkit.streams.lines import Line, Reader
 
 METRICS = ("bertscore", "rouge1", "rouge2", "rougeL", "length")
 

@@ -15,9 +15,11 @@ sys.path.insert(0, str(Path(__file__).parent))
 import orjson
 from stream import records
 
-from blendkit.engines import EngineOptions, distributed
-from blendkit.jsonl import Line
-from blendkit.stage import Plan, Stage, process
+from blendkit.pipeline.engines import EngineOptions, distributed
+from blendkit.pipeline.plan import Plan
+from blendkit.pipeline.runner import process
+from blendkit.pipeline.stage import Stage
+from blendkit.streams.lines import Line
 
 
 class Idle(Stage):

@@ -47,8 +47,8 @@ def main() -> None:
 
     from blendkit.generators.base import EndpointOptions, Sampling
     from blendkit.generators.generating import Generating
-    from blendkit.jsonl import Writer
-    from blendkit.stage import apply
+    from blendkit.pipeline.runner import apply
+    from blendkit.streams.lines import Writer
 
     server = subprocess.Popen(
         [sys.executable, __file__, "--serve", "--latency", str(options.latency)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True

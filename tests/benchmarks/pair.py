@@ -127,11 +127,12 @@ def run_variant(options: argparse.Namespace) -> dict:
 
     from blendkit.models.fast.scorer import PairScorer
     from blendkit.models.loading import choose_device
+    from blendkit.pipeline.plan import Plan
+    from blendkit.pipeline.runner import run_works
     from blendkit.pipeline.work import Job, Work
     from blendkit.rankers.pair_inputs import PairInputs
     from blendkit.rankers.pairranker import pair_budget
     from blendkit.records import source_text
-    from blendkit.stage import Plan, run_works
 
     kind, _, dtype_name = options.variant.partition(":")
     device, dtype = choose_device(options.device), getattr(torch, dtype_name)

@@ -22,11 +22,11 @@ from rich.table import Table
 from scipy.stats import spearmanr
 
 from blendkit.aggregate import matrix
-from blendkit.jsonl import Line, Reader
 from blendkit.rankers.prefilter import Prefilter
 from blendkit.rankers.ranking import Ranking
 from blendkit.rankers.schedules import make_schedule
-from blendkit.running import seeded
+from blendkit.seeding import seeded
+from blendkit.streams.lines import Line, Reader
 
 DEV = Path(__file__).parent.parent.parent.parent / "shared" / "data" / "dev.jsonl.gz"
 ROWS = [
@@ -152,7 +152,7 @@ def main() -> None:
     options = arguments()
     records = full_records(options)
     if options.save:
-        from blendkit.jsonl import Writer
+        from blendkit.streams.lines import Writer
 
         writer = Writer(options.save)
         writer.write(records)

@@ -53,8 +53,8 @@ def encoder_config(shape: str, **more):
 
 
 def ours(metric: str, records: list[dict], options) -> Callable[[], list[float]]:
+    from blendkit.pipeline.runner import apply
     from blendkit.scorers.scoring import Scoring
-    from blendkit.stage import apply
 
     stage = Scoring([metric], options.device, options.dtype)
     name = metric.partition(":")[0]

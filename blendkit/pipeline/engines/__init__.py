@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from importlib import import_module
 
 from blendkit.errors import UsageError
-from blendkit.stage import Stage
+from blendkit.pipeline.stage import Stage
 
 # A new engine is one file with a Pool, and one line here.
 ENGINES = {"local": "ProcessPool", "ray": "RayPool"}
@@ -47,7 +47,7 @@ def distributed(make: Callable[[], Stage], options: EngineOptions) -> Stage:
     """
     if not options.beside:
         return make()
-    from blendkit.engines.pool import Distributed
+    from blendkit.pipeline.engines.pool import Distributed
 
-    pool = getattr(import_module(f"blendkit.engines.{options.engine}"), ENGINES[options.engine])
+    pool = getattr(import_module(f"blendkit.pipeline.engines.{options.engine}"), ENGINES[options.engine])
     return Distributed(pool(make, options))

@@ -6,23 +6,22 @@ import errno
 import hashlib
 import io
 import os
-import signal
 import sys
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from types import FrameType
 from typing import IO, Any, BinaryIO
 
 import msgspec
 import orjson
 
-from blendkit.compression import Damaged, compressor, decompressed
-from blendkit.errors import DataError, Interrupted, NoInputError, OutputError, RecordError
+from blendkit.errors import DataError, NoInputError, OutputError, RecordError
 from blendkit.records import Record, parse
-from blendkit.seen import Seen
-from blendkit.standard import ReaderGone, need_stdout
+from blendkit.streams.compression import Damaged, compressor, decompressed
+from blendkit.streams.signals import signals_wait
+from blendkit.streams.standard import ReaderGone, need_stdout
+from blendkit.streams.unique_ids import Seen
 
 MAX_LINE_BYTES = 32 << 20
 READ_AHEAD = 1 << 20
@@ -185,42 +184,3 @@ class Writer:
         except OSError as error:
             hint = "; free some space, then go on with --resume" if error.errno == errno.ENOSPC else ""
             raise OutputError(f"{self.name}: cannot write: {error.strerror}{hint}") from error
-
-
-_waiting: list[int] = []
-_arrived: list[int] = []
-_depth = 0
-
-
-def _on_signal(number: int, frame: FrameType | None) -> None:
-    _arrived.append(number)
-    # A second signal while a write hangs (a reader that sleeps) ends it all the same.
-    if _depth and not _waiting:
-        _waiting.append(number)
-    else:
-        raise Interrupted(number)
-
-
-def catch_signals() -> None:
-    """SIGINT and SIGTERM become `Interrupted`; the first one waits for a write in progress."""
-    signal.signal(signal.SIGINT, _on_signal)
-    signal.signal(signal.SIGTERM, _on_signal)
-
-
-def raise_if_signalled() -> None:
-    """Raises Interrupted when a signal has arrived, were its first exception lost inside a C extension."""
-    if _arrived:
-        raise Interrupted(_arrived[0])
-
-
-@contextmanager
-def signals_wait() -> Iterator[None]:
-    """Within it, a first SIGINT or SIGTERM waits until the end."""
-    global _depth
-    _depth += 1
-    try:
-        yield
-    finally:
-        _depth -= 1
-    if _waiting and not _depth:
-        raise Interrupted(_waiting.pop())

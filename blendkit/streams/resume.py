@@ -12,10 +12,10 @@ from pathlib import Path
 
 import orjson
 
-from blendkit.compression import Damaged, decompressed
 from blendkit.errors import BlendkitError, DataError, NoInputError, OutputError, UsageError
-from blendkit.jsonl import BadLine, Line, Writer
-from blendkit.seen import Seen
+from blendkit.streams.compression import Damaged, decompressed
+from blendkit.streams.lines import BadLine, Line, Writer
+from blendkit.streams.unique_ids import Seen
 
 # So many records of the input are looked at before the first is done, for one that the output has.
 AHEAD = 256

@@ -15,11 +15,11 @@ import threading
 from collections.abc import Callable
 from typing import Any
 
-from blendkit.engines import EngineOptions
-from blendkit.engines.pool import Pool, Worker, WorkerDied
-from blendkit.engines.remote import Answer, Asking, Served, pickled
 from blendkit.errors import EndpointError, UsageError
-from blendkit.stage import Stage
+from blendkit.pipeline.engines import EngineOptions
+from blendkit.pipeline.engines.pool import Pool, Worker, WorkerDied
+from blendkit.pipeline.engines.worker import Answer, Asking, Served, pickled
+from blendkit.pipeline.stage import Stage
 
 
 class RayPool(Pool):

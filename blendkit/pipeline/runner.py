@@ -8,117 +8,22 @@ all records of a window run level by level. Everything else is here, once.
 from __future__ import annotations
 
 import math
-import threading
 from collections.abc import Callable, Hashable, Iterable, Iterator
-from dataclasses import dataclass, field, replace
-from typing import Any, ClassVar
-
-import orjson
+from dataclasses import dataclass, replace
+from functools import partial
+from typing import Any
 
 from blendkit.errors import BlendkitError, OutOfMemory, RecordError
-from blendkit.jsonl import BadLine, Line
-from blendkit.overlapping import overlapped
+from blendkit.pipeline.plan import Plan, Window
+from blendkit.pipeline.stage import Stage
+from blendkit.pipeline.threads import overlapped
 from blendkit.pipeline.work import Job, Rounds, Work
 from blendkit.records import Record, validate
+from blendkit.streams.lines import BadLine, Line
 
 Results = dict[tuple[Job, Hashable], Any]
-Window = list[Line | BadLine]
 # What allocators say in a RuntimeError: of torch on Windows and on Linux, CUDA and MPS, cuBLAS and cuDNN.
 OUT_OF_MEMORY = ("not enough memory", "can't allocate memory", "out of memory", "cublas_status_alloc_failed", "cudnn_status_alloc_failed")
-
-
-class Stage:
-    """What one command does to a record. `window` is its default number of records in flight."""
-
-    name: ClassVar[str]
-    window: int = 64
-    # Tokens a batch unless the user says otherwise.
-    batch_tokens: int = 8192
-    # Windows in work at a time: more than one for a stage that waits for servers, and whose jobs may run in several threads.
-    overlap: int = 1
-    # False: the stage reads records and writes `rows` at the end instead of them.
-    passes_records: bool = True
-
-    def plan(self, record: Record) -> list[Work]:
-        """The record's work, none by default. Raises RecordError when the record lacks what is needed."""
-        return []
-
-    def finish(self, record: Record, results: list[Any]) -> None:
-        """Adds to the record; `results` stand in the order of its plan."""
-        raise NotImplementedError
-
-    def rounds(self, record: Record) -> Rounds[None]:
-        """A record's work, round after round; when it ends, the record is done.
-
-        One round unless a stage says otherwise: its plan, then `finish`.
-        """
-        self.finish(record, (yield self.plan(record)))
-
-    def work(self, window: Window, plan: Plan) -> tuple[list[Line], BaseException | None]:
-        """The window's finished lines up to the first fault that ends the run, and that fault."""
-        return _do_window(self, window, plan)
-
-    def rows(self) -> list[dict[str, Any]]:
-        """What a stage that does not pass records on writes at the end."""
-        return []
-
-    def ending(self) -> bytes:
-        """The rows as they are written: JSON lines, unless a stage has another form."""
-        return b"".join(orjson.dumps(row, option=orjson.OPT_APPEND_NEWLINE) for row in self.rows())
-
-    def describe(self) -> dict[str, Any]:
-        """What decided the results (signature, models, device), for the manifest."""
-        return {}
-
-    def warnings(self) -> list[str]:
-        """What a person should know at the end, one line each."""
-        return []
-
-    def close(self) -> None:
-        """Ends what the stage itself has started, such as workers; jobs are closed by the runner."""
-
-
-@dataclass
-class Counts:
-    """What a run did; `tokens` counts every piece of work once, as it was run."""
-
-    records: int = 0
-    skipped: int = 0
-    input_bytes: int = 0
-    works: int = 0
-    computed: int = 0
-    tokens: int = 0
-    budget_halvings: int = 0
-
-    def add(self, **more: int) -> None:
-        """Adds to the counts of these names; several windows may be in work at a time, each in a thread."""
-        with _counting:
-            for name, number in more.items():
-                setattr(self, name, getattr(self, name) + number)
-
-
-_counting = threading.Lock()
-
-
-@dataclass
-class Plan:
-    """How the runner works: records in flight, tokens a batch, and where bad lines go.
-
-    `on_bad` raises (the default: the first bad record ends the run) or takes note and returns. `budgets` are the tokens a
-    batch of each job that has run: `batch_tokens` of a budgeted one, until memory runs out.
-    """
-
-    window: int = 64
-    batch_tokens: int = 8192
-    on_bad: Callable[[BadLine], None] | None = None
-    tick: Callable[[Counts], None] = lambda counts: None
-    counts: Counts = field(default_factory=Counts)
-    budgets: dict[Job, float] = field(default_factory=dict)
-
-    def close(self) -> None:
-        """Closes the jobs that have run."""
-        for job in self.budgets:
-            job.close()
 
 
 def process(stage: Stage, lines: Iterable[Line | BadLine], plan: Plan) -> Iterator[list[Line]]:
@@ -137,9 +42,10 @@ def process(stage: Stage, lines: Iterable[Line | BadLine], plan: Plan) -> Iterat
 
 def _worked(stage: Stage, parts: Iterator[Window], plan: Plan) -> Iterator[tuple[Window, list[Line], BaseException | None]]:
     """Each window, its finished lines and its fault, in order."""
+    work = stage.elsewhere or partial(do_window, stage)
     if stage.overlap == 1:
         for window in parts:
-            yield window, *stage.work(window, plan)
+            yield window, *work(window, plan)
         return
 
     def do(window: Window, my_turn: Callable[[], None]) -> tuple[Window, list[Line], BaseException | None]:
@@ -150,7 +56,7 @@ def _worked(stage: Stage, parts: Iterator[Window], plan: Plan) -> Iterator[tuple
                 raise bad.error
             plan.on_bad(bad)
 
-        return window, *stage.work(window, replace(plan, on_bad=on_bad))
+        return window, *work(window, replace(plan, on_bad=on_bad))
 
     yield from overlapped(do, parts, stage.overlap)
 
@@ -182,7 +88,7 @@ class _InFlight:
             self.fault, self.done = error, True
 
 
-def _do_window(stage: Stage, window: list[Line | BadLine], plan: Plan) -> tuple[list[Line], BaseException | None]:
+def do_window(stage: Stage, window: Window, plan: Plan) -> tuple[list[Line], BaseException | None]:
     flights: list[_InFlight] = []
     fault: BaseException | None = None
     for line in window:

@@ -6,8 +6,8 @@ import traceback
 from collections.abc import Callable
 from typing import Any
 
-from blendkit.engines.pool import About, Outcome, Replica, Slim
 from blendkit.errors import BlendkitError
+from blendkit.pipeline.engines.pool import About, Outcome, Replica, Slim
 
 Answer = tuple[bool, Any]
 

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from blendkit.errors import DataError, RecordError, UsageError
-from blendkit.jsonl import MAX_LINE_BYTES, BadLine, Line, Reader
+from blendkit.pipeline.stage import Stage
 from blendkit.records import Record
-from blendkit.stage import Stage
+from blendkit.streams.lines import MAX_LINE_BYTES, BadLine, Line, Reader
 
 
 class _Part:

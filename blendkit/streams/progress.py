@@ -5,12 +5,9 @@ from __future__ import annotations
 import json
 import sys
 import time
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-if TYPE_CHECKING:
-    from blendkit.jsonl import Reader
-    from blendkit.running import RunOptions
-    from blendkit.stage import Counts
+from blendkit.streams.counts import Counts
 
 JSON_SECONDS = 5.0
 
@@ -18,16 +15,15 @@ JSON_SECONDS = 5.0
 class Progress:
     """`update` may be called as often as one likes; `close` leaves the terminal clean."""
 
-    def __init__(self, options: RunOptions, reader: Reader) -> None:
-        self._command = options.command
+    def __init__(self, command: str, kind: str, total: int | None) -> None:
+        """`kind` is auto, bar, json or none; `total` is the input's bytes, None where nobody knows them."""
+        self._command, self._total = command, total
         self._started = self._last = time.monotonic()
-        self._total = reader.total_bytes()
-        kind = "none" if options.quiet else options.progress
         if kind == "auto":
             kind = "bar" if sys.stderr.isatty() else "none"
         self._kind, self._bar, self._task = kind, None, None
         if kind == "bar":
-            self._bar, self._task = _rich_bar(options.command, self._total)
+            self._bar, self._task = _rich_bar(command, total)
 
     def __enter__(self) -> Progress:
         return self

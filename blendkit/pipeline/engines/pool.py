@@ -1,6 +1,6 @@
 """What the engines share: windows go to workers, results come back in order, and a dead worker's window goes to another.
 
-A worker runs the very code of the local engine on its window (`Stage.work`), with all bad records noted instead of told;
+A worker runs the very code of the local engine on its window (`do_window`), with all bad records noted instead of told;
 this side tells them in the order of the stream, so that messages, exit codes and rejects are those of one process.
 """
 
@@ -13,11 +13,14 @@ from contextlib import suppress
 from dataclasses import asdict, dataclass
 from typing import Any, Protocol
 
-from blendkit.engines import EngineOptions
 from blendkit.errors import BlendkitError, RecordError, WorkerLost
-from blendkit.jsonl import BadLine, Line
+from blendkit.pipeline.engines import EngineOptions
+from blendkit.pipeline.plan import Plan, Window
+from blendkit.pipeline.runner import do_window
+from blendkit.pipeline.stage import Stage
 from blendkit.records import Record
-from blendkit.stage import Counts, Plan, Stage, Window
+from blendkit.streams.counts import Counts
+from blendkit.streams.lines import BadLine, Line
 
 TRIES = 3  # workers that a window may take with it before the run ends
 
@@ -79,7 +82,7 @@ class Replica:
         self.plan.counts = Counts()
         self.plan.on_bad = lambda line: bad.append((line.number, line.error))
         lines: Window = [BadLine(number, b"", what) if isinstance(what, RecordError) else Line(number, b"", what) for number, what in window]
-        done, fault = self.stage.work(lines, self.plan)
+        done, fault = do_window(self.stage, lines, self.plan)
         return Outcome([(line.number, line.record) for line in done], bad, fault, self.plan.counts)
 
     def describe(self) -> tuple[dict[str, Any], list[str]]:
@@ -167,7 +170,7 @@ class Distributed(Stage):
         self.overlap = 2 * pool.options.workers
         self._said: dict[int, tuple[dict[str, Any], list[str]]] = {}
 
-    def work(self, window: Window, plan: Plan) -> tuple[list[Line], BaseException | None]:
+    def elsewhere(self, window: Window, plan: Plan) -> tuple[list[Line], BaseException | None]:
         """By a worker; bad records are told here."""
         slim: list[Slim] = [(line.number, line.error if isinstance(line, BadLine) else line.record) for line in window]
         outcome = self.pool.work(slim, plan.batch_tokens)

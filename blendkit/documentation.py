@@ -1,4 +1,4 @@
-"""Writes docs/cli.md, docs/scorers.md and docs/record.schema.json from the code: `python -m blendkit.document`."""
+"""Writes docs/cli.md, docs/scorers.md and docs/record.schema.json from the code: `python -m blendkit.documentation`."""
 
 from __future__ import annotations
 

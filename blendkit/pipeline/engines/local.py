@@ -12,11 +12,11 @@ from contextlib import suppress
 from multiprocessing.connection import Connection
 from typing import Any
 
-from blendkit.engines import EngineOptions
-from blendkit.engines.pool import Pool, Worker, WorkerDied
-from blendkit.engines.remote import Answer, Asking, Served, pickled
-from blendkit.stage import Stage
-from blendkit.standard import make_safe
+from blendkit.pipeline.engines import EngineOptions
+from blendkit.pipeline.engines.pool import Pool, Worker, WorkerDied
+from blendkit.pipeline.engines.worker import Answer, Asking, Served, pickled
+from blendkit.pipeline.stage import Stage
+from blendkit.streams.standard import make_safe
 
 
 class ProcessPool(Pool):
@@ -33,7 +33,7 @@ class ProcessPool(Pool):
         near, far = socket.socketpair()
         environment = {**os.environ, "PYTHONPATH": os.pathsep.join(path for path in sys.path if path), "OMP_NUM_THREADS": str(self._threads)}
         with far:
-            command = [sys.executable, "-P", "-m", "blendkit.engines.local", str(far.fileno()), str(place)]
+            command = [sys.executable, "-P", "-m", "blendkit.pipeline.engines.local", str(far.fileno()), str(place)]
             process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=sys.stderr, env=environment, pass_fds=[far.fileno()])
         connection = Connection(near.detach())
 

@@ -1,0 +1,143 @@
+"""A command's run from the outside: a stream in, the stage, a stream out, and what goes beside it."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+
+from blendkit.errors import DataError, RecordError, UsageError
+from blendkit.pipeline.engines import EngineOptions, distributed
+from blendkit.pipeline.plan import Plan
+from blendkit.pipeline.runner import process
+from blendkit.pipeline.stage import Stage
+from blendkit.records import verdicts_of
+from blendkit.streams.counts import Counts
+from blendkit.streams.files import Role, stdin_or, stdout_or
+from blendkit.streams.lines import MAX_LINE_BYTES, BadLine, Line, Reader, Writer
+from blendkit.streams.manifest import Manifest
+from blendkit.streams.progress import Progress
+from blendkit.streams.rejects import Rejects
+from blendkit.streams.resume import Remaining, recover
+from blendkit.streams.shards import shard_of
+from blendkit.streams.signals import raise_if_signalled
+
+
+@dataclass
+class RunOptions:
+    """The flags that every command shares."""
+
+    command: str = ""
+    input: str | None = None
+    shard: str | None = None
+    max_line_bytes: int = MAX_LINE_BYTES
+    output: str | None = None
+    resume: bool = False
+    on_error: str = "fail"
+    rejects: str | None = None
+    window: int | None = None
+    batch_tokens: int | None = None
+    device: str = "auto"
+    dtype: str = "auto"
+    seed: int = 0
+    manifest: str | None = None
+    progress: str = "auto"
+    quiet: bool = False
+    debug: bool = False
+    engine: EngineOptions = field(default_factory=EngineOptions)
+    # Files of a command's own flags.
+    files: list[Role] = field(default_factory=list)
+
+    def check(self) -> None:
+        """Raises UsageError for flags that do not go together."""
+        self.engine.check()
+        if self.resume and (not self.output or self.output == "-"):
+            raise UsageError("--resume needs -o FILE: it adds the records that this file does not have yet")
+        if self.rejects and self.on_error != "skip":
+            raise UsageError("--rejects needs --on-error skip")
+        if self.on_error not in ("fail", "skip"):
+            raise UsageError(f"--on-error {self.on_error}: expected fail or skip")
+        if self.progress not in ("auto", "bar", "json", "none"):
+            raise UsageError(f"--progress {self.progress}: expected auto, bar, json or none")
+        if self.window is not None and self.window < 1:
+            raise UsageError(f"--window {self.window}: expected at least 1 record")
+        if self.batch_tokens is not None and self.batch_tokens < 1:
+            raise UsageError(f"--batch-tokens {self.batch_tokens}: expected at least 1 token")
+
+    def roles(self) -> list[Role]:
+        """What every file is for."""
+        files = [stdin_or(self.input), stdout_or(self.output), *self.files]
+        files += [Role(flag, file, writes=True) for flag, file in (("--rejects", self.rejects), ("--manifest", self.manifest)) if file]
+        # Whoever sends records and messages to one place with 2>&1 wants that; in a file of records no message may land.
+        return files if files[1].file == 1 else [*files, Role("standard error", 2, writes=True)]
+
+    def reader(self) -> Reader:
+        """The input, or this process's part of it."""
+        return Reader(self.input, shard_of(self.shard) if self.shard else None, self.max_line_bytes)
+
+
+def run_stage(make: Callable[[], Stage], options: RunOptions) -> Stage:
+    """Reads, runs the stage, writes; ends with a manifest where one was asked for. Returns the stage.
+
+    Raises:
+        BlendkitError: any of them, each with its exit code, after everything done is on disk.
+    """
+    options.check()
+    reader = options.reader()
+    remaining = Remaining(recover(options.output), reader.name) if options.resume and options.output else None
+    stage = distributed(make, options.engine)
+    lines: Iterator[Line | BadLine] = reader.records()
+    if remaining is not None:
+        lines = remaining.lines(lines)
+    writer = Writer(options.output, append=options.resume)
+    progress = Progress(options.command, "none" if options.quiet else options.progress, reader.total_bytes())
+    known = {"command": options.command, "input": reader.name, "output": options.output or "<stdout>", "seed": options.seed}
+
+    def tick(counts: Counts) -> None:
+        raise_if_signalled()
+        progress.update(counts)
+
+    rejects = Rejects(options.command, reader.name, options.on_error == "skip", options.rejects)
+    plan = Plan(options.window or stage.window, options.batch_tokens or stage.batch_tokens, rejects.take, tick)
+    with rejects, progress, Manifest(options.manifest, known, plan.counts, stage.describe):
+        try:
+            for done in process(stage, lines, plan):
+                if stage.passes_records:
+                    writer.write(line.record for line in done)
+                if remaining is not None:
+                    remaining.wrote(done)
+            if ending := stage.ending():
+                writer.write_bytes(ending)
+        finally:
+            progress.close()
+            plan.close()
+            stage.close()
+            for warning in [*stage.warnings(), *(remaining.told() if remaining is not None else ())]:
+                print(f"blendkit {options.command}: {warning}", file=sys.stderr)
+        writer.close()
+    rejects.raise_if_any()
+    return stage
+
+
+def check_stream(options: RunOptions) -> None:
+    """Names every bad line of a stream on stderr, then counts.
+
+    Raises:
+        DataError: at least one line is bad.
+    """
+    reader = options.reader()
+    good = bad = 0
+    for line in reader.records():
+        if isinstance(line, Line):
+            try:
+                verdicts_of(line.record)
+                good += 1
+                continue
+            except RecordError as error:
+                line = BadLine(line.number, line.raw, error)
+        bad += 1
+        print(f"{reader.name}:{line.number}: {line.error}", file=sys.stderr)
+    if bad:
+        raise DataError(f"{bad} of {good + bad} records are bad")
+    if not options.quiet:
+        print(f"blendkit check: {good} records, all good", file=sys.stderr)

@@ -1,0 +1,63 @@
+"""The contract of a stage: what one command does to a record."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, ClassVar
+
+import orjson
+
+from blendkit.pipeline.plan import Plan, Window
+from blendkit.pipeline.work import Rounds, Work
+from blendkit.records import Record
+from blendkit.streams.lines import Line
+
+
+class Stage:
+    """What one command does to a record. `window` is its default number of records in flight."""
+
+    name: ClassVar[str]
+    window: int = 64
+    # Tokens a batch unless the user says otherwise.
+    batch_tokens: int = 8192
+    # Windows in work at a time: more than one for a stage that waits for servers, and whose jobs may run in several threads.
+    overlap: int = 1
+    # How an engine works on a whole window beside this process: its finished lines up to the first fault that ends the run, and
+    # that fault. None: the runner works on it here.
+    elsewhere: Callable[[Window, Plan], tuple[list[Line], BaseException | None]] | None = None
+    # False: the stage reads records and writes `rows` at the end instead of them.
+    passes_records: bool = True
+
+    def plan(self, record: Record) -> list[Work]:
+        """The record's work, none by default. Raises RecordError when the record lacks what is needed."""
+        return []
+
+    def finish(self, record: Record, results: list[Any]) -> None:
+        """Adds to the record; `results` stand in the order of its plan."""
+        raise NotImplementedError
+
+    def rounds(self, record: Record) -> Rounds[None]:
+        """A record's work, round after round; when it ends, the record is done.
+
+        One round unless a stage says otherwise: its plan, then `finish`.
+        """
+        self.finish(record, (yield self.plan(record)))
+
+    def rows(self) -> list[dict[str, Any]]:
+        """What a stage that does not pass records on writes at the end."""
+        return []
+
+    def ending(self) -> bytes:
+        """The rows as they are written: JSON lines, unless a stage has another form."""
+        return b"".join(orjson.dumps(row, option=orjson.OPT_APPEND_NEWLINE) for row in self.rows())
+
+    def describe(self) -> dict[str, Any]:
+        """What decided the results (signature, models, device), for the manifest."""
+        return {}
+
+    def warnings(self) -> list[str]:
+        """What a person should know at the end, one line each."""
+        return []
+
+    def close(self) -> None:
+        """Ends what the stage itself has started, such as workers; jobs are closed by the runner."""

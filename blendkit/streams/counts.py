@@ -1,0 +1,27 @@
+"""What a run has done so far."""
+
+from __future__ import annotations
+
+import threading
+from dataclasses import dataclass
+
+_counting = threading.Lock()
+
+
+@dataclass
+class Counts:
+    """What a run did; `tokens` counts every piece of work once, as it was run."""
+
+    records: int = 0
+    skipped: int = 0
+    input_bytes: int = 0
+    works: int = 0
+    computed: int = 0
+    tokens: int = 0
+    budget_halvings: int = 0
+
+    def add(self, **more: int) -> None:
+        """Adds to the counts of these names; several windows may be in work at a time, each in a thread."""
+        with _counting:
+            for name, number in more.items():
+                setattr(self, name, getattr(self, name) + number)

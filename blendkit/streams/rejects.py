@@ -1,0 +1,40 @@
+"""Bad lines of a run, told in the order of the stream."""
+
+from __future__ import annotations
+
+import sys
+
+from blendkit.errors import DataError, SkippedRecords
+from blendkit.streams.lines import BadLine, Writer
+
+
+class Rejects:
+    """Where bad lines go: `--on-error fail` stops at the first, `skip` passes them to `--rejects FILE`."""
+
+    def __init__(self, command: str, source: str, skip: bool, path: str | None) -> None:
+        self.command, self.source, self.skip, self.path, self.count = command, source, skip, path, 0
+        # Anew with --resume, too: what was skipped is not in the output, so that it is tried again.
+        self._writer = Writer(path) if path else None
+
+    def __enter__(self) -> Rejects:
+        return self
+
+    def __exit__(self, *ending: object) -> None:
+        if self._writer:
+            self._writer.close()
+
+    def take(self, bad: BadLine) -> None:
+        """Raises DataError under `fail`; otherwise says so, and keeps line and reason."""
+        message = f"{self.source}:{bad.number}: {bad.error}"
+        if not self.skip:
+            raise DataError(message)
+        self.count += 1
+        print(f"blendkit {self.command}: skipped {message}", file=sys.stderr)
+        if self._writer:
+            self._writer.write([{"line": bad.number, "error": str(bad.error), "record": bad.raw.decode(errors="replace")}])
+
+    def raise_if_any(self) -> None:
+        """Raises SkippedRecords, so that a script can see that not all is there."""
+        if self.count:
+            where = f"they are in {self.path}" if self.path else "--rejects FILE keeps them"
+            raise SkippedRecords(f"{self.count} bad records were skipped; {where}")
