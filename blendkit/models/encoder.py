@@ -43,7 +43,7 @@ class Encoder:
         if not texts:
             return []
         # As bert-score has it: for these tokenizers a first word is like one after a space.
-        prefix = {"add_prefix_space": True} if type(self.tokenizer).__name__.startswith(("Roberta", "GPT2")) else {}
+        prefix: dict[str, Any] = {"add_prefix_space": True} if type(self.tokenizer).__name__.startswith(("Roberta", "GPT2")) else {}
         found = self.texts(texts, add_special_tokens=True, truncation=True, max_length=self.longest, **prefix)
         return [list(ids) for ids in found["input_ids"]]
 

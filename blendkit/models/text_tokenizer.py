@@ -88,7 +88,7 @@ class TextTokenizer:
         if self._encoder is not None:
             found: Mapping[str, Any] = self._encoder(list(texts), None if seconds is None else list(seconds), **settings)
             return found
-        pairs = zip(texts, seconds or [None] * len(texts), strict=True)
+        pairs = zip(texts, [None] * len(texts) if seconds is None else seconds, strict=True)
         rows = [self._slow(self.material(text), None if second is None else self.material(second), **settings) for text, second in pairs]
         return {key: [row[key] for row in rows] for key in (rows[0] if rows else ())}
 
