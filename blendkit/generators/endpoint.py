@@ -274,6 +274,8 @@ class Endpoint(TextModel):
             raise TryAgain(f"cut the connection ({type(error).__name__})") from None
         except self._aiohttp.InvalidURL:
             raise UsageError(f"--base-url {self._where}: expected http://HOST:PORT/v1 or the like") from None
+        except self._aiohttp.ClientResponseError:
+            raise TryAgain("answers with headers that are too long or no HTTP", paid=True) from None
         except self._aiohttp.ClientError as error:
             raise TryAgain(f"cannot be reached ({type(error).__name__})") from None
 
