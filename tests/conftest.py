@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 import tiny_models
 from hypothesis import HealthCheck, settings
+from tiny_models import CORPUS, bert_tokenizer, bpe_tokenizer  # noqa: F401, for tests that import them from here
 
 ROOT = Path(__file__).parent.parent
 EXAMPLES = ROOT / "docs" / "examples"
