@@ -21,6 +21,7 @@ import orjson
 from blendkit.errors import Interrupted, NoInputError, OutputError, RecordError
 from blendkit.records import Record, parse
 from blendkit.seen import Seen
+from blendkit.showing import say
 
 MAX_LINE_BYTES = 32 << 20
 READ_AHEAD = 1 << 20
@@ -68,7 +69,7 @@ class Reader:
             if sys.stdin is None:
                 raise NoInputError("standard input is closed: pipe records in, or name a file with -i")
             if sys.stdin.isatty():
-                print("blendkit: reading records from the terminal; Ctrl-D ends them (-i FILE reads a file)", file=sys.stderr)
+                say("reading records from the terminal; Ctrl-D ends them (-i FILE reads a file)")
             self._raw = sys.stdin.buffer
         else:
             try:

@@ -21,6 +21,7 @@ from blendkit.errors import DataError, NoInputError, OutputError, RecordError, S
 from blendkit.jsonl import MAX_LINE_BYTES, BadLine, Line, Reader, Shard, Writer, raise_if_signalled, signals_wait, whole_lines
 from blendkit.progress import Progress
 from blendkit.records import verdicts_of
+from blendkit.showing import one_line, say
 from blendkit.stage import Counts, Plan, Stage, process
 from blendkit.version import VERSION
 
@@ -142,7 +143,7 @@ def run_stage(make: Callable[[], Stage], options: RunOptions) -> Stage:
             stage.close()
             with suppress(BrokenPipeError):  # nobody reads them
                 for warning in stage.warnings():
-                    print(f"blendkit {options.command}: {warning}", file=sys.stderr)
+                    say(warning, options.command)
         writer.close()
     rejects.raise_if_any()
     return stage
@@ -198,7 +199,7 @@ class Rejects:
         if self.options.on_error == "fail":
             raise DataError(message)
         self.count += 1
-        print(f"blendkit {self.options.command}: skipped {message}", file=sys.stderr)
+        say(f"skipped {message}", self.options.command)
         if self._writer:
             self._writer.write([{"line": bad.number, "error": str(bad.error), "record": bad.raw.decode(errors="replace")}])
 
@@ -292,8 +293,8 @@ def check_stream(options: RunOptions) -> None:
             except RecordError as error:
                 line = BadLine(line.number, line.raw, error)
         bad += 1
-        print(f"{reader.name}:{line.number}: {line.error}", file=sys.stderr)
+        print(one_line(f"{reader.name}:{line.number}: {line.error}"), file=sys.stderr)
     if bad:
         raise DataError(f"{bad} of {good + bad} records are bad")
     if not options.quiet:
-        print(f"blendkit check: {good} records, all good", file=sys.stderr)
+        say(f"{good} records, all good", "check")

@@ -13,6 +13,7 @@ import typer
 from blendkit.errors import DataError, UsageError
 from blendkit.jsonl import BadLine, Reader, Writer
 from blendkit.records import Record
+from blendkit.showing import say, shown
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None)
 
@@ -73,7 +74,7 @@ def build(
     counts = sizes.split(",")
     if len(counts) != len(SPLITS) or not all(count.isdigit() and int(count) > 0 for count in counts):
         raise UsageError(f"--sizes {sizes}: expected three numbers, such as 100000,5000,5000")
-    splits = build_mixinstruct(where, dict(zip(SPLITS, map(int, counts), strict=True)), seed, lambda line: print(f"blendkit data: {line}", file=sys.stderr))
+    splits = build_mixinstruct(where, dict(zip(SPLITS, map(int, counts), strict=True)), seed, lambda line: say(line, "data"))
     Path(output).mkdir(parents=True, exist_ok=True)
     for split_name, records in splits.items():
         _write(records, str(Path(output) / f"{split_name}.jsonl.gz"))
@@ -91,8 +92,8 @@ def stats(
     Example: blendkit data pull mixinstruct | blendkit data stats
     """
     from rich.console import Console
-    from rich.markup import escape
     from rich.table import Table
+    from rich.text import Text
 
     from blendkit.sources.stats import table_1
 
@@ -101,7 +102,7 @@ def stats(
     for column in ("source", "examples", "input tokens", "output tokens", "candidates"):
         table.add_column(column, justify="left" if column == "source" else "right")
     for row in rows:
-        table.add_row(escape(row["source"]), f"{row['examples']:,}", *(f"{row[key]:.1f}" for key in ("input_tokens", "output_tokens", "candidates")))
+        table.add_row(Text(shown(row["source"])), f"{row['examples']:,}", *(f"{row[key]:.1f}" for key in ("input_tokens", "output_tokens", "candidates")))
     Console(stderr=True, width=None if sys.stderr.isatty() else 120, highlight=False).print(table)
     _write(rows, None)
 
