@@ -102,19 +102,24 @@ def parse(line: bytes, number: int) -> Record:
     if not isinstance(record, dict):
         raise RecordError("", f"expected a JSON object, got {kind_of(record)}")
     if line.count(b"[") + line.count(b"{") > NESTED:
-        _check_depth(record)
+        writable(record)
     if "id" not in record:
         record = {"id": str(number), **record}
     validate(record)
     return record
 
 
-def _check_depth(record: Record) -> None:
-    """Refuses what could be read and never be written again."""
+def writable(record: Record) -> None:
+    """Refuses what may be read and never be written again.
+
+    Raises:
+        RecordError: a value that is none of JSON, or nested too deep.
+    """
     try:
         orjson.dumps(record)
     except orjson.JSONEncodeError as error:
-        raise RecordError("", f"expected at most {NESTED} levels, got a value nested deeper") from error
+        problem = f"expected at most {NESTED} levels, got a value nested deeper" if "ecursion" in str(error) else str(error)
+        raise RecordError("", problem) from error
 
 
 def validate(record: Record) -> None:

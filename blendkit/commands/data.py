@@ -134,7 +134,7 @@ def convert(
     if source is not None:
         records = read_form(source, (row for path in files or [] for row in rows(path, split)))
     writer = Writer(output)
-    for block in converted(records, target, label):
+    for block in converted(records, target, label, lambda line: say(line, "data")):
         writer.write_bytes(block)
     writer.close()
 
