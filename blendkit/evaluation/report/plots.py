@@ -16,6 +16,7 @@ import numpy as np
 from blendkit.errors import OutputError, UsageError
 from blendkit.evaluation.checks import NEUTRAL, lower_is_better
 from blendkit.evaluation.terminal import TITLES
+from blendkit.showing import one_line
 
 Rows = list[dict[str, Any]]
 BLUE, GREY = "#2563a8", "#8a8f98"
@@ -121,7 +122,7 @@ def _height(rows: Rows, title: str) -> float:
 
 
 def _short(name: str) -> str:
-    name = " ".join(name.split())
+    name = one_line(name)
     return name if len(name) <= LONGEST else name[: LONGEST - 1] + "…"
 
 
