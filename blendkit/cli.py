@@ -16,7 +16,7 @@ from typer.core import TyperGroup
 
 from blendkit.errors import BlendkitError, Interrupted, UsageError
 from blendkit.jsonl import ReaderGone, catch_signals, raise_if_signalled
-from blendkit.showing import say, shown
+from blendkit.showing import say, standing
 from blendkit.version import VERSION
 
 # In the order of the pipe. A new command is a file in commands/ with a function of its name, and a line here.
@@ -118,7 +118,7 @@ def _run() -> None:
             place = error.ctx.command_path if error.ctx else "blendkit"
             raise UsageError(f"{message[0].lower()}{message[1:].rstrip('.')}; see {place} --help") from error
         # The command was called alone: that shows its help, here or already.
-        print(shown(message, lines=True), end="\n" if message else "")
+        print(standing(message), end="\n" if message else "")
         sys.exit(UsageError.exit_code)
     except Exception:
         # A C extension may turn the interrupt into an exception of its own.
@@ -128,7 +128,7 @@ def _run() -> None:
 
 def _say(command: str, message: str) -> None:
     if "--debug" in sys.argv:
-        sys.stderr.write(shown(traceback.format_exc(), lines=True))
+        sys.stderr.write(standing(traceback.format_exc()))
     with suppress(BrokenPipeError):
         say(message, command)
 

@@ -21,7 +21,7 @@ from blendkit.errors import DataError, NoInputError, OutputError, RecordError, S
 from blendkit.jsonl import MAX_LINE_BYTES, BadLine, Line, Reader, Shard, Writer, raise_if_signalled, signals_wait, whole_lines
 from blendkit.progress import Progress
 from blendkit.records import verdicts_of
-from blendkit.showing import one_line, say
+from blendkit.showing import one_line, say, standing
 from blendkit.stage import Counts, Plan, Stage, process
 from blendkit.version import VERSION
 
@@ -293,7 +293,7 @@ def check_stream(options: RunOptions) -> None:
             except RecordError as error:
                 line = BadLine(line.number, line.raw, error)
         bad += 1
-        print(one_line(f"{reader.name}:{line.number}: {line.error}"), file=sys.stderr)
+        print(standing(one_line(f"{reader.name}:{line.number}: {line.error}")), file=sys.stderr)
     if bad:
         raise DataError(f"{bad} of {good + bad} records are bad")
     if not options.quiet:

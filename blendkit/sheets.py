@@ -22,11 +22,15 @@ def defused(cell: Any) -> Any:
 
 def csv_text(rows: Iterable[Iterable[Any]]) -> tuple[str, int]:
     """The rows as CSV, and how many cells were marked as text."""
-    file, marked = io.StringIO(), 0
-    writer = csv.writer(file, lineterminator="\n")
+    lines, marked = [], 0
+    # It quotes what is in its line end, and a lone \r ends a line for others.
+    writer = csv.writer(file := io.StringIO(newline=""), lineterminator="\r\n")
     for row in rows:
         cells = list(row)
         safe = [defused(cell) for cell in cells]
         marked += sum(before is not after for before, after in zip(cells, safe, strict=True))
         writer.writerow(safe)
-    return file.getvalue(), marked
+        lines.append(file.getvalue().removesuffix("\r\n"))
+        file.seek(0)
+        file.truncate()
+    return "".join(f"{line}\n" for line in lines), marked

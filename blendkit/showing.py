@@ -7,24 +7,29 @@ import sys
 
 # Control characters (C0 with ESC, DEL, C1), line and paragraph separators, everything that turns the direction of writing, halves of a surrogate pair.
 _OBEYED = re.compile("[\x00-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\ud800-\udfff]")
-_OBEYED_IN_LINES = re.compile(_OBEYED.pattern.replace("\x00-\x1f", "\x00-\x09\x0b-\x1f"))
+_COMMAND = re.compile(r"^\s*::")
 
 
 # Characters of a message that is shown whole.
 LONGEST = 4000
 
 
-def shown(text: object, lines: bool = False) -> str:
-    """A text as a terminal may have it: `\\x1b` in place of ESC, `\\u202e` in place of the character, and so on; `lines` leaves line breaks in."""
-    return (_OBEYED_IN_LINES if lines else _OBEYED).sub(lambda match: match[0].encode("unicode_escape", "surrogatepass").decode(), str(text))
+def shown(text: object) -> str:
+    """A text as a terminal may have it: `\\x1b` in place of ESC, `\\u202e` in place of the character, and so on."""
+    return _OBEYED.sub(lambda match: match[0].encode("unicode_escape", "surrogatepass").decode(), str(text))
 
 
 def one_line(text: object) -> str:
-    """A message of any number of lines as one, for a terminal; of one that is very long its beginning and its end."""
+    """A text of any number of lines as one; of one that is very long its beginning and its end."""
     line = " ".join(str(text).split())
     if len(line) > LONGEST:
         line = f"{line[: LONGEST // 2]} […] {line[-LONGEST // 2 :]}"
     return shown(line)
+
+
+def standing(text: str) -> str:
+    """Lines that stand alone, each `shown`; none is a command to the system that runs the job and reads its log (`::error::`)."""
+    return "\n".join(_COMMAND.sub(r"\\x3a:", shown(line)) for line in text.split("\n"))
 
 
 def say(message: str, command: str = "") -> None:

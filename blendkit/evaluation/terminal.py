@@ -11,7 +11,7 @@ from rich.text import Text
 
 from blendkit.evaluation.checks import NEUTRAL, lower_is_better
 from blendkit.evaluation.formats import text_of
-from blendkit.showing import one_line, shown
+from blendkit.showing import one_line, shown, standing
 
 KINDS = {"model": "LLMs", "oracle": "Oracles", "ranker": "Rankers", "fused": "Fused"}
 FIXED = ("table", "method", "kind", "examples", "intervals")
@@ -83,7 +83,7 @@ def name_text(name: object) -> Text:
 
 
 def _note(text: str) -> Text:
-    return Text(one_line(text), style="dim")
+    return Text(standing(one_line(text)), style="dim")
 
 
 def _plain_table(rows: list[dict[str, Any]], title: str, columns: tuple[str, ...]) -> Table:
