@@ -17,6 +17,9 @@ from blendkit.foreign import json_value, kind_of, typed
 Record = dict[str, Any]
 Index = Annotated[int, msgspec.Meta(ge=0)]
 Rank = Annotated[int, msgspec.Meta(ge=1, le=65_535)]
+# Beyond these a sum or a rounding of them would be infinite.
+Score = Annotated[float, msgspec.Meta(ge=-1e300, le=1e300)]
+Logit = Annotated[float, msgspec.Meta(ge=-1e100, le=1e100)]
 # Levels that orjson writes at most; it reads more.
 NESTED = 254
 
@@ -34,7 +37,7 @@ class Candidate(TypedDict):
     model: str
     text: str
     decoding_method: NotRequired[str | None]
-    scores: NotRequired[dict[str, float | None]]
+    scores: NotRequired[dict[str, Score | None]]
     sources: NotRequired[list[Index]]
     finish_reason: NotRequired[str | None]
     usage: NotRequired[dict[str, Any] | None]
@@ -47,7 +50,7 @@ class Comparisons(TypedDict):
     which score candidates were left out of the comparisons.
     """
 
-    pairs: list[tuple[Index, Index, float]]
+    pairs: list[tuple[Index, Index, Logit]]
     model: NotRequired[str]
     schedule: NotRequired[str]
     order: NotRequired[list[Index]]
