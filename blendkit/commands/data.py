@@ -119,6 +119,7 @@ def convert(
     """Read and write the forms of neighbours.
 
     Forms: ultrafeedback, binarized, unifiedfeedback, rewardbench, alpacaeval, alpacaeval-annotations, mtbench, hh-rlhf, csv.
+    A CSV cell that begins as a formula does gets a ' before it, lest a spreadsheet compute it; --from csv leaves it there.
 
     Example: blendkit data convert --from alpacaeval vicuna.json alpaca.json > candidates.jsonl
     """
