@@ -16,7 +16,8 @@ from typer.core import TyperGroup
 
 from blendkit.credentials import Secrets
 from blendkit.errors import BlendkitError, Interrupted, OutputError, UsageError
-from blendkit.jsonl import catch_signals, raise_if_signalled
+from blendkit.jsonl import ReaderGone, catch_signals, raise_if_signalled
+from blendkit.showing import say, standing
 from blendkit.standard import ReaderGone, make_safe
 from blendkit.version import VERSION
 
@@ -122,7 +123,7 @@ def _run() -> None:
             place = error.ctx.command_path if error.ctx else "blendkit"
             raise UsageError(f"{message[0].lower()}{message[1:].rstrip('.')}; see {place} --help") from error
         # The command was called alone: that shows its help, here or already.
-        print(message, end="\n" if message else "", flush=True)
+        print(standing(message), end="\n" if message else "", flush=True)
         sys.exit(UsageError.exit_code)
     except Exception:
         # A C extension may turn the interrupt into an exception of its own.
@@ -135,8 +136,8 @@ def _say(command: str, message: str) -> None:
     masked = Secrets.of_process().masked
     message = masked(message)
     if "--debug" in sys.argv:
-        print(masked(traceback.format_exc()), end="", file=sys.stderr)
-    print(f"blendkit {command}: {' '.join(message.split())}" if command else f"blendkit: {message}", file=sys.stderr)
+        sys.stderr.write(standing(masked(traceback.format_exc())))
+    say(message, command)
 
 
 def _leave(code: int) -> None:

@@ -22,6 +22,7 @@ from blendkit.jsonl import MAX_LINE_BYTES, BadLine, Line, Reader, Shard, Writer,
 from blendkit.progress import Progress
 from blendkit.records import verdicts_of
 from blendkit.resuming import Remaining, recover
+from blendkit.showing import one_line, say, standing
 from blendkit.stage import Counts, Plan, Stage, process
 from blendkit.version import VERSION
 
@@ -151,7 +152,7 @@ def run_stage(make: Callable[[], Stage], options: RunOptions) -> Stage:
             progress.close()
             stage.close()
             for warning in [*stage.warnings(), *(remaining.told() if remaining is not None else ())]:
-                print(f"blendkit {options.command}: {warning}", file=sys.stderr)
+                say(warning, options.command)
         writer.close()
     rejects.raise_if_any()
     return stage
@@ -178,7 +179,7 @@ class Rejects:
         if self.options.on_error == "fail":
             raise DataError(message)
         self.count += 1
-        print(f"blendkit {self.options.command}: skipped {message}", file=sys.stderr)
+        say(f"skipped {message}", self.options.command)
         if self._writer:
             self._writer.write([{"line": bad.number, "error": str(bad.error), "record": bad.raw.decode(errors="replace")}])
 
@@ -258,8 +259,8 @@ def check_stream(options: RunOptions) -> None:
             except RecordError as error:
                 line = BadLine(line.number, line.raw, error)
         bad += 1
-        print(f"{reader.name}:{line.number}: {line.error}", file=sys.stderr)
+        print(standing(one_line(f"{reader.name}:{line.number}: {line.error}")), file=sys.stderr)
     if bad:
         raise DataError(f"{bad} of {good + bad} records are bad")
     if not options.quiet:
-        print(f"blendkit check: {good} records, all good", file=sys.stderr)
+        say(f"{good} records, all good", "check")
