@@ -14,7 +14,7 @@ from typing import Annotated, Any
 import typer
 from typer.core import TyperGroup
 
-from blendkit.errors import BlendkitError, Interrupted, UsageError
+from blendkit.errors import BlendkitError, Interrupted, OutOfMemory, UsageError, out_of_memory
 from blendkit.jsonl import ReaderGone, catch_signals, raise_if_signalled
 from blendkit.version import VERSION
 
@@ -85,6 +85,9 @@ def main() -> None:
     os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     os.environ.setdefault("HF_HUB_VERBOSITY", "error")
+    if foreign := next((argument for argument in sys.argv[1:] if not _is_utf8(argument)), None):
+        _say("", f"{os.fsencode(foreign).decode(errors='backslashreplace')!r} is not UTF-8: names go into records and reports, which are")
+        _leave(UsageError.exit_code)
     command = next((argument for argument in sys.argv[1:] if argument in COMMANDS), "")
     code = 0
     try:
@@ -101,8 +104,12 @@ def main() -> None:
         _say(command, "interrupted; what was done is written")
         code = interrupt.exit_code
     except Exception as error:
-        _say(command, f"internal error: {type(error).__name__}: {error} (see it whole with --debug; please report it)")
-        code = 1
+        if out_of_memory(error):
+            _say(command, f"not enough memory: {type(error).__name__} {error}; what was done is written")
+            code = OutOfMemory.exit_code
+        else:
+            _say(command, f"internal error: {type(error).__name__}: {error} (see it whole with --debug; please report it)")
+            code = 1
     _leave(code)
 
 
@@ -123,6 +130,14 @@ def _run() -> None:
         # A C extension may turn the interrupt into an exception of its own.
         raise_if_signalled()
         raise
+
+
+def _is_utf8(argument: str) -> bool:
+    try:
+        argument.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def _say(command: str, message: str) -> None:

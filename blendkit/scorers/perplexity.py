@@ -6,6 +6,7 @@ import math
 from typing import Any
 
 from blendkit.models.loading import choose_device, choose_dtype, to_device
+from blendkit.models.templates import rendered
 from blendkit.scorers.base import Item, ModelScorer, Rounds
 from blendkit.stage import Work
 
@@ -52,7 +53,7 @@ class Perplexity(ModelScorer):
         """Token ids that stand before the answer; at least one, because the first token cannot be predicted from nothing."""
         if self.tokenizer.chat_template:
             messages = [{"role": role, "content": text} for role, text in item.messages]
-            text = self.tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
+            text = rendered(self.tokenizer, messages, add_generation_prompt=True)
             ids = self.tokenizer(text, add_special_tokens=False)["input_ids"]
         else:
             ids = self.tokenizer(f"{item.source}\n" if item.source else "")["input_ids"]

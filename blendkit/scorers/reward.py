@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from blendkit.models.templates import rendered
 from blendkit.scorers.base import Item
 from blendkit.scorers.regression import Input, RegressionScorer, text_pairs
 
@@ -27,7 +28,7 @@ def reward_inputs(tokenizer: Any, items: list[Item], longest: int) -> list[Input
     rows: list[Input] = []
     for item in items:
         messages = [*({"role": role, "content": text} for role, text in item.messages), {"role": "assistant", "content": item.candidate}]
-        text = tokenizer.apply_chat_template(messages, tokenize=False)
+        text = rendered(tokenizer, messages)
         # A template spells its special tokens itself; a second start of text would be one too many. Cut at the front: the answer counts.
         rows.append((tuple(tokenizer(text, add_special_tokens=False)["input_ids"][-longest:]), None))
     return rows
