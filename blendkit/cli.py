@@ -15,8 +15,8 @@ import typer
 from typer.core import TyperGroup
 
 from blendkit.credentials import Secrets
-from blendkit.errors import BlendkitError, Interrupted, OutputError, UsageError
-from blendkit.jsonl import ReaderGone, catch_signals, raise_if_signalled
+from blendkit.errors import BlendkitError, Interrupted, OutOfMemory, OutputError, UsageError, out_of_memory
+from blendkit.jsonl import catch_signals, raise_if_signalled
 from blendkit.showing import say, standing
 from blendkit.standard import ReaderGone, make_safe
 from blendkit.version import VERSION
@@ -89,6 +89,9 @@ def main() -> None:
     os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     os.environ.setdefault("HF_HUB_VERBOSITY", "error")
+    if foreign := next((argument for argument in sys.argv[1:] if not _is_utf8(argument)), None):
+        _say("", f"{os.fsencode(foreign).decode(errors='backslashreplace')!r} is not UTF-8: names go into records and reports, which are")
+        _leave(UsageError.exit_code)
     command = next((argument for argument in sys.argv[1:] if argument in COMMANDS), "")
     code = 0
     try:
@@ -105,8 +108,12 @@ def main() -> None:
         _say(command, "interrupted; what was done is written")
         code = interrupt.exit_code
     except Exception as error:
-        _say(command, f"internal error: {type(error).__name__}: {error} (see it whole with --debug; please report it)")
-        code = 1
+        if out_of_memory(error):
+            _say(command, f"not enough memory: {type(error).__name__} {error}; what was done is written")
+            code = OutOfMemory.exit_code
+        else:
+            _say(command, f"internal error: {type(error).__name__}: {error} (see it whole with --debug; please report it)")
+            code = 1
     _leave(code)
 
 
@@ -129,6 +136,14 @@ def _run() -> None:
         # A C extension may turn the interrupt into an exception of its own.
         raise_if_signalled()
         raise
+
+
+def _is_utf8(argument: str) -> bool:
+    try:
+        argument.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def _say(command: str, message: str) -> None:

@@ -14,7 +14,7 @@ from typing import Any, ClassVar, TypeVar
 
 import orjson
 
-from blendkit.errors import BlendkitError, OutOfMemory, RecordError
+from blendkit.errors import BlendkitError, OutOfMemory, RecordError, out_of_memory
 from blendkit.jsonl import BadLine, Line
 from blendkit.overlapping import overlapped
 from blendkit.records import Record, validate
@@ -281,11 +281,6 @@ def run_works(stage: Stage, works: Iterable[Work], plan: Plan, results: Results)
             plan.counts.tokens += sum(work.length for work in batch)
             waiting = waiting[size:]
             plan.tick(plan.counts)
-
-
-def out_of_memory(error: Exception) -> bool:
-    """Whether the device or the machine ran out of memory (torch says it in two ways)."""
-    return isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError" or "not enough memory" in str(error).lower()
 
 
 def together(parts: list[Generator[list[Work], list[Any], Any]]) -> Generator[list[Work], list[Any], list[Any]]:

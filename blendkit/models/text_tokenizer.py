@@ -19,6 +19,7 @@ from collections.abc import Collection, Iterator, Mapping, Sequence
 from typing import Any
 
 from blendkit.errors import NoInputError
+from blendkit.models.templates import rendered
 
 # Who may speak in a conversation. Templates make tokens of these words, `<|user|>`; of others they must not.
 ROLES = frozenset(("system", "developer", "user", "assistant", "tool", "function", "ipython", "observation"))
@@ -110,7 +111,7 @@ class TextTokenizer:
     def chat(self, messages: Sequence[Mapping[str, Any]], add_generation_prompt: bool = False) -> str:
         """The conversation by the chat template, for `read(…, add_special_tokens=False)`: all that the messages hold is material."""
         shown = [{key: self._role(value) if key == "role" else self._material_of(value) for key, value in message.items()} for message in messages]
-        return str(self.tokenizer.apply_chat_template(shown, tokenize=False, add_generation_prompt=add_generation_prompt))
+        return rendered(self.tokenizer, shown, add_generation_prompt=add_generation_prompt)
 
     def _role(self, role: str) -> str:
         # A template that writes `<|` and the role and `|>` would make a token of a role that is half of one.
