@@ -15,7 +15,8 @@ import typer
 from typer.core import TyperGroup
 
 from blendkit.credentials import Secrets
-from blendkit.errors import BlendkitError, Interrupted, OutputError, UsageError
+from blendkit.errors import BlendkitError, Interrupted, OutOfMemory, OutputError, UsageError, out_of_memory
+from blendkit.showing import say, standing
 from blendkit.streams.signals import catch_signals, raise_if_signalled
 from blendkit.streams.standard import ReaderGone, make_safe
 from blendkit.version import VERSION
@@ -88,6 +89,9 @@ def main() -> None:
     os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     os.environ.setdefault("HF_HUB_VERBOSITY", "error")
+    if foreign := next((argument for argument in sys.argv[1:] if not _is_utf8(argument)), None):
+        _say("", f"{os.fsencode(foreign).decode(errors='backslashreplace')!r} is not UTF-8: names go into records and reports, which are")
+        _leave(UsageError.exit_code)
     command = next((argument for argument in sys.argv[1:] if argument in COMMANDS), "")
     code = 0
     try:
@@ -104,8 +108,12 @@ def main() -> None:
         _say(command, "interrupted; what was done is written")
         code = interrupt.exit_code
     except Exception as error:
-        _say(command, f"internal error: {type(error).__name__}: {error} (see it whole with --debug; please report it)")
-        code = 1
+        if out_of_memory(error):
+            _say(command, f"not enough memory: {type(error).__name__} {error}; what was done is written")
+            code = OutOfMemory.exit_code
+        else:
+            _say(command, f"internal error: {type(error).__name__}: {error} (see it whole with --debug; please report it)")
+            code = 1
     _leave(code)
 
 
@@ -122,7 +130,7 @@ def _run() -> None:
             place = error.ctx.command_path if error.ctx else "blendkit"
             raise UsageError(f"{message[0].lower()}{message[1:].rstrip('.')}; see {place} --help") from error
         # The command was called alone: that shows its help, here or already.
-        print(message, end="\n" if message else "", flush=True)
+        print(standing(message), end="\n" if message else "", flush=True)
         sys.exit(UsageError.exit_code)
     except Exception:
         # A C extension may turn the interrupt into an exception of its own.
@@ -130,13 +138,21 @@ def _run() -> None:
         raise
 
 
+def _is_utf8(argument: str) -> bool:
+    try:
+        argument.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
 def _say(command: str, message: str) -> None:
     # Whoever made the message, no key goes with it.
     masked = Secrets.of_process().masked
     message = masked(message)
     if "--debug" in sys.argv:
-        print(masked(traceback.format_exc()), end="", file=sys.stderr)
-    print(f"blendkit {command}: {' '.join(message.split())}" if command else f"blendkit: {message}", file=sys.stderr)
+        sys.stderr.write(standing(masked(traceback.format_exc())))
+    say(message, command)
 
 
 def _leave(code: int) -> None:

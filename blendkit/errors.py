@@ -78,6 +78,19 @@ class OutOfMemory(BlendkitError):
     exit_code = 75
 
 
+# What torch's allocators (Linux, Windows, CUDA, MPS), cuBLAS, cuDNN and the operating system say in errors that have no type of their own.
+_NO_MEMORY = ("not enough memory", "can't allocate memory", "cannot allocate memory", "out of memory", "bad_alloc", "status_alloc_failed")
+
+
+def out_of_memory(error: BaseException) -> bool:
+    """Whether the device or the machine ran out of memory; torch and the operating system say it in several ways."""
+    if isinstance(error, BlendkitError):
+        return isinstance(error, OutOfMemory)
+    if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError":
+        return True
+    return isinstance(error, RuntimeError | OSError) and any(words in str(error).lower() for words in _NO_MEMORY)
+
+
 class WorkerLost(BlendkitError):
     """Workers ended again and again over the same records; most often memory ran out (75)."""
 

@@ -5,8 +5,6 @@ A record stays a plain `dict` all the way through, so that fields nobody here kn
 
 from __future__ import annotations
 
-import json
-import re
 from collections.abc import Iterable, Iterator
 from typing import Annotated, Any, Literal, NotRequired, TypedDict
 
@@ -14,10 +12,16 @@ import msgspec
 import orjson
 
 from blendkit.errors import RecordError
+from blendkit.foreign import json_value, kind_of, typed
 
 Record = dict[str, Any]
 Index = Annotated[int, msgspec.Meta(ge=0)]
-Rank = Annotated[int, msgspec.Meta(ge=1)]
+Rank = Annotated[int, msgspec.Meta(ge=1, le=65_535)]
+# Beyond these a sum or a rounding of them would be infinite.
+Score = Annotated[float, msgspec.Meta(ge=-1e300, le=1e300)]
+Logit = Annotated[float, msgspec.Meta(ge=-1e100, le=1e100)]
+# Levels that orjson writes at most; it reads more.
+NESTED = 254
 
 
 class Message(TypedDict):
@@ -33,7 +37,7 @@ class Candidate(TypedDict):
     model: str
     text: str
     decoding_method: NotRequired[str | None]
-    scores: NotRequired[dict[str, float | None]]
+    scores: NotRequired[dict[str, Score | None]]
     sources: NotRequired[list[Index]]
     finish_reason: NotRequired[str | None]
     usage: NotRequired[dict[str, Any] | None]
@@ -46,7 +50,7 @@ class Comparisons(TypedDict):
     which score candidates were left out of the comparisons.
     """
 
-    pairs: list[tuple[Index, Index, float]]
+    pairs: list[tuple[Index, Index, Logit]]
     model: NotRequired[str]
     schedule: NotRequired[str]
     order: NotRequired[list[Index]]
@@ -97,25 +101,39 @@ def parse(line: bytes, number: int) -> Record:
     Raises:
         RecordError: not UTF-8, not JSON, not an object, or a field is of the wrong type.
     """
-    try:
-        record = _loaded(line)
-    except orjson.JSONDecodeError as error:
-        raise RecordError("", _not_json(line, error)) from error
+    record = json_value(line)
     if not isinstance(record, dict):
-        raise RecordError("", f"expected a JSON object, got {_kind(record)}")
+        raise RecordError("", f"expected a JSON object, got {kind_of(record)}")
+    if line.count(b"[") + line.count(b"{") > NESTED:
+        writable(record)
     if "id" not in record:
         record = {"id": str(number), **record}
     validate(record)
     return record
 
 
-def _loaded(line: bytes) -> Any:
+def writable(record: Record) -> None:
+    """Refuses what may be read and never be written again.
+
+    Raises:
+        RecordError: a value that is none of JSON, or nested too deep.
+    """
     try:
-        # Unlike orjson, it keeps integers of more than 64 bits.
-        return msgspec.json.decode(line)
-    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
-        # orjson says more exactly what is wrong.
-        return orjson.loads(line)
+        as_line(record)
+    except (TypeError, RecursionError) as error:
+        problem = f"expected at most {NESTED} levels, got a value nested deeper" if "ecursion" in str(error) else str(error)
+        raise RecordError("", problem) from error
+
+
+def as_line(row: Any) -> bytes:
+    """A row of JSON with its line end."""
+    try:
+        return orjson.dumps(row, option=orjson.OPT_APPEND_NEWLINE)
+    except orjson.JSONEncodeError as error:
+        if "64-bit" not in str(error):
+            raise
+        # It keeps integers of more than 64 bits.
+        return msgspec.json.encode(row) + b"\n"
 
 
 def validate(record: Record) -> None:
@@ -124,10 +142,7 @@ def validate(record: Record) -> None:
     Raises:
         RecordError: with the path of the first field that is wrong.
     """
-    try:
-        msgspec.convert(record, RecordSchema)
-    except msgspec.ValidationError as error:
-        raise _field_error(str(error)) from None
+    typed(record, RecordSchema)
     count = len(record.get("candidates", ()))
     if _highest(record) >= count:
         for field, index in _indices(record):
@@ -168,43 +183,6 @@ def _indices(record: Record) -> Iterator[tuple[str, int]]:
     for name, verdicts in record.get("verdicts", {}).items():
         for place, verdict in enumerate(verdicts):
             yield f"verdicts.{name}[{place}]", max(verdict["a"], verdict["b"])
-
-
-def _not_json(line: bytes, error: orjson.JSONDecodeError) -> str:
-    try:
-        line.decode()
-    except UnicodeDecodeError as bad:
-        return f"not UTF-8: byte 0x{line[bad.start]:02x} at byte {bad.start + 1} of the line"
-    rest = line[error.pos :]
-    if not rest.strip():
-        return "not JSON: the line ends in the middle of a value"
-    if match := re.match(rb"-?(NaN|Infinity)", rest):
-        return f"not JSON: a bare {match[0].decode()} at column {error.pos + 1}; JSON has null instead"
-    if not line.endswith((b"}", b"]")):
-        return f"not JSON: {error.msg.split(':')[0]} at column {error.pos + 1}; the line may be truncated"
-    return f"not JSON: {error.msg.split(':')[0]} at column {error.pos + 1}"
-
-
-_KINDS = {"str": "a string", "int": "an integer", "float": "a number", "bool": "a boolean", "null": "null", "array": "an array", "object": "an object"}
-
-
-def _kind(value: object) -> str:
-    names = {list: "array", str: "str", int: "int", float: "float", bool: "bool", type(None): "null"}
-    return _KINDS[names[type(value)]]
-
-
-def _field_error(message: str) -> RecordError:
-    """msgspec's "Expected `str`, got `null` - at `$.candidates[2].text`" in our words."""
-    problem, _, path = message.partition(" - at `$")
-    field = path.rstrip("`").lstrip(".")
-    if missing := re.fullmatch(r"Object missing required field `(\w+)`", problem):
-        return RecordError(f"{field}.{missing[1]}".lstrip("."), "expected a value, but the field is missing")
-
-    def words(match: re.Match[str]) -> str:
-        kinds = [_KINDS.get(kind.strip(), kind.strip()) for kind in match[1].split("|")]
-        return " or ".join(kinds)
-
-    return RecordError(field, re.sub(r"`([^`]*)`", words, problem[0].lower() + problem[1:]))
 
 
 def source_text(record: Record) -> str:
@@ -261,26 +239,32 @@ def verdicts_of(record: Record) -> dict[str, list[dict[str, Any]]]:
     results = record.get("cmp_results")
     if isinstance(results, str):
         try:
-            results = json.loads(results)
-        except json.JSONDecodeError:
-            raise RecordError("cmp_results", "expected an object, or one as a JSON string") from None
-    if results:
+            results = json_value(results)
+        except RecordError as error:
+            raise RecordError("cmp_results", f"expected an object, or one as a JSON string, which is {error}") from error
+    if results is not None:
         if not isinstance(results, dict):
-            raise RecordError("cmp_results", f"expected an object, got {_kind(results)}")
-        verdicts["mixinstruct"] = list(_mixinstruct(results, [c["model"] for c in record.get("candidates", [])]))
+            raise RecordError("cmp_results", f"expected an object, got {kind_of(results)}")
+        if results:
+            verdicts["mixinstruct"] = list(_mixinstruct(results, [c["model"] for c in record.get("candidates", [])]))
     return verdicts
 
 
 _MIXINSTRUCT = {"A is better": "A", "B is better": "B", "Same good": "tie-good", "Same bad": "tie-bad"}
 
 
-def _mixinstruct(results: dict[str, str], models: list[str]) -> Iterator[dict[str, Any]]:
+def _mixinstruct(results: dict[str, Any], models: list[str]) -> Iterator[dict[str, Any]]:
+    places: dict[str, int] = {}
+    for place, model in enumerate(models):
+        places.setdefault(model, place)
     for key, value in results.items():
         first, _, second = key.partition(",")
         for model in (first, second):
-            if model not in models:
+            if model not in places:
                 raise RecordError("cmp_results", f"{key!r} names {model!r}, which is no candidate's model")
+        if not isinstance(value, str):
+            raise RecordError("cmp_results", f"{key!r}: expected one of {', '.join(_MIXINSTRUCT)}, got {kind_of(value)}")
         if value not in _MIXINSTRUCT:
             raise RecordError("cmp_results", f"{key!r}: expected one of {', '.join(_MIXINSTRUCT)}, got {value!r}")
-        a, b = models.index(first), models.index(second)
+        a, b = places[first], places[second]
         yield {"a": a, "b": b, "verdict": _MIXINSTRUCT[value], "shown": [a, b]}

@@ -57,7 +57,7 @@ def disturb(processes: list[subprocess.Popen[bytes]], rng: random.Random, longes
     killed = []
     while True:
         # Late more often than early: the first seconds are imports.
-        time.sleep(longest * rng.random() ** 0.4)
+        time.sleep(0.9 * longest * rng.random() ** 0.4)
         alive = {process.pid: str(process.args[3]) for process in processes if process.poll() is None}  # type: ignore[index]
         if len(alive) < len(processes):
             break

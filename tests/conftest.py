@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import gc
 import json
 import os
+import signal
 import subprocess
 import sys
+import tempfile
 from pathlib import Path
 
 import pytest
 import tiny_models
 from hypothesis import HealthCheck, settings
+from tiny_models import CORPUS, bert_tokenizer, bpe_tokenizer  # noqa: F401, for tests that import them from here
 
 ROOT = Path(__file__).parent.parent
 EXAMPLES = ROOT / "docs" / "examples"
@@ -65,6 +69,54 @@ def blendkit():
         data = stdin.encode() if isinstance(stdin, str) else stdin
         done = subprocess.run([sys.executable, "-m", "blendkit", *map(str, arguments)], input=data, capture_output=True, timeout=300, **more)
         return subprocess.CompletedProcess(done.args, done.returncode, done.stdout.decode(), done.stderr.decode())
+
+    return run
+
+
+@pytest.fixture(scope="session")
+def called():
+    """`called("pair", "--model", …, stdin=…)` gives (exit code, stdout, stderr) of the console script, run in this process, without its start."""
+    from transformers.utils import logging as transformers_logging
+
+    from blendkit import cli
+
+    # What the console script says by variables, before these are imported.
+    transformers_logging.set_verbosity_error()
+    transformers_logging.disable_progress_bar()
+
+    def leave(code):
+        raise SystemExit(code)
+
+    def run(*arguments: object, stdin: str = "") -> tuple[int, str, str]:
+        handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+        thresholds = gc.get_threshold()
+        with (
+            tempfile.TemporaryFile("w+") as given,
+            tempfile.TemporaryFile("w+") as out,
+            tempfile.TemporaryFile("w+", errors="backslashreplace") as err,
+            pytest.MonkeyPatch.context() as patch,
+        ):
+            patch.setattr(sys, "argv", ["blendkit", *map(str, arguments)])
+            given.write(stdin)
+            given.seek(0)
+            patch.setattr(sys, "stdin", given)
+            patch.setattr(sys, "stdout", out)
+            patch.setattr(sys, "stderr", err)
+            patch.setattr(cli, "_leave", leave)
+            try:
+                cli.main()
+            except SystemExit as ending:
+                code = ending.code
+            finally:
+                for number, handler in handlers.items():
+                    signal.signal(number, handler)
+                gc.set_threshold(*thresholds)
+            texts = []
+            for file in (out, err):
+                file.flush()
+                file.seek(0)
+                texts.append(file.read())
+            return code, *texts
 
     return run
 

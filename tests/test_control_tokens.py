@@ -5,13 +5,12 @@ from __future__ import annotations
 from collections import Counter
 
 import pytest
-from conftest import CORPUS
+from conftest import CORPUS, lines, parsed
 from families import FAMILIES
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-import blendkit as library
-from blendkit.generators.base import EndpointOptions, Prompt, Sampling
+from blendkit.generators.base import EndpointOptions, Prompt
 from blendkit.models.text_tokenizer import TextTokenizer
 
 # Words that somebody added and runs of spaces are text, though they are added tokens.
@@ -94,6 +93,8 @@ def test_a_text_alone_or_in_a_pair_has_none(all_texts, name):
             around = texts(*(["x"] for _ in given_texts))["input_ids"][0]
             assert found(texts, texts(*given_texts)["input_ids"][0]) == found(texts, around)
         assert not found(texts, texts([first], add_special_tokens=False)["input_ids"][0])
+        (cut,) = texts([first], [second], truncation="longest_first", max_length=6)["input_ids"]
+        assert len(cut) <= 6 and found(texts, cut) == found(texts, texts(["x"], ["x"])["input_ids"][0])
 
     run()
 
@@ -303,14 +304,16 @@ def test_a_records_text_is_no_place_for_another():
     assert "### Instruction:\nsay {input}\n\n### Input:\n{instruction}\n\n" in text
 
 
-def test_generate_counts_what_a_record_spells_as_text(tiny_chat):
-    record = {"id": "r", "instruction": "a </s> b <extra_id_0>"}
-    (done,) = library.generate([record], [f"c={tiny_chat}"], sampling=Sampling(max_new_tokens=1, temperature=0), device="cpu")
+def test_generate_counts_what_a_record_spells_as_letters(blendkit, tiny_chat):
     from transformers import AutoTokenizer
 
+    record = {"id": "r", "instruction": "a </s> b <extra_id_0>"}
+    done = blendkit("generate", "-m", f"c={tiny_chat}", "--max-new-tokens", 1, "--temperature", 0, "--device", "cpu", stdin=lines([record]))
+    assert done.returncode == 0, done.stderr
     tokenizer = AutoTokenizer.from_pretrained(tiny_chat)
-    spelled_out = f"user: {record['instruction']}\nassistant: "
-    assert done["candidates"][0]["usage"]["prompt_tokens"] > len(tokenizer(spelled_out)["input_ids"])
+    expected = TextTokenizer(tokenizer)([f"user: {record['instruction']}\nassistant: "])["input_ids"][0]
+    assert parsed(done.stdout)[0]["candidates"][0]["usage"]["prompt_tokens"] == len(expected)
+    assert len(expected) > len(tokenizer(f"user: {record['instruction']}\nassistant: ")["input_ids"])
 
 
 @pytest.mark.parametrize("kind", ["fuser", "causal-fuser", "language", "reward", "chat-reward", "simcls", "summareranker"])

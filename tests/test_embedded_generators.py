@@ -7,8 +7,7 @@ from collections import Counter
 from pathlib import Path
 
 import pytest
-from conftest import EXAMPLES, parsed
-from tiny_models import CORPUS
+from conftest import CORPUS, EXAMPLES, parsed
 
 from blendkit.errors import NoInputError
 from blendkit.models.loading import EMBEDDED_GENERATORS, locate

@@ -23,7 +23,7 @@ from test_security import limited
 
 import blendkit as library
 from blendkit.errors import DataError, OutputError
-from blendkit.generators.base import Completion, EndpointOptions, Sampling
+from blendkit.generators.base import Completion, EndpointOptions, Prompt, Sampling
 from blendkit.generators.batch_file import BatchAnswers
 from blendkit.generators.cache import Cache
 from blendkit.generators.endpoint import Endpoint
@@ -301,11 +301,11 @@ def test_a_reply_of_another_form_is_the_fault_of_its_record(blendkit, serve, tmp
     assert said in parsed((tmp_path / "bad.jsonl").read_text())[0]["error"]
 
 
-@pytest.mark.parametrize("usage", [{"prompt_tokens": -(10**8), "completion_tokens": -(10**8)}, {"prompt_tokens": 10**400}, "none", b"{"])
+@pytest.mark.parametrize("usage", [{"prompt_tokens": -(10**8), "completion_tokens": -(10**8)}, {"prompt_tokens": 10**400}, "none"])
 def test_no_usage_defeats_the_limit_on_cost(blendkit, serve, usage):
-    server = serve(lambda prompt, attempt: usage if isinstance(usage, bytes) else GOOD | {"usage": usage})
+    server = serve(lambda prompt, attempt: GOOD | {"usage": usage})
     prices = ["--price-in", 0, "--price-out", 10_000, "--max-cost", 1, "--max-new-tokens", 10, "--concurrency", 1, "--window", 1]
-    done = blendkit(*asking(server, *prices, "--on-error", "skip", "--retries", 50), stdin=prompts(*map(str, range(30))))
+    done = blendkit(*asking(server, *prices), stdin=prompts(*map(str, range(30))))
     assert done.returncode == 69, done.stderr
     assert "--max-cost 1: $1.0000 are spent" in done.stderr
     assert "answers of openai:x had no count of tokens that can be believed; each counts as the most that it can have had" in done.stderr
@@ -313,11 +313,39 @@ def test_no_usage_defeats_the_limit_on_cost(blendkit, serve, usage):
     assert all("usage" not in record["candidates"][0] for record in parsed(done.stdout))
 
 
+def test_an_answer_that_cannot_be_read_costs_the_most_that_it_can_have(blendkit, serve):
+    server = serve(lambda prompt, attempt: b"{")
+    prices = ["--price-in", 0, "--price-out", 10_000, "--max-cost", 0.25, "--max-new-tokens", 10]
+    done = blendkit(*asking(server, *prices, "--retries", 5), stdin=prompts("a"))
+    assert done.returncode == 69, done.stderr
+    assert "--max-cost 0.25: $0.2000 are spent" in done.stderr
+    assert server.asked["a"] == 2
+
+
+def test_nonsense_from_a_server_three_times_in_a_row_ends_the_run(blendkit, serve):
+    server = serve(lambda prompt, attempt: "html")
+    done = blendkit(*asking(server, "--on-error", "skip", "--concurrency", 1), stdin=prompts(*map(str, range(20))))
+    assert done.returncode == 69, done.stderr
+    assert "answers with something that is no JSON, after 0 retries; is the server running?" in done.stderr
+    assert sum(server.asked.values()) == 3
+
+
+def test_a_cache_that_fails_behind_the_last_answer_is_told(serve, tmp_path, monkeypatch):
+    server = serve()
+    endpoint = Endpoint("x", EndpointOptions(base_url=server.url, cache=str(tmp_path / "cache.sqlite")))
+
+    def put(key, value):
+        raise OutputError("--cache: disk full")
+
+    monkeypatch.setattr(endpoint._cache, "put", put)
+    (completion,) = endpoint.complete([Prompt([{"role": "user", "content": "a"}])], Sampling())
+    endpoint.close()
+    assert completion.text == "Reply to a" and endpoint.warnings() == ["--cache: disk full"]
+
+
 def test_a_log_probability_that_is_none_is_left_out(serve):
     server = serve(lambda prompt, attempt: with_logprobs(GOOD, {"content": [{"token": "A", "logprob": -0.1, "top_logprobs": [{"token": "A"}]}]}))
     endpoint = Endpoint("x", EndpointOptions(base_url=server.url))
-    from blendkit.generators.base import Prompt
-
     (completion,) = endpoint.complete([Prompt([{"role": "user", "content": "a"}])], Sampling(alternatives=5))
     endpoint.close()
     assert completion.alternatives is None and completion.logprob == -0.1
@@ -396,7 +424,7 @@ def test_a_row_that_is_not_ours_is_asked_again_and_replaced(serve, tmp_path, val
     [
         ("CREATE TABLE history (url TEXT)", "the database of another program"),
         ("CREATE TABLE answers (question TEXT, answer TEXT)", "no such column: key"),
-        ("CREATE TABLE t (key TEXT, value TEXT); CREATE VIEW answers AS SELECT 1 AS key, 2 AS value", ""),
+        ("CREATE TABLE t (key TEXT, value TEXT); CREATE VIEW answers AS SELECT 1 AS key, 2 AS value", "the database of another program"),
     ],
 )
 def test_a_database_of_another_kind_is_left_alone(blendkit, serve, tmp_path, make, said):

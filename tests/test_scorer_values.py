@@ -8,8 +8,7 @@ import math
 import numpy as np
 import pytest
 import torch
-from conftest import examples, lines, parsed
-from tiny_models import bert_tokenizer
+from conftest import bert_tokenizer, examples, lines, parsed
 from tiny_scorers import SHAPE, scored
 
 from blendkit.pipeline.runner import apply

@@ -88,7 +88,7 @@ def test_the_words_of_every_allocator_are_known(words):
 def test_what_torch_says_here_when_memory_runs_out_is_known():
     import torch
 
-    from blendkit.pipeline.runner import out_of_memory
+    from blendkit.errors import out_of_memory
 
     with pytest.raises(RuntimeError) as caught:
         torch.empty(1 << 58, dtype=torch.uint8)

@@ -151,7 +151,7 @@ def test_the_forms_of_the_tables(blendkit):
     markdown = blendkit("evaluate", "--format", "markdown", "--intervals", stdin=lines(records))
     assert markdown.returncode == 0, markdown.stderr
     rows = [line for line in markdown.stdout.splitlines() if line.startswith("|")]
-    assert any(r"a\|b_&lt;i>&%" in row for row in rows)
+    assert any(r"a\|b\_&lt;i>&%" in row for row in rows)
     assert len({row.replace(r"\|", "").count("|") for row in rows[:8]}) == 1
     assert " to " in markdown.stdout and "evaluate|oracle:judge:j" in markdown.stdout
     latex = blendkit("evaluate", "--format", "latex", stdin=lines(records)).stdout

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 
 import torch
-from tiny_models import bert_tokenizer, bpe_tokenizer
+from conftest import bert_tokenizer, bpe_tokenizer
 
 import blendkit as library
 

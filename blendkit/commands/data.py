@@ -11,9 +11,10 @@ from typing import Annotated, Any
 import typer
 
 from blendkit.errors import DataError, UsageError
-from blendkit.records import Record
+from blendkit.records import Record, as_line
+from blendkit.showing import say, shown
 from blendkit.streams.files import Role, one_role_each, stdin_or, stdout_or
-from blendkit.streams.lines import BadLine, Reader, Writer, as_line
+from blendkit.streams.lines import BadLine, Reader, Writer
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None)
 
@@ -77,7 +78,7 @@ def build(
     counts = sizes.split(",")
     if len(counts) != len(SPLITS) or not all(count.isdigit() and int(count) > 0 for count in counts):
         raise UsageError(f"--sizes {sizes}: expected three numbers, such as 100000,5000,5000")
-    splits = build_mixinstruct(where, dict(zip(SPLITS, map(int, counts), strict=True)), seed, lambda line: print(f"blendkit data: {line}", file=sys.stderr))
+    splits = build_mixinstruct(where, dict(zip(SPLITS, map(int, counts), strict=True)), seed, lambda line: say(line, "data"))
     Path(output).mkdir(parents=True, exist_ok=True)
     for file, records in zip(outputs, splits.values(), strict=True):
         _write(records, file)
@@ -95,8 +96,8 @@ def stats(
     Example: blendkit data pull mixinstruct | blendkit data stats
     """
     from rich.console import Console
-    from rich.markup import escape
     from rich.table import Table
+    from rich.text import Text
 
     from blendkit.sources.stats import table_1
 
@@ -106,7 +107,7 @@ def stats(
     for column in ("source", "examples", "input tokens", "output tokens", "candidates"):
         table.add_column(column, justify="left" if column == "source" else "right")
     for row in rows:
-        table.add_row(escape(row["source"]), f"{row['examples']:,}", *(f"{row[key]:.1f}" for key in ("input_tokens", "output_tokens", "candidates")))
+        table.add_row(Text(shown(row["source"])), f"{row['examples']:,}", *(f"{row[key]:.1f}" for key in ("input_tokens", "output_tokens", "candidates")))
     Console(stderr=True, width=None if sys.stderr.isatty() else 120, highlight=False).print(table)
     _write(rows, None)
 
@@ -123,6 +124,7 @@ def convert(
     """Read and write the forms of neighbours.
 
     Forms: ultrafeedback, binarized, unifiedfeedback, rewardbench, alpacaeval, alpacaeval-annotations, mtbench, hh-rlhf, csv.
+    A CSV cell that begins as a formula does gets a ' before it, lest a spreadsheet compute it; --from csv leaves it there.
 
     Example: blendkit data convert --from alpacaeval vicuna.json alpaca.json > candidates.jsonl
     """
@@ -138,7 +140,7 @@ def convert(
     records: Iterable[Record] = _records(None)
     if source is not None:
         records = read_form(source, (row for path in files or [] for row in rows(path, split)))
-    _write_blocks(converted(records, target, label), output)
+    _write_blocks(converted(records, target, label, lambda line: say(line, "data")), output)
 
 
 def _named(given: str) -> tuple[str, str]:

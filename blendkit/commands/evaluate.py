@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from typing import Annotated
 
 import typer
@@ -11,6 +10,7 @@ from blendkit.commands.options import with_run_options
 from blendkit.errors import UsageError
 from blendkit.pipeline.run import RunOptions, run_stage
 from blendkit.pipeline.stage import Stage
+from blendkit.showing import say
 from blendkit.streams.files import Role, one_role_each
 
 PAGE = "Page and figures"
@@ -114,7 +114,7 @@ def evaluate(
         from blendkit.evaluation.report.page import write_page
 
         path = write_page(report, rows, stage.all_signatures(), stage.warnings(), browser, stage.count)
-        print(f"blendkit evaluate: the page is {path}", file=sys.stderr)
+        say(f"the page is {path}", "evaluate")
     if plot:
         from blendkit.evaluation.report.plots import save_plot
 

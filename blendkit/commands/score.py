@@ -11,6 +11,7 @@ from blendkit.commands.options import with_run_options
 from blendkit.errors import UsageError
 from blendkit.pipeline.run import RunOptions, run_stage
 from blendkit.pipeline.stage import Stage
+from blendkit.showing import say
 
 BERTSCORE = "BERTScore"
 
@@ -57,7 +58,7 @@ def score(
         stage = Scoring(metric, run.device, run.dtype, run.seed, layers=bertscore_layer, idf=bertscore_idf, baseline=bertscore_baseline)
         if not run.quiet and not run.engine.beside and sys.stderr.isatty():
             for signature in stage.describe()["signatures"]:
-                print(f"blendkit score: {signature}", file=sys.stderr)
+                say(signature, "score")
         return stage
 
     run_stage(make, run)

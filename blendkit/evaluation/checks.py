@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
+import math
 import operator
 import re
-from pathlib import Path
-from typing import Any
+from collections.abc import Sequence
+from typing import Any, NotRequired, TypedDict
 
-import orjson
-
-from blendkit.errors import CheckFailed, DataError, NoInputError, UsageError
+from blendkit.errors import CheckFailed, DataError, RecordError, UsageError
+from blendkit.foreign import json_value, read_file, typed
 from blendkit.scorers import better_when_lower
 
 GROUPS = {"llms": "model", "oracles": "oracle", "rankers": "ranker", "fused": "fused"}
@@ -92,15 +92,39 @@ def read_rows(path: str) -> Rows:
         NoInputError: there is no such file.
         DataError: it holds something else.
     """
-    try:
-        rows = [orjson.loads(line) for line in Path(path).read_bytes().splitlines() if line.strip()]
-    except OSError as error:
-        raise NoInputError(f"--compare {path}: {error.strerror}") from error
-    except orjson.JSONDecodeError:
-        raise DataError(f"--compare {path}: expected the JSON lines that `blendkit evaluate` writes") from None
-    if not rows or not all(isinstance(row, dict) and "table" in row and ("method" in row) for row in rows):
-        raise DataError(f"--compare {path}: expected the JSON lines that `blendkit evaluate` writes")
+    data = read_file(path, f"--compare {path}")
+    rows: Rows = []
+    for number, line in enumerate(data.splitlines(), 1):
+        if line.strip():
+            try:
+                rows.append(_row(json_value(line)))
+            except RecordError as error:
+                raise DataError(f"--compare {path}:{number}: expected the JSON lines that `blendkit evaluate` writes: {error}") from error
+    if not rows:
+        raise DataError(f"--compare {path}: expected the JSON lines that `blendkit evaluate` writes, got nothing")
     return rows
+
+
+class _Row(TypedDict):
+    """What every row has."""
+
+    table: int | str
+    method: str
+
+
+class _OfTable2(TypedDict):
+    """What is compared."""
+
+    kind: str
+    intervals: NotRequired[dict[str, tuple[float | None, float | None]]]
+
+
+def _row(row: Any) -> dict[str, Any]:
+    if typed(row, _Row)["table"] == 2:
+        figures = {key: value for key, value in row.items() if key not in ("table", "method", "kind", "intervals")}
+        typed(row, _OfTable2)
+        typed(figures, dict[str, float | None])
+    return dict(row)
 
 
 def compare(old: Rows, new: Rows) -> Rows:
@@ -116,10 +140,15 @@ def compare(old: Rows, new: Rows) -> Rows:
         for column, interval in row.get("intervals", {}).items():
             if earlier is None or earlier.get(column) is None or row.get(column) is None:
                 continue
-            widths = [(high - low) / 2 for low, high in (interval, earlier["intervals"][column])] if column in earlier.get("intervals", {}) else None
+            noise = _noise(interval, earlier.get("intervals", {}).get(column, (None, None)))
             change = row[column] - earlier[column]
-            noise = (widths[0] ** 2 + widths[1] ** 2) ** 0.5 if widths else None
             cells = {"old": earlier[column], "new": row[column], "change": round(change, 4), "noise": None if noise is None else round(noise, 4)}
             beyond = None if noise is None else abs(change) > noise
             found.append({"table": "compare", "method": row["method"], "kind": row["kind"], "column": column, **cells, "beyond_noise": beyond})
     return found
+
+
+def _noise(*intervals: Sequence[float | None]) -> float | None:
+    """The root of the sum of the squared half widths; None where a bound is unknown."""
+    bounds = [(low, high) for low, high in intervals if low is not None and high is not None]
+    return math.hypot(*((high - low) / 2 for low, high in bounds)) if len(bounds) == len(intervals) else None

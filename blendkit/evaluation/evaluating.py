@@ -21,6 +21,8 @@ from blendkit.signature import Signature
 from blendkit.version import VERSION
 
 Rows = list[dict[str, Any]]
+# All of them stand under the tables.
+MOST_SIGNATURES = 1000
 
 
 class Evaluating(Stage):
@@ -48,7 +50,7 @@ class Evaluating(Stage):
         self.judges = Judges()
         self.signatures: dict[str, set[str]] = {}
         self.methods, self.rankers, self.firsts = Methods(self.oracle, versus), Rankers(self.oracle), Firsts()
-        self.count = 0
+        self.count = self._signed = 0
         # Whole examples are kept only for the tables that look at all of them together.
         self.examples: list[Example] = []
         self.notes: list[str] = []
@@ -69,7 +71,7 @@ class Evaluating(Stage):
         if self.ratings:
             self.judges.add(verdicts_of(record))
         for name, signature in record.get("signatures", {}).items():
-            self.signatures.setdefault(name, set()).add(signature)
+            self._note_signature(name, signature)
         for table in (self.methods, self.rankers, self.firsts):
             table.add(example)
         self.count += 1
@@ -77,6 +79,16 @@ class Evaluating(Stage):
             self.examples.append(example)
         if self.browser is not None:
             self.browser.add(record, example)
+
+    def _note_signature(self, name: str, signature: str) -> None:
+        found = self.signatures.setdefault(name, set())
+        if signature not in found:
+            found.add(signature)
+            self._signed += 1
+            if self._signed > MOST_SIGNATURES:
+                raise DataError(
+                    f"more than {MOST_SIGNATURES:,} signatures, with {name!r} of record {self.count + 1}: do records bring signatures of their own?"
+                )
 
     def rows(self) -> Rows:
         """Table 2, Table 3, and what was asked for. Raises DataError when there was no record."""
@@ -99,7 +111,7 @@ class Evaluating(Stage):
         if self.oracle.judge is None:
             self.notes.append("--ratings and --length-controlled need a judge's verdicts: run `blendkit judge` before, or name --oracle judge:NAME")
             return []
-        found = [*ratings_of(self.examples, self.seed), *self.judges.rows()] if self.ratings else []
+        found = [*ratings_of(self.examples, self.seed, self.notes), *self.judges.rows()] if self.ratings else []
         return [*found, *(length_controlled(self.examples, self.controlled, self.seed) if self.controlled else [])]
 
     def _agreements(self) -> Rows:

@@ -18,6 +18,10 @@ from blendkit.records import Record, candidates_of, generated_only, verdicts_of
 from blendkit.scorers import better_when_lower
 from blendkit.seeding import seeded
 
+# Their comparisons are a square.
+MOST_CANDIDATES = 4096
+# What rows of the tables have beside scores.
+COLUMNS = frozenset(("table", "method", "kind", "examples", "intervals", "gpt_rank", "top3", "characters"))
 Verdicts = dict[str, list[dict[str, Any]]]
 
 
@@ -147,6 +151,12 @@ def example_of(record: Record, number: int, oracle: Oracle, aggregations: bool =
         RecordError: no candidate that an LLM wrote, or what the oracle needs is missing.
     """
     candidates = candidates_of(record)
+    if len(candidates) > MOST_CANDIDATES:
+        raise RecordError("candidates", f"expected at most {MOST_CANDIDATES:,}, got {len(candidates):,}")
+    for index, candidate in enumerate(candidates):
+        if not COLUMNS.isdisjoint(candidate.get("scores", ())):
+            name = next(name for name in candidate["scores"] if name in COLUMNS)
+            raise RecordError(f"candidates[{index}].scores.{name}", "expected another name: the tables have a column of this one")
     generated = generated_only(candidates)
     if not generated:
         raise RecordError("candidates", "expected at least one that an LLM wrote, got fused ones only")
@@ -201,5 +211,5 @@ def _standings(generated: list[int], scores_of: Callable[[list[int]], list[float
 
 
 def rounded(value: float) -> float | None:
-    """Four digits; None for NaN."""
-    return None if math.isnan(value) else round(value, 4)
+    """Four digits; None for NaN, and for a sum beyond all numbers."""
+    return round(value, 4) if math.isfinite(value) else None

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-import csv
-import io
+import re
 from typing import Any
 
 import orjson
+
+from blendkit.sheets import csv_text
+from blendkit.showing import one_line
 
 TITLES = {
     2: "Methods",
@@ -35,7 +37,13 @@ _LATEX = {
     "}": r"\}",
     "~": r"\textasciitilde{}",
     "^": r"\textasciicircum{}",
+    # Behind the end of a row these would be its arguments.
+    "[": "{[}",
+    "]": "{]}",
+    "*": "{*}",
 }
+# What Markdown makes markup of: code, emphasis, links, images, HTML, entities, and the cells' own bars; addresses become links by themselves.
+_MARKDOWN = re.compile(r"[\\`*\[\]|~]|&(?=[#\w])|(?<![^\W_])_|_(?![^\W_])|(?<=:)//|(?<=www)\.", re.IGNORECASE)
 
 
 def rendered(rows: list[dict[str, Any]], form: str, signatures: list[str], intervals: bool) -> str:
@@ -44,7 +52,7 @@ def rendered(rows: list[dict[str, Any]], form: str, signatures: list[str], inter
         return b"".join(orjson.dumps(row, option=orjson.OPT_APPEND_NEWLINE) for row in rows).decode()
     tables = {table: [row for row in rows if row["table"] == table] for table in dict.fromkeys(row["table"] for row in rows)}
     if form == "csv":
-        return "\n".join(_csv(name, part) for name, part in tables.items())
+        return "\n".join(map(_csv, tables.values()))
     make = _markdown if form == "markdown" else _latex
     parts = [make(TITLES[name], *_cells(part, intervals)) for name, part in tables.items()]
     return "\n".join([*parts, _footer(form, signatures)])
@@ -78,33 +86,35 @@ def text_of(value: Any) -> str:
 
 def _markdown(title: str, columns: list[str], cells: list[list[str]]) -> str:
     def line(values: list[str]) -> str:
-        # Names come from the stream: no pipe, no HTML and no line break of theirs may break the table.
-        return "| " + " | ".join(" ".join(value.replace("|", "\\|").replace("<", "&lt;").split()) for value in values) + " |\n"
+        return "| " + " | ".join(map(markdown_text, values)) + " |\n"
 
-    return f"### {title}\n\n" + line(columns) + line(["---"] * len(columns)) + "".join(line(row) for row in cells)
+    return f"### {title}\n\n" + line(columns) + "| " + " | ".join(["---"] * len(columns)) + " |\n" + "".join(line(row) for row in cells)
+
+
+def markdown_text(text: str) -> str:
+    """A name from the stream as Markdown's plain text: no bar, link, image, code, HTML or line break of its own."""
+    return _MARKDOWN.sub(lambda match: f"\\{match[0]}", one_line(text)).replace("<", "&lt;")
 
 
 def _latex(title: str, columns: list[str], cells: list[list[str]]) -> str:
     def line(values: list[str]) -> str:
-        return " & ".join("".join(_LATEX.get(character, character) for character in " ".join(value.split())) for value in values) + r" \\" + "\n"
+        return " & ".join("".join(_LATEX.get(character, character) for character in one_line(value)) for value in values) + r" \\" + "\n"
 
     body = line(columns) + "\\midrule\n" + "".join(line(row) for row in cells)
     return f"% {title}\n\\begin{{tabular}}{{l{'r' * (len(columns) - 1)}}}\n\\toprule\n{body}\\bottomrule\n\\end{{tabular}}\n"
 
 
-def _csv(name: Any, rows: list[dict[str, Any]]) -> str:
+def _csv(rows: list[dict[str, Any]]) -> str:
     columns = [column for column in dict.fromkeys(key for row in rows for key in row) if column != "intervals"]
     bounds = [column for column in columns if any(column in row.get("intervals", {}) for row in rows)]
-    file = io.StringIO()
-    writer = csv.writer(file, lineterminator="\n")
-    writer.writerow([*columns, *(f"{column}_{side}" for column in bounds for side in ("low", "high"))])
+    table: list[list[Any]] = [[*columns, *(f"{column}_{side}" for column in bounds for side in ("low", "high"))]]
     for row in rows:
         intervals = row.get("intervals", {})
-        writer.writerow([*(row.get(column) for column in columns), *(value for column in bounds for value in intervals.get(column, (None, None)))])
-    return file.getvalue()
+        table.append([*(row.get(column) for column in columns), *(value for column in bounds for value in intervals.get(column, (None, None)))])
+    return csv_text(table)[0]
 
 
 def _footer(form: str, signatures: list[str]) -> str:
     if form == "markdown":
-        return "".join(f"`{' '.join(signature.replace('`', '').split())}`\\\n" for signature in signatures).removesuffix("\\\n") + "\n"
-    return "".join(f"% {' '.join(signature.split())}\n" for signature in signatures)
+        return "".join(f"`{one_line(signature.replace('`', ''))}`\\\n" for signature in signatures).removesuffix("\\\n") + "\n"
+    return "".join(f"% {one_line(signature)}\n" for signature in signatures)

@@ -5,10 +5,12 @@ from __future__ import annotations
 from typing import Any
 
 from blendkit.aggregate import settled
+from blendkit.errors import DataError
 from blendkit.judges.agreement import Agreement
 from blendkit.judges.base import SWAPPED, Opinion
 from blendkit.judges.position import PositionBias
 
+MOST_JUDGES = 1000
 Verdicts = dict[str, list[dict[str, Any]]]
 
 
@@ -21,9 +23,15 @@ class Judges:
         self._agreement = Agreement()
 
     def add(self, verdicts: Verdicts) -> None:
-        """One record's verdicts by judge."""
+        """One record's verdicts by judge.
+
+        Raises:
+            DataError: there are too many judges.
+        """
         for name, rows in verdicts.items():
             counts = self._counts.setdefault(name, [0, 0, 0])
+            if len(self._counts) > MOST_JUDGES:
+                raise DataError(f"more than {MOST_JUDGES:,} judges, with {name!r}: do records bring names of their own?")
             for row in rows:
                 counts[0] += 1
                 counts[1] += row["verdict"].startswith("tie")

@@ -12,8 +12,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from blendkit.errors import UsageError
+from blendkit.errors import DataError, UsageError
 from blendkit.evaluation.examples import Example, rounded
+from blendkit.evaluation.ratings import MOST_MODELS
 
 Values = NDArray[np.float64]
 RESAMPLES = 100
@@ -29,11 +30,14 @@ def length_controlled(examples: list[Example], baseline: str, seed: int) -> list
 
     Raises:
         UsageError: no model of that name, or no verdicts on it.
+        DataError: too many models; each is fitted with all others.
     """
     games = _games(examples, baseline)
     if not games:
         known = dict.fromkeys(model for example in examples for model in example.models)
         raise UsageError(f"--length-controlled {baseline}: expected a model that the judge compared with others; there are {', '.join(known)}")
+    if len(games) > MOST_MODELS:
+        raise DataError(f"--length-controlled {baseline}: {len(games):,} models were compared with it; expected at most {MOST_MODELS}")
     rows = []
     for model, (places, won, longer, characters) in games.items():
         difficulty = _difficulty({name: played for name, played in games.items() if name != model}, len(examples))

@@ -10,13 +10,17 @@ from typing import Any
 
 import numpy as np
 
-from blendkit.errors import UsageError
+from blendkit.errors import DataError, UsageError
 from blendkit.evaluation.columns import Column, Columns, Computed, Growing, counted
 from blendkit.evaluation.examples import Example, Oracle, rank_of, rounded
 from blendkit.evaluation.statistics import bootstrap, holm, randomization
 
 KINDS = ("model", "oracle", "ranker", "fused")
 TOP = 3
+# Nobody reads a larger table; memory and time go with its cells.
+MOST_METHODS, MOST_COLUMNS, MOST_CELLS = 1000, 1000, 20_000
+# Cells whose intervals are computed together.
+TOGETHER = 1000
 
 
 @dataclass
@@ -53,7 +57,11 @@ class Methods:
         self._places: dict[str, int] = {}
 
     def add(self, example: Example) -> None:
-        """What each method picks there, and what that is worth."""
+        """What each method picks there, and what that is worth.
+
+        Raises:
+            DataError: the table becomes too large.
+        """
         rows: dict[int, array[float]] = {}
         picked: dict[tuple[str, str], list[array[float]]] = {}
 
@@ -80,8 +88,16 @@ class Methods:
             method = self._methods.get(key)
             if method is None:
                 method = self._methods[key] = Method(key[1], key[0], Growing(self._store))
+                self._check_size(f"the {key[0]} {key[1]!r}")
             method.add(self.size, found)
         self.size += 1
+
+    def _check_size(self, newest: str) -> None:
+        methods, columns = len(self._methods), len(self._places)
+        if methods > MOST_METHODS or columns > MOST_COLUMNS or methods * columns > MOST_CELLS:
+            table = f"{methods:,} methods and {columns:,} columns"
+            most = f"expected at most {MOST_METHODS:,} methods, {MOST_COLUMNS:,} columns, and {MOST_CELLS:,} cells"
+            raise DataError(f"too large a table: {table} with {newest} of record {self.size + 1}; {most}: do records bring names of their own?")
 
     def _row(self, example: Example, index: int) -> array[float]:
         """What one candidate is worth, column by column, NaN where it has no value."""
@@ -104,6 +120,7 @@ class Methods:
                 place = places.get(name)
                 if place is None:
                     place = places[name] = len(places)
+                    self._check_size(f"the score {name!r}")
                     row.append(math.nan)
                     if name in scores:
                         self.metrics[name] = None
@@ -135,7 +152,11 @@ def table_2(table: Methods, seed: int, notes: list[str], baseline: str | None = 
     """The rows of Table 2, then those of the paired tests against `baseline`; what is missing goes into `notes`."""
     methods, names = table.sorted(), table.column_names()
     keys = [(number, column) for number in range(len(methods)) for column in names]
-    bounds = dict(zip(keys, bootstrap([table.column(methods[number], column) for number, column in keys], seed).tolist(), strict=True))
+    bounds: dict[tuple[int, str], list[float]] = {}
+    for start in range(0, len(keys), TOGETHER):
+        # The same seed draws the same examples for all cells.
+        part = keys[start : start + TOGETHER]
+        bounds |= zip(part, bootstrap([table.column(methods[number], column) for number, column in part], seed).tolist(), strict=True)
     rows = []
     for number, method in enumerate(methods):
         row: dict[str, Any] = {"table": 2, "method": method.name, "kind": method.kind, "examples": method.examples}

@@ -17,6 +17,8 @@ RESAMPLES = 200
 SCALE, MEAN = 400 / math.log(10), 1500.0
 # Pretended wins and losses against everybody: ratings stay finite where somebody never won.
 PRIOR = 0.5
+# Every pair of them is a cell, and every fit goes through all pairs.
+MOST_MODELS = 200
 
 
 class Firsts:
@@ -55,15 +57,25 @@ class Firsts:
         return rows
 
 
-def ratings_of(examples: list[Example], seed: int) -> list[dict[str, Any]]:
-    """The table `ratings`, best first, and the table `wins`, a row a model; over all verdicts of the judge, a tie half a win for each."""
+def ratings_of(examples: list[Example], seed: int, notes: list[str]) -> list[dict[str, Any]]:
+    """The table `ratings`, best first, and the table `wins`, a row a model; over all verdicts of the judge, a tie half a win for each.
+
+    Of more than MOST_MODELS models there is none, and `notes` says so.
+    """
+    from scipy.sparse import csr_matrix
+
     judged = [example for example in examples if example.margin is not None]
     names = list(dict.fromkeys(model for example in judged for model in example.models))
     place = {name: number for number, name in enumerate(names)}
     size = len(names)
     if size < 2:
         return []
-    by_example = np.zeros((len(judged), size * size))
+    if size > MOST_MODELS:
+        notes.append(f"no ratings and no win rates: they are computed of at most {MOST_MODELS} models, and there are {size:,}")
+        return []
+    owners: list[NDArray[np.int64]] = []
+    cells: list[NDArray[np.int64]] = []
+    values: list[Wins] = []
     games: list[tuple[int, int, float, int]] = []
     for number, example in enumerate(judged):
         assert example.margin is not None
@@ -71,7 +83,9 @@ def ratings_of(examples: list[Example], seed: int) -> list[dict[str, Any]]:
         results = (example.margin + 1) / 2
         there = ~np.isnan(results) & (places[:, None] != places)  # a model does not play against itself
         rows, columns = np.nonzero(there)
-        np.add.at(by_example[number], places[rows] * size + places[columns], results[rows, columns])
+        owners.append(np.full(len(rows), number))
+        cells.append(places[rows] * size + places[columns])
+        values.append(results[rows, columns])
         upper = rows < columns
         games += zip(
             places[rows[upper]].tolist(),
@@ -82,13 +96,15 @@ def ratings_of(examples: list[Example], seed: int) -> list[dict[str, Any]]:
         )
     if not games:
         return []
-    total = by_example.sum(axis=0).reshape(size, size)
+    # Most models meet few others in an example.
+    by_example = csr_matrix((np.concatenate(values), (np.concatenate(owners), np.concatenate(cells))), shape=(len(judged), size * size))
+    total = np.asarray(by_example.sum(axis=0)).reshape(size, size)
     played = total + total.T
     strengths = rating(total)
     generator = np.random.default_rng(seed)
-    n = len(by_example)
+    n = len(judged)
     counts = np.stack([np.bincount(generator.integers(n, size=n), minlength=n) for _ in range(RESAMPLES)]).astype(float)
-    resampled = np.stack([rating(wins.reshape(size, size)) for wins in counts @ by_example])
+    resampled = np.stack([rating(wins.reshape(size, size)) for wins in (by_example.T @ counts.T).T])
     low, high = np.percentile(resampled, (2.5, 97.5), axis=0)
     first, second, won, owner = (np.array(column) for column in zip(*games, strict=True))
     online, online_low, online_high = elo(first, second, won, owner, size, seed)

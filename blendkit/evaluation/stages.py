@@ -2,12 +2,39 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
-import orjson
+import msgspec
 
-from blendkit.errors import DataError, NoInputError
+from blendkit.errors import DataError, RecordError
+from blendkit.foreign import json_value, read_file, typed
+
+# JSON's whole numbers that every reader knows exactly.
+Count = Annotated[int, msgspec.Meta(ge=0, le=1 << 53)]
+Amount = Annotated[float, msgspec.Meta(ge=0, le=1e15)]
+
+
+class _Counts(msgspec.Struct):
+    records: Count
+    tokens: Count = 0
+
+
+class _Memory(msgspec.Struct):
+    process: Count
+
+
+class _Manifest(msgspec.Struct):
+    """The fields that the table reads."""
+
+    command: str
+    counts: _Counts
+    seconds: Amount
+    peak_memory_bytes: _Memory
+    models: dict[str, Any] | None = None
+
+
+class _Cost(msgspec.Struct):
+    cost: Amount | None = None
 
 
 def read_stages(paths: list[str]) -> list[dict[str, Any]]:
@@ -22,23 +49,20 @@ def read_stages(paths: list[str]) -> list[dict[str, Any]]:
 
 def _row(path: str) -> dict[str, Any]:
     try:
-        found = orjson.loads(Path(path).read_bytes())
-        counts = found["counts"]
-        records, seconds = int(counts["records"]), float(found["seconds"])
-        models = found.get("models") or {}
-        costs = [model["cost"] for model in models.values() if isinstance(model, dict) and "cost" in model]
-        return {
-            "table": "stages",
-            "method": str(found["command"]),
-            "models": ", ".join(models) or None,
-            "records": records,
-            "seconds": round(seconds, 1),
-            "records_per_second": round(records / seconds, 2) if seconds else None,
-            "tokens": int(counts.get("tokens", 0)),
-            "cost": round(sum(costs), 6) if costs else None,
-            "peak_memory_mb": round(found["peak_memory_bytes"]["process"] / 2**20),
-        }
-    except OSError as error:
-        raise NoInputError(f"--manifests {path}: {error.strerror}") from error
-    except (orjson.JSONDecodeError, KeyError, TypeError, ValueError):
-        raise DataError(f"--manifests {path}: expected a file that --manifest of a blendkit command wrote") from None
+        found = typed(json_value(read_file(path, f"--manifests {path}")), _Manifest)
+        models = found.models or {}
+        costs = [cost for model in models.values() if isinstance(model, dict) and (cost := typed(model, _Cost).cost) is not None]
+    except RecordError as error:
+        raise DataError(f"--manifests {path}: expected a file that --manifest of a blendkit command wrote: {error}") from error
+    records, seconds = found.counts.records, found.seconds
+    return {
+        "table": "stages",
+        "method": found.command,
+        "models": ", ".join(models) or None,
+        "records": records,
+        "seconds": round(seconds, 1),
+        "records_per_second": round(records / seconds, 2) if seconds else None,
+        "tokens": found.counts.tokens,
+        "cost": round(sum(costs), 6) if costs else None,
+        "peak_memory_mb": round(found.peak_memory_bytes.process / 2**20),
+    }

@@ -6,14 +6,16 @@ import sys
 from typing import Any
 
 from rich.console import Console
-from rich.markup import escape
 from rich.table import Table
+from rich.text import Text
 
 from blendkit.evaluation.checks import NEUTRAL, lower_is_better
-from blendkit.evaluation.formats import text_of as _text
+from blendkit.evaluation.formats import text_of
+from blendkit.showing import one_line, shown, standing
 
 KINDS = {"model": "LLMs", "oracle": "Oracles", "ranker": "Rankers", "fused": "Fused"}
 FIXED = ("table", "method", "kind", "examples", "intervals")
+Best = dict[tuple[Any, str], Any]
 TITLES = {
     "gpt_rank": "GPT-Rank ↓",
     "top3": "Top-3 % ↑",
@@ -67,22 +69,29 @@ def print_tables(rows: list[dict[str, Any]], signatures: list[str], intervals: b
         if chosen:
             console.print(_plain_table(chosen, title, columns or tuple(dict.fromkeys(key for row in chosen for key in row if key != "table"))))
             if name == "length":
-                console.print(
-                    f"Against {chosen[0]['baseline']}: what its judge would prefer of answers of equal length; bootstrap 95 %.", style="dim", markup=False
-                )
+                console.print(_note(f"Against {chosen[0]['baseline']}: what its judge would prefer of answers of equal length; bootstrap 95 %."))
             if name == "tests":
                 against = f"Against {chosen[0]['baseline']}: bootstrap 95 % interval; p by approximate randomization; p_holm for all of them together."
-                console.print(against, style="dim", markup=False)
+                console.print(_note(against))
     for signature in signatures:
-        console.print(signature, style="dim", markup=False, soft_wrap=True)
+        console.print(_note(signature), soft_wrap=True)
+
+
+def name_text(name: object) -> Text:
+    """A name from the stream in a table or under it: nothing in it is markup, an emoji's code, or a command to the terminal."""
+    return Text(shown(name))
+
+
+def _note(text: str) -> Text:
+    return Text(standing(one_line(text)), style="dim")
 
 
 def _plain_table(rows: list[dict[str, Any]], title: str, columns: tuple[str, ...]) -> Table:
     table = Table(title=title, title_justify="left", header_style="bold")
     for column in columns:
-        table.add_column(column, justify="left" if column in ("method", "column") else "right")
+        table.add_column(name_text(column), justify="left" if column in ("method", "column") else "right")
     for row in rows:
-        table.add_row(*(escape(_text(row.get(column))) for column in columns))
+        table.add_row(*(name_text(text_of(row.get(column))) for column in columns))
     return table
 
 
@@ -95,7 +104,7 @@ def _agreement_table(rows: list[dict[str, Any]]) -> Table:
         over = f"{row['over_longest']:+.1f} ({row['over_longest_low']:+.1f} to {row['over_longest_high']:+.1f})"
         rest = ("explained_by_length", "right_when_longer_is", "right_when_shorter_is")
         cells = ("–" if row[key] is None else f"{row[key]:.0f}" if key == rest[0] else f"{row[key]:.1f}" for key in rest)
-        table.add_row(escape(row["method"]), f"{row['pairs']:,}", agrees, over, *cells)
+        table.add_row(name_text(row["method"]), f"{row['pairs']:,}", agrees, over, *cells)
     return table
 
 
@@ -104,16 +113,15 @@ def _table(rows: list[dict[str, Any]], title: str, intervals: bool) -> Table:
     table = Table(title=title, title_justify="left", header_style="bold")
     table.add_column("Method", overflow="fold")
     for column in columns:
-        table.add_column(escape(column_title(column)), justify="right")
-    kind = None
+        table.add_column(name_text(column_title(column)), justify="right")
+    kind, best = None, best_figures(rows)
     for row in rows:
         if row.get("kind") != kind:
             kind = row.get("kind")
             if table.row_count:
                 table.add_section()
             table.add_row(f"[bold cyan]{KINDS[kind]}[/]") if kind else None
-        peers = [peer for peer in rows if peer.get("kind") == kind]
-        table.add_row(escape(row["method"]), *(_cell(row, column, peers, intervals) for column in columns))
+        table.add_row(name_text(row["method"]), *(_cell(row, column, best, intervals) for column in columns))
     return table
 
 
@@ -126,24 +134,32 @@ def column_title(column: str) -> str:
     return TITLES.get(column, f"{column} {'↓' if lower_is_better(column) else '↑'}")
 
 
-def _cell(row: dict[str, Any], column: str, peers: list[dict[str, Any]], intervals: bool) -> str:
+def _cell(row: dict[str, Any], column: str, best: Best, intervals: bool) -> str:
     value = row.get(column)
     if value is None:
         return "–"
     text = figure_text(column, value)
-    text = f"[bold]{text}[/]" if is_best(row, column, peers) else text
+    text = f"[bold]{text}[/]" if is_best(row, column, best) else text
     if intervals and column in row.get("intervals", {}):
         low, high = row["intervals"][column]
         text += f"\n[dim]{figure_text(column, low)}–{figure_text(column, high)}[/]"
     return text
 
 
-def is_best(row: dict[str, Any], column: str, rows: list[dict[str, Any]]) -> bool:
+def best_figures(rows: list[dict[str, Any]]) -> Best:
+    """The best figure of each kind's column, where several rows have one."""
+    figures: dict[tuple[Any, str], list[Any]] = {}
+    for row in rows:
+        for column, value in row.items():
+            if column not in (*FIXED, *NEUTRAL) and value is not None:
+                figures.setdefault((row.get("kind"), column), []).append(value)
+    return {key: min(values) if lower_is_better(key[1]) else max(values) for key, values in figures.items() if len(values) > 1}
+
+
+def is_best(row: dict[str, Any], column: str, best: Best) -> bool:
     """Whether a row has the best figure of its column, among several of its kind."""
-    if column in NEUTRAL:
-        return False
-    values = [peer[column] for peer in rows if peer.get("kind") == row.get("kind") and peer.get(column) is not None]
-    return len(values) > 1 and bool(row[column] == (min(values) if lower_is_better(column) else max(values)))
+    key = row.get("kind"), column
+    return key in best and bool(row[column] == best[key])
 
 
 def figure_text(column: str, value: float) -> str:

@@ -40,13 +40,9 @@ def _kind(model: str) -> str:
         return "chat"
     from transformers import AutoConfig
 
-    from blendkit.errors import NoInputError
-    from blendkit.models.loading import locate
+    from blendkit.models.pretrained import pretrained
 
-    try:
-        return "seq2seq" if AutoConfig.from_pretrained(locate(model, "config.json")).is_encoder_decoder else "chat"
-    except (OSError, ValueError, KeyError) as error:
-        raise NoInputError(f"{model} is no model that could fuse: {' '.join(str(error).split())[:200]}") from error
+    return "seq2seq" if pretrained(AutoConfig, model, "model that could fuse", "config.json").is_encoder_decoder else "chat"
 
 
 def _known(kind: type[Stage], options: dict[str, Any]) -> dict[str, Any]:

@@ -10,9 +10,9 @@ from typing import Any
 
 import torch
 
-from blendkit.errors import NoInputError
 from blendkit.fusers.base import appended, top_candidates
-from blendkit.models.loading import choose_device, choose_dtype, fingerprint, locate, unloadable
+from blendkit.models.loading import choose_device, choose_dtype, fingerprint
+from blendkit.models.pretrained import pretrained
 from blendkit.models.text_tokenizer import TextTokenizer
 from blendkit.pipeline.stage import Stage
 from blendkit.pipeline.work import Job, Work
@@ -50,12 +50,9 @@ class GenFuser(Stage):
         self.device = choose_device(device)
         self.dtype = choose_dtype(dtype, self.device)
         self.model_name, self.fused_name = model, name or model
-        folder = locate(model)
-        try:
-            self.model = AutoModelForSeq2SeqLM.from_pretrained(folder, dtype=self.dtype).to(self.device).eval()
-            self.tokenizer = AutoTokenizer.from_pretrained(folder)
-        except unloadable() as error:
-            raise NoInputError(f"{model} is no seq2seq model that GenFuser could be: {error}") from error
+        what = "seq2seq model that GenFuser could be"
+        self.model = pretrained(AutoModelForSeq2SeqLM, model, what, dtype=self.dtype).to(self.device).eval()
+        self.tokenizer = pretrained(AutoTokenizer, model, what)
         self.texts = TextTokenizer(self.tokenizer)
         # Everything that `generate` takes may stand here; what the signature names is set by the arguments.
         self.generation: dict[str, Any] = {"num_beams": num_beams, "max_new_tokens": max_new_tokens, "do_sample": False}

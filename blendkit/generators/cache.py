@@ -50,8 +50,8 @@ class Cache:
         end = time.monotonic() + WAIT
         while True:
             try:
-                tables = {name for (name,) in database.execute("SELECT name FROM sqlite_master WHERE type IN ('table', 'view')")}
-                if tables and "answers" not in tables:
+                tables = set(database.execute("SELECT type, name FROM sqlite_master WHERE type IN ('table', 'view')"))
+                if tables and ("table", "answers") not in tables:
                     raise OutputError(f"--cache {self.path}: the database of another program; name another file, or `none`")
                 # Readers and one writer at a time, side by side; a write waits for the log only.
                 database.execute("PRAGMA journal_mode=WAL")

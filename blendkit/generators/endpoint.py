@@ -45,11 +45,14 @@ class TryAgain(Exception):
 
 
 class Exhausted(Exception):
-    """All retries of a request are used up; whether it or the server is at fault shows by whether others succeeded meanwhile."""
+    """All retries of a request are used up; whether it or the server is at fault shows by whether others succeeded meanwhile.
 
-    def __init__(self, problem: str, first: float) -> None:
+    A server that `answered`, if with nonsense, is there: it is the request's fault, unless several in a row end so.
+    """
+
+    def __init__(self, problem: str, first: float, answered: bool) -> None:
         super().__init__(problem)
-        self.first, self.last = first, time.monotonic()
+        self.first, self.last, self.answered = first, time.monotonic(), answered
 
 
 # All that there are share the files which this process may open.
@@ -99,6 +102,7 @@ class Endpoint(TextModel):
         self._last_success, self._failures = 0.0, 0
         self.cut = self.unbelieved = self.hidden = self.unreadable = 0
         self._fewer: str | None = None
+        self._not_kept: str | None = None
         # One loop in a thread of its own serves all windows in work; connections stay open between them.
         self._loop: asyncio.AbstractEventLoop | None = None
         self._starting = threading.Lock()
@@ -182,7 +186,7 @@ class Endpoint(TextModel):
         if not isinstance(result, Exhausted):
             return result
         # Once several in a row have failed to the end, only a later answer shows that the server lives.
-        if self._last_success > (result.first if self._gone is None else result.last):
+        if (result.answered and self._gone is None) or self._last_success > (result.first if self._gone is None else result.last):
             return RecordError("", f"{self.spec}: {result}")
         self._gone = self._gone or EndpointError(f"{result}; is the server running?")
         return self._gone
@@ -198,7 +202,7 @@ class Endpoint(TextModel):
 
     async def _asked(self, body: dict[str, Any], key: str) -> Completion | Exception:
         """Asks until there is an answer, the retries are used up, or the server is gone."""
-        reason, first = "", 0.0
+        reason, first, answered = "", 0.0, False
         most = (requests.tokens(body), int(body["max_tokens"]))
         for attempt in range(self.options.retries + 1):
             await self._limit.wait(sum(most))
@@ -207,7 +211,7 @@ class Endpoint(TextModel):
             try:
                 completion = await self._metered(body, key, most)
             except TryAgain as error:
-                reason, first = str(error), first or time.monotonic()
+                reason, first, answered = str(error), first or time.monotonic(), error.paid
                 backoff = min(LONGEST_BACKOFF, FIRST_BACKOFF * 2**attempt) * random.uniform(0.5, 1.0)
                 if attempt < self.options.retries:
                     if error.wait is not None:
@@ -224,9 +228,11 @@ class Endpoint(TextModel):
                 try:
                     self._cache.put(key, orjson.dumps(completion.as_dict()))
                 except BlendkitError as error:
+                    # This answer is passed on all the same; it may be the last one, so that nobody else tells.
                     self._gone = self._gone or error
+                    self._not_kept = str(error)
             return self._counted(completion, paid=True)
-        failure = Exhausted(f"{self._where} {reason}, after {self.options.retries} retries", first)
+        failure = Exhausted(f"{self._where} {reason}, after {self.options.retries} retries", first, answered)
         self._failures += 1
         if self._failures >= GONE:
             self._gone = self._gone or EndpointError(f"{failure}; is the server running?")
@@ -268,6 +274,8 @@ class Endpoint(TextModel):
             raise TryAgain(f"cut the connection ({type(error).__name__})") from None
         except self._aiohttp.InvalidURL:
             raise UsageError(f"--base-url {self._where}: expected http://HOST:PORT/v1 or the like") from None
+        except self._aiohttp.ClientResponseError:
+            raise TryAgain("answers with headers that are too long or no HTTP", paid=True) from None
         except self._aiohttp.ClientError as error:
             raise TryAgain(f"cannot be reached ({type(error).__name__})") from None
 
@@ -340,8 +348,7 @@ class Endpoint(TextModel):
             found.append(
                 f"{self._writer.count} requests are in {self.options.emit_batch}; give the batch's output to --read-batch, with the same records and flags"
             )
-        if self._fewer:
-            found.append(self._fewer)
+        found += [said for said in (self._fewer, self._not_kept) if said]
         if self.unreadable:
             found.append(f"{self.unreadable} rows of --cache {self.options.cache} were no answers of ours; their questions were asked again")
         if self.unbelieved:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import os
-import resource
 import time
 from contextlib import suppress
 from email.utils import parsedate_to_datetime
@@ -45,6 +44,10 @@ def connections(wanted: int, endpoints: int) -> tuple[int, int]:
 
     The process's own limit is raised as far as the system lets it, where that is needed.
     """
+    try:
+        import resource
+    except ImportError:  # Windows counts no files
+        return wanted, wanted
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     taken = len(os.listdir("/dev/fd")) + SPARE_FILES
     needed = taken + wanted * endpoints

@@ -9,13 +9,14 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from blendkit.errors import NoInputError
 from blendkit.generators.base import Completion, Prompt, Sampling, TextModel
-from blendkit.models.loading import choose_device, choose_dtype, fingerprint, locate, unloadable
+from blendkit.models.loading import choose_device, choose_dtype, fingerprint
+from blendkit.models.pretrained import pretrained
 from blendkit.models.text_tokenizer import TextTokenizer
 
 # What an earlier group's choice of the same token costs a later one, in nats (Vijayakumar et al. 2018).
 DIVERSITY = 1.0
+WHAT = "model that generates text"
 
 
 class LocalModel(TextModel):
@@ -33,24 +34,14 @@ class LocalModel(TextModel):
         self.spec, self.trust = name, trust_remote_code
         self.device = choose_device(device)
         self.dtype = choose_dtype(dtype, self.device)
-        self._folder = locate(name)
         self._network: Any = None
-        try:
-            self.seq2seq = bool(AutoConfig.from_pretrained(self._folder, trust_remote_code=trust_remote_code).is_encoder_decoder)
-            self.tokenizer = AutoTokenizer.from_pretrained(self._folder, trust_remote_code=trust_remote_code)
-        except unloadable() as error:
-            raise self._no_model(error) from error
+        self.seq2seq = bool(pretrained(AutoConfig, name, WHAT, trust_remote_code=trust_remote_code).is_encoder_decoder)
+        self.tokenizer = pretrained(AutoTokenizer, name, WHAT, trust_remote_code=trust_remote_code)
         # A decoder continues from its last column, so padding stands on the left.
         self.tokenizer.padding_side = "right" if self.seq2seq else "left"
         if self.tokenizer.pad_token_id is None:
             self.tokenizer.pad_token = self.tokenizer.eos_token
         self.texts = TextTokenizer(self.tokenizer)
-
-    def _no_model(self, error: Exception) -> NoInputError:
-        reason = " ".join(str(error).split())[:200]
-        if "trust_remote_code" in str(error) and not self.trust:
-            return NoInputError(f"{self.spec} brings code of its own, which runs under --trust-remote-code only")
-        return NoInputError(f"{self.spec} is no model that generates text: {reason}")
 
     @property
     def model(self) -> Any:
@@ -59,10 +50,7 @@ class LocalModel(TextModel):
             from transformers import AutoModelForCausalLM, AutoModelForSeq2SeqLM
 
             kind = AutoModelForSeq2SeqLM if self.seq2seq else AutoModelForCausalLM
-            try:
-                self._network = kind.from_pretrained(self._folder, dtype=self.dtype, trust_remote_code=self.trust).to(self.device).eval()
-            except unloadable() as error:
-                raise self._no_model(error) from error
+            self._network = pretrained(kind, self.spec, WHAT, trust_remote_code=self.trust, dtype=self.dtype).to(self.device).eval()
         return self._network
 
     def put_away(self) -> None:

@@ -10,15 +10,17 @@ from __future__ import annotations
 import difflib
 import json
 import re
-import tomllib
+from collections import Counter
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
+from typing import Annotated
 
 import msgspec
 
-from blendkit.errors import DataError, NoInputError, UsageError
+from blendkit.errors import DataError, NoInputError, RecordError, UsageError
 from blendkit.fences import as_it_looks, fence_for
+from blendkit.foreign import read_file, toml_value, typed, utf8
 from blendkit.generators.base import Material
 
 FOLDER = Path(__file__).parent / "prompts"
@@ -146,6 +148,11 @@ def _skeleton(line: str) -> str:
     return "".join(as_it_looks(line).casefold().split())
 
 
+Filled = Annotated[str, msgspec.Meta(min_length=1)]
+# A prompt is read by a model, so it is short.
+MAX_BYTES = 1 << 20
+
+
 class _File(msgspec.Struct, forbid_unknown_fields=True):
     """A prompt file's fields and their types."""
 
@@ -155,8 +162,8 @@ class _File(msgspec.Struct, forbid_unknown_fields=True):
     fenced: bool = True
     raw: bool = False
     lead: str = ""
-    stop: list[str] = []
-    max_new_tokens: int = 32
+    stop: list[Filled] = []
+    max_new_tokens: Annotated[int, msgspec.Meta(ge=1, le=1 << 20)] = 32
 
 
 def built_in() -> list[str]:
@@ -173,28 +180,44 @@ def load_prompt(name: str) -> JudgePrompt:
     """
     path = FOLDER / f"{name}.toml" if name in built_in() else Path(name)
     try:
-        content = path.read_text(encoding="utf-8")
-    except OSError as error:
+        data = read_file(path, f"--prompt {name}", MAX_BYTES)
+    except NoInputError as error:
         if path.suffix or path.parent != Path():
-            raise NoInputError(f"--prompt {name}: {error.strerror}") from error
+            raise
         near = difflib.get_close_matches(name, built_in(), 1)
         hint = f"; did you mean {near[0]}?" if near else ""
         raise UsageError(f"--prompt {name}: expected one of {', '.join(built_in())}, or a file{hint}") from error
-    except UnicodeDecodeError as error:
-        raise DataError(f"--prompt {name}: not UTF-8") from error
     try:
-        read = msgspec.convert(tomllib.loads(content), _File) if path.suffix == ".toml" else _File(text=content)
-    except (tomllib.TOMLDecodeError, msgspec.ValidationError) as error:
+        return _prompt(path, utf8(data))
+    except RecordError as error:
         raise DataError(f"--prompt {name}: {error}") from error
+
+
+def _prompt(path: Path, content: str) -> JudgePrompt:
+    read = typed(toml_value(content), _File) if path.suffix == ".toml" else _File(text=content)
     for needed in ("{answer_a}", "{answer_b}"):
         if needed not in read.text:
-            raise DataError(f"--prompt {name}: expected {needed} in its text, where the answer is to stand")
+            raise RecordError("text", f"expected {needed} in it, where the answer is to stand")
+    if unknown := set(read.names or ()) - set(NAMES):
+        raise RecordError("names", f"expected {', '.join(NAMES)}, got {', '.join(sorted(unknown))}")
     verdicts = read.verdicts or LETTERS
+    _check_words(verdicts)
+    return JudgePrompt(path.stem, read.text, verdicts, read.names or {}, read.fenced, read.raw, read.lead, read.stop, read.max_new_tokens)
+
+
+def _check_words(verdicts: dict[str, list[str]]) -> None:
+    """Every verdict has words that are its own; of those to be written none begins another, which a judge by likelihood would never choose."""
     for verdict, words in verdicts.items():
-        if verdict not in VERDICTS or not words or not all(word.strip() for word in words):
-            raise DataError(f"--prompt {name}: verdicts.{verdict}: expected one of {', '.join(VERDICTS)}, with at least one word")
+        if verdict not in VERDICTS or not words or not all(map(_plain, words)):
+            raise RecordError(f"verdicts.{verdict}", f"expected one of {', '.join(VERDICTS)}, with at least one word")
     if not {"A", "B"} <= set(verdicts):
-        raise DataError(f"--prompt {name}: verdicts: expected words for A and for B at least")
-    return JudgePrompt(
-        path.stem, read.text, verdicts, read.names or {}, read.fenced, read.raw, read.lead, read.stop, read.max_new_tokens
-    )  # fmt: skip
+        raise RecordError("verdicts", "expected words for A and for B at least")
+    counts = Counter(word for words in verdicts.values() for word in {_plain(word) for word in words})
+    written = {verdict: _plain(words[0]) for verdict, words in verdicts.items()}
+    for verdict, words in verdicts.items():
+        for word in words:
+            if counts[_plain(word)] > 1:
+                raise RecordError(f"verdicts.{verdict}", f"{word!r} stands for another verdict, too (letters' case, spaces and hyphens aside)")
+        for other, longer in written.items():
+            if other != verdict and longer.startswith(written[verdict]):
+                raise RecordError(f"verdicts.{verdict}", f"{words[0]!r} begins the word of {other}, {verdicts[other][0]!r}")

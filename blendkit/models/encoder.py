@@ -10,7 +10,8 @@ from torch import Tensor
 from torch.nn import functional
 
 from blendkit.errors import NoInputError
-from blendkit.models.loading import EMBEDDED, choose_device, choose_dtype, locate, no_such_model, unloadable
+from blendkit.models.loading import EMBEDDED, choose_device, choose_dtype
+from blendkit.models.pretrained import pretrained
 from blendkit.models.reading import Ids, Reader, longest_input
 from blendkit.models.text_tokenizer import TextTokenizer
 
@@ -43,7 +44,7 @@ class Encoder:
         if not texts:
             return []
         # As bert-score has it: for these tokenizers a first word is like one after a space.
-        prefix = {"add_prefix_space": True} if type(self.tokenizer).__name__.startswith(("Roberta", "GPT2")) else {}
+        prefix: dict[str, Any] = {"add_prefix_space": True} if type(self.tokenizer).__name__.startswith(("Roberta", "GPT2")) else {}
         found = self.texts(texts, add_special_tokens=True, truncation=True, max_length=self.longest, **prefix)
         return [list(ids) for ids in found["input_ids"]]
 
@@ -95,15 +96,8 @@ def load_pretrained(kind: Any, name: str, what: str) -> tuple[Any, Any]:
     """
     from transformers import AutoTokenizer
 
-    folder = locate(name)
-    try:
-        model, report = kind.from_pretrained(folder, dtype=torch.float32, output_loading_info=True)
-        tokenizer = AutoTokenizer.from_pretrained(folder)
-    except unloadable() as error:
-        reason = " ".join(str(error).split()) or no_such_model(error)
-        # transformers lists all its models here.
-        reason = "the model is of another kind" if "Unrecognized configuration class" in reason else reason[:300]
-        raise NoInputError(f"no {what} in {name}: {reason}") from error
+    model, report = pretrained(kind, name, what, dtype=torch.float32, output_loading_info=True)
+    tokenizer = pretrained(AutoTokenizer, name, what)
     # transformers fills in random weights for those that a checkpoint lacks. A pooler's are of no use to an encoder.
     missing = sorted(key for key in report["missing_keys"] if what != "encoder" or "pooler." not in key)
     if missing:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import hashlib
+import json
+import os
 from collections.abc import Callable, Hashable
 from functools import cache
 from importlib import resources
@@ -29,15 +31,20 @@ def locate(name: str, *files: str) -> Path:
     """
     if name.partition(":")[0] == EMBEDDED:
         return _embedded(name)
-    if Path(name).is_dir():
+    if os.path.isdir(name):
         if not (Path(name) / "config.json").is_file():
             raise NoInputError(f"no model in {name}: the directory has no config.json")
         return Path(name)
+    return _from_hub(name, files)
+
+
+@cache
+def _from_hub(name: str, files: tuple[str, ...]) -> Path:
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
 
     try:
-        return Path(snapshot_download(name, allow_patterns=list(files) if files else None))
+        return Path(snapshot_download(name, allow_patterns=[*files] or None))
     except (HFValidationError, HfHubHTTPError, LocalEntryNotFoundError, OSError) as error:
         raise NoInputError(f"no model {name!r}: {no_such_model(error)}") from error
 
@@ -61,6 +68,49 @@ def no_such_model(error: Exception) -> str:
     return "there is no such directory, it is not in the local cache, and the hub cannot be reached"
 
 
+def read_config(folder: Path, name: str) -> dict[str, Any]:
+    """What config.json says.
+
+    Raises:
+        NoInputError: it is absent, cannot be read, or is no JSON object.
+    """
+    try:
+        config = json.loads((folder / "config.json").read_bytes())
+    except FileNotFoundError as error:
+        raise NoInputError(f"no model in {name}: the directory has no config.json") from error
+    except OSError as error:
+        raise NoInputError(f"{name}: config.json cannot be read: {error.strerror}") from error
+    except (ValueError, RecursionError) as error:
+        raise NoInputError(f"{name}: config.json is not JSON: {error}") from error
+    if not isinstance(config, dict):
+        raise NoInputError(f"{name}: config.json is not an object but a {type(config).__name__}")
+    return config
+
+
+def number_in(config: dict[str, Any], name: str, keys: tuple[str, ...], default: float, least: float, most: float) -> float:
+    """The number under the first of the keys that a config has; an integer where the default is one.
+
+    Raises:
+        NoInputError: it is no such number.
+    """
+    key = next((key for key in keys if config.get(key) is not None), None)
+    if key is None:
+        return default
+    value = config[key]
+    if isinstance(value, bool) or not isinstance(value, int if isinstance(default, int) else int | float) or not least <= value <= most:
+        raise NoInputError(f"{name}: config.json: {key}: expected a number from {least:,} to {most:,}, got {str(value)[:60]!r}")
+    return value
+
+
+def length_in(config: dict[str, Any], name: str, default: int, *keys: str) -> int:
+    """The tokens under the first of the keys that a config has.
+
+    Raises:
+        NoInputError: it is no such number.
+    """
+    return int(number_in(config, name, keys, default, 1, 1 << 24))
+
+
 def read_weights(folder: Path) -> dict[str, torch.Tensor]:
     """All tensors of `model.safetensors`.
 
@@ -76,17 +126,23 @@ def read_weights(folder: Path) -> dict[str, torch.Tensor]:
         return weights
     except FileNotFoundError as error:
         raise NoInputError(f"no model in {folder}: model.safetensors is missing") from error
-    except SafetensorError as error:
+    except (SafetensorError, OSError) as error:
         raise NoInputError(f"{path} is damaged: {error}") from error
 
 
-def unloadable() -> tuple[type[Exception], ...]:
-    """What `from_pretrained` raises for a folder that holds no such model, a damaged one, or pickled code, which never runs."""
-    from pickle import UnpicklingError
+def take_weights(network: Any, weights: dict[str, torch.Tensor], name: str, what: str, spare: str = "") -> None:
+    """Loads weights into a network that its config.json described; names with `spare` in them may be missing.
 
-    from safetensors import SafetensorError
-
-    return OSError, ValueError, KeyError, SafetensorError, UnpicklingError
+    Raises:
+        NoInputError: weights are missing or of another shape.
+    """
+    try:
+        missing = network.load_state_dict(weights, strict=False).missing_keys
+    except RuntimeError as error:
+        raise NoInputError(f"{name}: model.safetensors does not fit config.json: {' '.join(str(error).split())[:300]}") from error
+    lost = [key for key in missing if not spare or spare not in key]
+    if lost:
+        raise NoInputError(f"{name}: model.safetensors lacks {len(lost)} weights of {what}, {lost[0]} first")
 
 
 def choose_device(name: str) -> torch.device:

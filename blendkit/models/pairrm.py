@@ -16,7 +16,10 @@ import torch
 from torch import Tensor, nn
 
 from blendkit.errors import NoInputError
-from blendkit.models.loading import locate, read_weights
+from blendkit.models.loading import length_in, locate, number_in, read_config, read_weights, take_weights
+from blendkit.models.pretrained import pretrained, untrained
+
+FILES = ("config.json", "model.safetensors", "tokenizer.json")
 
 
 @dataclass
@@ -93,35 +96,34 @@ def load_pairrm(name: str) -> tuple[PairRM, Any]:
     Raises:
         NoInputError: there is no such model, or it is not a PairRM.
     """
-    from transformers import AutoConfig, AutoModel, AutoTokenizer
+    from transformers import AutoTokenizer
 
-    folder = locate(name, "config.json", "model.safetensors", "tokenizer.json")
-    raw = json.loads((folder / "config.json").read_text())
-    encoder_config = _encoder_config(raw, folder)
+    folder = locate(name, *FILES)
+    raw = read_config(folder, name)
+    encoder_config = _encoder_config(raw, folder, name)
     if encoder_config is None:
         raise NoInputError(f"{name} is not a PairRanker: its config.json has neither `ranker_type` nor PairRM's marker ids")
-    tokenizer = AutoTokenizer.from_pretrained(folder)
+    tokenizer = pretrained(AutoTokenizer, name, "tokenizer", *FILES)
     config = PairRMConfig(
-        source_maxlength=raw.get("source_maxlength") or raw.get("source_max_length") or 1224,
-        candidate_maxlength=raw.get("candidate_maxlength") or raw.get("candidate_max_length") or 412,
-        n_tasks=raw.get("n_tasks", 1),
-        drop_out=raw.get("drop_out", 0.05),
+        source_maxlength=length_in(raw, name, 1224, "source_maxlength", "source_max_length"),
+        candidate_maxlength=length_in(raw, name, 412, "candidate_maxlength", "candidate_max_length"),
+        n_tasks=int(number_in(raw, name, ("n_tasks",), 1, 1, 1000)),
+        drop_out=number_in(raw, name, ("drop_out",), 0.05, 0.0, 1.0),
         positions=raw.get("positions", "running"),
-        candidate_bias=raw.get("candidate_bias", 0.0),
-        replace_separator=raw.get("replace_separator", "cand1_prefix_id" not in raw),
+        candidate_bias=number_in(raw, name, ("candidate_bias",), 0.0, -1e4, 1e4),
+        replace_separator=bool(raw.get("replace_separator", "cand1_prefix_id" not in raw)),
         encoder=encoder_config,
     )
+    if config.positions not in ("running", "segment"):
+        raise NoInputError(f"{name}: config.json: positions: expected running or segment, got {str(config.positions)[:60]!r}")
     weights = read_weights(folder)
-    encoder = AutoModel.from_config(AutoConfig.for_model(**encoder_config))
+    encoder = untrained(encoder_config, folder, name, "PairRanker's encoder")
     vocabulary = weights.get("pretrained_model.embeddings.word_embeddings.weight")
     if vocabulary is not None and len(vocabulary) != encoder.config.vocab_size:
         encoder.resize_token_embeddings(len(vocabulary), mean_resizing=False)
     model = PairRM(config, encoder)
-    missing, _ = model.load_state_dict(weights, strict=False)
     # Position ids are a buffer that older checkpoints carry; a pooler is of no use to PairRanker.
-    lost = [key for key in missing if ".pooler." not in key]
-    if lost:
-        raise NoInputError(f"{name}: model.safetensors lacks {len(lost)} weights of a PairRanker, {lost[0]} first")
+    take_weights(model, weights, name, "a PairRanker", spare=".pooler.")
     return model.float().eval(), tokenizer
 
 
@@ -137,16 +139,18 @@ def save_pairrm(folder: Path, model: PairRM, tokenizer: Any, dtype: torch.dtype 
     save_file(weights, folder / "model.safetensors")
 
 
-def _encoder_config(raw: dict[str, Any], folder: Path) -> dict[str, Any] | None:
-    if raw.get("encoder"):
+def _encoder_config(raw: dict[str, Any], folder: Path, name: str) -> dict[str, Any] | None:
+    if isinstance(raw.get("encoder"), dict):
         return dict(raw["encoder"])
     if raw.get("ranker_type"):
-        name = raw["model_name"]
+        backbone = raw.get("model_name")
+        if not isinstance(backbone, str):
+            raise NoInputError(f"{name}: config.json has neither `encoder` nor `model_name`, so the encoder is unknown")
         # A relative directory is meant from where training ran, which is some parent of the checkpoint.
-        beside = [parent / name for parent in folder.resolve().parents]
+        beside = [parent / backbone for parent in folder.resolve().parents]
         found = next((path for path in beside if (path / "config.json").is_file()), None)
-        source = found or locate(name, "config.json")
-        return dict(json.loads((source / "config.json").read_text()))
+        source = found or locate(backbone, "config.json")
+        return read_config(source, backbone)
     if "cand1_prefix_id" in raw:
         return raw
     return None

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -11,7 +10,8 @@ from torch import Tensor
 
 from blendkit.errors import NoInputError
 from blendkit.models.fast.encoder import FAMILIES
-from blendkit.models.loading import choose_device, choose_dtype, locate, to_device
+from blendkit.models.loading import choose_device, choose_dtype, locate, read_config, read_weights, take_weights, to_device
+from blendkit.models.pretrained import pretrained, untrained
 from blendkit.models.reading import Ids, Reader, longest_input, padded
 from blendkit.models.text_tokenizer import TextTokenizer
 
@@ -89,8 +89,7 @@ def _load(name: str) -> tuple[Any, Any]:
 
     from blendkit.models.encoder import load_pretrained
 
-    folder = locate(name)
-    if json.loads((folder / "config.json").read_text()).get("model_type") == "bleurt":
+    if read_config(locate(name), name).get("model_type") == "bleurt":
         return _bleurt_port(name)
     return load_pretrained(AutoModelForSequenceClassification, name, "regression model")
 
@@ -100,33 +99,20 @@ def _bleurt_port(name: str) -> tuple[Any, Any]:
 
     Its own model type is unknown to transformers, but the networks are these two, under other names of weights.
     """
-    from transformers import AutoTokenizer, BertConfig, BertForSequenceClassification, RemBertConfig, RemBertForSequenceClassification, RemBertTokenizer
-
-    from blendkit.models.loading import read_weights
+    from transformers import AutoModelForSequenceClassification, AutoTokenizer, PreTrainedTokenizerFast, RemBertTokenizer
 
     folder = locate(name)
-    raw = json.loads((folder / "config.json").read_text())
+    raw = read_config(folder, name)
     narrow = raw.get("embedding_size")
     shared = {key: value for key, value in raw.items() if key not in ("model_type", "architectures", "embedding_size", "num_labels", "id2label", "label2id")}
-    if narrow:
-        model: Any = RemBertForSequenceClassification(RemBertConfig(**shared, input_embedding_size=narrow, num_labels=1))
-    else:
-        model = BertForSequenceClassification(BertConfig(**shared, num_labels=1))
+    shared |= {"model_type": "rembert", "input_embedding_size": narrow} if narrow else {"model_type": "bert"}
+    model: Any = untrained(shared | {"num_labels": 1}, folder, name, "BLEURT", AutoModelForSequenceClassification)
     renamed = {}
     for key, value in read_weights(folder).items():
         key = key.replace("bleurt.", f"{model.base_model_prefix}.", 1) if key.startswith("bleurt.") else key
         renamed[key.replace("encoder.embedding_projection.", "encoder.embedding_hidden_mapping_in.")] = value
-    missing = model.load_state_dict(renamed, strict=False).missing_keys
-    if missing:
-        raise NoInputError(f"{name}: model.safetensors lacks {len(missing)} weights of a BLEURT, {missing[0]} first")
-    try:
-        # The port's tokenizer class is not known here; the file says all that is needed.
-        if (folder / "tokenizer.json").is_file():
-            from transformers import PreTrainedTokenizerFast
-
-            tokenizer: Any = PreTrainedTokenizerFast.from_pretrained(folder)
-        else:
-            tokenizer = (RemBertTokenizer if narrow else AutoTokenizer).from_pretrained(folder)
-    except (OSError, ValueError, KeyError) as error:
-        raise NoInputError(f"no tokenizer in {name}: {' '.join(str(error).split())[:200]}; a tokenizer.json is enough") from error
-    return model.float().eval(), tokenizer
+    take_weights(model, renamed, name, "a BLEURT")
+    # The port's tokenizer class is not known here; a tokenizer.json says all that is needed.
+    whole = (folder / "tokenizer.json").is_file()
+    kind = PreTrainedTokenizerFast if whole else RemBertTokenizer if narrow else AutoTokenizer
+    return model.float().eval(), pretrained(kind, name, "tokenizer (a tokenizer.json is enough)")

@@ -11,7 +11,8 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from blendkit.errors import NoInputError
-from blendkit.models.loading import locate, read_weights
+from blendkit.models.loading import length_in, locate, read_config, read_weights, take_weights
+from blendkit.models.pretrained import pretrained, untrained
 
 
 class Expert(nn.Module):
@@ -73,20 +74,19 @@ def load_summareranker(name: str) -> tuple[Any, SummaRerankerHead, Any, dict[str
     Raises:
         NoInputError: there is no such model, or it is no SummaReranker.
     """
-    from transformers import AutoConfig, AutoModel, AutoTokenizer
+    from transformers import AutoTokenizer
 
     folder = locate(name)
-    config = json.loads((folder / "config.json").read_text())
+    config = read_config(folder, name)
     if config.get("ranker_type") != "summareranker" or "encoder" not in config:
         raise NoInputError(f"{name} is not a SummaReranker: its config.json lacks `ranker_type`: `summareranker` and `encoder`")
-    encoder = AutoModel.from_config(AutoConfig.for_model(**config["encoder"]))
+    config |= {key: length_in(config, name, 128, key) for key in ("source_maxlength", "candidate_maxlength")}
+    encoder = untrained(config["encoder"], folder, name, "SummaReranker's encoder")
     weights = read_weights(folder)
     head = head_of(weights)
     inner = {key.removeprefix("pretrained_model."): value for key, value in weights.items() if key.startswith("pretrained_model.")}
-    missing = [key for key in encoder.load_state_dict(inner, strict=False).missing_keys if not key.startswith("pooler.")]
-    if missing:
-        raise NoInputError(f"{name}: model.safetensors lacks {len(missing)} weights of the encoder, {missing[0]} first")
-    return encoder.float().eval(), head, AutoTokenizer.from_pretrained(folder), config
+    take_weights(encoder, inner, name, "the encoder", spare="pooler.")
+    return encoder.float().eval(), head, pretrained(AutoTokenizer, name, "tokenizer"), config
 
 
 def head_of(weights: dict[str, Tensor]) -> SummaRerankerHead:

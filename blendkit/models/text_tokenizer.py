@@ -19,6 +19,7 @@ from collections.abc import Collection, Iterator, Mapping, Sequence
 from typing import Any
 
 from blendkit.errors import NoInputError
+from blendkit.models.templates import rendered
 
 # Who may speak in a conversation. Templates make tokens of these words, `<|user|>`; of others they must not.
 ROLES = frozenset(("system", "developer", "user", "assistant", "tool", "function", "ipython", "observation"))
@@ -88,7 +89,7 @@ class TextTokenizer:
         if self._encoder is not None:
             found: Mapping[str, Any] = self._encoder(list(texts), None if seconds is None else list(seconds), **settings)
             return found
-        pairs = zip(texts, seconds or [None] * len(texts), strict=True)
+        pairs = zip(texts, [None] * len(texts) if seconds is None else seconds, strict=True)
         rows = [self._slow(self.material(text), None if second is None else self.material(second), **settings) for text, second in pairs]
         return {key: [row[key] for row in rows] for key in (rows[0] if rows else ())}
 
@@ -110,7 +111,7 @@ class TextTokenizer:
     def chat(self, messages: Sequence[Mapping[str, Any]], add_generation_prompt: bool = False) -> str:
         """The conversation by the chat template, for `read(…, add_special_tokens=False)`: all that the messages hold is material."""
         shown = [{key: self._role(value) if key == "role" else self._material_of(value) for key, value in message.items()} for message in messages]
-        return str(self.tokenizer.apply_chat_template(shown, tokenize=False, add_generation_prompt=add_generation_prompt))
+        return rendered(self.tokenizer, shown, add_generation_prompt=add_generation_prompt)
 
     def _role(self, role: str) -> str:
         # A template that writes `<|` and the role and `|>` would make a token of a role that is half of one.

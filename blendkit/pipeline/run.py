@@ -12,6 +12,7 @@ from blendkit.pipeline.plan import Plan
 from blendkit.pipeline.runner import process
 from blendkit.pipeline.stage import Stage
 from blendkit.records import verdicts_of
+from blendkit.showing import one_line, say, standing
 from blendkit.streams.counts import Counts
 from blendkit.streams.files import Role, stdin_or, stdout_or
 from blendkit.streams.lines import MAX_LINE_BYTES, BadLine, Line, Reader, Writer
@@ -113,7 +114,7 @@ def run_stage(make: Callable[[], Stage], options: RunOptions) -> Stage:
             plan.close()
             stage.close()
             for warning in [*stage.warnings(), *(remaining.told() if remaining is not None else ())]:
-                print(f"blendkit {options.command}: {warning}", file=sys.stderr)
+                say(warning, options.command)
         writer.close()
     rejects.raise_if_any()
     return stage
@@ -136,8 +137,8 @@ def check_stream(options: RunOptions) -> None:
             except RecordError as error:
                 line = BadLine(line.number, line.raw, error)
         bad += 1
-        print(f"{reader.name}:{line.number}: {line.error}", file=sys.stderr)
+        print(standing(one_line(f"{reader.name}:{line.number}: {line.error}")), file=sys.stderr)
     if bad:
         raise DataError(f"{bad} of {good + bad} records are bad")
     if not options.quiet:
-        print(f"blendkit check: {good} records, all good", file=sys.stderr)
+        say(f"{good} records, all good", "check")

@@ -13,7 +13,7 @@ from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
-from blendkit.errors import BlendkitError, OutOfMemory, RecordError
+from blendkit.errors import BlendkitError, OutOfMemory, RecordError, out_of_memory
 from blendkit.pipeline.plan import Plan, Window
 from blendkit.pipeline.stage import Stage
 from blendkit.pipeline.threads import overlapped
@@ -22,8 +22,6 @@ from blendkit.records import Record, validate
 from blendkit.streams.lines import BadLine, Line
 
 Results = dict[tuple[Job, Hashable], Any]
-# What allocators say in a RuntimeError: of torch on Windows and on Linux, CUDA and MPS, cuBLAS and cuDNN.
-OUT_OF_MEMORY = ("not enough memory", "can't allocate memory", "out of memory", "cublas_status_alloc_failed", "cudnn_status_alloc_failed")
 
 
 def process(stage: Stage, lines: Iterable[Line | BadLine], plan: Plan) -> Iterator[list[Line]]:
@@ -192,13 +190,6 @@ def _run_batch(job: Job, batch: list[Work]) -> list[Any] | None:
         if len(batch) == 1:
             raise OutOfMemory(f"{job.name}: not enough memory for one input of {batch[0].length} tokens: use a smaller model or a larger device") from error
     return None
-
-
-def out_of_memory(error: Exception) -> bool:
-    """Whether the device or the machine ran out of memory: each allocator has words of its own."""
-    if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError":
-        return True
-    return isinstance(error, RuntimeError) and any(words in str(error).lower() for words in OUT_OF_MEMORY)
 
 
 def free_memory() -> None:

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import json
 from typing import Any
 
 from blendkit.errors import NoInputError
-from blendkit.models.loading import choose_device, choose_dtype, locate
+from blendkit.models.loading import choose_device, choose_dtype, length_in, locate, read_config
 from blendkit.models.text_tokenizer import TextTokenizer
 from blendkit.pipeline.work import Job, Work
 from blendkit.scorers.base import Item, ModelScorer, Scores
@@ -59,9 +58,9 @@ class SimCLS(ModelScorer):
         network, self.tokenizer = load_encoder(model)
         with_markers(self.tokenizer, network, model)
         self.texts = TextTokenizer(self.tokenizer)
-        raw = json.loads((locate(model) / "config.json").read_text())
+        raw = read_config(locate(model), model)
         fits = longest_input(network, self.tokenizer)
-        self.lengths = min(int(raw.get("source_maxlength", 128)), fits), min(int(raw.get("candidate_maxlength", 128)), fits)
+        self.lengths = min(length_in(raw, model, 128, "source_maxlength"), fits), min(length_in(raw, model, 128, "candidate_maxlength"), fits)
         self.reader = Reader(network, self.tokenizer.pad_token_id, self.device, choose_dtype(dtype, self.device), places_only=True)
         self.job = Job(f"simcls:{model}", self._states)
 

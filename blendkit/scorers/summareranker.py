@@ -43,7 +43,7 @@ class SummaReranker(ModelScorer):
         encoder, head, self.tokenizer, config = load_summareranker(model)
         with_markers(self.tokenizer, encoder, model)
         self.texts = TextTokenizer(self.tokenizer)
-        self.source_maxlength, self.candidate_maxlength = int(config.get("source_maxlength", 128)), int(config.get("candidate_maxlength", 128))
+        self.source_maxlength, self.candidate_maxlength = config["source_maxlength"], config["candidate_maxlength"]
         self.head = head.to(self.device)
         self.reader = Reader(encoder, self.tokenizer.pad_token_id, self.device, choose_dtype(dtype, self.device), places_only=True)
         self.job = Job(f"summareranker:{model}", self._scores)

@@ -2,19 +2,17 @@
 
 from __future__ import annotations
 
-import csv
-import io
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 
 from blendkit.errors import DataError, RecordError, UsageError
-from blendkit.records import Record
+from blendkit.records import Record, as_line
+from blendkit.sheets import csv_text
 from blendkit.sources.forms import form_of
 from blendkit.sources.reading import Row
-from blendkit.streams.lines import as_line
 
 
-def converted(records: Iterable[Record], target: str | None, label: str) -> Iterator[bytes]:
-    """The file in pieces: JSON lines, one JSON array, or CSV; without a target, records as they are.
+def converted(records: Iterable[Record], target: str | None, label: str, told: Callable[[str], None] = lambda line: None) -> Iterator[bytes]:
+    """The file in pieces: JSON lines, one JSON array, or CSV; without a target, records as they are. What was changed on the way is `told`.
 
     Raises:
         UsageError: there is no such form, or it is only read.
@@ -28,7 +26,7 @@ def converted(records: Iterable[Record], target: str | None, label: str) -> Iter
         raise UsageError(f"data convert --to {target}: this form is only read")
     rows = _rows(form.write, records, label)
     if target == "csv":
-        yield _csv(list(rows))
+        yield _csv(list(rows), told)
     elif form.array:
         yield b"["
         for number, row in enumerate(rows):
@@ -47,10 +45,9 @@ def _rows(write: object, records: Iterable[Record], label: str) -> Iterator[Row]
             raise DataError(f"record {number} ({record['id']}): {error}") from error
 
 
-def _csv(rows: list[Row]) -> bytes:
+def _csv(rows: list[Row], told: Callable[[str], None]) -> bytes:
     columns = list(dict.fromkeys(key for row in rows for key in row))
-    file = io.StringIO()
-    writer = csv.DictWriter(file, columns, lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(rows)
-    return file.getvalue().encode()
+    text, marked = csv_text([columns, *([row.get(column) for column in columns] for row in rows)])
+    if marked:
+        told(f"{marked:,} cells begin as a formula does: each has a ' before it, so that no spreadsheet computes it; `--from csv` leaves it there")
+    return text.encode()

@@ -11,7 +11,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from blendkit.errors import DataError, RecordError, UsageError
-from blendkit.records import Record, candidates_of, generated_only, source_text, verdicts_of
+from blendkit.foreign import typed
+from blendkit.records import Record, candidates_of, generated_only, source_text, validate, verdicts_of, writable
 from blendkit.scorers import better_when_lower
 from blendkit.seeding import seeded
 from blendkit.sources.reading import Row
@@ -193,8 +194,10 @@ def read_alpacaeval(places: Places) -> Iterator[Record]:
     """AlpacaEval model_outputs: instruction, output, generator; several models' files of one set become one record an instruction."""
     found: dict[str, Record] = {}
     for _, row in read_each(places):
-        record = found.setdefault(row["instruction"], {"id": f"alpacaeval/{len(found)}", "instruction": row["instruction"], "input": "", "candidates": []})
-        record["candidates"].append({"model": row["generator"], "text": row["output"]})
+        # A record is complete at the end only, and a fault is told here.
+        texts = typed({field: row[field] for field in ("instruction", "generator", "output")}, dict[str, str])
+        record = found.setdefault(texts["instruction"], {"id": f"alpacaeval/{len(found)}", "instruction": texts["instruction"], "input": "", "candidates": []})
+        record["candidates"].append({"model": texts["generator"], "text": texts["output"]})
         record.setdefault("source", row.get("dataset"))
     yield from found.values()
 
@@ -273,7 +276,11 @@ def read_csv(places: Places) -> Iterator[Record]:
 def write_csv(record: Record, label: str) -> Iterator[Row]:
     """One line, a column a model."""
     row = {"id": record["id"], "instruction": source_text(record), "input": "", "output": record.get("output")}
-    yield row | {candidate["model"]: candidate["text"] for candidate in record.get("candidates", [])}
+    for index, candidate in enumerate(record.get("candidates", [])):
+        if candidate["model"] in row:
+            raise RecordError(f"candidates[{index}].model", f"expected a name that no other column has, got {candidate['model']!r}")
+        row[candidate["model"]] = candidate["text"]
+    yield row
 
 
 # --- the table
@@ -327,7 +334,7 @@ def read_form(name: str, places: Places) -> Iterator[Record]:
 
 
 def placed(read: Callable[[Places], Iterator[Record]], places: Places, what: str) -> Iterator[Record]:
-    """What `read` makes of the rows; a row that is not `what` is told by its place.
+    """What `read` makes of the rows, each a record that `blendkit check` takes; a row that is not `what` is told by its place.
 
     Raises:
         DataError: there is such a row.
@@ -341,7 +348,10 @@ def placed(read: Callable[[Places], Iterator[Record]], places: Places, what: str
             yield place, row
 
     try:
-        yield from read(noted())
-    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        for record in read(noted()):
+            validate(record)
+            writable(record)
+            yield record
+    except (LookupError, TypeError, ValueError, AttributeError, ArithmeticError, RecursionError, RecordError) as error:
         said = f"no field {error}" if isinstance(error, KeyError) else " ".join(str(error).split())[:200]
         raise DataError(f"{at}: not {what}: {said}") from error

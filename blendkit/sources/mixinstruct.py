@@ -148,5 +148,9 @@ def pulled(split: str, where: str | None = None) -> Iterator[Record]:
     names = {"train": "train", "val": "validation", "validation": "validation", "test": "test"}
     if split not in names:
         raise UsageError(f"mixinstruct:{split}: expected train, val or test")
-    for _, row in read_each(rows(where or HUB, names[split])):
+    yield from placed(_published, rows(where or HUB, names[split]), "of the published form of MixInstruct")
+
+
+def _published(places: Places) -> Iterator[Record]:
+    for _, row in read_each(places):
         yield {key: value for key, value in row.items() if value is not None}

@@ -5,14 +5,17 @@ from __future__ import annotations
 import csv
 import io
 import itertools
+import os
+from collections import Counter
 from collections.abc import Iterator
+from itertools import zip_longest
 from pathlib import Path
 from typing import Any
 
-import orjson
-
-from blendkit.errors import DataError, NoInputError
+from blendkit.errors import DataError, NoInputError, RecordError
+from blendkit.foreign import json_value
 from blendkit.streams.compression import Damaged, decompressed
+from blendkit.streams.lines import MAX_LINE_BYTES
 
 Row = dict[str, Any]
 SUFFIXES = (".json", ".jsonl", ".csv", ".parquet")
@@ -26,7 +29,7 @@ def rows(where: str, split: str = "train") -> Iterator[tuple[str, Row]]:
         DataError: the file is damaged.
     """
     path = Path(where)
-    if path.is_file():
+    if os.path.isfile(path):
         yield from _local(path)
     elif _bare(path.name).endswith(SUFFIXES) or where.count("/") != 1:
         raise NoInputError(f"{where}: no such file; expected a file ({', '.join(SUFFIXES)}, .gz, .zst) or a hub id (OWNER/NAME)")
@@ -41,22 +44,46 @@ def _bare(name: str) -> str:
 def _local(path: Path) -> Iterator[tuple[str, Row]]:
     kind = _bare(path.name).rpartition(".")[2]
     if kind == "parquet":
-        import pyarrow.parquet
-
-        for number, row in enumerate((row for batch in pyarrow.parquet.ParquetFile(path).iter_batches() for row in batch.to_pylist()), 1):
-            yield f"{path}: row {number}", row
+        yield from _parquet(path)
         return
     try:
         with path.open("rb") as raw, decompressed(raw, path.name) as file:
-            yield from ((f"{path}: row {number}", row) for number, row in _csv(file)) if kind == "csv" else _json(path, file)
+            yield from _csv(path, file) if kind == "csv" else _json(path, file)
     except Damaged as error:
         raise DataError(f"{path}: {error}") from error
-    except (orjson.JSONDecodeError, UnicodeDecodeError, csv.Error) as error:
-        raise DataError(f"{path}: {' '.join(str(error).split())}; expected {'CSV' if kind == 'csv' else 'a JSON array or JSON lines'}, in UTF-8") from error
+    except OSError as error:
+        raise NoInputError(f"{path}: {error.strerror}") from error
 
 
-def _csv(file: Any) -> Iterator[tuple[int, Row]]:
-    return enumerate(csv.DictReader(io.TextIOWrapper(file, encoding="utf-8-sig", newline="")), 1)
+def _parquet(path: Path) -> Iterator[tuple[str, Row]]:
+    import pyarrow
+    import pyarrow.parquet
+
+    try:
+        batches = pyarrow.parquet.ParquetFile(path).iter_batches()
+        for number, row in enumerate((row for batch in batches for row in batch.to_pylist()), 1):
+            yield f"{path}: row {number}", row
+    except pyarrow.ArrowException as error:
+        raise DataError(f"{path}: {' '.join(str(error).split())}; expected Parquet") from error
+    except OSError as error:
+        raise NoInputError(f"{path}: {error.strerror or error}") from error
+
+
+def _csv(path: Path, file: Any) -> Iterator[tuple[str, Row]]:
+    """Rows below a heading, of as many cells as the heading has or fewer."""
+    csv.field_size_limit(MAX_LINE_BYTES)
+    reader = csv.reader(io.TextIOWrapper(file, encoding="utf-8-sig", newline=""), strict=True)
+    try:
+        heading = next(reader, [])
+        if twice := [name for name, count in Counter(heading).items() if count > 1]:
+            raise DataError(f"{path}:{reader.line_num}: the column {twice[0]!r} is there twice")
+        for cells in reader:
+            if len(cells) > len(heading):
+                raise DataError(f"{path}:{reader.line_num}: {len(cells)} cells, but {len(heading)} in the heading")
+            if cells:
+                yield f"{path}:{reader.line_num}", dict(zip_longest(heading, cells))
+    except (csv.Error, UnicodeDecodeError) as error:
+        raise DataError(f"{path}:{reader.line_num + 1}: {error}; expected CSV, in UTF-8") from error
 
 
 def _json(path: Path, file: Any) -> Iterator[tuple[str, Row]]:
@@ -65,12 +92,19 @@ def _json(path: Path, file: Any) -> Iterator[tuple[str, Row]]:
     while first.isspace():
         first = file.read(1)
     if first == b"[":
-        for number, row in enumerate(orjson.loads(first + file.read()), 1):
+        for number, row in enumerate(_value(str(path), first + file.read()), 1):
             yield f"{path}: row {number}", row
         return
     for number, line in enumerate(itertools.chain([first + file.readline()], file), 1):
         if line.strip():
-            yield f"{path}:{number}", orjson.loads(line)
+            yield f"{path}:{number}", _value(f"{path}:{number}", line)
+
+
+def _value(place: str, data: bytes) -> Any:
+    try:
+        return json_value(data)
+    except RecordError as error:
+        raise DataError(f"{place}: {error}; expected a JSON array or JSON lines, in UTF-8") from error
 
 
 def _hub(where: str, split: str) -> Iterator[tuple[str, Row]]:

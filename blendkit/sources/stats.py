@@ -57,7 +57,7 @@ def _counter(tokenizer: str | None) -> Callable[[str], int]:
         return lambda text: len(text.split())
     from transformers import AutoTokenizer
 
-    from blendkit.models.loading import locate
+    from blendkit.models.pretrained import pretrained
 
-    known = AutoTokenizer.from_pretrained(locate(tokenizer))
+    known = pretrained(AutoTokenizer, tokenizer, "tokenizer")
     return lambda text: len(known(text, add_special_tokens=False)["input_ids"])

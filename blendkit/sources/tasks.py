@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 from blendkit.errors import UsageError
+from blendkit.foreign import typed
 from blendkit.records import Record
 from blendkit.sources.forms import Places, placed, read_each
 
@@ -34,10 +35,11 @@ def _commongen(places: Places) -> Iterator[Record]:
     """Sentences of one set of concepts are one record; the first is the reference, all are in `references`."""
     found: dict[str, Record] = {}
     for _, row in read_each(places):
-        concepts = ", ".join(row["concepts"])
+        concepts = ", ".join(typed(row["concepts"], list[str]))
+        target = typed(row["target"], str)
         fresh = {"id": f"commongen/{row['concept_set_idx']}", "instruction": "Write one sentence that uses all of the given concepts.", "input": concepts}
-        record = found.setdefault(concepts, {**fresh, "output": row["target"], "references": []})
-        record["references"].append(row["target"])
+        record = found.setdefault(concepts, {**fresh, "output": target, "references": []})
+        record["references"].append(target)
     yield from found.values()
 
 

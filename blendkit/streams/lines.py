@@ -13,11 +13,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any, BinaryIO
 
-import msgspec
-import orjson
-
 from blendkit.errors import DataError, NoInputError, OutputError, RecordError
-from blendkit.records import Record, parse
+from blendkit.records import Record, as_line, parse
+from blendkit.showing import say
 from blendkit.streams.compression import Damaged, compressor, decompressed
 from blendkit.streams.signals import signals_wait
 from blendkit.streams.standard import ReaderGone, need_stdout
@@ -66,7 +64,7 @@ class Reader:
             if sys.stdin is None:
                 raise NoInputError("standard input is closed: pipe records in, or name a file with -i")
             if sys.stdin.isatty():
-                print("blendkit: reading records from the terminal; Ctrl-D ends them (-i FILE reads a file)", file=sys.stderr)
+                say("reading records from the terminal; Ctrl-D ends them (-i FILE reads a file)")
             self._raw = sys.stdin.buffer
         else:
             try:
@@ -126,15 +124,6 @@ def _falls_to(shard: Shard, identity: str) -> bool:
 
 def _size(count: int) -> str:
     return f"{count >> 20} MB" if count >= 1 << 20 and not count % (1 << 20) else f"{count} bytes"
-
-
-def as_line(row: Any) -> bytes:
-    """A row of JSON with its line end."""
-    try:
-        return orjson.dumps(row, option=orjson.OPT_APPEND_NEWLINE)
-    except TypeError:
-        # Integers of more than 64 bits, which orjson does not write.
-        return msgspec.json.encode(row) + b"\n"
 
 
 class Writer:

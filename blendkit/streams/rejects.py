@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import sys
-
 from blendkit.errors import DataError, SkippedRecords
+from blendkit.showing import say
 from blendkit.streams.lines import BadLine, Writer
 
 
@@ -29,7 +28,7 @@ class Rejects:
         if not self.skip:
             raise DataError(message)
         self.count += 1
-        print(f"blendkit {self.command}: skipped {message}", file=sys.stderr)
+        say(f"skipped {message}", self.command)
         if self._writer:
             self._writer.write([{"line": bad.number, "error": str(bad.error), "record": bad.raw.decode(errors="replace")}])
 

@@ -11,9 +11,10 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from blendkit.errors import NoInputError, RecordError, UsageError
+from blendkit.errors import RecordError, UsageError
 from blendkit.fusers.genfuser import fuser_prompt
-from blendkit.models.loading import locate, to_device, unloadable
+from blendkit.models.loading import to_device
+from blendkit.models.pretrained import pretrained
 from blendkit.models.reading import padded
 from blendkit.models.text_tokenizer import TextTokenizer
 from blendkit.records import Record, source_text
@@ -40,13 +41,10 @@ class FuserTrainee(Trainee):
         from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForSeq2SeqLM, AutoTokenizer
 
         super().__init__()
-        folder = locate(backbone)
-        try:
-            self.seq2seq = bool(AutoConfig.from_pretrained(folder).is_encoder_decoder)
-            self.tokenizer: Any = AutoTokenizer.from_pretrained(folder)
-            self.model: Any = (AutoModelForSeq2SeqLM if self.seq2seq else AutoModelForCausalLM).from_pretrained(folder, dtype=torch.float32)
-        except unloadable() as error:
-            raise NoInputError(f"{backbone} is no model that a fuser could start from: {' '.join(str(error).split())[:200]}") from error
+        what = "model that a fuser could start from"
+        self.seq2seq = bool(pretrained(AutoConfig, backbone, what).is_encoder_decoder)
+        self.tokenizer: Any = pretrained(AutoTokenizer, backbone, what)
+        self.model: Any = pretrained(AutoModelForSeq2SeqLM if self.seq2seq else AutoModelForCausalLM, backbone, what, dtype=torch.float32)
         if checkpointing:
             self.model.gradient_checkpointing_enable()
         if lora:

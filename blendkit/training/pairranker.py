@@ -23,8 +23,8 @@ from torch import Tensor
 from blendkit.aggregate import matrix, max_logits
 from blendkit.errors import UsageError
 from blendkit.models.encoder import without_attention_dropout
-from blendkit.models.loading import locate
 from blendkit.models.pairrm import PairRM, PairRMConfig, save_pairrm
+from blendkit.models.pretrained import pretrained
 from blendkit.rankers.pair_inputs import MARKERS, PairInputs, Segment
 from blendkit.training.examples import Example, Pairing
 from blendkit.training.loop import Part, Trainee
@@ -169,10 +169,10 @@ def new_ranker(backbone: str, source_maxlength: int, candidate_maxlength: int, p
     """A PairRM with a fresh head of `tasks` outputs on any encoder of the hub or a directory, and the tokenizer with its markers."""
     from transformers import AutoModel, AutoTokenizer
 
-    folder = locate(backbone)
-    tokenizer = keep_line_breaks(AutoTokenizer.from_pretrained(folder))
+    what = "encoder that a ranker could start from"
+    tokenizer = keep_line_breaks(pretrained(AutoTokenizer, backbone, what))
     tokenizer.add_special_tokens({"additional_special_tokens": list(MARKERS)})
-    encoder = AutoModel.from_pretrained(folder, dtype=torch.float32)
+    encoder = pretrained(AutoModel, backbone, what, dtype=torch.float32)
     encoder.resize_token_embeddings(len(tokenizer), mean_resizing=False)
     if positions == "segment":
         _three_token_types(encoder)

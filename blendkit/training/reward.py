@@ -8,8 +8,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from blendkit.errors import NoInputError, UsageError
-from blendkit.models.loading import locate, to_device, unloadable
+from blendkit.errors import UsageError
+from blendkit.models.loading import to_device
+from blendkit.models.pretrained import pretrained
 from blendkit.models.reading import longest_input, padded
 from blendkit.models.text_tokenizer import TextTokenizer
 from blendkit.scorers.base import Item
@@ -36,12 +37,9 @@ class RewardTrainee(Pointwise):
             raise UsageError("--kind reward: one --label, as a reward is one number")
         if loss not in PAIR_LOSSES:
             raise UsageError(f"--loss {loss}: expected one of {', '.join(PAIR_LOSSES)}")
-        folder = locate(backbone)
-        try:
-            self.tokenizer: Any = AutoTokenizer.from_pretrained(folder)
-            self.model: Any = AutoModelForSequenceClassification.from_pretrained(folder, num_labels=1, dtype=torch.float32)
-        except unloadable() as error:
-            raise NoInputError(f"{backbone} is no model that a reward model could start from: {' '.join(str(error).split())[:200]}") from error
+        what = "model that a reward model could start from"
+        self.tokenizer: Any = pretrained(AutoTokenizer, backbone, what)
+        self.model: Any = pretrained(AutoModelForSequenceClassification, backbone, what, num_labels=1, dtype=torch.float32)
         if self.tokenizer.pad_token_id is None:
             self.tokenizer.pad_token = self.tokenizer.eos_token
         self.model.config.pad_token_id = self.tokenizer.pad_token_id

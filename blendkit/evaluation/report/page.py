@@ -18,7 +18,8 @@ from blendkit.errors import OutputError
 from blendkit.evaluation.formats import TITLES, text_of
 from blendkit.evaluation.report.browser import Browser
 from blendkit.evaluation.report.plots import as_svg
-from blendkit.evaluation.terminal import KINDS, column_title, figure_text, is_best
+from blendkit.evaluation.terminal import KINDS, Best, best_figures, column_title, figure_text, is_best
+from blendkit.showing import shown
 from blendkit.version import VERSION
 
 Rows = list[dict[str, Any]]
@@ -68,10 +69,10 @@ def page(rows: Rows, signatures: list[str], notes: list[str], browser: Browser, 
     parts = [section for section in sections[:2] if section]
     parts += [f'<section id="figures"><h2>Figures</h2><div class="figures">{figures}</div></section>'] if figures else []
     parts += [section for section in sections[2:] if section]
-    shown = f"{len(browser.records):,} of {examples:,} records" if len(browser.records) < examples else f"{examples:,} records"
+    how_many = f"{len(browser.records):,} of {examples:,} records" if len(browser.records) < examples else f"{examples:,} records"
     legend = "Search looks into requests, references, answers, models and ids. Green: the top that was fused; framed: a fused answer."
-    said = "".join(f"<li>{escape(note)}</li>" for note in notes)
-    signed = "".join(f"<li><code>{escape(signature)}</code></li>" for signature in signatures)
+    said = "".join(f"<li>{_name(note)}</li>" for note in notes)
+    signed = "".join(f"<li><code>{_name(signature)}</code></li>" for signature in signatures)
     policy = f"default-src 'none'; style-src 'unsafe-inline'; img-src data:; script-src 'sha256-{_digest(script)}'"
     return f"""<!DOCTYPE html>
 <html lang="en">
@@ -88,7 +89,7 @@ def page(rows: Rows, signatures: list[str], notes: list[str], browser: Browser, 
 <main>
 {f'<ul class="notes">{said}</ul>' if said else ""}
 {"".join(parts)}
-<section id="records"><h2>Records</h2><p class="note">{shown}. {legend}</p>
+<section id="records"><h2>Records</h2><p class="note">{how_many}. {legend}</p>
 <div class="browser"><div class="finder"><input id="search" type="search" placeholder="Search records" aria-label="Search records">
 <p id="found" role="status"></p><ol id="list"></ol></div><div id="record" tabindex="-1"></div></div>
 <noscript><p>The records are shown by the page's script, which is switched off.</p></noscript></section>
@@ -99,6 +100,11 @@ def page(rows: Rows, signatures: list[str], notes: list[str], browser: Browser, 
 </body>
 </html>
 """
+
+
+def _name(text: object) -> str:
+    """A name from the stream inside the markup."""
+    return escape(shown(text))
 
 
 def _digest(text: str) -> str:
@@ -123,17 +129,17 @@ def _section(table: Any, rows: Rows) -> str:
     if not rows:
         return ""
     columns = [key for key in dict.fromkeys(key for row in rows for key in row) if key not in ("table", "intervals", "kind", "method")]
-    against = f" Against {escape(str(rows[0]['baseline']))}." if table in ("tests", "length") else ""
+    against = f" Against {_name(rows[0]['baseline'])}." if table in ("tests", "length") else ""
     hidden = {"baseline"} | ({"examples"} if len({row.get("examples") for row in rows}) == 1 else set())
     columns = [column for column in columns if column not in hidden]
-    heads = "".join(f'<th scope="col"><button type="button">{escape(_heading(table, column))}</button></th>' for column in columns)
-    body, kind = [], None
+    heads = "".join(f'<th scope="col"><button type="button">{_name(_heading(table, column))}</button></th>' for column in columns)
+    body, kind, best_of = [], None, best_figures(rows) if table in (2, 3) else {}
     for row in rows:
         if table == 2 and row["kind"] != kind:
             kind = row["kind"]
             body.append(f'<tr class="kind"><th colspan="{len(columns) + 1}">{KINDS[kind]}</th></tr>')
-        cells = "".join(_cell(table, row, column, rows) for column in columns)
-        body.append(f'<tr><th scope="row"><bdi>{escape(str(row["method"]))}</bdi></th>{cells}</tr>')
+        cells = "".join(_cell(table, row, column, best_of) for column in columns)
+        body.append(f'<tr><th scope="row"><bdi>{_name(row["method"])}</bdi></th>{cells}</tr>')
     note = f'<p class="note">{NOTES.get(table, "")}{against}</p>' if NOTES.get(table) or against else ""
     name = table if isinstance(table, str) else f"table-{table}"
     frame = "scroll tall" if len(rows) > TALL else "scroll"
@@ -148,12 +154,12 @@ def _heading(table: Any, column: str) -> str:
     return column.removeprefix("over ") if table == "wins" else column.replace("_", " ")
 
 
-def _cell(table: Any, row: dict[str, Any], column: str, rows: Rows) -> str:
+def _cell(table: Any, row: dict[str, Any], column: str, best_of: Best) -> str:
     value = row.get(column)
     if value is None:
         return "<td>–</td>"
     if isinstance(value, str | bool):
-        return f"<td>{escape(text_of(value))}</td>"
+        return f"<td>{_name(text_of(value))}</td>"
     text = figure_text(column, value) if table in (2, 3) else text_of(value)
     interval = row.get("intervals", {}).get(column)
     hint = f' title="{figure_text(column, interval[0])} to {figure_text(column, interval[1])}"' if interval else ""
@@ -162,5 +168,5 @@ def _cell(table: Any, row: dict[str, Any], column: str, rows: Rows) -> str:
         # Blue where the row wins, red where it loses; stronger with the distance from 50.
         strength = min(0.75, abs(value - 50) / 60)
         style = f' style="background:rgba({"37,99,168" if value > 50 else "190,60,50"},{strength:.2f})"'
-    best = table in (2, 3) and is_best(row, column, rows)
+    best = table in (2, 3) and is_best(row, column, best_of)
     return f'<td data-value="{value}"{hint}{style}>{f"<b>{text}</b>" if best else text}</td>'

@@ -16,11 +16,14 @@ import numpy as np
 from blendkit.errors import OutputError, UsageError
 from blendkit.evaluation.checks import NEUTRAL, lower_is_better
 from blendkit.evaluation.terminal import TITLES
+from blendkit.showing import one_line
 
 Rows = list[dict[str, Any]]
 BLUE, GREY = "#2563a8", "#8a8f98"
 FORMS = (".png", ".svg", ".pdf")
 LONGEST = 32
+# The best ones; more are no figure.
+MOST_BARS = 100
 PANELS = 6
 
 
@@ -28,8 +31,10 @@ def figures(rows: Rows) -> dict[str, Callable[[Any], None]]:
     """Title → how to draw on a matplotlib figure or a part of one; only what the rows have."""
     found: dict[str, Callable[[Any], None]] = {}
     if any(row["table"] == "firsts" for row in rows):
-        found["Who ranks first, % of examples (Figure 1)"] = lambda figure: _firsts(figure.subplots(), _of(rows, "firsts"))
-        found["Share of each rank, % of examples"] = lambda figure: _distribution(figure.subplots(), _of(rows, "distribution"))
+        firsts, distribution = _of(rows, "firsts"), _of(rows, "distribution")
+        of = f"; {MOST_BARS} of {len(firsts):,} methods" if len(firsts) > MOST_BARS else ""
+        found[f"Who ranks first, % of examples (Figure 1){of}"] = lambda figure: _firsts(figure.subplots(), firsts[:MOST_BARS])
+        found[f"Share of each rank, % of examples{of}"] = lambda figure: _distribution(figure.subplots(), distribution[:MOST_BARS])
     if any(row["table"] == "wins" for row in rows):
         found["Win rate of the row over the column, %"] = lambda figure: _wins(figure.subplots(), _of(rows, "wins"))
     if _metrics(rows):
@@ -117,11 +122,11 @@ def _height(rows: Rows, title: str) -> float:
     if title.startswith("Each metric"):
         return 2.6 * math.ceil(min(PANELS, len(_metrics(rows))) / 3) + 0.2
     methods = len({row["method"] for row in rows if row["table"] in ("firsts", "wins")})
-    return 1.3 + 0.34 * methods if "Win rate" not in title else 1.8 + 0.42 * methods
+    return 1.3 + 0.34 * min(methods, MOST_BARS) if "Win rate" not in title else 1.8 + 0.42 * methods
 
 
 def _short(name: str) -> str:
-    name = " ".join(name.split())
+    name = one_line(name)
     return name if len(name) <= LONGEST else name[: LONGEST - 1] + "…"
 
 

@@ -1,0 +1,131 @@
+"""What others wrote, read safely: JSON and TOML of any depth, with any number, type or byte in it, are a value or a typed fault.
+
+The one place for texts that are not ours; every reader adds where the text came from.
+"""
+
+from __future__ import annotations
+
+import re
+import tomllib
+from pathlib import Path
+from typing import Any, TypeVar
+
+import msgspec
+import orjson
+
+from blendkit.errors import DataError, NoInputError, RecordError
+
+T = TypeVar("T")
+# Bytes of a file that is read whole.
+MAX_FILE_BYTES = 64 << 20
+
+
+def read_file(path: str | Path, name: str, max_bytes: int = MAX_FILE_BYTES) -> bytes:
+    """A whole file, and of one without an end (a device, a pipe) no more than `max_bytes`. `name` stands before what is wrong.
+
+    Raises:
+        NoInputError: it is not there, or cannot be read.
+        DataError: it is longer than that.
+    """
+    try:
+        with Path(path).open("rb") as file:
+            data = file.read(max_bytes + 1)
+    except OSError as error:
+        raise NoInputError(f"{name}: {error.strerror}") from error
+    if len(data) > max_bytes:
+        raise DataError(f"{name}: more than {max_bytes >> 20} MB")
+    return data
+
+
+def utf8(data: bytes) -> str:
+    """Bytes as text.
+
+    Raises:
+        RecordError: not UTF-8; with the place of the first bad byte.
+    """
+    try:
+        return data.decode()
+    except UnicodeDecodeError as bad:
+        raise RecordError("", f"not UTF-8: byte 0x{data[bad.start]:02x} at byte {bad.start + 1}") from bad
+
+
+def json_value(text: bytes | str) -> Any:
+    """The value of a JSON text, integers of any size included.
+
+    Raises:
+        RecordError: not UTF-8, not JSON, NaN or a number beyond all floats, or nested more than 1,024 deep.
+    """
+    data = text if isinstance(text, bytes) else text.encode(errors="surrogatepass")
+    try:
+        # Unlike orjson, it keeps integers of more than 64 bits.
+        return msgspec.json.decode(data)
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
+        pass
+    try:
+        # It says more exactly what is wrong.
+        return orjson.loads(data)
+    except orjson.JSONDecodeError as error:
+        raise RecordError("", _not_json(data, error)) from error
+
+
+def toml_value(text: str) -> dict[str, Any]:
+    """The value of a TOML text.
+
+    Raises:
+        RecordError: not TOML, a number of too many digits, or nested too deep.
+    """
+    try:
+        return tomllib.loads(text)
+    except RecursionError as error:
+        raise RecordError("", "not TOML: nested too deep") from error
+    except ValueError as error:
+        raise RecordError("", f"not TOML: {error}") from error
+
+
+def typed(value: object, kind: type[T]) -> T:
+    """The value, known to be of the type; types with bounds hold numbers to them.
+
+    Raises:
+        RecordError: with the path of the first field that is wrong.
+    """
+    try:
+        return msgspec.convert(value, kind)
+    except msgspec.ValidationError as error:
+        raise _field_error(str(error)) from None
+
+
+def _not_json(data: bytes, error: orjson.JSONDecodeError) -> str:
+    try:
+        data.decode()
+    except UnicodeDecodeError as bad:
+        return f"not UTF-8: byte 0x{data[bad.start]:02x} at byte {bad.start + 1} of the line"
+    rest = data[error.pos :]
+    if not rest.strip():
+        return "not JSON: the line ends in the middle of a value"
+    if match := re.match(rb"-?(NaN|Infinity)", rest):
+        return f"not JSON: a bare {match[0].decode()} at column {error.pos + 1}; JSON has null instead"
+    problem = f"not JSON: {error.msg.split(':')[0]} at column {error.pos + 1}"
+    return problem if data.endswith((b"}", b"]")) else f"{problem}; the line may be truncated"
+
+
+_KINDS = {"str": "a string", "int": "an integer", "float": "a number", "bool": "a boolean", "null": "null", "array": "an array", "object": "an object"}
+
+
+def kind_of(value: object) -> str:
+    """A JSON value's type in words."""
+    names = {list: "array", dict: "object", str: "str", int: "int", float: "float", bool: "bool", type(None): "null"}
+    return _KINDS[names[type(value)]]
+
+
+def _field_error(message: str) -> RecordError:
+    """msgspec's "Expected `str`, got `null` - at `$.candidates[2].text`" in our words."""
+    problem, _, path = message.partition(" - at `$")
+    field = path.rstrip("`").lstrip(".")
+    if missing := re.fullmatch(r"Object missing required field `(\w+)`", problem):
+        return RecordError(f"{field}.{missing[1]}".lstrip("."), "expected a value, but the field is missing")
+
+    def words(match: re.Match[str]) -> str:
+        kinds = [_KINDS.get(kind.strip(), kind.strip()) for kind in match[1].split("|")]
+        return " or ".join(kinds)
+
+    return RecordError(field, re.sub(r"`([^`]*)`", words, problem[0].lower() + problem[1:]))

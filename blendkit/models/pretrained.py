@@ -1,0 +1,157 @@
+"""The one place that has transformers load something. A checkpoint is a stranger's: its code does not run unasked, and its faults are told in one line.
+
+transformers asks on stdout whether to run a checkpoint's code, and reads the answer from stdin, which is the record stream;
+only an explicit `trust_remote_code` keeps it from that. And it builds whatever a config.json describes before it looks
+for weights, so what a network would allocate is counted while it is built, on the device `meta`, which holds nothing.
+"""
+
+from __future__ import annotations
+
+import re
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from blendkit.errors import BlendkitError, NoInputError, OutOfMemory, out_of_memory
+from blendkit.models.loading import locate, read_config
+
+# A network may have so many numbers for each byte of weights on the disk: room for tied weights, which are stored once,
+# and a new head. Packed weights hold several numbers a byte.
+PER_BYTE, PACKED_PER_BYTE = 2, 16
+ROOM = 1 << 24
+# What a parameter costs in Python, as numbers; a million tiny layers are many, too.
+OVERHEAD = 1 << 10
+COUNTED = re.compile(r"layer|label|block|expert|depth|head|group|stage|tower|task")
+MOST_COUNTED, MOST = 1_000_000, 1 << 53
+
+
+def pretrained(kind: Any, name: str, what: str, *files: str, trust_remote_code: bool = False, **options: Any) -> Any:
+    """`kind.from_pretrained` of the model `name` (see `locate`, which takes `files`); `what` says in messages what it should be.
+
+    The checkpoint's own code runs only with `trust_remote_code`; nothing is asked, and neither stdin nor stdout is touched.
+
+    Raises:
+        NoInputError: there is no such model, it is damaged, it is of another kind, its config asks for far more than its
+            weights fill, it is an adapter of another model, or it needs code of its own.
+        OutOfMemory: it does not fit.
+    """
+    folder = locate(name, *files)
+    check_checkpoint(folder, name)
+    _never_ask()
+    try:
+        with _bounded(folder):
+            return kind.from_pretrained(folder, trust_remote_code=trust_remote_code, **options)
+    except BaseException as error:
+        raise _typed(error, name, what, trust_remote_code) from error
+
+
+def untrained(config: Any, folder: Path, name: str, what: str, kind: Any = None) -> Any:
+    """The network that a config describes, by default an encoder, float32 on the CPU; `folder` holds the weights that shall go into it.
+
+    Raises:
+        NoInputError: transformers has no such network, or it would be far larger than the weights are.
+        OutOfMemory: it does not fit.
+    """
+    import torch
+    from transformers import AutoConfig, AutoModel
+
+    _check_values(config, name)
+    _never_ask()
+    try:
+        described = AutoConfig.for_model(**config)
+        with _bounded(folder), torch.device("meta"):
+            (kind or AutoModel).from_config(described, trust_remote_code=False)
+        return (kind or AutoModel).from_config(described, trust_remote_code=False)
+    except BaseException as error:
+        raise _typed(error, name, what, trusted=False) from error
+
+
+def check_checkpoint(folder: Path, name: str) -> None:
+    """Looks at what a folder says of itself before anything is built from it.
+
+    Raises:
+        NoInputError: config.json is no object or holds absurd numbers, or the folder is an adapter of another model.
+    """
+    _check_values(read_config(folder, name), name)
+    if (folder / "adapter_config.json").exists():
+        raise NoInputError(f"{name} is an adapter of another model, which is not loaded on its word: merge the two, and name the merged model")
+
+
+def _check_values(config: Any, name: str, key: str = "", depth: int = 0) -> None:
+    if depth > 50:
+        raise NoInputError(f"{name}: config.json is nested too deep")
+    if isinstance(config, dict):
+        for inner, value in config.items():
+            _check_values(value, name, str(inner), depth + 1)
+    elif isinstance(config, list):
+        for value in config:
+            _check_values(value, name, key, depth + 1)
+    elif isinstance(config, int) and abs(config) > (MOST_COUNTED if COUNTED.search(key) else MOST):
+        raise NoInputError(f"{name}: config.json says {key[:60]!r}: {_short(config)}, which no model has")
+    elif isinstance(config, str) and key.strip("_").endswith("_implementation") and "/" in config:
+        raise NoInputError(f"{name}: config.json asks for the code of {config[:100]!r} by {key!r}; such code does not run")
+
+
+def _short(number: int) -> str:
+    # Python refuses to print integers of thousands of digits.
+    return str(number) if number.bit_length() < 200 else f"a number of {number.bit_length()} bits"
+
+
+def _never_ask() -> None:
+    from transformers import dynamic_module_utils
+
+    # Where a call deep in transformers passes no `trust_remote_code` on, a timeout of 0 makes it refuse instead of asking.
+    dynamic_module_utils.TIME_OUT_REMOTE_CODE = 0
+
+
+class _TooLarge(Exception):
+    """A network asks for more memory than its weights can fill."""
+
+
+@contextmanager
+def _bounded(folder: Path) -> Iterator[None]:
+    """Counts the parameters and buffers that this thread registers on `meta`, and stops it as soon as they are too many."""
+    from torch.nn.modules import module
+
+    here = threading.get_ident()
+    stored = sum(path.stat().st_size for pattern in ("*.safetensors", "*.bin", "*.pt", "*.pth") for path in folder.glob(pattern))
+    packed = '"quantization_config"' in (folder / "config.json").read_text(errors="replace")
+    limit = stored * (PACKED_PER_BYTE if packed else PER_BYTE) + ROOM
+    total = 0
+
+    def count(owner: Any, name: str, tensor: Any) -> None:
+        nonlocal total
+        if tensor is not None and tensor.is_meta and threading.get_ident() == here:
+            total += tensor.numel() + OVERHEAD
+            if total > limit:
+                raise _TooLarge(f"config.json describes a network of more than {total:,} numbers, but its weights are {stored:,} bytes")
+
+    hooks = [module.register_module_parameter_registration_hook(count), module.register_module_buffer_registration_hook(count)]
+    try:
+        yield
+    finally:
+        for hook in hooks:
+            hook.remove()
+
+
+def _typed(error: BaseException, name: str, what: str, trusted: bool) -> BaseException:
+    """What the caller shall see instead: whatever transformers raises over a stranger's files is those files' fault."""
+    # A panic of the tokenizers' Rust code is no Exception; a signal is none either, and goes on.
+    if isinstance(error, BlendkitError) or not (isinstance(error, Exception) or type(error).__name__ == "PanicException"):
+        return error
+    if out_of_memory(error):
+        return OutOfMemory(f"not enough memory to load {name}: {reason(error)}")
+    if "trust_remote_code" in str(error) and not trusted:
+        return NoInputError(f"{name} brings code of its own, which runs under --trust-remote-code only (generate has it): {reason(error)}")
+    return NoInputError(f"no {what} in {name}: {reason(error)}")
+
+
+def reason(error: BaseException) -> str:
+    """What a library said, in half a line."""
+    text = " ".join(str(error).split())
+    # transformers lists all its models here.
+    if "Unrecognized configuration class" in text:
+        return "the model is of another kind"
+    return text[:300] if " " in text else f"{type(error).__name__} {text[:300]}".strip()

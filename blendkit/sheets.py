@@ -1,0 +1,36 @@
+"""CSV that a spreadsheet only shows: no cell of text is taken for a formula."""
+
+from __future__ import annotations
+
+import csv
+import io
+import re
+from collections.abc import Iterable
+from typing import Any
+
+# What a spreadsheet computes, in the widths that East Asian versions know, too; a number is only a number.
+_FORMULA = re.compile(r"[=+\-@\t\r\n＝＋－＠]")
+_NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?")
+
+
+def defused(cell: Any) -> Any:
+    """The cell; a text that begins as a formula does has a `'` before it, which stays there when the file is read back."""
+    if isinstance(cell, str) and _FORMULA.match(cell) and not _NUMBER.fullmatch(cell):
+        return f"'{cell}"
+    return cell
+
+
+def csv_text(rows: Iterable[Iterable[Any]]) -> tuple[str, int]:
+    """The rows as CSV, and how many cells were marked as text."""
+    lines, marked = [], 0
+    # It quotes what is in its line end, and a lone \r ends a line for others.
+    writer = csv.writer(file := io.StringIO(newline=""), lineterminator="\r\n")
+    for row in rows:
+        cells = list(row)
+        safe = [defused(cell) for cell in cells]
+        marked += sum(before is not after for before, after in zip(cells, safe, strict=True))
+        writer.writerow(safe)
+        lines.append(file.getvalue().removesuffix("\r\n"))
+        file.seek(0)
+        file.truncate()
+    return "".join(f"{line}\n" for line in lines), marked

@@ -1,0 +1,37 @@
+"""Words on a terminal: whatever a name, a text or a server's message holds, a screen shows it and obeys none of it."""
+
+from __future__ import annotations
+
+import re
+import sys
+
+# Control characters (C0 with ESC, DEL, C1), line and paragraph separators, everything that turns the direction of writing, halves of a surrogate pair.
+_OBEYED = re.compile("[\x00-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\ud800-\udfff]")
+_COMMAND = re.compile(r"^\s*::")
+
+
+# Characters of a message that is shown whole.
+LONGEST = 4000
+
+
+def shown(text: object) -> str:
+    """A text as a terminal may have it: `\\x1b` in place of ESC, `\\u202e` in place of the character, and so on."""
+    return _OBEYED.sub(lambda match: match[0].encode("unicode_escape", "surrogatepass").decode(), str(text))
+
+
+def one_line(text: object) -> str:
+    """A text of any number of lines as one; of one that is very long its beginning and its end."""
+    line = " ".join(str(text).split())
+    if len(line) > LONGEST:
+        line = f"{line[: LONGEST // 2]} […] {line[-LONGEST // 2 :]}"
+    return shown(line)
+
+
+def standing(text: str) -> str:
+    """Lines that stand alone, each `shown`; none is a command to the system that runs the job and reads its log (`::error::`)."""
+    return "\n".join(_COMMAND.sub(r"\\x3a:", shown(line)) for line in text.split("\n"))
+
+
+def say(message: str, command: str = "") -> None:
+    """One line on stderr, under the command's name. All that blendkit tells a person outside of tables goes through here."""
+    print(f"blendkit {command}: {one_line(message)}" if command else f"blendkit: {one_line(message)}", file=sys.stderr)
