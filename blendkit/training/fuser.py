@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +17,8 @@ from blendkit.models.loading import locate, to_device, unloadable
 from blendkit.models.reading import padded
 from blendkit.records import Record, source_text
 from blendkit.training.examples import Example
-from blendkit.training.loop import Part, Trainee
+from blendkit.training.micro_batches import micro_batches
+from blendkit.training.trainee import Part, Trainee
 
 IGNORED = -100
 
@@ -55,17 +56,12 @@ class FuserTrainee(Trainee):
 
     def parts(self, examples: Sequence[Example], rng: random.Random) -> list[Part]:
         """One row a record, rows of like length together."""
-        rows = sorted((self._row(example, rng) for example in examples), key=lambda row: len(row[0]) + len(row[1]))
-        parts: list[Part] = []
-        for row in rows:
-            length = len(row[0]) + len(row[1])
-            if not parts or length * (len(parts[-1].inputs) + 1) > self.micro_tokens:
-                parts.append(Part([], 0.0, 0))
-            part = parts[-1]
-            part.inputs.append(row)
-            part.count += len(row[1])
-            part.tokens += length
-        return parts
+        rows = [self._row(example, rng) for example in examples]
+        lengths = [len(prompt) + len(target) for prompt, target in rows]
+        return [
+            Part([rows[place] for place in places], float(sum(len(rows[place][1]) for place in places)), sum(lengths[place] for place in places))
+            for places in micro_batches(lengths, self.micro_tokens)
+        ]
 
     def _row(self, example: Example, rng: random.Random) -> tuple[list[int], list[int]]:
         max_length, candidate_maxlength, output_maxlength = self.lengths
@@ -105,7 +101,7 @@ class FuserTrainee(Trainee):
         self.tokenizer.save_pretrained(folder)
 
 
-def fuser_examples(records: list[Record], ranks: str) -> list[Example]:
+def fuser_examples(records: Iterable[Record], ranks: str) -> list[Example]:
     """Records with a reference as examples, candidates best first by `ranks[ranks]`; instruction and input are kept apart in `source`.
 
     Raises:
@@ -121,7 +117,7 @@ def fuser_examples(records: list[Record], ranks: str) -> list[Example]:
             raise RecordError(f"ranks.{ranks}", f"not there, found {known}; `blendkit rank` writes ranks")
         order = sorted(range(len(places)), key=lambda index: places[index])
         source = "\0" + source_text(record) if record.get("messages") else f"{record.get('instruction') or ''}\0{record.get('input') or ''}"
-        found.append(Example(record["id"], source, [record["candidates"][index]["text"] for index in order], [], record["output"]))
+        found.append(Example(record.get("id", source), source, [record["candidates"][index]["text"] for index in order], [], record["output"]))
     return found
 
 

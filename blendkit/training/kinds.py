@@ -9,7 +9,7 @@ from blendkit.errors import UsageError
 
 if TYPE_CHECKING:
     from blendkit.training.examples import Pairing
-    from blendkit.training.loop import Trainee
+    from blendkit.training.trainee import Trainee
 
 KINDS = ("pairranker", "summareranker", "simcls", "reward")
 

@@ -16,7 +16,8 @@ from torch.nn import functional
 from blendkit.models.reading import padded
 from blendkit.records import Record, source_text
 from blendkit.training.examples import Example
-from blendkit.training.loop import Part, Trainee
+from blendkit.training.micro_batches import micro_batches
+from blendkit.training.trainee import Part, Trainee
 
 PAD, END, USER, ASSISTANT = "<pad>", "<end>", "<user>", "<assistant>"
 TEMPLATE = (
@@ -28,16 +29,20 @@ NEVER_TWICE = 5  # tokens in a row
 
 
 def language_examples(records: Iterable[Record]) -> list[Example]:
-    """Questions with their answers: the reference and every candidate's text that is not empty."""
-    found: dict[str, Example] = {}
+    """Questions with their answers: the reference and every candidate's text that is not empty.
+
+    Records with the same x and the same id, or without an id, are one question.
+    """
+    found: dict[tuple[str | None, str], Example] = {}
     for record in records:
         texts = [candidate["text"] for candidate in record.get("candidates", [])] + [record.get("output") or ""]
-        answers = list(dict.fromkeys(text.strip() for text in texts if text.strip()))
-        old = found.get(record["id"])
-        if old is not None:
-            answers = list(dict.fromkeys([*old.candidates, *answers]))
-        if answers:
-            found[record["id"]] = Example(record["id"], source_text(record), answers, [])
+        answers = [text.strip() for text in texts if text.strip()]
+        if not answers:
+            continue
+        source = source_text(record)
+        key = (record.get("id"), source)
+        known = found[key].candidates if key in found else []
+        found[key] = Example(record.get("id", source), source, list(dict.fromkeys([*known, *answers])), [])
     return list(found.values())
 
 
@@ -75,14 +80,11 @@ class LanguageTrainee(Trainee):
                 if len(row) <= self.longest:
                     rows.append(row)
                     fitting += 1
-        rows.sort(key=len)
-        parts: list[Part] = []
-        for row in rows:
-            if not parts or len(row) * (len(parts[-1].inputs) + 1) > self.micro_tokens:
-                parts.append(Part([], 0.0, 0))
-            parts[-1].inputs.append(row)
-            parts[-1].count += len(row) - 1
-            parts[-1].tokens += len(row)
+        parts = []
+        for places in micro_batches([len(row) for row in rows], self.micro_tokens):
+            chosen = [rows[place] for place in places]
+            tokens = sum(len(row) for row in chosen)
+            parts.append(Part(chosen, float(tokens - len(chosen)), tokens))
         return parts
 
     def forward(self, part: Part) -> Tensor:

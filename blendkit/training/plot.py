@@ -6,7 +6,7 @@ from pathlib import Path
 
 from blendkit.errors import OutputError
 from blendkit.evaluation.report.plots import BLUE, drawing
-from blendkit.training.loop import log_rows
+from blendkit.training.state import log_rows
 
 FIGURES = {"loss": "loss", "spearman": "Spearman × 100", "pair_accuracy": "pair accuracy, %", "oracle_rank": "mean oracle rank"}
 

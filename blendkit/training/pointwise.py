@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from blendkit.training.examples import Example, Pair, Pairing
-from blendkit.training.loop import Part, Trainee
+from blendkit.training.trainee import Part, Trainee
 
 
 class Pointwise(Trainee):
