@@ -135,7 +135,10 @@ def train_ranker(
         measured = read_examples(evaluation, Labels(read.names, human, log_odds).read)[:eval_records]
         if not measured:
             raise DataError("nothing to measure on: no record of --eval has two candidates with labels")
-    settings = {"kind": kind, **_deciding(asdict(new)), **asdict(pairing), "init or backbone": _start(init or backbone, output)}
+    settings = {
+        "kind": kind, "subsampling": subsampling, "pairs_per_input": pairs_per_input, "margin": margin, "balance_length": balance_length,
+        **_deciding(asdict(new)), "init or backbone": _start(init or backbone, output),
+    }  # fmt: skip
     return _run(trainee, examples, options, output, settings, measured, resume, plot)
 
 

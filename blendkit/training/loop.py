@@ -88,18 +88,18 @@ def train(
     from transformers.utils import logging
 
     logging.disable_progress_bar()
-    with processes_on(training_device(options.device)) as processes:
-        if options.examples_per_step < processes.count:
-            raise UsageError(f"--records-per-step {options.examples_per_step}: expected at least one for each of {processes.count} processes")
-        data = {"training data": fingerprint_of(examples), "evaluation data": fingerprint_of(evaluation), "number of processes": processes.count}
-        decides = {name: value for name, value in asdict(options).items() if name not in FREE} | dict(settings) | data
-        try:
-            out.mkdir(parents=True, exist_ok=True)
-            _Training(trainee, examples, evaluation, options, decides, out, processes).go(resume)
-        except OSError as error:
-            raise OutputError(f"{out}: cannot write: {error.strerror or error}") from error
-        except torch.OutOfMemoryError as error:
-            raise OutOfMemory("not enough memory for a part of a step: lower --micro-tokens, or take --checkpointing") from error
+    processes = processes_on(training_device(options.device))
+    if options.examples_per_step < processes.count:
+        raise UsageError(f"--records-per-step {options.examples_per_step}: expected at least one for each of {processes.count} processes")
+    data = {"training data": fingerprint_of(examples), "evaluation data": fingerprint_of(evaluation), "number of processes": processes.count}
+    decides = {name: value for name, value in asdict(options).items() if name not in FREE} | dict(settings) | data
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+        _Training(trainee, examples, evaluation, options, decides, out, processes).go(resume)
+    except OSError as error:
+        raise OutputError(f"{out}: cannot write: {error.strerror or error}") from error
+    except torch.OutOfMemoryError as error:
+        raise OutOfMemory("not enough memory for a part of a step: lower --micro-tokens, or take --checkpointing") from error
 
 
 class _Training:

@@ -5,9 +5,9 @@ Each process holds a whole copy of the model and takes its share of a step's exa
 
 from __future__ import annotations
 
+import atexit
 import os
-from collections.abc import Iterator
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -103,23 +103,16 @@ class Processes:
         self.gathered(None)
 
 
-@contextmanager
-def processes_on(device: torch.device) -> Iterator[Processes]:
-    """Connects the processes for one training; a connection that is there already is used and left as it is."""
-    count = process_count()
-    if count == 1:
-        yield Processes(device)
-        return
+def processes_on(device: torch.device) -> Processes:
+    """The processes of a training, connected; the connection stays for the next training in the same processes."""
+    if process_count() == 1:
+        return Processes(device)
     import torch
     from torch import distributed
 
     if device.type == "cuda":
         torch.cuda.set_device(device)
-    ours = not distributed.is_initialized()
-    if ours:
+    if not distributed.is_initialized():
         distributed.init_process_group("nccl" if device.type == "cuda" else "gloo")
-    try:
-        yield Processes(device, distributed.get_rank(), distributed.get_world_size())
-    finally:
-        if ours:
-            distributed.destroy_process_group()
+        atexit.register(distributed.destroy_process_group)
+    return Processes(device, distributed.get_rank(), distributed.get_world_size())
