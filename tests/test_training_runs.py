@@ -346,6 +346,26 @@ def test_a_log_with_a_torn_end_is_gone_on_with(tiny_encoder, tmp_path):
         run(tiny_encoder, out, resume=True)
 
 
+@pytest.mark.parametrize("limit", [60, 200], ids=["checkpoint", "state"])
+def test_a_full_disk_is_told_and_leaves_a_whole_checkpoint(tiny_encoder, tmp_path, limit):
+    """A limit on the size of files, in KiB, stands for the disk: in the way of the checkpoint or of the state, which is larger."""
+    run(tiny_encoder, tmp_path / "o", save_every=4, steps=4)
+    before = (tmp_path / "o" / "model.safetensors").read_bytes()
+    path = tmp_path / "train.jsonl"
+    path.write_text(lines(labelled()))
+    flags = ["train", "ranker", "-i", path, "--label", "q", "--backbone", tiny_encoder, "--steps", 1, "-o", tmp_path / "o"]
+    limited = [
+        "import resource, runpy, sys",
+        f"resource.setrlimit(resource.RLIMIT_FSIZE, ({limit << 10},) * 2)",
+        "runpy.run_module('blendkit', None, '__main__')",
+    ]
+    done = subprocess.run([sys.executable, "-c", "; ".join(limited), *map(str, flags)], capture_output=True, text=True, timeout=240)
+    assert done.returncode == 74 and len(done.stderr.splitlines()) == 1 and "cannot write" in done.stderr, done.stderr
+    assert not list((tmp_path / "o").glob("*.new"))
+    after = (tmp_path / "o" / "model.safetensors").read_bytes()
+    assert len(after) == len(before) and (limit == 200 or after == before)
+
+
 # --- several processes
 
 TOGETHER = """

@@ -8,7 +8,6 @@ takes its share of a step's examples.
 from __future__ import annotations
 
 import math
-import os
 import random
 import time
 from collections.abc import Sequence
@@ -27,7 +26,7 @@ from blendkit.running import seeded
 from blendkit.training.examples import Example
 from blendkit.training.measure import evaluate
 from blendkit.training.processes import Processes, processes_on, training_device
-from blendkit.training.state import LOG, Settings, TrainingState, add_row, cut_log, fingerprint_of, load_state, save_state
+from blendkit.training.state import LOG, Settings, TrainingState, add_row, cut_log, fingerprint_of, load_state, save_checkpoint, save_state
 from blendkit.training.trainee import Trainee
 
 # A resumed run may run elsewhere, and may save more often: its weights are the same.
@@ -186,14 +185,14 @@ class _Training:
                 better = row["spearman"] > state.best
                 state.best, state.since_best = (row["spearman"], 0) if better else (state.best, state.since_best + 1)
                 if better and main:
-                    _save(self.trainee, self.out)
+                    save_checkpoint(self.trainee, self.out)
             stop = bool(options.patience) and state.since_best >= options.patience
         if row and main:
             add_row(self.out, {"step": step, **row})
         if (step % options.save_every == 0 or last or stop) and main:
             if not self.evaluation:
                 with _averaged(self.trainee, self.average):
-                    _save(self.trainee, self.out)
+                    save_checkpoint(self.trainee, self.out)
             save_state(self.out, state, self.decides, self.trainee, self.optimizer, self.average)
         return stop
 
@@ -235,12 +234,3 @@ class _averaged:
     def __exit__(self, *ending: object) -> None:
         if self.average is not None:
             self.trainee.load_state_dict(self.kept, strict=False)
-
-
-def _save(trainee: Trainee, out: Path) -> None:
-    """Writes the checkpoint, readable to whom the user's umask allows; the libraries that write it set modes of their own."""
-    trainee.save(out)
-    os.umask(mask := os.umask(0))
-    for path in out.iterdir():
-        if path.is_file():
-            path.chmod(0o666 & ~mask)

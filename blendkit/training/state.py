@@ -1,4 +1,4 @@
-"""What a run of training leaves on the disk: its log, and the state that `--resume` goes on from.
+"""What a run of training leaves on the disk: its checkpoint, its log, and the state that `--resume` goes on from.
 
 The state names all that decides the weights: options, settings of the model, and fingerprints of the data and of the model
 that the run started from. A run that differs in any of them is refused.
@@ -10,6 +10,7 @@ import hashlib
 import json
 import math
 import os
+import shutil
 import zipfile
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -21,8 +22,9 @@ import orjson
 import torch
 from torch import Tensor, nn
 
-from blendkit.errors import BlendkitError, DataError, NoInputError, UsageError
+from blendkit.errors import BlendkitError, DataError, NoInputError, OutputError, UsageError
 from blendkit.training.examples import Example
+from blendkit.training.trainee import Trainee
 
 STATE = "training.state.pt"
 LOG = "train.log.jsonl"
@@ -52,10 +54,49 @@ def fingerprint_of(examples: Sequence[Example]) -> str:
 
 
 def save_state(out: Path, state: TrainingState, settings: Settings, model: nn.Module, optimizer: Any, average: dict[str, Tensor] | None) -> None:
-    """Writes everything that a resumed run needs, in one file that is whole or not there."""
+    """Writes everything that a resumed run needs, in one file that is whole or not there.
+
+    Raises:
+        OutputError: there is no room, say.
+    """
     parts = (asdict(state), dict(settings), model.state_dict(), optimizer.state_dict(), average)
-    torch.save(dict(zip(PARTS, parts, strict=True)), out / f"{STATE}.new")
-    os.replace(out / f"{STATE}.new", out / STATE)
+    new = out / f"{STATE}.new"
+    try:
+        torch.save(dict(zip(PARTS, parts, strict=True)), new)
+        os.replace(new, out / STATE)
+    except (OSError, RuntimeError) as error:
+        # torch says of a full disk that a position in the file is unexpected.
+        new.unlink(missing_ok=True)
+        raise OutputError(f"{out / STATE}: cannot write: {' '.join(str(error).split())[:200]}") from error
+
+
+def save_checkpoint(trainee: Trainee, out: Path) -> None:
+    """Writes the checkpoint; where that fails, the one before it is still whole.
+
+    Its files are readable to whom the user's umask allows; the libraries that write them set modes of their own.
+
+    Raises:
+        OutputError: there is no room, say.
+    """
+    from safetensors import SafetensorError
+
+    new = out / "checkpoint.new"
+    try:
+        shutil.rmtree(new, ignore_errors=True)
+        new.mkdir()
+        trainee.save(new)
+        os.umask(mask := os.umask(0))
+        for path in new.rglob("*"):
+            if path.is_file():
+                path.chmod(0o666 & ~mask)
+        for path in new.iterdir():
+            if path.is_dir():
+                shutil.rmtree(out / path.name, ignore_errors=True)
+            os.replace(path, out / path.name)
+    except (OSError, SafetensorError) as error:
+        raise OutputError(f"{out}: cannot write: {' '.join(str(error).split())[:200]}") from error
+    finally:
+        shutil.rmtree(new, ignore_errors=True)
 
 
 def load_state(out: Path, settings: Settings, model: nn.Module, optimizer: Any, average: dict[str, Tensor] | None) -> TrainingState:
