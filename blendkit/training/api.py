@@ -182,7 +182,7 @@ def train_fuser(
         candidate_maxlength: tokens of a candidate.
         output_maxlength: tokens of the reference.
         checkpointing: gradient checkpointing, which takes less memory and more time.
-        steps: and all that follow: as in `train_ranker`.
+        steps: this and all that follow are as in `train_ranker`.
 
     Raises:
         UsageError: an argument is wrong, or `resume` meets a run with other arguments or other records.
@@ -246,7 +246,7 @@ def train_generator(
         layers: how many layers.
         longest: tokens of question and answer together; a longer pair is left out.
         answers: answers of a question a step.
-        steps: and all that follow: as in `train_ranker`.
+        steps: this and all that follow are as in `train_ranker`.
 
     Raises:
         UsageError: an argument is wrong, or `resume` meets a run with other arguments or other records.

@@ -1,4 +1,4 @@
-"""Records into training examples: candidates with labels by Q functions or by people, and which pairs of them to learn from."""
+"""Turns records into training examples: candidates with labels by Q functions or by people, and the pairs to learn from."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from blendkit.errors import RecordError, UsageError
 from blendkit.records import Record, generated_only, source_text
 
 Pair = tuple[int, int]
-# A person's preference as a difference of labels, in log-odds: 88 % sure.
+# A person's preference counts as this difference of labels in log-odds, which is to be 88 % sure.
 HUMAN = 2.0
 VERDICTS = {"A": (HUMAN, 0.0), "B": (0.0, HUMAN), "tie": (0.0, 0.0)}
 
@@ -38,7 +38,7 @@ class Example:
 
 @dataclass(frozen=True)
 class Labels:
-    """Where labels come from: `candidates[].scores` of these names (a task each), and people's A, B or tie in a record's field.
+    """Says where labels come from: `candidates[].scores` of `names` (each a task), and people's A, B or tie in the field `human`.
 
     `log_odds`: the scores are probabilities, and are compared as log-odds. `with_reference` puts the reference into the pool,
     as good as the best candidate and `margin` more.
@@ -51,7 +51,7 @@ class Labels:
     margin: float = 0.0
 
     def read(self, records: Iterable[Record]) -> list[Example]:
-        """Examples of at least two labelled candidates.
+        """Gives the examples with at least two labelled candidates.
 
         Records with the same x and the same id, or without an id, are one example, as a data set may lie in several files. A
         record that people judged stays by itself: its labels compare its two candidates with each other and with no others.
@@ -102,7 +102,7 @@ def _generated(record: Record) -> list[dict[str, Any]]:
 
 
 def _joined(old: Example, new: Example) -> Example:
-    """One example of both; a text that is in both keeps the labels of the first."""
+    """Makes one example of two; a text that is in both keeps the labels of the first."""
     known = set(old.candidates)
     added = [place for place, text in enumerate(new.candidates) if text not in known]
     texts = old.candidates + [new.candidates[place] for place in added]
@@ -110,30 +110,30 @@ def _joined(old: Example, new: Example) -> Example:
 
 
 def log_odds(probability: float) -> float:
-    """log p/(1-p), with p kept within [1e-6, 1 - 1e-6], the precision of published preferences."""
+    """Gives log p/(1-p), with p kept within [1e-6, 1 - 1e-6], as published preferences have six digits."""
     p = min(max(probability, 1e-6), 1 - 1e-6)
     return math.log(p / (1 - p))
 
 
 def all_pair(pairs: list[Pair], labels: list[float], count: int, rng: random.Random) -> list[Pair]:
-    """Every pair."""
+    """Takes every pair."""
     return pairs
 
 
 def random_pairs(pairs: list[Pair], labels: list[float], count: int, rng: random.Random) -> list[Pair]:
-    """`count` pairs, drawn at random."""
+    """Draws `count` pairs at random."""
     return rng.sample(pairs, min(count, len(pairs)))
 
 
 def top_bottom(pairs: list[Pair], labels: list[float], count: int, rng: random.Random) -> list[Pair]:
-    """The best with the worst, the second best with the second worst, and so on."""
+    """Pairs the best with the worst, the second best with the second worst, and so on."""
     order = sorted(range(len(labels)), key=lambda place: -labels[place])
     there = set(pairs)
     return [pair for k in range(min(count, len(order) // 2)) if (pair := (order[k], order[-1 - k])) in there]
 
 
 def uniform(pairs: list[Pair], labels: list[float], count: int, rng: random.Random) -> list[Pair]:
-    """`count` pairs evenly spread over all differences in label, from the smallest to the largest."""
+    """Takes `count` pairs that are evenly spread over the differences in label, from the smallest to the largest."""
     ordered = sorted(pairs, key=lambda pair: labels[pair[0]] - labels[pair[1]])
     if count >= len(ordered):
         return ordered
@@ -150,9 +150,11 @@ SUBSAMPLING: dict[str, Callable[[list[Pair], list[float], int, random.Random], l
 
 @dataclass(frozen=True)
 class Pairing:
-    """Which pairs of an example are learnt from: `mode` of SUBSAMPLING, `count` of them, labels more than `margin` apart (or any: `ties`).
+    """Says which pairs of an example are learnt from: `count` pairs, chosen by `mode` (a name in SUBSAMPLING).
 
-    `balanced`: as far as there are such pairs, in half of them the shorter candidate is the better one.
+    Labels must be more than `margin` apart; with `ties`, any pair will do.
+
+    With `balanced`, the shorter candidate is the better one in half of the pairs, as far as there are such pairs.
     """
 
     mode: str = "random"
@@ -168,7 +170,7 @@ class Pairing:
             raise UsageError(f"--pairs-per-input {self.count}: expected at least 1")
 
     def of(self, example: Example, rng: random.Random) -> list[Pair]:
-        """(better, worse) by the first task, in no order where they tie."""
+        """Gives pairs (better, worse) by the first task; where the two tie, their order means nothing."""
         labels = example.first()
         pairs = [(i, j) if labels[i] >= labels[j] else (j, i) for i, j in combinations(range(len(labels)), 2)]
         if not self.ties:

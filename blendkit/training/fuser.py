@@ -1,4 +1,4 @@
-"""Training GenFuser (LLM-Blender, section 4): x and the top candidates in, the reference out; any seq2seq or causal model, LoRA as an option."""
+"""Training GenFuser (LLM-Blender, section 4): a seq2seq or causal model reads x and the top candidates, and learns to write the reference."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ class FuserTrainee(Trainee):
         self.lengths = max_length, candidate_maxlength, output_maxlength
 
     def parts(self, examples: Sequence[Example], rng: random.Random) -> list[Part]:
-        """One row a record, rows of like length together."""
+        """Makes one row of each record, and puts rows of like length together."""
         rows = [self._row(example, rng) for example in examples]
         lengths = [len(prompt) + len(target) for prompt, target in rows]
         return [
@@ -73,7 +73,7 @@ class FuserTrainee(Trainee):
         return list(ids), [*target, self.tokenizer.eos_token_id]
 
     def forward(self, part: Part) -> Tensor:
-        """Summed cross-entropy of the reference's tokens."""
+        """Sums the cross-entropy over the reference's tokens."""
         device = next(self.model.parameters()).device
         prompts, targets = ([row[side] for row in part.inputs] for side in (0, 1))
         pad = self.tokenizer.pad_token_id if self.tokenizer.pad_token_id is not None else self.tokenizer.eos_token_id
@@ -87,11 +87,11 @@ class FuserTrainee(Trainee):
         return functional.cross_entropy(logits.flatten(0, 1).float(), labels.flatten(), ignore_index=IGNORED, reduction="sum")
 
     def scores(self, example: Example, rng: random.Random) -> None:
-        """A fuser writes, and scores nothing."""
+        """Gives nothing, as a fuser writes and scores no candidate."""
         return
 
     def save(self, folder: Path) -> None:
-        """The Hugging Face layout, adapters merged in."""
+        """Writes the Hugging Face layout, with the adapters merged in."""
         model = self.model
         if hasattr(model, "merge_and_unload"):
             import copy
@@ -102,7 +102,9 @@ class FuserTrainee(Trainee):
 
 
 def fuser_examples(records: Iterable[Record], ranks: str) -> list[Example]:
-    """Records with a reference as examples, candidates best first by `ranks[ranks]`; instruction and input are kept apart in `source`.
+    """Makes examples of records with a reference, candidates best first by `ranks[ranks]`.
+
+    In an example's `source`, instruction and input are parted by a NUL, as the prompt shows each in its place.
 
     Raises:
         RecordError: a record has no reference or no such ranks.

@@ -1,6 +1,6 @@
-"""Training a small causal language model from scratch on questions and answers, for generators that fit into a package.
+"""Training a small causal language model from scratch on questions and answers: the generators that are shipped are made so.
 
-One question and one answer a sequence, `<user> x <assistant> answer <end>`, with a byte-level BPE vocabulary of its own.
+A sequence holds one question and one answer, `<user> x <assistant> answer <end>`, in a byte-level BPE vocabulary of its own.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ NEVER_TWICE = 5  # tokens in a row
 
 
 def language_examples(records: Iterable[Record]) -> list[Example]:
-    """Questions with their answers: the reference and every candidate's text that is not empty.
+    """Gives questions with their answers, which are the reference and every candidate's text that is not empty.
 
     Records with the same x and the same id, or without an id, are one question.
     """
@@ -67,7 +67,7 @@ class LanguageTrainee(Trainee):
         self.answers, self.longest, self.micro_tokens = answers, longest, micro_tokens
 
     def parts(self, examples: Sequence[Example], rng: random.Random) -> list[Part]:
-        """Sequences of like length together."""
+        """Makes a sequence of each answer that fits, and puts sequences of like length together."""
         rows = []
         for example in examples:
             question = self.tokenizer(f"{USER}{example.source}{ASSISTANT}")["input_ids"][-self.longest // 2 :]
@@ -88,7 +88,7 @@ class LanguageTrainee(Trainee):
         return parts
 
     def forward(self, part: Part) -> Tensor:
-        """Summed cross-entropy of all tokens but the first, the question's too: there is not that much to learn words from."""
+        """Sums the cross-entropy over all tokens but the first. The question's tokens count, too, as there is little text to learn words from."""
         device = next(self.model.parameters()).device
         inputs = {key: value.to(device) for key, value in padded(part.inputs, self.tokenizer.pad_token_id).items()}
         labels = inputs["input_ids"].masked_fill(inputs["attention_mask"] == 0, IGNORED)[:, 1:]
@@ -96,11 +96,11 @@ class LanguageTrainee(Trainee):
         return functional.cross_entropy(logits.flatten(0, 1).float(), labels.flatten(), ignore_index=IGNORED, reduction="sum")
 
     def scores(self, example: Example, rng: random.Random) -> None:
-        """A generator writes, and scores nothing."""
+        """Gives nothing, as a generator writes and scores no candidate."""
         return
 
     def save(self, folder: Path) -> None:
-        """The Hugging Face layout in float16, with how to generate: an end, and no run of tokens twice, so that it cannot loop."""
+        """Writes the Hugging Face layout in float16. Its generation config names the end, and forbids a run of tokens to come twice, which is a loop."""
         import copy
 
         from transformers import GenerationConfig
@@ -113,7 +113,7 @@ class LanguageTrainee(Trainee):
 
 
 def new_tokenizer(texts: Iterable[str], vocabulary: int, longest: int) -> Any:
-    """A byte-level BPE tokenizer of the texts, with the template of the sequences above."""
+    """Trains a byte-level BPE tokenizer on the texts; its chat template writes the sequences above."""
     from tokenizers import ByteLevelBPETokenizer
     from transformers import PreTrainedTokenizerFast
 

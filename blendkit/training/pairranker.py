@@ -59,7 +59,7 @@ class PairRankerTrainee(Trainee):
         self._ids: dict[tuple[str, ...], tuple[tuple[int, ...], list[tuple[int, ...]]]] = {}
 
     def parts(self, examples: Sequence[Example], rng: random.Random) -> list[Part]:
-        """By mode: rows of pairs of like length, or a record's candidates one by one."""
+        """Gives groups of pairs of like length; in `singles`, a part holds one record's candidates."""
         return self._single_parts(examples, rng) if self.mode == "singles" else self._pair_parts(examples, rng)
 
     def _single_parts(self, examples: Sequence[Example], rng: random.Random) -> list[Part]:
@@ -89,7 +89,7 @@ class PairRankerTrainee(Trainee):
         return parts
 
     def forward(self, part: Part) -> Tensor:
-        """The summed loss over pairs, mean over tasks; in `singles`, a record's mean."""
+        """Sums the loss over pairs and takes its mean over tasks; in `singles`, it is the mean over the record's pairs."""
         if self.mode == "singles":
             rows, labels, pairs = part.inputs
             scores = self._single_scores(rows)
@@ -102,7 +102,7 @@ class PairRankerTrainee(Trainee):
         return self.loss(firsts, seconds, first_labels, second_labels).mean(dim=1).sum()
 
     def scores(self, example: Example, rng: random.Random) -> list[float]:
-        """MaxLogits of every pair once, in a drawn order; in `singles`, the candidates' own scores."""
+        """Compares every pair once, in a drawn order, and gives MaxLogits; in `singles`, gives the candidates' own scores."""
         source, candidates = self._encoded(example)
         if self.mode == "singles":
             rows = [self.inputs.single(source, ids, 1) for ids in candidates]
@@ -119,11 +119,11 @@ class PairRankerTrainee(Trainee):
         return [float(score) for score in max_logits(m)]
 
     def save(self, folder: Path) -> None:
-        """The layout that `pair --model` loads, in float16."""
+        """Writes the layout that `pair --model` loads, in float16."""
         save_pairrm(folder, self.model, self.tokenizer)
 
     def _encoded(self, example: Example) -> tuple[tuple[int, ...], list[tuple[int, ...]]]:
-        # By their texts: records of two files may share an id.
+        # The texts are the key, as two records may share an id.
         key = (example.source, *example.candidates)
         found = self._ids.get(key)
         if found is None:
@@ -132,7 +132,7 @@ class PairRankerTrainee(Trainee):
         return found
 
     def _single_scores(self, rows: Rows) -> Tensor:
-        """[N, T], in the rows' order, computed by like length."""
+        """Gives scores [N, T] in the order of the rows, which go through the network by like length."""
         groups = micro_batches([_tokens([row]) for row in rows], self.micro_tokens)
         found = []
         for places in groups:
@@ -158,7 +158,7 @@ def _tokens(rows: Sequence[Sequence[Segment]]) -> int:
 
 
 def new_ranker(backbone: str, source_maxlength: int, candidate_maxlength: int, positions: str, tasks: int = 1) -> tuple[PairRM, Any]:
-    """A PairRM with a fresh head of `tasks` outputs on any encoder of the hub or a directory, and the tokenizer with its markers."""
+    """Makes a PairRM with a fresh head of `tasks` outputs on an encoder of the hub or a directory, and a tokenizer with its markers."""
     from transformers import AutoModel, AutoTokenizer
 
     folder = locate(backbone)
@@ -173,7 +173,7 @@ def new_ranker(backbone: str, source_maxlength: int, candidate_maxlength: int, p
 
 
 def keep_line_breaks(tokenizer: Any) -> Any:
-    """BERT's normalizer turns line breaks into spaces; here a run of them becomes one token of its own."""
+    """Makes a run of line breaks one token of its own, where BERT's normalizer would make it a space."""
     state = json.loads(tokenizer.backend_tokenizer.to_str())
     vocabulary = state["model"].get("vocab", {})
     if (state.get("normalizer") or {}).get("type") != "BertNormalizer" or "[unused1]" not in vocabulary:
@@ -189,7 +189,7 @@ def keep_line_breaks(tokenizer: Any) -> Any:
 
 
 def _three_token_types(encoder: Any) -> None:
-    """Token types: 0 x, 1 and 2 the candidates; each starts near one that pre-training knows."""
+    """Gives the encoder three token types: 0 is x, 1 and 2 are the candidates. Each starts near a type that pre-training knows."""
     old = encoder.embeddings.token_type_embeddings.weight.data
     rows = torch.stack([old[0] + 0.02 * torch.randn_like(old[0]), old[0], old[1 % len(old)]])
     encoder.embeddings.token_type_embeddings = torch.nn.Embedding(3, rows.shape[1], _weight=rows)

@@ -12,7 +12,7 @@ FIGURES = {"loss": "loss", "spearman": "Spearman × 100", "pair_accuracy": "pair
 
 
 def plot_log(folder: Path, path: str) -> None:
-    """One panel for each figure that the log has.
+    """Draws one panel for each figure that the log has.
 
     Raises:
         OutputError: the file cannot be written.
