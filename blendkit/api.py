@@ -6,11 +6,13 @@ from collections.abc import Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
 from blendkit.records import Record
+from blendkit.training.api import train_fuser, train_generator, train_ranker
 
 if TYPE_CHECKING:
     from blendkit.generators.base import EndpointOptions, Sampling
 
 Records = Iterable[Record]
+__all__ = ["evaluate", "fuse", "generate", "judge", "pair", "rank", "score", "train_fuser", "train_generator", "train_ranker"]
 
 
 def generate(

@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from blendkit.commands.options import with_groups
-from blendkit.errors import DataError, RecordError, UsageError
-from blendkit.records import Record
+from blendkit.errors import UsageError
 from blendkit.streams.files import Role, one_role_each
-from blendkit.streams.lines import BadLine, Reader
+
+if TYPE_CHECKING:
+    from blendkit.training.files import RecordFiles
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None)
 
@@ -30,7 +31,7 @@ def _option(text: str, *names: str, panel: str = RUN, **more: Any) -> Any:
 
 
 Output = Annotated[Path, _option("Directory of the new checkpoint.", "-o", "--output")]
-Input = Annotated[list[str] | None, _option("Records (.gz, .zst). May be given several times; records of one id are joined.", "-i", "--input", panel=DATA)]
+Input = Annotated[list[str] | None, _option("Records (.gz, .zst). May be given several times.", "-i", "--input", panel=DATA)]
 Checkpointing = Annotated[bool, _option("Gradient checkpointing: less memory, more time.", "--checkpointing", panel=MODEL)]
 
 
@@ -51,32 +52,6 @@ class Run:
     device: str
     seed: int
 
-    def check(self, inputs: list[str]) -> None:
-        """Raises UsageError for a plot that cannot be; fixes the seed of what is initialised."""
-        if self.plot:
-            from blendkit.evaluation.report.plots import check_plot
-
-            check_plot(self.plot)
-            one_role_each([*(Role("-i", file) for file in inputs), Role("--plot", self.plot, writes=True)])
-        import torch
-
-        torch.manual_seed(self.seed)
-
-    def start(self, trainee: Any, examples: Any, output: Path, evaluation: Any = (), eval_every: int = 0, patience: int = 0) -> None:
-        """Trains, then draws the log where that was asked for."""
-        from blendkit.training.loop import TrainOptions
-        from blendkit.training.loop import train as run
-
-        options = TrainOptions(
-            self.steps, self.records_per_step, self.learning_rate, average=self.average, seed=self.seed, save_every=self.save_every,
-            log_every=self.log_every, eval_every=eval_every, patience=patience, device=self.device, bfloat16=self.bfloat16,
-        )  # fmt: skip
-        run(trainee, examples, options, output, evaluation, self.resume)
-        if self.plot:
-            from blendkit.training.plot import plot_log
-
-            plot_log(output, self.plot)
-
 
 RUNS: dict[str, tuple[Any, Any]] = {
     "steps": (Annotated[int, _option("Optimizer steps.", min=1)], 1000),
@@ -89,13 +64,13 @@ RUNS: dict[str, tuple[Any, Any]] = {
     "log_every": (Annotated[int, _option("Steps between two rows of train.log.jsonl.", min=1)], 20),
     "resume": (Annotated[bool, _option("Go on with the run in -o, exactly as if it had not stopped.", "--resume")], False),
     "plot": (Annotated[str | None, _option("Draw the log into this .png, .svg or .pdf.", metavar="FILE")], None),
-    "device": (Annotated[str, _option("auto, cpu, cuda or mps.")], "auto"),
+    "device": (Annotated[str, _option("auto, cpu, cuda, cuda:N or mps.")], "auto"),
     "seed": (Annotated[int, _option("Fixes initialisation, sampling and order.")], 0),
 }
 
 
 def _running(**defaults: Any) -> Callable[[Callable[..., None]], Callable[..., None]]:
-    """Gives a command the flags of `Run` as its parameter `run`, some with another default."""
+    """Gives a command the flags of `Run` as its parameter `run`; `defaults` are those of this command that differ."""
     flags = {name: (annotation, defaults.get(name, default)) for name, (annotation, default) in RUNS.items()}
     return lambda function: with_groups(function, {"run": (flags, Run)})
 
@@ -134,35 +109,21 @@ def ranker(
 ) -> None:
     """Train a ranker on records whose candidates have scores, or which people have judged.
 
-    PairRanker's checkpoint is for `pair --model DIR`, the others' for `score --metric KIND:DIR`. Under `accelerate launch -m
-    blendkit train ranker …` the records of a step are shared among processes.
+    PairRanker's checkpoint is for `pair --model DIR`, the others' for `score --metric KIND:DIR`. Records with the same x and the
+    same id, or without an id, are joined, within a file and over several. Under `torchrun -m blendkit train ranker …` processes
+    share the records of a step.
 
     Example: blendkit train ranker -i train.jsonl.gz --label bertscore --backbone microsoft/deberta-v3-base -o my-ranker
     """
-    if not input:
-        raise UsageError("no training data: -i FILE, records whose candidates have scores")
-    if not label and not human:
-        raise UsageError("no label: --label NAME, a score of the candidates, or --human FIELD")
+    from blendkit.api import train_ranker
 
-    from blendkit.training.examples import Labels, Pairing
-    from blendkit.training.kinds import NewRanker, new_trainee
-
-    run.check(input)
-    # People's preferences alone are one task.
-    labels = Labels(tuple(label or ("",)), human, log_odds, with_reference, margin)
-    pairing = Pairing(subsampling, pairs_per_input, margin, ties=loss == "soft", balanced=balance_length)
-    examples = [example for example in _read(input, labels.read) if pairing.ties or len(set(map(tuple, example.labels))) > 1]
-    examples = [example for example in examples if pairing.ties or max(example.first()) - min(example.first()) > margin]
-    measured = _read([evaluation], Labels(labels.names, human, log_odds).read)[:eval_records] if evaluation else []
-    trainee = new_trainee(
-        kind,
-        NewRanker(
-            backbone, init, len(labels.names), loss, mode, candidates, source_maxlength, candidate_maxlength, positions, candidate_bias, run.micro_tokens,
-            checkpointing,
-        ),
-        pairing,
+    train_ranker(
+        _records(input, "records whose candidates have scores", run.plot), output, kind=kind, backbone=backbone, init=init, labels=label or (), human=human,
+        log_odds=log_odds, margin=margin, with_reference=with_reference, subsampling=subsampling, pairs_per_input=pairs_per_input,
+        balance_length=balance_length, candidates=candidates, loss=loss, mode=mode, source_maxlength=source_maxlength,
+        candidate_maxlength=candidate_maxlength, positions=positions, candidate_bias=candidate_bias, checkpointing=checkpointing,
+        evaluation=_records([evaluation]) if evaluation else None, eval_every=eval_every, eval_records=eval_records, patience=patience, **asdict(run),
     )  # fmt: skip
-    run.start(trainee, examples, output, measured, eval_every, patience)
 
 
 @app.command()
@@ -183,22 +144,16 @@ def fuser(
 ) -> None:
     """Train GenFuser to write the reference from x and the top candidates.
 
-    The checkpoint is for `fuse --model DIR`. Larger models are sharded by an accelerate config (FSDP) and `accelerate launch`.
+    The checkpoint is for `fuse --model DIR`.
 
     Example: blendkit train fuser -i ranked.jsonl.gz --ranks pairrm --backbone google/flan-t5-base --lora 16 -o my-fuser
     """
-    if not input:
-        raise UsageError("no training data: -i FILE, records with `ranks` and a reference")
+    from blendkit.api import train_fuser
 
-    from blendkit.training.fuser import FuserTrainee, fuser_examples
-
-    run.check(input)
-    examples = _read(input, lambda records: fuser_examples(records, ranks))
-    trainee = FuserTrainee(
-        backbone, k=top, random_k=random_top, lora=lora, max_length=max_length, candidate_maxlength=candidate_maxlength,
-        output_maxlength=output_maxlength, micro_tokens=run.micro_tokens, checkpointing=checkpointing,
+    train_fuser(
+        _records(input, "records with `ranks` and a reference", run.plot), output, backbone=backbone, ranks=ranks, top=top, random_top=random_top, lora=lora,
+        max_length=max_length, candidate_maxlength=candidate_maxlength, output_maxlength=output_maxlength, checkpointing=checkpointing, **asdict(run),
     )  # fmt: skip
-    run.start(trainee, examples, output)
 
 
 @app.command()
@@ -215,34 +170,30 @@ def generator(
 ) -> None:
     """Train a small causal language model from scratch on the stream's questions and answers.
 
-    Every candidate and the reference is an answer. The checkpoint is for `generate -m DIR`. It will not be good: a few million
-    weights and some thousand answers make sentences, not sense.
+    Every candidate and the reference is an answer. Records with the same x and the same id, or without an id, are joined. The
+    checkpoint is for `generate -m DIR`. It will not be good: a few million weights and some thousand answers make sentences, not
+    sense.
 
     Example: blendkit train generator -i train.jsonl.gz --width 192 --layers 6 -o tiny-lm
     """
-    if not input:
-        raise UsageError("no training data: -i FILE, records with answers")
-    if width % 32:
-        raise UsageError(f"--width {width}: expected a multiple of 32")
+    from blendkit.api import train_generator
 
-    from blendkit.training.language import LanguageTrainee, language_examples
+    train_generator(
+        _records(input, "records with answers", run.plot),
+        output,
+        vocabulary=vocabulary,
+        width=width,
+        layers=layers,
+        longest=longest,
+        answers=answers,
+        **asdict(run),
+    )
 
-    run.check(input)
-    examples = _read(input, language_examples)
-    trainee = LanguageTrainee(examples, vocabulary=vocabulary, width=width, layers=layers, answers=answers, longest=longest, micro_tokens=run.micro_tokens)
-    run.start(trainee, examples, output)
 
+def _records(paths: list[str] | None, wanted: str = "", plot: str | None = None) -> RecordFiles:
+    if not paths:
+        raise UsageError(f"no training data: -i FILE, {wanted}")
+    one_role_each([*(Role("-i", path) for path in paths), *([Role("--plot", plot, writes=True)] if plot else [])])
+    from blendkit.training.files import RecordFiles
 
-def _read(paths: list[str], examples_of: Any) -> Any:
-    """Examples of all files' records; a bad record is told by its file and line."""
-    records: list[Record] = []
-    for path in paths:
-        for line in Reader(path).records():
-            if isinstance(line, BadLine):
-                raise DataError(f"{path}:{line.number}: {line.error}")
-            try:
-                examples_of([line.record])
-            except RecordError as error:
-                raise DataError(f"{path}:{line.number}: {error}") from error
-            records.append(line.record)
-    return examples_of(records)
+    return RecordFiles(paths)

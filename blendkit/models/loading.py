@@ -159,8 +159,11 @@ def choose_device(name: str) -> torch.device:
         return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
     try:
         device = torch.device(name)
-    except RuntimeError as error:
-        raise UsageError(f"--device {name}: expected auto, cpu, cuda, cuda:N or mps") from error
+    except RuntimeError:
+        device = None
+    # torch knows more kinds, such as `meta`, that compute nothing here.
+    if device is None or device.type not in ("cpu", "cuda", "mps"):
+        raise UsageError(f"--device {name}: expected auto, cpu, cuda, cuda:N or mps")
     if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
         raise UsageError(f"--device {name}: this machine has {torch.cuda.device_count()} CUDA devices; try --device cpu")
     if device.type == "mps" and not torch.backends.mps.is_available():

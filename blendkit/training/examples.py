@@ -1,4 +1,4 @@
-"""Records into training examples: candidates with labels by Q functions or by people, and which pairs of them to learn from."""
+"""Turns records into training examples: candidates with labels by Q functions or by people, and the pairs to learn from."""
 
 from __future__ import annotations
 
@@ -7,19 +7,23 @@ import random
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from itertools import combinations
+from typing import Any
 
 from blendkit.errors import RecordError, UsageError
-from blendkit.records import Record, source_text
+from blendkit.records import Record, generated_only, source_text
 
 Pair = tuple[int, int]
-# A person's preference as a difference of labels, in log-odds: 88 % sure.
+# A person's preference counts as this difference of labels in log-odds, which is to be 88 % sure.
 HUMAN = 2.0
 VERDICTS = {"A": (HUMAN, 0.0), "B": (0.0, HUMAN), "tie": (0.0, 0.0)}
 
 
 @dataclass(frozen=True)
 class Example:
-    """One instruction: x, its candidates' texts, and a label for each candidate and task, higher is better, [N][T]."""
+    """One instruction: x, its candidates' texts, and a label for each candidate and task, higher is better, [N][T].
+
+    `id` is the record's, or x where it has none; it seeds random choices, and two examples may share it.
+    """
 
     id: str
     source: str
@@ -34,7 +38,7 @@ class Example:
 
 @dataclass(frozen=True)
 class Labels:
-    """Where labels come from: `candidates[].scores` of these names (a task each), and people's A, B or tie in a record's field.
+    """Says where labels come from: `candidates[].scores` of `names` (each a task), and people's A, B or tie in the field `human`.
 
     `log_odds`: the scores are probabilities, and are compared as log-odds. `with_reference` puts the reference into the pool,
     as good as the best candidate and `margin` more.
@@ -47,41 +51,43 @@ class Labels:
     margin: float = 0.0
 
     def read(self, records: Iterable[Record]) -> list[Example]:
-        """Examples of at least two labelled candidates; records of one id (the same x in several files) are one.
+        """Gives the examples with at least two labelled candidates.
+
+        Records with the same x and the same id, or without an id, are one example, as a data set may lie in several files. A
+        record that people judged stays by itself: its labels compare its two candidates with each other and with no others.
 
         Raises:
             RecordError: a label of the wrong kind.
         """
-        found: dict[str, Example] = {}
+        found: dict[tuple[str | None, ...], Example] = {}
         for record in records:
-            example = self._example(record)
+            judged = self.human is not None and self.human in record
+            example = self._judged(record) if judged else self._scored(record)
             if example is None:
                 continue
-            old = found.get(example.id)
-            if old is not None:
-                known = set(old.candidates)
-                new = [place for place, text in enumerate(example.candidates) if text not in known]
-                texts = old.candidates + [example.candidates[place] for place in new]
-                example = Example(old.id, old.source, texts, old.labels + [example.labels[place] for place in new], old.reference or example.reference)
-            found[example.id] = example
+            key = (record.get("id"), example.source, *(example.candidates if judged else ()))
+            found[key] = _joined(found[key], example) if key in found else example
         return [self._with_reference(example) for example in found.values() if len(example.candidates) > 1]
 
-    def _example(self, record: Record) -> Example | None:
-        candidates = [candidate for candidate in record.get("candidates", []) if not candidate.get("sources")]
-        reference = record.get("output")
-        if self.human is not None and self.human in record:
-            verdict = record[self.human]
-            if verdict not in VERDICTS or len(candidates) != 2:
-                raise RecordError(self.human, f"expected A, B or tie, and two candidates, got {verdict!r} and {len(candidates)}")
-            labels = [[value] * len(self.names) for value in VERDICTS[verdict]]
-            return Example(record["id"], source_text(record), [candidate["text"] for candidate in candidates], labels, reference)
+    def _judged(self, record: Record) -> Example:
+        field, texts = str(self.human), [candidate["text"] for candidate in _generated(record)]
+        verdict = record[field]
+        if not isinstance(verdict, str) or verdict not in VERDICTS or len(texts) != 2:
+            raise RecordError(field, f"expected A, B or tie, and two candidates, got {verdict!r} and {len(texts)}")
+        source = source_text(record)
+        return Example(record.get("id", source), source, texts, [[value] * len(self.names) for value in VERDICTS[verdict]], record.get("output"))
+
+    def _scored(self, record: Record) -> Example | None:
         rows: dict[str, list[float]] = {}
-        for candidate in candidates:
+        for candidate in _generated(record):
             scores = candidate.get("scores", {})
             values = [scores.get(name) for name in self.names]
             if all(value is not None for value in values):
                 rows[candidate["text"]] = [log_odds(value) if self.log_odds else float(value) for value in values]
-        return Example(record["id"], source_text(record), list(rows), list(rows.values()), reference) if rows else None
+        if not rows:
+            return None
+        source = source_text(record)
+        return Example(record.get("id", source), source, list(rows), list(rows.values()), record.get("output"))
 
     def _with_reference(self, example: Example) -> Example:
         if not self.with_reference or not example.reference or example.reference in example.candidates:
@@ -90,31 +96,44 @@ class Labels:
         return Example(example.id, example.source, [*example.candidates, example.reference], [*example.labels, best], example.reference)
 
 
+def _generated(record: Record) -> list[dict[str, Any]]:
+    candidates = record.get("candidates", [])
+    return [candidates[place] for place in generated_only(candidates)]
+
+
+def _joined(old: Example, new: Example) -> Example:
+    """Makes one example of two; a text that is in both keeps the labels of the first."""
+    known = set(old.candidates)
+    added = [place for place, text in enumerate(new.candidates) if text not in known]
+    texts = old.candidates + [new.candidates[place] for place in added]
+    return Example(old.id, old.source, texts, old.labels + [new.labels[place] for place in added], old.reference or new.reference)
+
+
 def log_odds(probability: float) -> float:
-    """log p/(1-p), with p kept within [1e-6, 1 - 1e-6], the precision of published preferences."""
+    """Gives log p/(1-p), with p kept within [1e-6, 1 - 1e-6], as published preferences have six digits."""
     p = min(max(probability, 1e-6), 1 - 1e-6)
     return math.log(p / (1 - p))
 
 
 def all_pair(pairs: list[Pair], labels: list[float], count: int, rng: random.Random) -> list[Pair]:
-    """Every pair."""
+    """Takes every pair."""
     return pairs
 
 
 def random_pairs(pairs: list[Pair], labels: list[float], count: int, rng: random.Random) -> list[Pair]:
-    """`count` pairs, drawn at random."""
+    """Draws `count` pairs at random."""
     return rng.sample(pairs, min(count, len(pairs)))
 
 
 def top_bottom(pairs: list[Pair], labels: list[float], count: int, rng: random.Random) -> list[Pair]:
-    """The best with the worst, the second best with the second worst, and so on."""
+    """Pairs the best with the worst, the second best with the second worst, and so on."""
     order = sorted(range(len(labels)), key=lambda place: -labels[place])
     there = set(pairs)
     return [pair for k in range(min(count, len(order) // 2)) if (pair := (order[k], order[-1 - k])) in there]
 
 
 def uniform(pairs: list[Pair], labels: list[float], count: int, rng: random.Random) -> list[Pair]:
-    """`count` pairs evenly spread over all differences in label, from the smallest to the largest."""
+    """Takes `count` pairs that are evenly spread over the differences in label, from the smallest to the largest."""
     ordered = sorted(pairs, key=lambda pair: labels[pair[0]] - labels[pair[1]])
     if count >= len(ordered):
         return ordered
@@ -131,9 +150,11 @@ SUBSAMPLING: dict[str, Callable[[list[Pair], list[float], int, random.Random], l
 
 @dataclass(frozen=True)
 class Pairing:
-    """Which pairs of an example are learnt from: `mode` of SUBSAMPLING, `count` of them, labels more than `margin` apart (or any: `ties`).
+    """Says which pairs of an example are learnt from: `count` pairs, chosen by `mode` (a name in SUBSAMPLING).
 
-    `balanced`: as far as there are such pairs, in half of them the shorter candidate is the better one.
+    Labels must be more than `margin` apart; with `ties`, any pair will do.
+
+    With `balanced`, the shorter candidate is the better one in half of the pairs, as far as there are such pairs.
     """
 
     mode: str = "random"
@@ -145,9 +166,11 @@ class Pairing:
     def __post_init__(self) -> None:
         if self.mode not in SUBSAMPLING:
             raise UsageError(f"--subsampling {self.mode}: expected one of {', '.join(SUBSAMPLING)}")
+        if self.count < 1:
+            raise UsageError(f"--pairs-per-input {self.count}: expected at least 1")
 
     def of(self, example: Example, rng: random.Random) -> list[Pair]:
-        """(better, worse) by the first task, in no order where they tie."""
+        """Gives pairs (better, worse) by the first task; where the two tie, their order means nothing."""
         labels = example.first()
         pairs = [(i, j) if labels[i] >= labels[j] else (j, i) for i, j in combinations(range(len(labels)), 2)]
         if not self.ties:

@@ -1,9 +1,9 @@
-"""Training GenFuser (LLM-Blender, section 4): x and the top candidates in, the reference out; any seq2seq or causal model, LoRA as an option."""
+"""Training GenFuser (LLM-Blender, section 4): a seq2seq or causal model reads x and the top candidates, and learns to write the reference."""
 
 from __future__ import annotations
 
 import random
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +19,8 @@ from blendkit.models.reading import padded
 from blendkit.models.text_tokenizer import TextTokenizer
 from blendkit.records import Record, source_text
 from blendkit.training.examples import Example
-from blendkit.training.loop import Part, Trainee
+from blendkit.training.micro_batches import micro_batches
+from blendkit.training.trainee import Part, Trainee
 
 IGNORED = -100
 
@@ -54,18 +55,13 @@ class FuserTrainee(Trainee):
         self.lengths = max_length, candidate_maxlength, output_maxlength
 
     def parts(self, examples: Sequence[Example], rng: random.Random) -> list[Part]:
-        """One row a record, rows of like length together."""
-        rows = sorted((self._row(example, rng) for example in examples), key=lambda row: len(row[0]) + len(row[1]))
-        parts: list[Part] = []
-        for row in rows:
-            length = len(row[0]) + len(row[1])
-            if not parts or length * (len(parts[-1].inputs) + 1) > self.micro_tokens:
-                parts.append(Part([], 0.0, 0))
-            part = parts[-1]
-            part.inputs.append(row)
-            part.count += len(row[1])
-            part.tokens += length
-        return parts
+        """Makes one row of each record, and puts rows of like length together."""
+        rows = [self._row(example, rng) for example in examples]
+        lengths = [len(prompt) + len(target) for prompt, target in rows]
+        return [
+            Part([rows[place] for place in places], float(sum(len(rows[place][1]) for place in places)), sum(lengths[place] for place in places))
+            for places in micro_batches(lengths, self.micro_tokens)
+        ]
 
     def _row(self, example: Example, rng: random.Random) -> tuple[list[int], list[int]]:
         max_length, candidate_maxlength, output_maxlength = self.lengths
@@ -77,7 +73,7 @@ class FuserTrainee(Trainee):
         return ids, [*target, self.tokenizer.eos_token_id]
 
     def forward(self, part: Part) -> Tensor:
-        """Summed cross-entropy of the reference's tokens."""
+        """Sums the cross-entropy over the reference's tokens."""
         device = next(self.model.parameters()).device
         prompts, targets = ([row[side] for row in part.inputs] for side in (0, 1))
         pad = self.tokenizer.pad_token_id if self.tokenizer.pad_token_id is not None else self.tokenizer.eos_token_id
@@ -91,11 +87,11 @@ class FuserTrainee(Trainee):
         return functional.cross_entropy(logits.flatten(0, 1).float(), labels.flatten(), ignore_index=IGNORED, reduction="sum")
 
     def scores(self, example: Example, rng: random.Random) -> None:
-        """A fuser writes, and scores nothing."""
+        """Gives nothing, as a fuser writes and scores no candidate."""
         return
 
     def save(self, folder: Path) -> None:
-        """The Hugging Face layout, adapters merged in."""
+        """Writes the Hugging Face layout, with the adapters merged in."""
         model = self.model
         if hasattr(model, "merge_and_unload"):
             import copy
@@ -105,8 +101,10 @@ class FuserTrainee(Trainee):
         self.tokenizer.save_pretrained(folder)
 
 
-def fuser_examples(records: list[Record], ranks: str) -> list[Example]:
-    """Records with a reference as examples, candidates best first by `ranks[ranks]`; instruction and input are kept apart in `source`.
+def fuser_examples(records: Iterable[Record], ranks: str) -> list[Example]:
+    """Makes examples of records with a reference, candidates best first by `ranks[ranks]`.
+
+    In an example's `source`, instruction and input are parted by a NUL, as the prompt shows each in its place.
 
     Raises:
         RecordError: a record has no reference or no such ranks.
@@ -121,7 +119,7 @@ def fuser_examples(records: list[Record], ranks: str) -> list[Example]:
             raise RecordError(f"ranks.{ranks}", f"not there, found {known}; `blendkit rank` writes ranks")
         order = sorted(range(len(places)), key=lambda index: places[index])
         source = "\0" + source_text(record) if record.get("messages") else f"{record.get('instruction') or ''}\0{record.get('input') or ''}"
-        found.append(Example(record["id"], source, [record["candidates"][index]["text"] for index in order], [], record["output"]))
+        found.append(Example(record.get("id", source), source, [record["candidates"][index]["text"] for index in order], [], record["output"]))
     return found
 
 

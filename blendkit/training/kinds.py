@@ -9,14 +9,14 @@ from blendkit.errors import UsageError
 
 if TYPE_CHECKING:
     from blendkit.training.examples import Pairing
-    from blendkit.training.loop import Trainee
+    from blendkit.training.trainee import Trainee
 
 KINDS = ("pairranker", "summareranker", "simcls", "reward")
 
 
 @dataclass(frozen=True)
 class NewRanker:
-    """What a ranker starts from and how it reads; each kind takes its own. Lengths are in tokens, None the kind's own."""
+    """What a ranker starts from and how it reads; each kind takes what concerns it. Lengths are in tokens; None is the kind's default."""
 
     backbone: str | None = None
     init: str | None = None
@@ -33,7 +33,7 @@ class NewRanker:
 
 
 def new_trainee(kind: str, new: NewRanker, pairing: Pairing) -> Trainee:
-    """A ranker ready to be trained.
+    """Makes a ranker that is ready to be trained.
 
     Raises:
         UsageError: there is no such kind, or a setting that it does not have.

@@ -1,6 +1,6 @@
-"""Training a small causal language model from scratch on questions and answers, for generators that fit into a package.
+"""Training a small causal language model from scratch on questions and answers: the generators that are shipped are made so.
 
-One question and one answer a sequence, `<user> x <assistant> answer <end>`, with a byte-level BPE vocabulary of its own.
+A sequence holds one question and one answer, `<user> x <assistant> answer <end>`, in a byte-level BPE vocabulary of its own.
 """
 
 from __future__ import annotations
@@ -17,7 +17,8 @@ from blendkit.models.reading import padded
 from blendkit.models.text_tokenizer import TextTokenizer
 from blendkit.records import Record, source_text
 from blendkit.training.examples import Example
-from blendkit.training.loop import Part, Trainee
+from blendkit.training.micro_batches import micro_batches
+from blendkit.training.trainee import Part, Trainee
 
 PAD, END, USER, ASSISTANT = "<pad>", "<end>", "<user>", "<assistant>"
 TEMPLATE = (
@@ -29,16 +30,20 @@ NEVER_TWICE = 5  # tokens in a row
 
 
 def language_examples(records: Iterable[Record]) -> list[Example]:
-    """Questions with their answers: the reference and every candidate's text that is not empty."""
-    found: dict[str, Example] = {}
+    """Gives questions with their answers, which are the reference and every candidate's text that is not empty.
+
+    Records with the same x and the same id, or without an id, are one question.
+    """
+    found: dict[tuple[str | None, str], Example] = {}
     for record in records:
         texts = [candidate["text"] for candidate in record.get("candidates", [])] + [record.get("output") or ""]
-        answers = list(dict.fromkeys(text.strip() for text in texts if text.strip()))
-        old = found.get(record["id"])
-        if old is not None:
-            answers = list(dict.fromkeys([*old.candidates, *answers]))
-        if answers:
-            found[record["id"]] = Example(record["id"], source_text(record), answers, [])
+        answers = [text.strip() for text in texts if text.strip()]
+        if not answers:
+            continue
+        source = source_text(record)
+        key = (record.get("id"), source)
+        known = found[key].candidates if key in found else []
+        found[key] = Example(record.get("id", source), source, list(dict.fromkeys([*known, *answers])), [])
     return list(found.values())
 
 
@@ -64,7 +69,7 @@ class LanguageTrainee(Trainee):
         self.answers, self.longest, self.micro_tokens = answers, longest, micro_tokens
 
     def parts(self, examples: Sequence[Example], rng: random.Random) -> list[Part]:
-        """Sequences of like length together."""
+        """Makes a sequence of each answer that fits, and puts sequences of like length together."""
         rows = []
         for example in examples:
             question = self.texts.read(f"{USER}{self.texts.material(example.source)}{ASSISTANT}")[-self.longest // 2 :]
@@ -77,18 +82,15 @@ class LanguageTrainee(Trainee):
                 if len(row) <= self.longest:
                     rows.append(row)
                     fitting += 1
-        rows.sort(key=len)
-        parts: list[Part] = []
-        for row in rows:
-            if not parts or len(row) * (len(parts[-1].inputs) + 1) > self.micro_tokens:
-                parts.append(Part([], 0.0, 0))
-            parts[-1].inputs.append(row)
-            parts[-1].count += len(row) - 1
-            parts[-1].tokens += len(row)
+        parts = []
+        for places in micro_batches([len(row) for row in rows], self.micro_tokens):
+            chosen = [rows[place] for place in places]
+            tokens = sum(len(row) for row in chosen)
+            parts.append(Part(chosen, float(tokens - len(chosen)), tokens))
         return parts
 
     def forward(self, part: Part) -> Tensor:
-        """Summed cross-entropy of all tokens but the first, the question's too: there is not that much to learn words from."""
+        """Sums the cross-entropy over all tokens but the first. The question's tokens count, too, as there is little text to learn words from."""
         device = next(self.model.parameters()).device
         inputs = {key: value.to(device) for key, value in padded(part.inputs, self.tokenizer.pad_token_id).items()}
         labels = inputs["input_ids"].masked_fill(inputs["attention_mask"] == 0, IGNORED)[:, 1:]
@@ -96,11 +98,11 @@ class LanguageTrainee(Trainee):
         return functional.cross_entropy(logits.flatten(0, 1).float(), labels.flatten(), ignore_index=IGNORED, reduction="sum")
 
     def scores(self, example: Example, rng: random.Random) -> None:
-        """A generator writes, and scores nothing."""
+        """Gives nothing, as a generator writes and scores no candidate."""
         return
 
     def save(self, folder: Path) -> None:
-        """The Hugging Face layout in float16, with how to generate: an end, and no run of tokens twice, so that it cannot loop."""
+        """Writes the Hugging Face layout in float16. Its generation config names the end, and forbids a run of tokens to come twice, which is a loop."""
         import copy
 
         from transformers import GenerationConfig
@@ -113,7 +115,7 @@ class LanguageTrainee(Trainee):
 
 
 def new_tokenizer(texts: Iterable[str], vocabulary: int, longest: int) -> Any:
-    """A byte-level BPE tokenizer of the texts, with the template of the sequences above."""
+    """Trains a byte-level BPE tokenizer on the texts; its chat template writes the sequences above."""
     from tokenizers import ByteLevelBPETokenizer
     from transformers import PreTrainedTokenizerFast
 

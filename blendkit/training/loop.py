@@ -1,65 +1,45 @@
 """The loop that all kinds of training share: batches, optimizer, log, evaluation, early stop, exact resume.
 
 Every random choice of a step comes from the seed and the step's number alone, and what a step needs from the past is in one
-file, so that a run that was killed goes on as if nothing had been. Accelerate brings bfloat16 and, under `accelerate launch`,
-several processes: each takes its share of a step's examples.
+file, so that a run that was killed goes on as if nothing had been. Under `torchrun` several processes train together, and each
+takes its share of a step's examples.
 """
 
 from __future__ import annotations
 
-import json
 import math
-import os
 import random
 import time
-from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from contextlib import nullcontext
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from scipy import stats
-from torch import Tensor, nn
+from torch import Tensor
 
-from blendkit.errors import DataError, NoInputError, UsageError
+from blendkit.errors import DataError, OutOfMemory, OutputError, UsageError
 from blendkit.seeding import seeded
 from blendkit.training.examples import Example
+from blendkit.training.measure import evaluate
+from blendkit.training.processes import Processes, processes_on, training_device
+from blendkit.training.state import LOG, Settings, TrainingState, add_row, cut_log, fingerprint_of, load_state, save_checkpoint, save_state
+from blendkit.training.trainee import Trainee
 
-STATE = "training.state.pt"
-LOG = "train.log.jsonl"
-
-
-@dataclass
-class Part:
-    """What goes through the network at a time; `count` is how many terms its loss sums."""
-
-    inputs: Any
-    count: float
-    tokens: int
-
-
-class Trainee(nn.Module, ABC):
-    """One kind of model in training. Its forward gives the summed loss of a part."""
-
-    @abstractmethod
-    def parts(self, examples: Sequence[Example], rng: random.Random) -> list[Part]:
-        """The examples of a step, cut into what fits in memory."""
-
-    @abstractmethod
-    def scores(self, example: Example, rng: random.Random) -> list[float] | None:
-        """Scores of the example's candidates, for the evaluation; None for a model that gives none."""
-
-    @abstractmethod
-    def save(self, folder: Path) -> None:
-        """Writes a checkpoint that the commands load."""
+# A resumed run may run elsewhere, and may save more often: its weights are the same.
+FREE = ("device", "save_every")
 
 
 @dataclass(frozen=True)
 class TrainOptions:
-    """How to train; the same options, data and torch build give the same weights. `average` above 0 keeps an exponential mean of the weights."""
+    """How to train; the same options, data and torch build give the same weights. `average` above 0 keeps an exponential mean of the weights.
+
+    Raises:
+        UsageError: a number is out of its range.
+    """
 
     steps: int = 1000
     examples_per_step: int = 4
@@ -75,148 +55,164 @@ class TrainOptions:
     device: str = "auto"
     bfloat16: bool = True
 
-
-@dataclass
-class Progress:
-    """Where a run stands."""
-
-    step: int = 0
-    best: float = -math.inf
-    since_best: int = 0
-    tokens: int = 0
-    seconds: float = 0.0
-    losses: list[float] = field(default_factory=list)
+    def __post_init__(self) -> None:
+        least = {"steps": 1, "examples_per_step": 1, "save_every": 1, "log_every": 1, "eval_every": 0, "patience": 0}
+        for name, bound in least.items():
+            if getattr(self, name) < bound:
+                raise UsageError(f"{name}: expected at least {bound}, got {getattr(self, name)}")
+        if not 0 < self.learning_rate < math.inf:
+            raise UsageError(f"learning_rate: expected a number above 0, got {self.learning_rate}")
+        if not 0 <= self.average < 1:
+            raise UsageError(f"average: expected a number from 0 to below 1, got {self.average}")
 
 
-def train(trainee: Trainee, examples: Sequence[Example], options: TrainOptions, out: Path, evaluation: Sequence[Example] = (), resume: bool = False) -> None:
+def train(
+    trainee: Trainee, examples: Sequence[Example], options: TrainOptions, out: Path, *, settings: Settings, evaluation: Sequence[Example] = (),
+    resume: bool = False,
+) -> None:  # fmt: skip
     """Trains in place. The checkpoint in `out` is the best by the evaluation's Spearman, or the last where there is none.
+
+    `settings` name what decides the weights beside options and data, such as the kind of model and its loss; `resume` refuses a
+    run that had others.
 
     Raises:
         DataError: there is nothing to train on.
-        UsageError: `resume` without a state in `out`, or with other options.
+        NoInputError: `resume` without a state in `out`, or with a damaged one.
+        UsageError: `resume` of a run with other options, settings or data; or no such device.
+        OutputError: `out` cannot be written.
+        OutOfMemory: a part of a step does not fit.
     """
     if not examples:
         raise DataError("nothing to train on: no record has two candidates with labels that differ")
-    from accelerate import Accelerator
-    from accelerate.utils import DistributedDataParallelKwargs, set_seed
     from transformers.utils import logging
 
     logging.disable_progress_bar()
+    processes = processes_on(training_device(options.device))
+    if options.examples_per_step < processes.count:
+        raise UsageError(f"--records-per-step {options.examples_per_step}: expected at least one for each of {processes.count} processes")
+    data = {"training data": fingerprint_of(examples), "evaluation data": fingerprint_of(evaluation), "number of processes": processes.count}
+    decides = {name: value for name, value in asdict(options).items() if name not in FREE} | dict(settings) | data
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+        _Training(trainee, examples, evaluation, options, decides, out, processes).go(resume)
+    except OSError as error:
+        raise OutputError(f"{out}: cannot write: {error.strerror or error}") from error
+    except torch.OutOfMemoryError as error:
+        raise OutOfMemory("not enough memory for a part of a step: lower --micro-tokens, or take --checkpointing") from error
 
-    cpu = options.device == "cpu" or (options.device == "auto" and not torch.cuda.is_available())
-    # An encoder's pooler, say, has no part in the loss.
-    several = DistributedDataParallelKwargs(find_unused_parameters=True)
-    accelerator = Accelerator(cpu=cpu, mixed_precision="bf16" if options.bfloat16 else "no", kwargs_handlers=[several])
-    if options.examples_per_step < accelerator.num_processes:
-        raise UsageError(f"--records-per-step {options.examples_per_step}: expected at least one for each of {accelerator.num_processes} processes")
-    set_seed(options.seed)
-    optimizer = torch.optim.AdamW(trainee.parameters(), lr=options.learning_rate, weight_decay=options.weight_decay, fused=True)
-    network, optimizer = accelerator.prepare(trainee, optimizer)
-    average = {key: value.detach().clone() for key, value in _weights(trainee).items()} if options.average else None
-    progress = Progress()
-    out.mkdir(parents=True, exist_ok=True)
-    if resume:
-        progress = _resumed(out, trainee, optimizer, average, options)
-        _cut_log(out / LOG, progress.step)
-    elif (out / LOG).exists():
-        (out / LOG).unlink()
-    started = time.monotonic() - progress.seconds
-    for step in range(progress.step + 1, options.steps + 1):
-        for group in optimizer.param_groups:
+
+class _Training:
+    """One training: what its steps share."""
+
+    def __init__(
+        self, trainee: Trainee, examples: Sequence[Example], evaluation: Sequence[Example], options: TrainOptions, decides: Settings, out: Path,
+        processes: Processes,
+    ) -> None:  # fmt: skip
+        self.trainee, self.examples, self.evaluation, self.options = trainee.to(processes.device), examples, evaluation, options
+        self.decides, self.out, self.processes = decides, out, processes
+        self.optimizer = torch.optim.AdamW(trainee.parameters(), lr=options.learning_rate, weight_decay=options.weight_decay, fused=True)
+        self.network = processes.joined(trainee)
+        self.average = {key: value.detach().clone() for key, value in _weights(trainee).items()} if options.average else None
+        self.state = TrainingState()
+
+    def go(self, resume: bool) -> None:
+        """All steps that are left."""
+        if resume:
+            self.state = load_state(self.out, self.decides, self.trainee, self.optimizer, self.average)
+        # No process writes the log before all have read what a killed run left.
+        self.processes.wait()
+        if self.processes.is_main:
+            if resume:
+                cut_log(self.out, self.state.step)
+            else:
+                (self.out / LOG).unlink(missing_ok=True)
+        started = time.monotonic() - self.state.seconds
+        for step in range(self.state.step + 1, self.options.steps + 1):
+            loss, tokens = self._update(step)
+            self.state.step, self.state.tokens, self.state.seconds = step, self.state.tokens + tokens, time.monotonic() - started
+            self.state.losses.append(loss)
+            if self._after(step):
+                break
+        self.trainee.eval()
+        # The checkpoint is whole when any process goes on.
+        self.processes.wait()
+
+    def _update(self, step: int) -> tuple[float, int]:
+        """One update of the weights; the mean loss of all its terms, and its tokens, over all processes."""
+        options, processes = self.options, self.processes
+        for group in self.optimizer.param_groups:
             group["lr"] = options.learning_rate * warm_up_and_decay(step / options.steps, options.warmup)
-        loss, tokens = _step(accelerator, network, trainee, optimizer, batch_of(examples, options, step), step, options)
-        if average is not None:
-            for key, value in _weights(trainee).items():
-                average[key].lerp_(value.detach(), 1 - options.average)
-        progress.step, progress.tokens, progress.seconds = step, progress.tokens + tokens, time.monotonic() - started
-        progress.losses.append(loss)
+        torch.manual_seed(seeded(options.seed, "dropout", str(step), str(processes.index)))
+        rng = random.Random(seeded(options.seed, "step", str(step), str(processes.index)))
+        self.trainee.train()
+        batch = batch_of(self.examples, options, step)
+        parts = self.trainee.parts(batch[processes.index :: processes.count], rng)
+        # Gradients travel together: where one process's records have no pair to learn from, all of them pass this step over.
+        if float(processes.total(float(not parts))):
+            parts = []
+        terms = processes.total(float(sum(part.count for part in parts))).clamp_min(1.0)
+        summed = torch.zeros((), device=processes.device)
+        for number, part in enumerate(parts):
+            # Gradients travel between processes with the last part only.
+            last = number == len(parts) - 1
+            with nullcontext() if last else processes.without_exchange(self.network), self._autocast():
+                loss = self.network(part).float() / terms
+                # The processes' gradients are averaged, and `terms` is of all of them.
+                (loss * processes.count).backward()
+            summed += loss.detach()
+        torch.nn.utils.clip_grad_norm_(self.trainee.parameters(), 1.0)
+        self.optimizer.step()
+        self.optimizer.zero_grad(set_to_none=True)
+        for key, value in _weights(self.trainee).items() if self.average is not None else ():
+            self.average[key].lerp_(value.detach(), 1 - options.average)  # type: ignore[index]
+        return float(processes.total(summed)), int(processes.total(sum(part.tokens for part in parts)))
+
+    def _autocast(self) -> torch.autocast:
+        return torch.autocast(self.processes.device.type, dtype=torch.bfloat16, enabled=self.options.bfloat16)
+
+    def _after(self, step: int) -> bool:
+        """Log, evaluation and what is saved after a step; True where the run stops early, in all processes alike."""
+        options, state, main = self.options, self.state, self.processes.is_main
         last = step == options.steps
         row: dict[str, Any] = {}
         if step % options.log_every == 0 or last:
-            row = {"loss": round(float(np.mean(progress.losses)), 5), "tokens": progress.tokens, "seconds": round(progress.seconds, 1)}
-            progress.losses = []
+            row = {"loss": round(float(np.mean(state.losses)), 5), "tokens": state.tokens, "seconds": round(state.seconds, 1)}
+            state.losses = []
         stop = False
-        if evaluation and ((options.eval_every and step % options.eval_every == 0) or last):
-            with _averaged(trainee, average):
-                row |= evaluate(trainee, evaluation, options.seed)
-                better = row["spearman"] > progress.best
-                progress.best, progress.since_best = (row["spearman"], 0) if better else (progress.best, progress.since_best + 1)
-                if better and accelerator.is_main_process:
-                    _save(trainee, out)
-            stop = bool(options.patience) and progress.since_best >= options.patience
-        if row and accelerator.is_main_process:
-            with (out / LOG).open("a") as log:
-                log.write(json.dumps({"step": step, **row}) + "\n")
-        if (step % options.save_every == 0 or last or stop) and accelerator.is_main_process:
-            if not evaluation:
-                with _averaged(trainee, average):
-                    _save(trainee, out)
-            _keep(out, trainee, optimizer, average, progress, options)
-        if stop:
-            break
-    trainee.eval()
-
-
-def _step(accelerator: Any, network: Any, trainee: Trainee, optimizer: Any, batch: list[Example], step: int, options: TrainOptions) -> tuple[float, int]:
-    """One update; the mean loss of all its terms, and its tokens."""
-    torch.manual_seed(seeded(options.seed, "dropout", str(step), str(accelerator.process_index)))
-    rng = random.Random(seeded(options.seed, "step", str(step), str(accelerator.process_index)))
-    trainee.train()
-    parts = trainee.parts(batch[accelerator.process_index :: accelerator.num_processes], rng)
-    # Gradients travel together: where one process's records have no pair to learn from, all of them pass this step over.
-    if float(accelerator.reduce(torch.tensor(float(not parts), device=accelerator.device))):
-        parts = []
-    terms = accelerator.reduce(torch.tensor(float(sum(part.count for part in parts)), device=accelerator.device)).clamp_min(1.0)
-    summed = torch.zeros((), device=accelerator.device)
-    for number, part in enumerate(parts):
-        # Gradients travel between processes with the last part only.
-        with nullcontext() if number == len(parts) - 1 else accelerator.no_sync(network), accelerator.autocast():
-            loss = network(part) / terms
-            accelerator.backward(loss * accelerator.num_processes)
-        summed += loss.detach()
-    accelerator.clip_grad_norm_(network.parameters(), 1.0)
-    optimizer.step()
-    optimizer.zero_grad(set_to_none=True)
-    return float(accelerator.reduce(summed)), sum(part.tokens for part in parts) * accelerator.num_processes
+        if self.evaluation and ((options.eval_every and step % options.eval_every == 0) or last):
+            with _averaged(self.trainee, self.average):
+                row |= evaluate(self.trainee, self.evaluation, options.seed, self.processes)
+                better = row["spearman"] > state.best
+                state.best, state.since_best = (row["spearman"], 0) if better else (state.best, state.since_best + 1)
+                if better and main:
+                    save_checkpoint(self.trainee, self.out)
+            stop = bool(options.patience) and state.since_best >= options.patience
+        if row and main:
+            add_row(self.out, {"step": step, **row})
+        if (step % options.save_every == 0 or last or stop) and main:
+            if not self.evaluation:
+                with _averaged(self.trainee, self.average):
+                    save_checkpoint(self.trainee, self.out)
+            save_state(self.out, state, self.decides, self.trainee, self.optimizer, self.average)
+        return stop
 
 
 def batch_of(examples: Sequence[Example], options: TrainOptions, step: int) -> list[Example]:
     """The examples of a step: every example comes once an epoch, in a new order each time; a short last batch is left out."""
     size = min(options.examples_per_step, len(examples))
     epoch, place = divmod(step - 1, len(examples) // size)
-    order = random.Random(seeded(options.seed, "epoch", str(epoch))).sample(range(len(examples)), len(examples))
-    return [examples[number] for number in order[place * size : (place + 1) * size]]
+    return [examples[number] for number in _order(options.seed, epoch, len(examples))[place * size : (place + 1) * size]]
+
+
+@lru_cache(maxsize=1)
+def _order(seed: int, epoch: int, count: int) -> list[int]:
+    """The order of an epoch, drawn once for all its steps."""
+    return random.Random(seeded(seed, "epoch", str(epoch))).sample(range(count), count)
 
 
 def warm_up_and_decay(progress: float, warmup: float) -> float:
     """The learning rate's factor: linear up to 1 at `warmup`, linear down to 0 at the end."""
     return progress / warmup if progress < warmup else (1 - progress) / (1 - warmup)
-
-
-@torch.no_grad()
-def evaluate(trainee: Trainee, examples: Sequence[Example], seed: int) -> dict[str, float]:
-    """Against the first task's labels: pair accuracy (of pairs that differ), mean Spearman, and the label's mean rank of the top choice."""
-    trainee.eval()
-    right = pairs = 0.0
-    spearman, ranks = [], []
-    for example in examples:
-        scores = trainee.scores(example, random.Random(seeded(seed, "evaluation", example.id)))
-        if scores is None:
-            raise UsageError("this kind of model gives candidates no scores: leave --eval out")
-        labels, found = np.array(example.first()), np.array(scores)
-        truth, guess = np.sign(labels[:, None] - labels), np.sign(found[:, None] - found)
-        right += float(((truth == guess) & (truth > 0)).sum() + 0.5 * ((guess == 0) & (truth > 0)).sum())
-        pairs += float((truth > 0).sum())
-        if len(set(labels)) > 1:
-            value = stats.spearmanr(found, labels).statistic if len(set(scores)) > 1 else 0.0
-            spearman.append(100 * float(value))
-        ranks.append(1 + float((labels > labels[int(found.argmax())]).sum()))
-    trainee.train()
-    return {
-        "pair_accuracy": round(100 * right / max(1.0, pairs), 2),
-        "spearman": round(float(np.mean(spearman)), 2) if spearman else 0.0,
-        "oracle_rank": round(float(np.mean(ranks)), 3),
-    }
 
 
 def _weights(trainee: Trainee) -> dict[str, Tensor]:
@@ -238,46 +234,3 @@ class _averaged:
     def __exit__(self, *ending: object) -> None:
         if self.average is not None:
             self.trainee.load_state_dict(self.kept, strict=False)
-
-
-def _save(trainee: Trainee, out: Path) -> None:
-    """The checkpoint, for whom the user's umask lets read it; the libraries that write it have modes of their own."""
-    trainee.save(out)
-    os.umask(mask := os.umask(0))
-    for path in out.iterdir():
-        if path.is_file():
-            path.chmod(0o666 & ~mask)
-
-
-def _keep(out: Path, trainee: Trainee, optimizer: Any, average: dict[str, Tensor] | None, progress: Progress, options: TrainOptions) -> None:
-    """Everything that a resumed run needs, in one file that is whole or not there."""
-    state = {"progress": asdict(progress), "options": asdict(options), "weights": trainee.state_dict(), "optimizer": optimizer.state_dict(), "average": average}
-    torch.save(state, out / f"{STATE}.new")
-    os.replace(out / f"{STATE}.new", out / STATE)
-
-
-def _resumed(out: Path, trainee: Trainee, optimizer: Any, average: dict[str, Tensor] | None, options: TrainOptions) -> Progress:
-    try:
-        state = torch.load(out / STATE, map_location="cpu", weights_only=True)
-    except FileNotFoundError as error:
-        raise NoInputError(f"--resume: no {STATE} in {out}; a run writes it every {options.save_every} steps") from error
-    different = [key for key, value in asdict(options).items() if key not in ("device", "save_every") and state["options"][key] != value]
-    if different:
-        raise UsageError(f"--resume: the run in {out} had other values of {', '.join(different)}")
-    trainee.load_state_dict(state["weights"])
-    optimizer.load_state_dict(state["optimizer"])
-    if average is not None:
-        for key, value in state["average"].items():
-            average[key].copy_(value)
-    return Progress(**state["progress"])
-
-
-def _cut_log(path: Path, step: int) -> None:
-    """Leaves the rows up to the step that the state is of."""
-    rows = [line for line in path.read_text().splitlines() if json.loads(line)["step"] <= step] if path.exists() else []
-    path.write_text("".join(f"{row}\n" for row in rows))
-
-
-def log_rows(folder: Path) -> list[dict[str, Any]]:
-    """The rows of a run's log."""
-    return [json.loads(line) for line in (folder / LOG).read_text().splitlines()]

@@ -10,7 +10,7 @@ from torch.nn import functional
 
 
 def bce(left: Tensor, right: Tensor, left_labels: Tensor, right_labels: Tensor) -> Tensor:
-    """The paper's loss (section 3.2): is the left one better, is the right one better, each a question of its own."""
+    """The paper's loss (section 3.2): whether the left one is better and whether the right one is better are two questions."""
     is_left = functional.binary_cross_entropy_with_logits(left, (left_labels > right_labels).to(left.dtype), reduction="none")
     is_right = functional.binary_cross_entropy_with_logits(right, (right_labels > left_labels).to(right.dtype), reduction="none")
     return (is_left + is_right) / 2
@@ -35,7 +35,7 @@ PAIR_LOSSES = {"instructgpt": instructgpt, "bce": bce, "soft": soft, "mse": mse}
 
 
 def simcls(similarities: Tensor, reference: Tensor, labels: Tensor) -> Tensor:
-    """SimCLS's margin ranking (Liu and Liu 2021): the reference above all, and each above the worse by its distance in rank over N.
+    """SimCLS's margin ranking (Liu and Liu 2021): the reference above all, and each above a worse one by their distance in rank over N.
 
     `similarities` and `labels` are [B, N] (labels summed over tasks), `reference`, [B], is the reference's similarity.
     """
@@ -49,5 +49,5 @@ def simcls(similarities: Tensor, reference: Tensor, labels: Tensor) -> Tensor:
 
 
 def best_or_not(logits: Tensor, labels: Tensor) -> Tensor:
-    """SummaReranker's loss (Ravaut et al. 2022): for each task, is this candidate the best of those at hand? Both [N, T]."""
+    """SummaReranker's loss (Ravaut et al. 2022): for each task, a candidate is the best of its group or is not. Both are [N, T]."""
     return functional.binary_cross_entropy_with_logits(logits, (labels == labels.amax(dim=0)).to(logits.dtype))

@@ -27,8 +27,9 @@ from blendkit.models.pairrm import PairRM, PairRMConfig, save_pairrm
 from blendkit.models.pretrained import pretrained
 from blendkit.rankers.pair_inputs import MARKERS, PairInputs, Segment
 from blendkit.training.examples import Example, Pairing
-from blendkit.training.loop import Part, Trainee
 from blendkit.training.losses import PAIR_LOSSES
+from blendkit.training.micro_batches import micro_batches
+from blendkit.training.trainee import Part, Trainee
 
 NEWLINE = "\N{SYMBOL FOR NEWLINE}"
 Rows = list[list[Segment]]
@@ -55,10 +56,10 @@ class PairRankerTrainee(Trainee):
         self.mode, self.candidates, self.micro_tokens = mode, candidates, micro_tokens
         without_attention_dropout(model)
         self.inputs = PairInputs(tokenizer, model.config)
-        self._ids: dict[str, tuple[tuple[int, ...], list[tuple[int, ...]]]] = {}
+        self._ids: dict[tuple[str, ...], tuple[tuple[int, ...], list[tuple[int, ...]]]] = {}
 
     def parts(self, examples: Sequence[Example], rng: random.Random) -> list[Part]:
-        """By mode: rows of pairs of like length, or a record's candidates one by one."""
+        """Gives groups of pairs of like length; in `singles`, a part holds one record's candidates."""
         return self._single_parts(examples, rng) if self.mode == "singles" else self._pair_parts(examples, rng)
 
     def _single_parts(self, examples: Sequence[Example], rng: random.Random) -> list[Part]:
@@ -80,16 +81,15 @@ class PairRankerTrainee(Trainee):
             for pair in self.pairing.of(example, rng):
                 first, second = pair if rng.random() < 0.5 else pair[::-1]
                 rows.append((self.inputs.pair(source, candidates[first], candidates[second]), example.labels[first], example.labels[second]))
-        rows.sort(key=lambda row: _tokens([row[0]]))
         parts = []
-        for part in _micro_batches([_tokens([row]) for row, _, _ in rows], self.micro_tokens):
-            chosen = [rows[place] for place in part]
+        for places in micro_batches([_tokens([row]) for row, _, _ in rows], self.micro_tokens):
+            chosen = [rows[place] for place in places]
             segments, left, right = (list(column) for column in zip(*chosen, strict=True))
             parts.append(Part((segments, left, right), float(len(chosen)), _tokens(segments)))
         return parts
 
     def forward(self, part: Part) -> Tensor:
-        """The summed loss over pairs, mean over tasks; in `singles`, a record's mean."""
+        """Sums the loss over pairs and takes its mean over tasks; in `singles`, it is the mean over the record's pairs."""
         if self.mode == "singles":
             rows, labels, pairs = part.inputs
             scores = self._single_scores(rows)
@@ -102,7 +102,7 @@ class PairRankerTrainee(Trainee):
         return self.loss(firsts, seconds, first_labels, second_labels).mean(dim=1).sum()
 
     def scores(self, example: Example, rng: random.Random) -> list[float]:
-        """MaxLogits of every pair once, in a drawn order; in `singles`, the candidates' own scores."""
+        """Compares every pair once, in a drawn order, and gives MaxLogits; in `singles`, gives the candidates' own scores."""
         source, candidates = self._encoded(example)
         if self.mode == "singles":
             rows = [self.inputs.single(source, ids, 1) for ids in candidates]
@@ -110,33 +110,35 @@ class PairRankerTrainee(Trainee):
             return own
         pairs = [(i, j) if rng.random() < 0.5 else (j, i) for i in range(len(candidates)) for j in range(i + 1, len(candidates))]
         rows = [self.inputs.pair(source, candidates[i], candidates[j]) for i, j in pairs]
-        order = sorted(range(len(rows)), key=lambda place: _tokens([rows[place]]))
         logits = [0.0] * len(rows)
-        for part in _micro_batches([_tokens([rows[place]]) for place in order], self.micro_tokens):
-            left, right = self._pair_scores([rows[order[place]] for place in part])
-            for place, value in zip(part, (left - right).mean(dim=1).tolist(), strict=True):
-                logits[order[place]] = value
+        for places in micro_batches([_tokens([row]) for row in rows], self.micro_tokens):
+            left, right = self._pair_scores([rows[place] for place in places])
+            for place, value in zip(places, (left - right).mean(dim=1).tolist(), strict=True):
+                logits[place] = value
         m = matrix([(i, j, logit) for (i, j), logit in zip(pairs, logits, strict=True)], len(candidates))
         return [float(score) for score in max_logits(m)]
 
     def save(self, folder: Path) -> None:
-        """The layout that `pair --model` loads, in float16."""
+        """Writes the layout that `pair --model` loads, in float16."""
         save_pairrm(folder, self.model, self.tokenizer)
 
     def _encoded(self, example: Example) -> tuple[tuple[int, ...], list[tuple[int, ...]]]:
-        found = self._ids.get(example.id)
+        # The texts are the key, as two records may share an id.
+        key = (example.source, *example.candidates)
+        found = self._ids.get(key)
         if found is None:
             source = self.inputs.source(example.source)
-            found = self._ids[example.id] = (source, self.inputs.candidates(example.candidates, source))
+            found = self._ids[key] = (source, self.inputs.candidates(example.candidates, source))
         return found
 
     def _single_scores(self, rows: Rows) -> Tensor:
-        """[N, T], in the rows' order, computed by like length."""
-        order = sorted(range(len(rows)), key=lambda place: _tokens([rows[place]]))
+        """Gives scores [N, T] in the order of the rows, which go through the network by like length."""
+        groups = micro_batches([_tokens([row]) for row in rows], self.micro_tokens)
         found = []
-        for part in _micro_batches([_tokens([rows[place]]) for place in order], self.micro_tokens):
-            tensors, markers = self._on_device([rows[order[place]] for place in part])
+        for places in groups:
+            tensors, markers = self._on_device([rows[place] for place in places])
             found.append(self.model.score(self.model.encode(tensors), markers[:, 0], markers[:, 1]))
+        order = [place for places in groups for place in places]
         return torch.cat(found).float()[torch.tensor(order).argsort()]
 
     def _pair_scores(self, rows: Rows) -> tuple[Tensor, Tensor]:
@@ -155,18 +157,8 @@ def _tokens(rows: Sequence[Sequence[Segment]]) -> int:
     return sum(len(segment.ids) for row in rows for segment in row)
 
 
-def _micro_batches(lengths: list[int], budget: int) -> list[list[int]]:
-    """Places of rows that are in the order of their length, in groups of at most `budget` padded tokens."""
-    groups: list[list[int]] = []
-    for place, length in enumerate(lengths):
-        if not groups or length * (len(groups[-1]) + 1) > budget:
-            groups.append([])
-        groups[-1].append(place)
-    return groups
-
-
 def new_ranker(backbone: str, source_maxlength: int, candidate_maxlength: int, positions: str, tasks: int = 1) -> tuple[PairRM, Any]:
-    """A PairRM with a fresh head of `tasks` outputs on any encoder of the hub or a directory, and the tokenizer with its markers."""
+    """Makes a PairRM with a fresh head of `tasks` outputs on an encoder of the hub or a directory, and a tokenizer with its markers."""
     from transformers import AutoModel, AutoTokenizer
 
     what = "encoder that a ranker could start from"
@@ -181,7 +173,7 @@ def new_ranker(backbone: str, source_maxlength: int, candidate_maxlength: int, p
 
 
 def keep_line_breaks(tokenizer: Any) -> Any:
-    """BERT's normalizer turns line breaks into spaces; here a run of them becomes one token of its own."""
+    """Makes a run of line breaks one token of its own, where BERT's normalizer would make it a space."""
     state = json.loads(tokenizer.backend_tokenizer.to_str())
     vocabulary = state["model"].get("vocab", {})
     if (state.get("normalizer") or {}).get("type") != "BertNormalizer" or "[unused1]" not in vocabulary:
@@ -197,7 +189,7 @@ def keep_line_breaks(tokenizer: Any) -> Any:
 
 
 def _three_token_types(encoder: Any) -> None:
-    """Token types: 0 x, 1 and 2 the candidates; each starts near one that pre-training knows."""
+    """Gives the encoder three token types: 0 is x, 1 and 2 are the candidates. Each starts near a type that pre-training knows."""
     old = encoder.embeddings.token_type_embeddings.weight.data
     rows = torch.stack([old[0] + 0.02 * torch.randn_like(old[0]), old[0], old[1 % len(old)]])
     encoder.embeddings.token_type_embeddings = torch.nn.Embedding(3, rows.shape[1], _weight=rows)

@@ -6,13 +6,13 @@ from pathlib import Path
 
 from blendkit.errors import OutputError
 from blendkit.evaluation.report.plots import BLUE, drawing
-from blendkit.training.loop import log_rows
+from blendkit.training.state import log_rows
 
 FIGURES = {"loss": "loss", "spearman": "Spearman × 100", "pair_accuracy": "pair accuracy, %", "oracle_rank": "mean oracle rank"}
 
 
 def plot_log(folder: Path, path: str) -> None:
-    """One panel for each figure that the log has.
+    """Draws one panel for each figure that the log has.
 
     Raises:
         OutputError: the file cannot be written.

@@ -1,4 +1,4 @@
-"""What kinds have in common that read one candidate at a time: a part is a record's group of candidates."""
+"""What those kinds of ranker share that read one candidate at a time: a part is one record's group of candidates."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ import torch
 from torch import Tensor
 
 from blendkit.training.examples import Example, Pair, Pairing
-from blendkit.training.loop import Part, Trainee
+from blendkit.training.trainee import Part, Trainee
 
 
 class Pointwise(Trainee):
-    """A subclass encodes (`rows`), scores (`logits`) and compares (`group_loss`)."""
+    """A subclass says how texts become input (`rows`), how it is scored (`logits`), and what the loss of a group is (`group_loss`)."""
 
     pairing: Pairing | None = None
 
@@ -30,14 +30,14 @@ class Pointwise(Trainee):
 
     @abstractmethod
     def logits(self, rows: Any) -> Tensor:
-        """Scores [N, T]."""
+        """Gives the candidates' scores, [N, T]."""
 
     @abstractmethod
     def group_loss(self, logits: Tensor, labels: Tensor, pairs: list[Pair]) -> Tensor:
-        """The mean loss of a group; `pairs` (better, worse) where the kind has a `pairing`."""
+        """Gives the mean loss of a group; `pairs` holds (better, worse) where the kind has a `pairing`, and is empty otherwise."""
 
     def parts(self, examples: Sequence[Example], rng: random.Random) -> list[Part]:
-        """A part a record."""
+        """Makes a part of each record, and leaves out one that has no pair to learn from."""
         found = []
         for example in examples:
             chosen = rng.sample(range(len(example.candidates)), min(self.sampled, len(example.candidates)))
@@ -49,12 +49,12 @@ class Pointwise(Trainee):
         return found
 
     def forward(self, part: Part) -> Tensor:
-        """The group's mean: every record counts the same."""
+        """Gives the group's mean loss, so that every record counts the same."""
         rows, labels, pairs = part.inputs
         logits = self.logits(rows)
         return self.group_loss(logits, torch.tensor(labels, device=logits.device), pairs)
 
     def scores(self, example: Example, rng: random.Random) -> list[float]:
-        """The mean over tasks."""
+        """Gives each candidate's mean score over tasks."""
         found: list[float] = self.logits(self.rows(example)).float().mean(dim=1).tolist()
         return found

@@ -48,13 +48,13 @@ class RewardTrainee(Pointwise):
         self.longest = longest_input(self.model, self.tokenizer)
 
     def rows(self, example: Example) -> list[Input]:
-        """As the scorer `reward` reads them."""
+        """Gives the candidates as the scorer `reward` reads them."""
         conversation = (("user", example.source),)
         items = [Item(example.source, text, "", example.id, place, messages=conversation) for place, text in enumerate(example.candidates)]
         return reward_inputs(self.texts, items, self.longest)
 
     def logits(self, rows: list[Input]) -> Tensor:
-        """[N, 1]."""
+        """Gives the rewards, [N, 1]."""
         inputs = padded([ids for ids, _ in rows], self.tokenizer.pad_token_id)
         if all(types is not None for _, types in rows):
             inputs["token_type_ids"] = padded([types or () for _, types in rows], 0)["input_ids"]
@@ -62,11 +62,11 @@ class RewardTrainee(Pointwise):
         return found.float()
 
     def group_loss(self, logits: Tensor, labels: Tensor, pairs: list[Pair]) -> Tensor:
-        """Over the pairs that the pairing took of this group."""
+        """Gives the mean loss over the pairs that the pairing took of this group."""
         left, right = torch.tensor(pairs, device=logits.device).T
         return self.loss(logits[left], logits[right], labels[left], labels[right]).mean()
 
     def save(self, folder: Path) -> None:
-        """The Hugging Face layout of a sequence-classification model."""
+        """Writes the Hugging Face layout of a sequence-classification model."""
         self.model.save_pretrained(folder)
         self.tokenizer.save_pretrained(folder)

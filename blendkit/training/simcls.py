@@ -1,4 +1,4 @@
-"""Training SimCLS (Liu and Liu 2021): x and candidate encoded apart, their cosine ranked by margins, the reference above all."""
+"""Training SimCLS (Liu and Liu 2021): x and candidates are encoded apart, and their cosines are ranked by margins, the reference above all."""
 
 from __future__ import annotations
 
@@ -40,17 +40,17 @@ class SimCLSTrainee(Pointwise):
         self.lengths = min(source_maxlength, fits), min(candidate_maxlength, fits)
 
     def rows(self, example: Example) -> Rows:
-        """x, the candidates, and the reference where there is one."""
+        """Gives the ids of x, of the candidates, and of the reference where there is one; and whether there is one."""
         texts = [*example.candidates, *([example.reference] if example.reference else [])]
         ids = [simcls_ids(self.texts, example.source, 0, self.lengths), *(simcls_ids(self.texts, text, 1, self.lengths) for text in texts)]
         return ids, bool(example.reference)
 
     def logits(self, rows: Rows) -> Tensor:
-        """Cosines [N, 1], the reference's behind them where there is one (see `group_loss`)."""
+        """Gives the candidates' cosines, [N, 1], without the reference's."""
         return self._similarities(rows)[: len(rows[0]) - 1 - rows[1], None]
 
     def _similarities(self, rows: Rows) -> Tensor:
-        # x is often much shorter than answers are: apart from them it needs no padding.
+        # x is often much shorter than the answers: by itself it needs no padding.
         source, texts = (self._states(found) for found in (rows[0][:1], rows[0][1:]))
         return functional.cosine_similarity(source, texts)
 
@@ -60,21 +60,21 @@ class SimCLSTrainee(Pointwise):
         return states.float()
 
     def forward(self, part: Any) -> Tensor:
-        """The group's loss, with the reference's cosine beside the candidates'."""
+        """Gives the group's loss, which takes the reference's cosine behind the candidates'."""
         rows, labels, pairs = part.inputs
         found = self._similarities(rows)
         n = len(labels)
         return self.group_loss(found, torch.tensor(labels, device=found.device)[:n], pairs)
 
     def group_loss(self, logits: Tensor, labels: Tensor, pairs: list[Pair]) -> Tensor:
-        """Margin ranking by the labels' sum over tasks; without a reference, the best candidate's own cosine stands in and asks for nothing."""
+        """Ranks by margins, by the labels' sum over tasks. Without a reference, the highest cosine stands in for it, which adds no loss."""
         n = len(labels)
         candidates = logits[:n]
         reference = logits[n] if len(logits) > n else candidates.detach().max()
         return simcls(candidates[None], reference[None], labels.sum(dim=1)[None])
 
     def save(self, folder: Path) -> None:
-        """An encoder's layout, with the lengths in its config."""
+        """Writes an encoder's layout, with the lengths in its config."""
         self.model.save_pretrained(folder)
         self.tokenizer.save_pretrained(folder)
         path = folder / "config.json"

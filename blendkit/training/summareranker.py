@@ -1,4 +1,4 @@
-"""Training SummaReranker (Ravaut et al. 2022): x and one candidate, and for each Q function, is this the best of them?"""
+"""Training SummaReranker (Ravaut et al. 2022): it reads x and one candidate, and says for each Q function whether it is the best."""
 
 from __future__ import annotations
 
@@ -42,18 +42,18 @@ class SummaRerankerTrainee(Pointwise):
         self.lengths = min(source_maxlength, fits // 3), min(candidate_maxlength, fits - min(source_maxlength, fits // 3) - 6)
 
     def rows(self, example: Example) -> list[tuple[int, ...]]:
-        """As the scorer reads them."""
+        """Gives the candidates as the scorer `summareranker` reads them."""
         return summareranker_ids(self.texts, example.source, example.candidates, *self.lengths)
 
     def logits(self, rows: list[tuple[int, ...]]) -> Tensor:
-        """[N, T]."""
+        """Gives the towers' logits, [N, T]."""
         inputs = to_device(padded(rows, self.tokenizer.pad_token_id), next(self.model.parameters()).device)
         return self.head(self.model(**inputs).last_hidden_state[:, 0]).float()  # type: ignore[no-any-return]
 
     def group_loss(self, logits: Tensor, labels: Tensor, pairs: list[Pair]) -> Tensor:
-        """Of each task, the best of the group against the others."""
+        """Asks of each task which candidate is the best of the group."""
         return best_or_not(logits, labels)
 
     def save(self, folder: Path) -> None:
-        """The layout that the scorer `summareranker` loads."""
+        """Writes the layout that the scorer `summareranker` loads."""
         save_summareranker(folder, self.model, self.head, self.tokenizer, *self.lengths)

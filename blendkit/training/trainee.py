@@ -1,0 +1,39 @@
+"""What a kind of model does to be trained: the contract between the shared loop and the files of the kinds."""
+
+from __future__ import annotations
+
+import random
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from torch import nn
+
+from blendkit.training.examples import Example
+
+
+@dataclass
+class Part:
+    """What goes through the network at a time; `count` is how many terms its loss sums."""
+
+    inputs: Any
+    count: float
+    tokens: int
+
+
+class Trainee(nn.Module, ABC):
+    """One kind of model in training. Its forward gives the summed loss of a part."""
+
+    @abstractmethod
+    def parts(self, examples: Sequence[Example], rng: random.Random) -> list[Part]:
+        """The examples of a step, cut into what fits in memory."""
+
+    @abstractmethod
+    def scores(self, example: Example, rng: random.Random) -> list[float] | None:
+        """Scores of the example's candidates, for the evaluation; None for a model that gives none."""
+
+    @abstractmethod
+    def save(self, folder: Path) -> None:
+        """Writes a checkpoint that the commands load."""
