@@ -9,7 +9,7 @@ from blendkit.records import Record
 from blendkit.training.api import train_fuser, train_generator, train_ranker
 
 if TYPE_CHECKING:
-    from blendkit.generators.base import EndpointOptions, Sampling
+    from blendkit.generators.options import EndpointOptions, Sampling
 
 Records = Iterable[Record]
 __all__ = ["evaluate", "fuse", "generate", "judge", "pair", "rank", "score", "train_fuser", "train_generator", "train_ranker"]
@@ -19,8 +19,8 @@ def generate(
     records: Records, models: Sequence[str], *, sampling: Sampling | None = None, endpoint: EndpointOptions | None = None, seed: int = 0, **where: Any
 ) -> Iterator[Record]:
     """Adds one candidate a model; `models` are NAME=SPEC or SPEC, as for `blendkit generate -m`."""
-    from blendkit.generators.base import EndpointOptions, Sampling
     from blendkit.generators.generating import Generating
+    from blendkit.generators.options import EndpointOptions, Sampling
     from blendkit.pipeline.runner import apply
 
     yield from apply(Generating(list(models), sampling or Sampling(), endpoint or EndpointOptions(), seed=seed, **where), records)

@@ -10,7 +10,8 @@ from families import FAMILIES
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from blendkit.generators.base import EndpointOptions, Prompt
+from blendkit.generators.base import Prompt
+from blendkit.generators.options import EndpointOptions
 from blendkit.models.text_tokenizer import TextTokenizer
 
 # Words that somebody added and runs of spaces are text, though they are added tokens.

@@ -19,9 +19,9 @@ from hostile import HostileServer
 import blendkit as library
 from blendkit.errors import EndpointError, OutputError, RecordError, UsageError
 from blendkit.generators import limits
-from blendkit.generators.base import EndpointOptions, Sampling
 from blendkit.generators.cache import Cache
 from blendkit.generators.limits import Meter, RateLimit
+from blendkit.generators.options import EndpointOptions, Sampling
 
 PASSING = ("429", "429-date", "500", "503", "cut", "close", "not-json", "html", "late", "empty-choices", "no-message")
 

@@ -118,7 +118,8 @@ def test_a_killed_workers_window_goes_to_another(blendkit, tmp_path, tiny_ranker
 
 def test_a_record_that_kills_its_workers_ends_the_run_and_keeps_what_was_done():
     from blendkit.errors import WorkerLost
-    from blendkit.pipeline.engines import EngineOptions, distributed
+    from blendkit.pipeline.engines import distributed
+    from blendkit.pipeline.engines.options import EngineOptions
     from blendkit.pipeline.plan import Plan
     from blendkit.pipeline.runner import process
     from blendkit.pipeline.stage import Stage

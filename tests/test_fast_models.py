@@ -11,9 +11,9 @@ from blendkit.models.fast.attention import Flex, block_mask
 from blendkit.models.fast.encoder import packed_encoder
 from blendkit.models.fast.packing import Packed
 from blendkit.models.fast.scorer import PairScorer
+from blendkit.models.pair_inputs import PairInputs, Segment
 from blendkit.models.pairrm import PairRM, PairRMConfig
 from blendkit.pipeline.runner import apply
-from blendkit.rankers.pair_inputs import PairInputs, Segment
 from blendkit.rankers.pairranker import PairRanker
 
 CPU = torch.device("cpu")

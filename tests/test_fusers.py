@@ -12,7 +12,7 @@ from blendkit.errors import UsageError
 from blendkit.fusers import make_fuser
 from blendkit.fusers.chat import ChatFuser
 from blendkit.fusers.genfuser import GenFuser
-from blendkit.generators.base import EndpointOptions
+from blendkit.generators.options import EndpointOptions
 from blendkit.pipeline.runner import apply
 
 

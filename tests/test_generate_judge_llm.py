@@ -15,7 +15,7 @@ import pytest
 from conftest import examples, lines, parsed
 
 import blendkit as library
-from blendkit.generators.base import Sampling
+from blendkit.generators.options import Sampling
 
 PROMPTS = [{key: record[key] for key in ("id", "instruction", "input", "output")} for record in examples(4)]
 
@@ -63,8 +63,8 @@ def test_generate_adds_a_candidate_a_model_in_order(tiny_chat, tiny_t5):
 
 
 def test_sampling_depends_on_seed_and_record_but_not_on_the_batch(tiny_chat):
-    from blendkit.generators.base import EndpointOptions
     from blendkit.generators.generating import Generating
+    from blendkit.generators.options import EndpointOptions
     from blendkit.pipeline.runner import apply
 
     def run(seed, **plan):

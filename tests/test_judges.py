@@ -13,7 +13,8 @@ from hostile import HostileServer
 import blendkit as library
 from blendkit.aggregate import settled, verdict_matrix
 from blendkit.errors import DataError, NoInputError, RecordError, UsageError
-from blendkit.generators.base import Completion, EndpointOptions
+from blendkit.generators.base import Completion
+from blendkit.generators.options import EndpointOptions
 from blendkit.judges import make_judge
 from blendkit.judges.prompting import JudgePrompt, built_in, load_prompt
 from blendkit.pipeline.runner import apply

@@ -7,8 +7,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from tokenizers import Tokenizer
 
+from blendkit.models.pair_inputs import MARKERS, PairInputs
 from blendkit.models.pairrm import load_pairrm
-from blendkit.rankers.pair_inputs import MARKERS, PairInputs
 
 SPELLINGS = (*MARKERS, "<|candidate|>", "[CLS]", "[SEP]", "[PAD]", "[MASK]", "[UNK]", "</s>", "<s>", "<unk>", "<|", "|>", "[", "]")
 TEXTS = st.lists(st.one_of(st.sampled_from(SPELLINGS), st.text(max_size=12)), max_size=8).map("".join)

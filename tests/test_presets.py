@@ -8,7 +8,7 @@ import torch
 from conftest import examples, lines, parsed
 
 import blendkit as library
-from blendkit.generators.base import DECODINGS, Sampling, decoded_by
+from blendkit.generators.options import DECODINGS, Sampling, decoded_by
 from blendkit.generators.presets import PRESETS, preset_of
 
 BELOW = "Below is an instruction that describes a task. Write a response that appropriately completes the request."
@@ -121,8 +121,8 @@ def test_several_candidates_by_each_method(tiny_chat, decoding):
 
 
 def test_methods_side_by_side_and_whatever_the_batch(tiny_chat):
-    from blendkit.generators.base import EndpointOptions
     from blendkit.generators.generating import Generating
+    from blendkit.generators.options import EndpointOptions
     from blendkit.pipeline.runner import apply
 
     methods = ["greedy", "beam:3", "diverse-beam:3", "top-p:0.8", "min-p:0.1"]
@@ -184,8 +184,8 @@ def test_stops_end_an_answer(tiny_chat):
 
 
 def test_one_local_model_at_a_time_is_in_memory(tiny_chat, tiny_t5):
-    from blendkit.generators.base import EndpointOptions
     from blendkit.generators.generating import Generating
+    from blendkit.generators.options import EndpointOptions
     from blendkit.pipeline.runner import apply
 
     stage = Generating([f"a={tiny_chat}", f"b={tiny_t5}"], Sampling(max_new_tokens=3), EndpointOptions(), device="cpu")

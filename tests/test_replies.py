@@ -23,11 +23,12 @@ from test_security import limited
 
 import blendkit as library
 from blendkit.errors import DataError, OutputError
-from blendkit.generators.base import Completion, EndpointOptions, Prompt, Sampling
+from blendkit.generators.base import Completion, Prompt
 from blendkit.generators.batch_file import BatchAnswers
 from blendkit.generators.cache import Cache
 from blendkit.generators.endpoint import Endpoint
 from blendkit.generators.limits import RateLimit, connections, retry_after
+from blendkit.generators.options import EndpointOptions, Sampling
 from blendkit.generators.replies import BadReply, read_body, read_kept, read_reply, what_it_says
 
 GOOD = {"choices": [{"message": {"content": "Hello"}, "finish_reason": "stop"}], "usage": {"prompt_tokens": 10, "completion_tokens": 5}}

@@ -7,7 +7,7 @@ from typing import Annotated, Any
 import typer
 
 from blendkit.commands.options import with_run_options
-from blendkit.generators.base import EndpointOptions, Sampling
+from blendkit.generators.options import EndpointOptions, Sampling
 from blendkit.pipeline.run import RunOptions, run_stage
 from blendkit.pipeline.stage import Stage
 

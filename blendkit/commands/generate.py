@@ -8,7 +8,7 @@ import typer
 
 from blendkit.commands.options import with_run_options
 from blendkit.errors import UsageError
-from blendkit.generators.base import EndpointOptions, Sampling
+from blendkit.generators.options import EndpointOptions, Sampling
 from blendkit.models.loading import EMBEDDED_GENERATORS
 from blendkit.pipeline.run import RunOptions, run_stage
 from blendkit.pipeline.stage import Stage

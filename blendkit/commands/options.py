@@ -10,8 +10,8 @@ from typing import Annotated, Any
 
 import typer
 
-from blendkit.generators.base import EndpointOptions
-from blendkit.pipeline.engines import EngineOptions
+from blendkit.generators.options import EndpointOptions
+from blendkit.pipeline.engines.options import EngineOptions
 from blendkit.pipeline.run import RunOptions
 from blendkit.streams.files import one_role_each, roles_of
 from blendkit.streams.lines import MAX_LINE_BYTES

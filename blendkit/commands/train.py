@@ -179,15 +179,9 @@ def generator(
     from blendkit.api import train_generator
 
     train_generator(
-        _records(input, "records with answers", run.plot),
-        output,
-        vocabulary=vocabulary,
-        width=width,
-        layers=layers,
-        longest=longest,
-        answers=answers,
+        _records(input, "records with answers", run.plot), output, vocabulary=vocabulary, width=width, layers=layers, longest=longest, answers=answers,
         **asdict(run),
-    )
+    )  # fmt: skip
 
 
 def _records(paths: list[str] | None, wanted: str = "", plot: str | None = None) -> RecordFiles:

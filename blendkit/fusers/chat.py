@@ -12,7 +12,9 @@ from typing import Any
 from blendkit.errors import UsageError
 from blendkit.fences import fence_for, plain_name, quoted
 from blendkit.fusers.base import appended, top_candidates
-from blendkit.generators.base import EndpointOptions, Prompt, Sampling, TextModel, text_model, windows_at_once
+from blendkit.generators.base import Prompt, TextModel
+from blendkit.generators.factory import text_model, windows_at_once
+from blendkit.generators.options import EndpointOptions, Sampling
 from blendkit.pipeline.stage import Stage
 from blendkit.pipeline.work import Rounds, Work
 from blendkit.records import Record, source_text

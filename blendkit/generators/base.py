@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable
-from dataclasses import asdict, dataclass, replace
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
 from functools import partial
 from typing import Any, Protocol
 
-from blendkit.errors import RecordError, UsageError
+from blendkit.errors import RecordError
+from blendkit.generators.options import Sampling
 from blendkit.pipeline.work import Job
 
 Messages = list[dict[str, str]]
 Material = Callable[[str], str]
-OVERLAP = 4
 
 
 class Format(Protocol):
@@ -69,44 +69,6 @@ class Completion:
         return asdict(self)
 
 
-@dataclass(frozen=True)
-class Sampling:
-    """How to decode; temperature 0 is greedy, and more than one beam is a search that samples nothing.
-
-    `diverse` makes each beam a group of its own (Vijayakumar et al. 2018), with a penalty for a token that an earlier
-    group chose in the same step. `alternatives` is how many likely tokens to tell of the first place, `schema` the JSON
-    Schema that the answer must follow; both are for endpoints.
-    """
-
-    max_new_tokens: int = 512
-    temperature: float = 0.7
-    top_p: float = 1.0
-    top_k: int = 0
-    repetition_penalty: float = 1.0
-    stop: tuple[str, ...] = ()
-    min_p: float = 0.0
-    typical_p: float = 1.0
-    beams: int = 1
-    diverse: bool = False
-    logprobs: bool = False
-    alternatives: int = 0
-    schema: dict[str, Any] | None = None
-
-    @property
-    def method(self) -> str:
-        """The record's `decoding_method`."""
-        if self.beams > 1:
-            return f"{'diverse-beam' if self.diverse else 'beam'}({self.beams})"
-        if self.temperature == 0:
-            return "greedy"
-        parts = [f"temperature={self.temperature:g}"]
-        parts += [f"top_p={self.top_p:g}"] if self.top_p < 1 else []
-        parts += [f"top_k={self.top_k}"] if self.top_k else []
-        parts += [f"min_p={self.min_p:g}"] if self.min_p else []
-        parts += [f"typical_p={self.typical_p:g}"] if self.typical_p < 1 else []
-        return "sampling(" + ",".join(parts) + ")"
-
-
 class Unsupported(RecordError):
     """The server does not know a feature that a request asked for; without it, it might answer."""
 
@@ -140,104 +102,3 @@ class TextModel(ABC):
     def warnings(self) -> list[str]:
         """What a person should know at the end, one line each."""
         return []
-
-
-@dataclass(frozen=True)
-class EndpointOptions:
-    """How to reach an OpenAI-compatible server, and within which limits. Prices are in $ a million tokens.
-
-    `cache` is an SQLite file; `emit_batch` and `read_batch` are files in the OpenAI batch format.
-    """
-
-    base_url: str | None = None
-    concurrency: int = 8
-    retries: int = 5
-    timeout: float = 120.0
-    api: str = "chat"
-    requests_per_minute: int | None = None
-    tokens_per_minute: int | None = None
-    cache: str | None = None
-    price_in: float = 0.0
-    price_out: float = 0.0
-    max_cost: float | None = None
-    emit_batch: str | None = None
-    read_batch: str | None = None
-    max_body_bytes: int = 64 << 20
-
-    @property
-    def offline(self) -> bool:
-        """Whether a batch file stands in for the server."""
-        return bool(self.emit_batch or self.read_batch)
-
-    def share(self, workers: int) -> EndpointOptions:
-        """One worker's part of the limits, which are for all of them together.
-
-        Raises:
-            UsageError: a batch file is written, which one process must do.
-        """
-        if workers == 1:
-            return self
-        if self.emit_batch:
-            raise UsageError("--emit-batch: one process writes the file; leave --workers out")
-        parts = {name: getattr(self, name) for name in ("concurrency", "requests_per_minute", "tokens_per_minute")}
-        whole = {name: max(1, value // workers) for name, value in parts.items() if value is not None}
-        return replace(self, **whole, max_cost=None if self.max_cost is None else self.max_cost / workers)
-
-
-def windows_at_once(models: Iterable[TextModel], endpoint: EndpointOptions) -> int:
-    """A stage's `overlap`: more than one window where all models are servers that are really asked."""
-    return 1 if endpoint.offline or any(model.local for model in models) else OVERLAP
-
-
-# Each `--decoding` of the paper's appendix: the field of Sampling that its number sets, and the number when none is given.
-DECODINGS: dict[str, tuple[str, float]] = {
-    "greedy": ("temperature", 0.0),
-    "beam": ("beams", 4),
-    "diverse-beam": ("beams", 4),
-    "top-k": ("top_k", 50),
-    "top-p": ("top_p", 0.9),
-    "typical": ("typical_p", 0.95),
-    "min-p": ("min_p", 0.05),
-    "temperature": ("temperature", 0.7),
-}
-
-
-def decoded_by(spec: str, sampling: Sampling) -> Sampling:
-    """The sampling of `NAME` or `NAME:NUMBER`, the rest as given; greedy and beams ignore the temperature.
-
-    Raises:
-        UsageError: there is no such method, or its number is none that it takes.
-    """
-    import difflib
-
-    name, colon, text = spec.partition(":")
-    if name not in DECODINGS:
-        near = difflib.get_close_matches(name, DECODINGS, 1)
-        raise UsageError(f"--decoding {spec}: expected one of {', '.join(DECODINGS)}" + (f"; did you mean {near[0]}?" if near else ""))
-    field, number = DECODINGS[name]
-    if colon:
-        try:
-            number = float(text)
-        except ValueError:
-            raise UsageError(f"--decoding {spec}: expected a number behind the colon, got {text!r}") from None
-    whole = field in ("beams", "top_k")
-    least, most = (2.0, 1e6) if field == "beams" else (1.0, 1e9) if whole else (0.0, 100.0 if field == "temperature" else 1.0)
-    if not least <= number <= most or (whole and number != int(number)) or (name == "greedy" and number):
-        raise UsageError(f"--decoding {spec}: {number:g} is no number that {name} takes")
-    if field != "temperature" and field != "beams" and sampling.temperature == 0:
-        raise UsageError(f"--decoding {spec} samples, which --temperature 0 does not; leave one of them out")
-    settings: dict[str, Any] = {field: int(number) if whole else number}
-    return replace(sampling, **settings, diverse=name == "diverse-beam")
-
-
-def text_model(spec: str, endpoint: EndpointOptions, device: str = "auto", dtype: str = "auto", trust_remote_code: bool = False) -> TextModel:
-    """`openai:MODEL` is an endpoint; all else is a hub id or a directory for transformers."""
-    if spec.startswith("openai:"):
-        from blendkit.generators.endpoint import Endpoint
-
-        return Endpoint(spec.removeprefix("openai:"), endpoint)
-    if not spec:
-        raise UsageError("--model: expected a hub id, a directory or openai:MODEL, got nothing")
-    from blendkit.generators.local import LocalModel
-
-    return LocalModel(spec, device, dtype, trust_remote_code)

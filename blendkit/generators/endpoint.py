@@ -20,10 +20,11 @@ import orjson
 from blendkit.credentials import Address, Secrets
 from blendkit.errors import BlendkitError, EndpointError, NoInputError, RecordError, UsageError
 from blendkit.generators import requests
-from blendkit.generators.base import Completion, EndpointOptions, Prompt, Sampling, TextModel, Unsupported
+from blendkit.generators.base import Completion, Prompt, TextModel, Unsupported
 from blendkit.generators.batch_file import BatchAnswers, BatchWriter
 from blendkit.generators.cache import Cache
 from blendkit.generators.limits import Meter, RateLimit, connections, retry_after
+from blendkit.generators.options import EndpointOptions, Sampling
 from blendkit.generators.replies import REFUSAL_BYTES, BadReply, read_body, read_kept, read_reply, what_it_says
 
 DEFAULT_URL = "https://api.openai.com/v1"

@@ -8,7 +8,9 @@ from functools import partial
 from typing import Any
 
 from blendkit.errors import UsageError
-from blendkit.generators.base import Completion, EndpointOptions, Messages, Prompt, Sampling, TextModel, decoded_by, text_model, windows_at_once
+from blendkit.generators.base import Completion, Messages, Prompt, TextModel
+from blendkit.generators.factory import text_model, windows_at_once
+from blendkit.generators.options import EndpointOptions, Sampling, decoded_by
 from blendkit.generators.presets import Preset, defaults_of, preset_of
 from blendkit.pipeline.stage import Stage
 from blendkit.pipeline.work import Job, Work

@@ -9,7 +9,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from blendkit.generators.base import Completion, Prompt, Sampling, TextModel
+from blendkit.generators.base import Completion, Prompt, TextModel
+from blendkit.generators.options import Sampling
 from blendkit.models.loading import choose_device, choose_dtype, fingerprint
 from blendkit.models.pretrained import pretrained
 from blendkit.models.text_tokenizer import TextTokenizer

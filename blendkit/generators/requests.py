@@ -7,7 +7,8 @@ from typing import Any
 
 import orjson
 
-from blendkit.generators.base import Prompt, Sampling
+from blendkit.generators.base import Prompt
+from blendkit.generators.options import Sampling
 
 
 def request_body(model: str, api: str, prompt: Prompt, sampling: Sampling) -> dict[str, Any]:

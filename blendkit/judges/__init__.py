@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 from blendkit.errors import UsageError
 
 if TYPE_CHECKING:
-    from blendkit.generators.base import EndpointOptions
+    from blendkit.generators.options import EndpointOptions
     from blendkit.judges.base import Juror
     from blendkit.judges.judging import Judging
 
@@ -43,7 +43,7 @@ def make_judge(
 
             jurors.append(EmbeddedJudge(label, **where))
         else:
-            from blendkit.generators.base import EndpointOptions
+            from blendkit.generators.options import EndpointOptions
             from blendkit.judges.llm import LLMJudge
 
             jurors.append(LLMJudge(model if mark else own, endpoint or EndpointOptions(), name=label, seed=seed, **where, **llm))

@@ -9,7 +9,9 @@ from functools import partial
 from typing import Any
 
 from blendkit.errors import RecordError, UsageError
-from blendkit.generators.base import Completion, EndpointOptions, Material, Messages, Prompt, Sampling, TextModel, Unsupported, text_model, windows_at_once
+from blendkit.generators.base import Completion, Material, Messages, Prompt, TextModel, Unsupported
+from blendkit.generators.factory import text_model, windows_at_once
+from blendkit.generators.options import EndpointOptions, Sampling
 from blendkit.judges.base import Juror, Opinion, Opinions, Shown
 from blendkit.judges.prompting import DEFAULT, JudgePrompt, load_prompt
 from blendkit.pipeline.work import Job, Work

@@ -7,7 +7,8 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 
 from blendkit.errors import DataError, RecordError, UsageError
-from blendkit.pipeline.engines import EngineOptions, distributed
+from blendkit.pipeline.engines import distributed
+from blendkit.pipeline.engines.options import EngineOptions
 from blendkit.pipeline.plan import Plan
 from blendkit.pipeline.runner import process
 from blendkit.pipeline.stage import Stage

@@ -9,12 +9,12 @@ from typing import Any
 
 from blendkit.errors import RecordError, UsageError
 from blendkit.models.fast.scorer import PairScorer
-from blendkit.models.loading import EMBEDDED, choose_device, choose_dtype, fingerprint
+from blendkit.models.loading import EMBEDDED, batch_budget, choose_device, choose_dtype, fingerprint
+from blendkit.models.pair_inputs import Cut, PairInputs
 from blendkit.models.pairrm import load_pairrm
 from blendkit.pipeline.stage import Stage
 from blendkit.pipeline.work import Job, Rounds, Work
 from blendkit.rankers.conversations import pair_texts
-from blendkit.rankers.pair_inputs import Cut, PairInputs
 from blendkit.rankers.prefilter import Prefilter
 from blendkit.rankers.schedules import make_schedule
 from blendkit.records import Record, candidates_of, generated_only
@@ -46,11 +46,6 @@ class Truncation:
             if cut:
                 parts.append(f"{cut:,} of {whole:,} {what} ({tokens:,} tokens)")
         return [f"cut to the model's length: {', '.join(parts)}; --on-truncate fail stops instead"] if parts else []
-
-
-def pair_budget(device: Any) -> int:
-    """Tokens a batch: a CPU is quickest while a batch's activations stay in its cache, a GPU wants more."""
-    return 2048 if device.type == "cpu" else 32768
 
 
 class PairRanker(Stage):
@@ -90,7 +85,7 @@ class PairRanker(Stage):
         self.dtype = choose_dtype(dtype, self.device)
         self.prefilter = Prefilter(prefilter, str(self.device), dtype, seed) if prefilter else None
         self.model_name, self.comparisons_name = model, name
-        self.batch_tokens = pair_budget(self.device)
+        self.batch_tokens = batch_budget(self.device)
         # A schedule of many small rounds needs many records in flight to fill a batch.
         if schedule not in ("full", "single"):
             self.window = 8 if self.device.type == "cpu" else 256

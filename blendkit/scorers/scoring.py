@@ -25,7 +25,7 @@ class Scoring(Stage):
     window = 16
 
     def __init__(self, metrics: list[str], device: str = "auto", dtype: str = "auto", seed: int = 0, **settings: Any) -> None:
-        from blendkit.models.loading import choose_device
+        from blendkit.models.loading import batch_budget, choose_device
 
         self.scorers: dict[str, Scorer] = {}
         for metric in dict.fromkeys(metrics):
@@ -35,9 +35,7 @@ class Scoring(Stage):
             self.scorers[scorer.name] = scorer
         self.settings = {"device": device, "dtype": dtype}
         if any(scorer.models for scorer in self.scorers.values()):
-            from blendkit.rankers.pairranker import pair_budget
-
-            self.batch_tokens = pair_budget(choose_device(device))
+            self.batch_tokens = batch_budget(choose_device(device))
 
     def rounds(self, record: Record) -> Rounds[None]:
         """All scorers' rounds side by side; then the scores are added.

@@ -23,9 +23,9 @@ from torch import Tensor
 from blendkit.aggregate import matrix, max_logits
 from blendkit.errors import UsageError
 from blendkit.models.encoder import without_attention_dropout
+from blendkit.models.pair_inputs import MARKERS, PairInputs, Segment
 from blendkit.models.pairrm import PairRM, PairRMConfig, save_pairrm
 from blendkit.models.pretrained import pretrained
-from blendkit.rankers.pair_inputs import MARKERS, PairInputs, Segment
 from blendkit.training.examples import Example, Pairing
 from blendkit.training.losses import PAIR_LOSSES
 from blendkit.training.micro_batches import micro_batches

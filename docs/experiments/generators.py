@@ -12,8 +12,8 @@ import sys
 from collections import Counter
 
 from blendkit.commands.generate import EMBEDDED_GENERATORS
-from blendkit.generators.base import EndpointOptions, Sampling
 from blendkit.generators.generating import Generating
+from blendkit.generators.options import EndpointOptions, Sampling
 from blendkit.pipeline.runner import apply
 from blendkit.streams.lines import Line, Reader
 

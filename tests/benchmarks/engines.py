@@ -15,7 +15,8 @@ sys.path.insert(0, str(Path(__file__).parent))
 import orjson
 from stream import records
 
-from blendkit.pipeline.engines import EngineOptions, distributed
+from blendkit.pipeline.engines import distributed
+from blendkit.pipeline.engines.options import EngineOptions
 from blendkit.pipeline.plan import Plan
 from blendkit.pipeline.runner import process
 from blendkit.pipeline.stage import Stage

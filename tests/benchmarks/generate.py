@@ -45,8 +45,8 @@ def main() -> None:
         return
     from pair import processor
 
-    from blendkit.generators.base import EndpointOptions, Sampling
     from blendkit.generators.generating import Generating
+    from blendkit.generators.options import EndpointOptions, Sampling
     from blendkit.pipeline.runner import apply
     from blendkit.streams.lines import Writer
 

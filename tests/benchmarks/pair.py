@@ -126,12 +126,11 @@ def run_variant(options: argparse.Namespace) -> dict:
     import torch
 
     from blendkit.models.fast.scorer import PairScorer
-    from blendkit.models.loading import choose_device
+    from blendkit.models.loading import batch_budget, choose_device
+    from blendkit.models.pair_inputs import PairInputs
     from blendkit.pipeline.plan import Plan
     from blendkit.pipeline.runner import run_works
     from blendkit.pipeline.work import Job, Work
-    from blendkit.rankers.pair_inputs import PairInputs
-    from blendkit.rankers.pairranker import pair_budget
     from blendkit.records import source_text
 
     kind, _, dtype_name = options.variant.partition(":")
@@ -162,7 +161,7 @@ def run_variant(options: argparse.Namespace) -> dict:
 
     def ours() -> dict:
         results: dict = {}
-        tokens = options.batch_tokens or pair_budget(device)
+        tokens = options.batch_tokens or batch_budget(device)
         run_works([Work(job, key, sum(len(s.ids) for s in row), row) for key, row in rows.items()], Plan(batch_tokens=tokens), results)
         return {key[1]: value for key, value in results.items()}
 

@@ -13,7 +13,7 @@ from blendkit.models.loading import to_device
 from blendkit.models.pairrm import PairRM
 
 if TYPE_CHECKING:
-    from blendkit.rankers.pair_inputs import PairInputs, Segment
+    from blendkit.models.pair_inputs import PairInputs, Segment
 
 
 class PairScorer:

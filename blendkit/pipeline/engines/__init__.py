@@ -3,39 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
 from importlib import import_module
 
-from blendkit.errors import UsageError
+from blendkit.pipeline.engines.options import ENGINES, EngineOptions
 from blendkit.pipeline.stage import Stage
-
-# A new engine is one file with a Pool, and one line here.
-ENGINES = {"local": "ProcessPool", "ray": "RayPool"}
-
-
-@dataclass(frozen=True)
-class EngineOptions:
-    """`workers` model replicas, each of so many CPUs and GPUs; one local worker is this process itself."""
-
-    engine: str = "local"
-    workers: int = 1
-    cpus_per_worker: float | None = None
-    gpus_per_worker: float | None = None
-    ray_address: str | None = None
-
-    def check(self) -> None:
-        """Raises UsageError for flags that do not go together."""
-        if self.engine not in ENGINES:
-            raise UsageError(f"--engine {self.engine}: expected {' or '.join(ENGINES)}")
-        if self.engine != "ray":
-            for flag, value in (("--gpus-per-worker", self.gpus_per_worker), ("--ray-address", self.ray_address)):
-                if value is not None:
-                    raise UsageError(f"{flag} needs --engine ray")
-
-    @property
-    def beside(self) -> bool:
-        """Whether the work is done outside this process."""
-        return self.engine == "ray" or self.workers > 1
 
 
 def distributed(make: Callable[[], Stage], options: EngineOptions) -> Stage:

@@ -12,7 +12,7 @@ from contextlib import suppress
 from multiprocessing.connection import Connection
 from typing import Any
 
-from blendkit.pipeline.engines import EngineOptions
+from blendkit.pipeline.engines.options import EngineOptions
 from blendkit.pipeline.engines.pool import Pool, Worker, WorkerDied
 from blendkit.pipeline.engines.worker import Answer, Asking, Served, pickled
 from blendkit.pipeline.stage import Stage

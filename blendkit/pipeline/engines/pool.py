@@ -14,7 +14,7 @@ from dataclasses import asdict, dataclass
 from typing import Any, Protocol
 
 from blendkit.errors import BlendkitError, RecordError, WorkerLost
-from blendkit.pipeline.engines import EngineOptions
+from blendkit.pipeline.engines.options import EngineOptions
 from blendkit.pipeline.plan import Plan, Window
 from blendkit.pipeline.runner import do_window
 from blendkit.pipeline.stage import Stage

@@ -16,7 +16,7 @@ from collections.abc import Callable
 from typing import Any
 
 from blendkit.errors import EndpointError, UsageError
-from blendkit.pipeline.engines import EngineOptions
+from blendkit.pipeline.engines.options import EngineOptions
 from blendkit.pipeline.engines.pool import Pool, Worker, WorkerDied
 from blendkit.pipeline.engines.worker import Answer, Asking, Served, pickled
 from blendkit.pipeline.stage import Stage
