@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import os
+
 import pytest
 import torch
-from conftest import examples
+from conftest import examples, lines, parsed
 from transformers import AutoConfig, AutoModel
 
 from blendkit.models.fast.attention import Flex, block_mask
@@ -120,6 +122,18 @@ def test_bfloat16_is_near(name):
     narrow = PairScorer(model, inputs, CPU, torch.bfloat16)(rows())
     assert not torch.equal(narrow, exact)
     torch.testing.assert_close(narrow, exact, atol=0.02, rtol=0)
+
+
+def test_bfloat16_on_a_processor_that_onednn_has_none_for(blendkit, tiny_ranker):
+    def logits(**variables):
+        flags = ["--model", tiny_ranker, "--device", "cpu", "--dtype", "bfloat16"]
+        done = blendkit("pair", *flags, stdin=lines(examples(1)), env={**os.environ, **variables})
+        assert done.returncode == 0, done.stderr
+        return [logit for *_, logit in parsed(done.stdout)[0]["comparisons"]["pairrm"]["pairs"]]
+
+    # oneDNN as on a processor without AVX-512.
+    plain, here = logits(ONEDNN_MAX_CPU_ISA="AVX2"), logits()
+    assert plain == pytest.approx(here, abs=0.03 * max(map(abs, here)))
 
 
 def test_a_long_input_needs_more_than_one_block_of_queries():

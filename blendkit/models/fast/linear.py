@@ -22,7 +22,7 @@ class Linear:
         weight = weight.detach().to(device, dtype).contiguous()
         self.bias = None if bias is None else bias.detach().to(device, dtype).contiguous()
         self.activation = activation
-        self.blocked = device.type == "cpu" and dtype in (torch.float32, torch.bfloat16) and _onednn()
+        self.blocked = device.type == "cpu" and _onednn(dtype)
         self.weight = torch.ops.mkldnn._reorder_linear_weight(weight, None) if self.blocked else weight
         self.fused = "gelu" if self.blocked and isinstance(activation, _exact_gelu()) else "none"
 
@@ -37,11 +37,15 @@ class Linear:
         return y
 
 
-def _onednn() -> bool:
-    """Whether this build of torch has oneDNN and the operators that take its weight layout."""
+def _onednn(dtype: torch.dtype) -> bool:
+    """Whether this build of torch has oneDNN and the operators that take its weight layout, and oneDNN this number type on this processor."""
     operators = torch.ops.mkldnn
     there: bool = torch.backends.mkldnn.is_available()  # type: ignore[no-untyped-call]
-    return there and hasattr(operators, "_reorder_linear_weight") and hasattr(operators, "_linear_pointwise")
+    there = there and hasattr(operators, "_reorder_linear_weight") and hasattr(operators, "_linear_pointwise")
+    if dtype == torch.bfloat16:
+        # Without AVX-512 its operators refuse bfloat16, which plain ones compute all the same.
+        return there and hasattr(operators, "_is_mkldnn_bf16_supported") and bool(operators._is_mkldnn_bf16_supported())
+    return there and dtype == torch.float32
 
 
 def _exact_gelu() -> tuple[type, ...]:
