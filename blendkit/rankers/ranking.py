@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from blendkit.aggregate import AGGREGATIONS, Matrix, matrix, ranks_from_scores, verdict_matrix
+from blendkit.aggregate import AGGREGATIONS, Matrix, matrix, ranks_from_scores, verdict_matrix, verdict_wins
 from blendkit.errors import RecordError, UsageError
 from blendkit.rankers.references import reference_index
 from blendkit.records import Record, candidates_of, generated_only, verdicts_of
@@ -68,7 +68,7 @@ class Ranking(Stage):
             return [(COMPARED, self._field(record, index)) for index in range(n)]
         aggregate = AGGREGATIONS[self.aggregate or DEFAULT]
         if self.kind == "judge":
-            return [(COMPARED, float(score)) for score in aggregate(self._verdicts(record, n))]
+            return [(COMPARED, float(score)) for score in aggregate(self._verdicts(record, n), verdict_wins)]
         comparisons = self._comparisons(record)
         pairs = comparisons["pairs"]
         if n < len(record["candidates"]):
