@@ -8,7 +8,7 @@ from typing import Any
 
 from blendkit.aggregate import Settled, settled
 from blendkit.errors import UsageError
-from blendkit.judges.agreement import Agreement
+from blendkit.judges.agreement import PanelAgreement
 from blendkit.judges.base import ORDERS, Juror, Opinion, as_row, orders_shown
 from blendkit.judges.position import PositionBias
 from blendkit.rankers.schedules import make_schedule
@@ -43,7 +43,7 @@ class Judging(Stage):
         self.schedule_name, self.schedule = schedule, make_schedule(schedule)
         self.overlap = min(juror.overlap for juror in jurors)
         self.bias = {juror.name: PositionBias() for juror in jurors if not juror.indifferent}
-        self.agreement = Agreement()
+        self.agreement = PanelAgreement()
         self._owners: dict[str, Juror] = {}
 
     def rounds(self, record: Record) -> Rounds:
