@@ -56,7 +56,10 @@ class Ranking(Stage):
         if chosen != list(range(len(chosen))):
             raise RecordError("candidates", "a fused candidate stands before a generated one; only fused ones may be added behind it")
         ranks = ranks_from_scores(self.standings(record, len(chosen)))
-        record.setdefault("ranks", {})[self.ranks_name] = ranks
+        # The ranking behind `top` is the last one, also where it is made anew.
+        found = record.setdefault("ranks", {})
+        found.pop(self.ranks_name, None)
+        found[self.ranks_name] = ranks
         record["top"] = sorted(chosen, key=lambda index: ranks[index])[: self.top]
 
     def standings(self, record: Record, n: int) -> list[Standing]:
