@@ -10,9 +10,10 @@ from typing import Any
 import orjson
 
 from blendkit.errors import CheckFailed, DataError, NoInputError, UsageError
+from blendkit.evaluation.tables import KINDS
 from blendkit.scorers import better_when_lower
 
-GROUPS = {"llms": "model", "oracles": "oracle", "rankers": "ranker", "fused": "fused"}
+GROUPS = {title.lower(): kind for kind, title in KINDS.items()}
 LOWER_IS_BETTER = ("gpt_rank", "footrule", "rank_by_")
 # What tells how a method is, and not how good.
 NEUTRAL = ("characters", "examples")

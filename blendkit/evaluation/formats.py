@@ -8,20 +8,8 @@ from typing import Any
 
 import orjson
 
-TITLES = {
-    2: "Methods",
-    3: "Agreement with the oracle ranking",
-    "agreement": "Agreement with labels",
-    "tests": "Paired tests",
-    "ratings": "Ratings",
-    "wins": "Win rates",
-    "firsts": "Who ranks first (Figure 1)",
-    "distribution": "Ranks",
-    "judges": "Judges",
-    "length": "Length-controlled win rates",
-    "stages": "Stages",
-    "compare": "Changes",
-}
+from blendkit.evaluation.tables import TABLES, by_table
+
 HIDDEN = ("table", "intervals")
 FORMATS = ("table", "markdown", "latex", "csv", "json")
 _LATEX = {
@@ -42,11 +30,11 @@ def rendered(rows: list[dict[str, Any]], form: str, signatures: list[str], inter
     """All tables in one of FORMATS but `table`; figures with their intervals where asked for."""
     if form == "json":
         return b"".join(orjson.dumps(row, option=orjson.OPT_APPEND_NEWLINE) for row in rows).decode()
-    tables = {table: [row for row in rows if row["table"] == table] for table in dict.fromkeys(row["table"] for row in rows)}
+    tables = by_table(rows)
     if form == "csv":
         return "\n".join(_csv(name, part) for name, part in tables.items())
     make = _markdown if form == "markdown" else _latex
-    parts = [make(TITLES[name], *_cells(part, intervals)) for name, part in tables.items()]
+    parts = [make(TABLES[name].title, *_cells(part, intervals)) for name, part in tables.items()]
     return "\n".join([*parts, _footer(form, signatures)])
 
 

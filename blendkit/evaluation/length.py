@@ -21,7 +21,7 @@ RESAMPLES = 100
 ENOUGH = 3
 
 
-def length_controlled(examples: list[Example], baseline: str, seed: int) -> list[dict[str, Any]]:
+def length_table(examples: list[Example], baseline: str, seed: int) -> list[dict[str, Any]]:
     """The table `length`: a row a model, fused ones included, best first.
 
     `length_effect` is the weight of the length term: above 0, the judge likes a model's longer answers. Intervals are

@@ -14,8 +14,8 @@ from blendkit.errors import UsageError
 from blendkit.evaluation.columns import Column, Columns, Computed, Growing, counted
 from blendkit.evaluation.examples import Example, Oracle, rank_of, rounded
 from blendkit.evaluation.statistics import bootstrap, holm, randomization
+from blendkit.evaluation.tables import KINDS
 
-KINDS = ("model", "oracle", "ranker", "fused")
 TOP = 3
 
 
@@ -121,7 +121,7 @@ class Methods:
             found = [counted(self.column(method, name)) for name in (self.rank_column, "gpt_rank") if name]
             return next((mean for count, mean in found if count == method.examples), math.inf)
 
-        return sorted(self._methods.values(), key=lambda method: (KINDS.index(method.kind), mean_rank(method)))
+        return sorted(self._methods.values(), key=lambda method: (list(KINDS).index(method.kind), mean_rank(method)))
 
     def column_names(self) -> list[str]:
         """Of Table 2, in their order."""

@@ -8,19 +8,20 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from blendkit.evaluation.elo import elo
+from blendkit.aggregate import ELO_SCALE, bradley_terry_strengths
+from blendkit.evaluation.elo import online_elo
 from blendkit.evaluation.examples import Example, rounded
 
 Wins = NDArray[np.float64]
 RESAMPLES = 200
-# 400 points are a factor of ten in the odds, as in Elo's ratings; the mean of all is 1,500.
-SCALE, MEAN = 400 / math.log(10), 1500.0
-# Pretended wins and losses against everybody: ratings stay finite where somebody never won.
+# Elo's points for one logit, and the mean of all ratings.
+SCALE, MEAN = ELO_SCALE / math.log(10), 1500.0
+# Invented wins of every model, spread over all the others: ratings stay finite where a model never won.
 PRIOR = 0.5
 
 
 class Firsts:
-    """The tables `firsts` (Figure 1: % of examples in which each LLM ranks first, ties shared) and `distribution` (% at each rank)."""
+    """Fills the tables `firsts` (Figure 1: % of examples in which each LLM ranks first, ties shared) and `distribution` (% at each rank)."""
 
     def __init__(self) -> None:
         self.judged = 0
@@ -28,7 +29,7 @@ class Firsts:
         self._at_rank: dict[str, dict[int, int]] = {}
 
     def add(self, example: Example) -> None:
-        """The example's ranks by the oracle, where there are some."""
+        """Counts the example's ranks by the oracle, where there are some."""
         if example.oracle is None:
             return
         self.judged += 1
@@ -56,7 +57,7 @@ class Firsts:
 
 
 def ratings_of(examples: list[Example], seed: int) -> list[dict[str, Any]]:
-    """The table `ratings`, best first, and the table `wins`, a row a model; over all verdicts of the judge, a tie half a win for each."""
+    """The tables `ratings` (best first) and `wins` (a row a model), over all verdicts of the judge; a tie is half a win for each."""
     judged = [example for example in examples if example.margin is not None]
     names = list(dict.fromkeys(model for example in judged for model in example.models))
     place = {name: number for number, name in enumerate(names)}
@@ -88,10 +89,9 @@ def ratings_of(examples: list[Example], seed: int) -> list[dict[str, Any]]:
     generator = np.random.default_rng(seed)
     n = len(by_example)
     counts = np.stack([np.bincount(generator.integers(n, size=n), minlength=n) for _ in range(RESAMPLES)]).astype(float)
-    resampled = np.stack([rating(wins.reshape(size, size)) for wins in counts @ by_example])
-    low, high = np.percentile(resampled, (2.5, 97.5), axis=0)
+    low, high = np.percentile(rating((counts @ by_example).reshape(-1, size, size)), (2.5, 97.5), axis=0)
     first, second, won, owner = (np.array(column) for column in zip(*games, strict=True))
-    online, online_low, online_high = elo(first, second, won, owner, size, seed)
+    online, online_low, online_high = online_elo(first, second, won, owner, size, seed)
     with np.errstate(invalid="ignore", divide="ignore"):
         rates = 100 * total / played
     order = [int(number) for number in np.argsort(-strengths, kind="stable")]
@@ -108,10 +108,5 @@ def ratings_of(examples: list[Example], seed: int) -> list[dict[str, Any]]:
 
 
 def rating(wins: Wins) -> NDArray[np.float64]:
-    """Bradley-Terry strengths on Elo's scale, [models], by choix; `wins[i, j]` is how often i beat j, ties halved."""
-    import choix
-
-    size = len(wins)
-    padded = wins + PRIOR / size * (1 - np.eye(size))
-    strengths = choix.ilsr_pairwise_dense(padded, max_iter=1000)
-    return np.asarray((strengths - strengths.mean()) * SCALE + MEAN)
+    """Bradley-Terry strengths on Elo's scale, [..., models]; `wins[..., i, j]` is how often i beat j, a tie half a win for each."""
+    return np.asarray(bradley_terry_strengths(wins, PRIOR / wins.shape[-1]) * SCALE + MEAN)

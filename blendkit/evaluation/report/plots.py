@@ -13,8 +13,9 @@ from typing import Any
 
 import numpy as np
 
-from blendkit.errors import OutputError, UsageError
+from blendkit.errors import OutputError, UsageError, require
 from blendkit.evaluation.checks import NEUTRAL, lower_is_better
+from blendkit.evaluation.tables import TABLES
 from blendkit.evaluation.terminal import TITLES
 
 Rows = list[dict[str, Any]]
@@ -28,10 +29,10 @@ def figures(rows: Rows) -> dict[str, Callable[[Any], None]]:
     """Title → how to draw on a matplotlib figure or a part of one; only what the rows have."""
     found: dict[str, Callable[[Any], None]] = {}
     if any(row["table"] == "firsts" for row in rows):
-        found["Who ranks first, % of examples (Figure 1)"] = lambda figure: _firsts(figure.subplots(), _of(rows, "firsts"))
-        found["Share of each rank, % of examples"] = lambda figure: _distribution(figure.subplots(), _of(rows, "distribution"))
+        found[TABLES["firsts"].title] = lambda figure: _firsts(figure.subplots(), _of(rows, "firsts"))
+        found[TABLES["distribution"].title] = lambda figure: _distribution(figure.subplots(), _of(rows, "distribution"))
     if any(row["table"] == "wins" for row in rows):
-        found["Win rate of the row over the column, %"] = lambda figure: _wins(figure.subplots(), _of(rows, "wins"))
+        found[TABLES["wins"].title] = lambda figure: _wins(figure.subplots(), _of(rows, "wins"))
     if _metrics(rows):
         found["Each metric against the oracle: one dot an LLM"] = lambda figure: _correlations(figure, rows)
     return found
@@ -80,15 +81,7 @@ def check_plot(path: str) -> None:
         raise UsageError(f"--plot {path}: expected a name that ends with {', '.join(FORMS)}")
     if not Path(path).absolute().parent.is_dir():
         raise OutputError(f"--plot {path}: there is no such folder")
-    need_matplotlib("--plot")
-
-
-def need_matplotlib(flag: str) -> None:
-    """Raises UsageError when matplotlib is not installed."""
-    from importlib.util import find_spec
-
-    if find_spec("matplotlib") is None:
-        raise UsageError(f"{flag} draws with matplotlib, which is not installed: pip install 'blendkit[plots]'")
+    require("matplotlib", "plots", "--plot")
 
 
 @contextmanager
@@ -117,7 +110,7 @@ def _height(rows: Rows, title: str) -> float:
     if title.startswith("Each metric"):
         return 2.6 * math.ceil(min(PANELS, len(_metrics(rows))) / 3) + 0.2
     methods = len({row["method"] for row in rows if row["table"] in ("firsts", "wins")})
-    return 1.3 + 0.34 * methods if "Win rate" not in title else 1.8 + 0.42 * methods
+    return 1.3 + 0.34 * methods if title != TABLES["wins"].title else 1.8 + 0.42 * methods
 
 
 def _short(name: str) -> str:
