@@ -21,10 +21,9 @@ from typing import Any
 
 import numpy as np
 import torch
-from scipy import stats
 from torch import Tensor, nn
 
-from blendkit.errors import DataError, NoInputError, UsageError
+from blendkit.errors import DataError, NoInputError, UsageError, require
 from blendkit.running import seeded
 from blendkit.training.examples import Example
 
@@ -93,10 +92,12 @@ def train(trainee: Trainee, examples: Sequence[Example], options: TrainOptions, 
 
     Raises:
         DataError: there is nothing to train on.
-        UsageError: `resume` without a state in `out`, or with other options.
+        UsageError: `resume` without a state in `out` or with other options, or the extra `train` is not installed.
     """
     if not examples:
         raise DataError("nothing to train on: no record has two candidates with labels that differ")
+    for library in ("accelerate", "scipy"):
+        require(library, "train", "train")
     from accelerate import Accelerator
     from accelerate.utils import DistributedDataParallelKwargs, set_seed
     from transformers.utils import logging
@@ -196,6 +197,8 @@ def warm_up_and_decay(progress: float, warmup: float) -> float:
 @torch.no_grad()
 def evaluate(trainee: Trainee, examples: Sequence[Example], seed: int) -> dict[str, float]:
     """Against the first task's labels: pair accuracy (of pairs that differ), mean Spearman, and the label's mean rank of the top choice."""
+    from scipy import stats
+
     trainee.eval()
     right = pairs = 0.0
     spearman, ranks = [], []
