@@ -1,4 +1,4 @@
-"""Comparisons into ranks (LLM-Blender, section 3.3), all of them or some. A new aggregation is a function and a line in AGGREGATIONS."""
+"""Turns comparisons, all of them or some, into ranks (LLM-Blender, section 3.3). A new aggregation is a function and a line in AGGREGATIONS."""
 
 from __future__ import annotations
 

@@ -23,7 +23,7 @@ Verdicts = dict[str, list[dict[str, Any]]]
 
 @dataclass(frozen=True, slots=True)
 class Standings:
-    """Ranks of the generated candidates among themselves, and of each fused one among them and itself; 1 is best."""
+    """Ranks of the generated candidates, and the rank that each fused candidate has if it is put among them; 1 is best."""
 
     generated: dict[int, int]
     fused: dict[int, int]
@@ -34,7 +34,7 @@ class Standings:
 
     @property
     def ranks(self) -> list[int]:
-        """Of the generated candidates, in their order."""
+        """The generated candidates' ranks, in the candidates' order."""
         return list(self.generated.values())
 
     @property
@@ -45,8 +45,9 @@ class Standings:
 
 @dataclass
 class Example:
-    """`margin[i, j]`, [n, n], says how much the judge prefers candidate i to j, from -1 to 1; NaN where it saw no such pair.
+    """One record as the tables see it.
 
+    `margin[i, j]`, [n, n], says how much the judge prefers candidate i to j, from -1 to 1; NaN where it saw no such pair.
     `picks` are the candidates that aggregations put first beside `ranks`.
     """
 
@@ -63,7 +64,7 @@ class Example:
 
     @cached_property
     def values_by_metric(self) -> dict[str, list[float]]:
-        """The generated candidates' values, turned so that higher is better, of each metric that all of them have."""
+        """Metric → the generated candidates' values, with a sign such that higher is better; only metrics that all of them have."""
         found: dict[str, list[float]] = {}
         for metric in self.scores[self.generated[0]]:
             values = [self.scores[index].get(metric) for index in self.generated]
@@ -75,7 +76,7 @@ class Example:
 
 @dataclass
 class Oracle:
-    """What counts as the true ranking. `judge` is the judge of the verdicts, the oracle itself or beside a score.
+    """What counts as the true ranking: a score, or else a judge's verdicts. Beside a score, the judge gives GPT-Rank and win rates.
 
     Both are found in the first record where they are not named: MixInstruct's judge first, then a panel, then any.
     """

@@ -11,8 +11,8 @@ from typing import Any
 import numpy as np
 
 from blendkit.errors import UsageError
-from blendkit.evaluation.columns import Column, Columns, Computed, Growing, counted
 from blendkit.evaluation.examples import Example, Oracle, rank_of, rounded
+from blendkit.evaluation.spilled_columns import Column, ColumnFile, Computed, SpilledColumns, counted
 from blendkit.evaluation.statistics import bootstrap, holm, randomization
 from blendkit.evaluation.tables import KINDS
 
@@ -25,11 +25,11 @@ class Method:
 
     name: str
     kind: str
-    cells: Growing
+    cells: SpilledColumns
     examples: int = 0
 
     def add(self, number: int, rows: list[array[float]]) -> None:
-        """The picks of example `number`; of several, the mean is taken."""
+        """Takes the picks of example `number`; several picks count by their mean."""
         self.examples += 1
         self.cells.put(number, rows[0] if len(rows) == 1 else _mean(rows))
 
@@ -39,7 +39,7 @@ def _mean(rows: list[array[float]]) -> array[float]:
 
 
 class Methods:
-    """Table 2, filled example by example; nothing is kept of an example but the numbers of its cells."""
+    """Fills Table 2 example by example, and keeps of an example only the numbers of its cells."""
 
     def __init__(self, oracle: Oracle, versus: list[str]) -> None:
         self.oracle, self.versus = oracle, versus
@@ -48,12 +48,12 @@ class Methods:
         self.versus_columns = [f"not_worse_than_{model}" for model in versus]
         self.size = 0
         self._methods: dict[tuple[str, str], Method] = {}
-        self._store = Columns()
+        self._store = ColumnFile()
         # The place in a row of every column that has a value somewhere; new ones come last.
         self._places: dict[str, int] = {}
 
     def add(self, example: Example) -> None:
-        """What each method picks there, and what that is worth."""
+        """Notes what each method picks in the example, and what the pick is worth."""
         rows: dict[int, array[float]] = {}
         picked: dict[tuple[str, str], list[array[float]]] = {}
 
@@ -79,7 +79,7 @@ class Methods:
         for key, found in picked.items():
             method = self._methods.get(key)
             if method is None:
-                method = self._methods[key] = Method(key[1], key[0], Growing(self._store))
+                method = self._methods[key] = Method(key[1], key[0], SpilledColumns(self._store))
             method.add(self.size, found)
         self.size += 1
 
@@ -115,7 +115,7 @@ class Methods:
         return method.cells.column(self._places.get(name, len(self._places)), self.size)
 
     def sorted(self) -> list[Method]:
-        """By kind, and within a kind by mean rank under the oracle; the judge's where the oracle has no word on it, as on a fused answer's score."""
+        """Sorts by kind, and within a kind by mean rank under the oracle, or under the judge where the oracle ranks none of it (a fused answer)."""
 
         def mean_rank(method: Method) -> float:
             found = [counted(self.column(method, name)) for name in (self.rank_column, "gpt_rank") if name]
@@ -124,7 +124,7 @@ class Methods:
         return sorted(self._methods.values(), key=lambda method: (list(KINDS).index(method.kind), mean_rank(method)))
 
     def column_names(self) -> list[str]:
-        """Of Table 2, in their order."""
+        """The columns of Table 2, in their order."""
         found = [*self.metrics, *([self.rank_column] if self.rank_column else []), *(["gpt_rank"] if self.oracle.judge else [])]
         if self.oracle.name:
             found += [*self.versus_columns, "top3"]

@@ -20,7 +20,7 @@ TARGET_TOKENS = 2048
 
 
 @dataclass
-class Loaded:
+class LoadedBart:
     """What the directions of one model share."""
 
     bart: Any
@@ -39,7 +39,7 @@ class BartScore(ModelScorer):
     def __init__(self, name: str, model: str = default_model, device: str = "auto", dtype: str = "auto") -> None:
         super().__init__(name, model)
         self.group = f"bartscore:{model}"
-        self.loaded = shared(("bart", model, device, dtype), lambda: Loaded(*load_bart(model, device, dtype)))
+        self.loaded = shared(("bart", model, device, dtype), lambda: LoadedBart(*load_bart(model, device, dtype)))
         self.bart, self.tokenizer, self.longest = self.loaded.bart, self.loaded.tokenizer, self.loaded.longest
 
     def directions(self, item: Item) -> list[tuple[str, str]]:

@@ -15,7 +15,7 @@ from blendkit.scorers.base import EMPTY, Item, ModelScorer, Rounds
 from blendkit.stage import Work
 
 
-class Loaded:
+class LoadedMaskedModel:
     """A masked language model, as both its scorers read it.
 
     Raises:
@@ -51,7 +51,7 @@ class MaskedLM(ModelScorer):
 
     def __init__(self, name: str, model: str = default_model, device: str = "auto", dtype: str = "auto") -> None:
         super().__init__(name, model)
-        self.loaded = shared(("mlm", model, device, dtype), lambda: Loaded(model, device, dtype))
+        self.loaded = shared(("mlm", model, device, dtype), lambda: LoadedMaskedModel(model, device, dtype))
         self.tokenizer, self.longest, self.head, self.reader = self.loaded.tokenizer, self.loaded.longest, self.loaded.head, self.loaded.reader
 
     def rounds(self, items: list[Item]) -> Rounds:
