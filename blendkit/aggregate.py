@@ -91,7 +91,7 @@ def bradley_terry_strengths(wins: Matrix, prior: float) -> Matrix:
         strengths += step / np.maximum(largest, 1.0)
         if largest.max() < 1e-9:
             break
-    return strengths - strengths.mean(axis=-1, keepdims=True)
+    return np.asarray(strengths - strengths.mean(axis=-1, keepdims=True))
 
 
 ELO_SCALE = 400.0  # so many points are a factor of ten in the odds

@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from blendkit.aggregate import ranks_from_scores
-from blendkit.evaluation.examples import Example, Oracle, rounded
+from blendkit.evaluation.examples import JudgedExample, Oracle, rounded
 
 Ranks = NDArray[Any]
 # Rows wait until they make so many comparisons of ranks, and are then folded into the sums together.
@@ -147,7 +147,7 @@ class Rankers:
         self.oracle = oracle
         self._rankings: dict[str, RankerAgreement] = {}
 
-    def add(self, example: Example) -> None:
+    def add(self, example: JudgedExample) -> None:
         """Takes the example's rankings, where the oracle has one."""
         if example.oracle is None:
             return

@@ -9,7 +9,7 @@ from typing import Any
 from blendkit.errors import DataError, RecordError, UsageError, require
 from blendkit.evaluation.agreement import Rankers
 from blendkit.evaluation.checks import check_all, compare, parsed, read_rows
-from blendkit.evaluation.examples import Example, Oracle, example_of
+from blendkit.evaluation.examples import JudgedExample, Oracle, example_of
 from blendkit.evaluation.formats import FORMATS, rendered
 from blendkit.evaluation.judges import Judges
 from blendkit.evaluation.length import length_table
@@ -73,7 +73,7 @@ class Evaluating(Stage):
         self.methods, self.rankers, self.firsts = Methods(self.oracle, self.versus), Rankers(self.oracle), Firsts()
         self.count = 0
         # Whole examples are kept only for the tables that look at all of them together.
-        self.examples: list[Example] = []
+        self.examples: list[JudgedExample] = []
         self.notes: list[str] = []
         self._rows: Rows | None = None
 

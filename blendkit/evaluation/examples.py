@@ -44,7 +44,7 @@ class Standings:
 
 
 @dataclass
-class Example:
+class JudgedExample:
     """One record as the tables see it.
 
     `margin[i, j]`, [n, n], says how much the judge prefers candidate i to j, from -1 to 1; NaN where it saw no such pair.
@@ -105,7 +105,7 @@ class Oracle:
         if self.judge is None and verdicts:
             self.judge = next((name for name in ("mixinstruct", "panel") if name in verdicts), next(iter(verdicts)))
 
-    def read(self, example: Example, record: Record, verdicts: Verdicts) -> None:
+    def read(self, example: JudgedExample, record: Record, verdicts: Verdicts) -> None:
         """Fills the example's standings and margins.
 
         Raises:
@@ -141,7 +141,7 @@ def rank_of(standings: Standings | None, index: int) -> int | None:
     return standings.of(index) if standings else None
 
 
-def example_of(record: Record, number: int, oracle: Oracle, aggregations: bool = False, seed: int = 0) -> Example:
+def example_of(record: Record, number: int, oracle: Oracle, aggregations: bool = False, seed: int = 0) -> JudgedExample:
     """The record as an example; with `aggregations`, every ranker's full comparisons by MaxLogits, MaxWins and one bubble run.
 
     Raises:
@@ -153,7 +153,7 @@ def example_of(record: Record, number: int, oracle: Oracle, aggregations: bool =
         raise RecordError("candidates", "expected at least one that an LLM wrote, got fused ones only")
     verdicts = verdicts_of(record)
     oracle.find_judge(verdicts)
-    example = Example(
+    example = JudgedExample(
         number,
         [candidate["model"] for candidate in candidates],
         generated,

@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from blendkit.errors import UsageError
-from blendkit.evaluation.examples import Example, rounded
+from blendkit.evaluation.examples import JudgedExample, rounded
 
 Values = NDArray[np.float64]
 RESAMPLES = 100
@@ -22,7 +22,7 @@ RESAMPLES = 100
 ENOUGH = 3
 
 
-def length_table(examples: list[Example], baseline: str, seed: int) -> list[dict[str, Any]]:
+def length_table(examples: list[JudgedExample], baseline: str, seed: int) -> list[dict[str, Any]]:
     """The table `length`: a row a model, fused ones included, best first.
 
     `length_effect` is the weight of the length term: above 0, the judge likes a model's longer answers. Intervals are
@@ -49,7 +49,7 @@ def length_table(examples: list[Example], baseline: str, seed: int) -> list[dict
     return sorted(rows, key=lambda row: -(row["length_controlled"] or 0.0))
 
 
-def _games(examples: list[Example], baseline: str) -> dict[str, tuple[NDArray[np.int64], Values, Values, Values]]:
+def _games(examples: list[JudgedExample], baseline: str) -> dict[str, tuple[NDArray[np.int64], Values, Values, Values]]:
     """Gives for each model: the examples it was compared in, how far it won (0 to 1), tanh of its standardised surplus of characters, its characters."""
     found: dict[str, list[tuple[int, float, int, int]]] = {}
     for example in examples:

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from blendkit.errors import UsageError
-from blendkit.evaluation.examples import Example, Oracle, rank_of, rounded
+from blendkit.evaluation.examples import JudgedExample, Oracle, rank_of, rounded
 from blendkit.evaluation.spilled_columns import Column, ColumnFile, Computed, SpilledColumns, counted
 from blendkit.evaluation.statistics import bootstrap, holm, randomization
 from blendkit.evaluation.tables import KINDS
@@ -52,7 +52,7 @@ class Methods:
         # The place in a row of every column that has a value somewhere; new ones come last.
         self._places: dict[str, int] = {}
 
-    def add(self, example: Example) -> None:
+    def add(self, example: JudgedExample) -> None:
         """Notes what each method picks in the example, and what the pick is worth."""
         rows: dict[int, array[float]] = {}
         picked: dict[tuple[str, str], list[array[float]]] = {}
@@ -83,7 +83,7 @@ class Methods:
             method.add(self.size, found)
         self.size += 1
 
-    def _row(self, example: Example, index: int) -> array[float]:
+    def _row(self, example: JudgedExample, index: int) -> array[float]:
         """What one candidate is worth, column by column, NaN where it has no value."""
         by_oracle = rank_of(example.oracle, index)
         scores = example.scores[index]
@@ -180,7 +180,7 @@ def _tests(table: Methods, methods: list[Method], columns: list[str], seed: int,
     return rows
 
 
-def _not_worse(example: Example, index: int, model: str) -> float | None:
+def _not_worse(example: JudgedExample, index: int, model: str) -> float | None:
     """100 where the judge (a score's ranks where there is none) does not prefer the baseline's answer, else 0."""
     baseline = example.models.index(model)
     if example.margin is not None:

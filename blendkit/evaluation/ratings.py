@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from blendkit.aggregate import ELO_SCALE, bradley_terry_strengths
 from blendkit.evaluation.elo import online_elo
-from blendkit.evaluation.examples import Example, rounded
+from blendkit.evaluation.examples import JudgedExample, rounded
 
 Wins = NDArray[np.float64]
 RESAMPLES = 200
@@ -28,7 +28,7 @@ class Firsts:
         self._share: dict[str, float] = {}
         self._at_rank: dict[str, dict[int, int]] = {}
 
-    def add(self, example: Example) -> None:
+    def add(self, example: JudgedExample) -> None:
         """Counts the example's ranks by the oracle, where there are some."""
         if example.oracle is None:
             return
@@ -56,7 +56,7 @@ class Firsts:
         return rows
 
 
-def ratings_of(examples: list[Example], seed: int) -> list[dict[str, Any]]:
+def ratings_of(examples: list[JudgedExample], seed: int) -> list[dict[str, Any]]:
     """The tables `ratings` (best first) and `wins` (a row a model), over all verdicts of the judge; a tie is half a win for each."""
     judged = [example for example in examples if example.margin is not None]
     names = list(dict.fromkeys(model for example in judged for model in example.models))
