@@ -1,4 +1,4 @@
-"""Comparisons into ranks (LLM-Blender, section 3.3), all of them or some. A new aggregation is a function and a line in AGGREGATIONS."""
+"""Turns comparisons, all of them or some, into ranks (LLM-Blender, section 3.3). A new aggregation is a function and a line in AGGREGATIONS."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ from numpy.typing import NDArray
 Matrix = NDArray[np.float64]
 Comparison = tuple[int, int, float]
 
-# What a logit strays from the difference of two strengths, and how far strengths stray, both in logits (the
-# embedded ranker on 105 records: 0.1 and 1.0; another ranker may be less consistent).
+# The standard deviations of a logit around the difference of two strengths, and of strengths around 0, in logits. For the
+# embedded ranker on 105 records they are 0.1 and 1.0; another ranker may be less consistent.
 NOISE, SPREAD = 0.5, 1.0
 
 
@@ -38,7 +38,7 @@ def max_logits(m: Matrix) -> Matrix:
     # Rounded, because the same sum taken in another order must stay a tie.
     if not np.isnan(m).any():
         return np.asarray((m - m.T).mean(axis=-1).round(9))
-    return np.asarray((2 * BradleyTerry(_comparisons(m), len(m), noise=1e-3).strengths).round(9))
+    return np.asarray((2 * StrengthPosterior(_comparisons(m), len(m), noise=1e-3).strengths).round(9))
 
 
 def max_wins(m: Matrix) -> Matrix:
@@ -60,55 +60,105 @@ def copeland(m: Matrix) -> Matrix:
     return np.asarray(np.sign(margin).sum(axis=-1) * (len(m) - 1) / np.maximum(met.sum(axis=-1), 1)).round(9)
 
 
-def bradley_terry(m: Matrix) -> Matrix:
-    """Scores [n]: strengths of the Bradley-Terry model, by choix; a logit counts as σ(logit) of a win for i, the rest for j."""
-    import choix
-
-    n = len(m)
-    wins = np.zeros((n, n))
-    for i, j, logit in _comparisons(m):
-        share = 1 / (1 + np.exp(-np.clip(logit, -30, 30)))
-        wins[i, j] += share
-        wins[j, i] += 1 - share
-    if not wins.any():
-        return np.zeros(n)
-    # A little prior makes the strengths finite where somebody lost everything, and unique where the pairs fall apart.
-    return np.asarray(choix.ilsr_pairwise_dense(wins, alpha=0.01, max_iter=1000)).round(6)
+def bradley_terry(wins: Matrix) -> Matrix:
+    """Scores [n]: strengths of the Bradley-Terry model, in logits; a probability counts as that share of a win, and the rest as a win of the other."""
+    games = np.zeros(wins.shape)
+    for i, j, won in _comparisons(wins):
+        games[i, j] += won
+        games[j, i] += 1 - won
+    return bradley_terry_strengths(games, prior=0.01).round(6)
 
 
-def elo(m: Matrix) -> Matrix:
-    """Scores [n]: Elo ratings around 1,500 (K = 32); a logit counts as σ(logit) of a win.
+def bradley_terry_strengths(wins: Matrix, prior: float) -> Matrix:
+    """Strengths θ [..., n], mean 0, such that i beats j with probability σ(θ_i - θ_j) (Bradley and Terry 1952), the most likely ones by Newton's method.
 
-    Elo depends on the order of games and moves slowly. So the games are gone through 20 times, forwards and
+    `wins[..., i, j]` says how often i beat j; a tie is half a win for each. `prior`, above 0, is added to every pair's wins:
+    so a model that won always has a finite strength, and models that never met have comparable ones.
+    """
+    n = wins.shape[-1]
+    wins = wins + prior * (1 - np.eye(n))
+    played = wins + wins.swapaxes(-1, -2)
+    strengths = np.zeros(wins.shape[:-1])
+    for _ in range(200):
+        expected = 1 / (1 + np.exp(strengths[..., None, :] - strengths[..., :, None]))
+        gradient = (wins - played * expected).sum(axis=-1)
+        weights = played * expected * (1 - expected)
+        # The likelihood does not change when all strengths grow by the same; 1/n keeps their sum at 0.
+        curvature = weights.sum(axis=-1)[..., None] * np.eye(n) - weights + 1 / n
+        step = np.linalg.solve(curvature, gradient[..., None])[..., 0]
+        largest = np.abs(step).max(axis=-1, keepdims=True)
+        # Far from the optimum a whole step of Newton's would overshoot.
+        strengths += step / np.maximum(largest, 1.0)
+        if largest.max() < 1e-9:
+            break
+    return np.asarray(strengths - strengths.mean(axis=-1, keepdims=True))
+
+
+ELO_SCALE = 400.0  # so many points are a factor of ten in the odds
+
+
+def elo_change(ahead: Any, won: Any, step: float) -> Any:
+    """What the first player's rating gains by a game, and the second's loses (Elo 1978): `ahead` is by how much the first is rated higher, `won` 0 to 1."""
+    return step * (won - 1 / (1 + 10 ** (-ahead / ELO_SCALE)))
+
+
+def elo(wins: Matrix) -> Matrix:
+    """Scores [n]: Elo ratings around 1,500 (K = 32); a probability counts as that share of a win.
+
+    Elo depends on the order of games and moves slowly. Therefore the games are gone through 20 times, forwards and
     backwards in turn, and the rating is the mean of the last two ways.
     """
-    ratings = np.full(len(m), 1500.0)
-    games = [(i, j, 1 / (1 + np.exp(-np.clip(logit, -30, 30)))) for i, j, logit in _comparisons(m)]
+    ratings = np.full(len(wins), 1500.0)
+    games = _comparisons(wins)
     before = ratings.copy()
     for turn in range(20):
         before = ratings.copy()
         for i, j, won in games[:: -1 if turn % 2 else 1]:
-            change = 32 * (won - 1 / (1 + 10 ** ((ratings[j] - ratings[i]) / 400)))
+            change = elo_change(ratings[i] - ratings[j], won, 32)
             ratings[i] += change
             ratings[j] -= change
     return np.asarray((before + ratings) / 2).round(6)
 
 
-AGGREGATIONS: dict[str, Callable[[Matrix], Matrix]] = {
-    "max-logits": max_logits,
-    "max-wins": max_wins,
-    "copeland": copeland,
-    "bradley-terry": bradley_terry,
-    "elo": elo,
+def logit_wins(m: Matrix) -> Matrix:
+    """W [n, n] from logits: the probability σ(M[i, j]) that candidate i beats j where i is shown first."""
+    return np.asarray(1 / (1 + np.exp(-np.clip(m, -30, 30))))
+
+
+def verdict_wins(m: Matrix) -> Matrix:
+    """W [n, n] from `verdict_matrix`: 1 where candidate i beat j, 0.5 where they tied, p where the verdict came with a probability p."""
+    return np.asarray((1 + (m - m.T) / 2) / 2)
+
+
+@dataclass(frozen=True, slots=True)
+class Aggregation:
+    """A row of the table: a function from a matrix [n, n] to scores [n], higher is better.
+
+    It takes the matrix as it is or, if it is `of_wins`, the probabilities that the matrix stands for.
+    """
+
+    scores: Callable[[Matrix], Matrix]
+    of_wins: bool = False
+
+    def __call__(self, m: Matrix, wins: Callable[[Matrix], Matrix] = logit_wins) -> Matrix:
+        """Scores [n]; `wins` says how the numbers of `m` are read: `logit_wins` for a ranker's logits, `verdict_wins` for verdicts."""
+        return self.scores(wins(m) if self.of_wins else m)
+
+
+AGGREGATIONS: dict[str, Aggregation] = {
+    "max-logits": Aggregation(max_logits),
+    "max-wins": Aggregation(max_wins),
+    "copeland": Aggregation(copeland),
+    "bradley-terry": Aggregation(bradley_terry, of_wins=True),
+    "elo": Aggregation(elo, of_wins=True),
 }
 
 
-class BradleyTerry:
-    """The posterior of strengths θ given logits, read as noisy log-odds: s_ij = θ_i - θ_j + b + noise.
+class StrengthPosterior:
+    """What logits say of strengths θ: a linear model s_ij = θ_i - θ_j + b + noise, whose posterior is Gaussian and exact.
 
-    The Bradley-Terry model says that i beats j with probability σ(θ_i - θ_j); PairRanker's logit is such a
-    log-odds, so that the likelihood is Gaussian and the posterior exact. Prior: N(0, SPREAD²) for θ and for the
-    first place's favour b, lest b explain all where there is a single comparison. `noise` is in logits.
+    It is the least-squares sister of the Bradley-Terry model, which knows only who won. The first place has the favour b.
+    Prior: N(0, SPREAD²) for θ and for b, so that b cannot explain all where there is a single comparison. `noise` is in logits.
     """
 
     def __init__(self, comparisons: Sequence[Comparison], n: int, noise: float = NOISE) -> None:
@@ -124,7 +174,7 @@ class BradleyTerry:
         self.n, self.noise = n, noise
 
     def doubt(self) -> Matrix:
-        """[n, n]: how little is known of who wins a pair: its standard deviation over its mean margin (plus a noise that never goes)."""
+        """[n, n]: how unsure it is who wins a pair: the standard deviation of the margin over its mean."""
         c = self.covariance[: self.n, : self.n]
         variance = np.maximum(np.diag(c)[:, None] + np.diag(c) - 2 * c, 0.0)
         margin = np.abs(self.strengths[:, None] - self.strengths)
@@ -178,7 +228,8 @@ class Settled:
 def settled(verdicts: Iterable[dict[str, Any]]) -> dict[tuple[int, int], Settled]:
     """One verdict a pair: what more than half of its verdicts say, otherwise a tie; probabilities are averaged.
 
-    Of a pair that was shown in both orders, a verdict so stands only where both agree.
+    `unparsed` verdicts count for nothing, unless there is no other. Where both orders of a pair could be read, a verdict
+    stands only if they agree.
     """
     by_pair: dict[tuple[int, int], list[dict[str, Any]]] = {}
     for verdict in verdicts:
@@ -187,6 +238,7 @@ def settled(verdicts: Iterable[dict[str, Any]]) -> dict[tuple[int, int], Settled
 
 
 def _settled(verdicts: list[dict[str, Any]]) -> Settled:
+    verdicts = [verdict for verdict in verdicts if verdict["verdict"] != "unparsed"] or verdicts[:1]
     if len(verdicts) == 1:
         return Settled(verdicts[0]["verdict"], verdicts[0].get("probability"))
     words = [verdict["verdict"] for verdict in verdicts]

@@ -68,19 +68,48 @@ def judge(records: Records, model: str | Sequence[str] = "embedded", **options: 
     yield from apply(make_judge(model, **options), records)
 
 
-def evaluate(records: Records, *, versus: Sequence[str] = (), oracle: str | None = None, agreement: str | None = None, **more: Any) -> list[dict[str, Any]]:
-    """The rows of Table 2 and Table 3, and of what else is asked for.
+def evaluate(
+    records: Records, *, versus: Sequence[str] = (), oracle: str | None = None, agreement: str | None = None, baseline: str | None = None,
+    ratings: bool = False, length_controlled: str | None = None, aggregations: bool = False, manifests: Sequence[str] = (),
+    compare_with: str | None = None, checks: Sequence[str] = (), report: str | None = None, report_records: int = 500,
+    plot: str | None = None, seed: int = 0,
+) -> list[dict[str, Any]]:  # fmt: skip
+    """Returns the rows of Table 2 and Table 3, and of the tables that are asked for, as `blendkit evaluate` writes them.
 
-    With `agreement` (a field of labels A, B, tie) also those of the agreement with it; `more` are `Evaluating`'s arguments,
-    such as `baseline` (a method that all others are tested against), `ratings` and `controlled`.
+    Args:
+        records: with what earlier stages wrote: scores, ranks, verdicts.
+        versus: models; for each a column says in how many % of the examples a method is not worse.
+        oracle: the true ranking: `judge:NAME`, `score:NAME` or the NAME of a score; None takes the stream's judge, MixInstruct's first.
+        agreement: a field with labels A, B or tie in records of two candidates; adds each score's and ranking's agreement with it.
+        baseline: a method that all others are tested against (paired, corrected for many comparisons).
+        ratings: adds Bradley-Terry and Elo ratings, win rates, and the judges' position bias and agreement.
+        length_controlled: a model; adds win rates against it at equal length (needs the extra `stats`).
+        aggregations: adds each ranker's full comparisons by MaxLogits, MaxWins and one bubble run.
+        manifests: files that earlier stages' `--manifest` wrote; adds their time and cost.
+        compare_with: a file of rows of an earlier run, as JSON lines; adds what moved beyond noise.
+        checks: such as `rankers.pairrm.gpt_rank < llms.best.gpt_rank`.
+        report: a folder; writes one self-contained HTML page into it, with the first `report_records` records (needs the extra `plots`).
+        plot: a .png, .svg or .pdf that the figures are drawn into (needs the extra `plots`).
+        seed: of resampling, permutations and bubble runs.
 
     Raises:
-        DataError: there is no record.
+        DataError: there is no record, a record lacks what an argument asks for, or a file holds something else.
+        UsageError: an argument's value is none that there is, or an extra is not installed.
+        NoInputError: a file that is read is not there.
+        OutputError: the page or the plot cannot be written.
+        CheckFailed: one of `checks` does not hold; all else is done.
     """
     from blendkit.evaluation.evaluating import Evaluating
     from blendkit.pipeline.runner import apply
 
-    stage = Evaluating(list(versus), oracle, agreement, **more)
+    stage = Evaluating(
+        versus=versus, oracle=oracle, agreement=agreement, baseline=baseline, ratings=ratings, length_controlled=length_controlled,
+        aggregations=aggregations, manifests=manifests, compare_with=compare_with, checks=checks, report=report,
+        report_records=report_records, plot=plot, seed=seed,
+    )  # fmt: skip
     for _ in apply(stage, records):
         pass
+    stage.write_page()
+    stage.draw()
+    stage.check()
     return stage.rows()

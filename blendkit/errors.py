@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from importlib.util import find_spec
 from typing import Any
 
 
@@ -15,6 +16,12 @@ class UsageError(BlendkitError):
     """The command was called wrongly (2)."""
 
     exit_code = 2
+
+
+def require(module: str, extra: str, what: str, package: str | None = None) -> None:
+    """Raises UsageError if a library of an extra is not installed: `what` names the flag or the work that needs `package` (else `module`)."""
+    if find_spec(module) is None:
+        raise UsageError(f"{what} needs {package or module}: pip install 'blendkit[{extra}]'")
 
 
 class CheckFailed(BlendkitError):

@@ -10,7 +10,7 @@ import torch
 
 import blendkit as library
 from blendkit.aggregate import matrix, max_logits, max_wins, ranks_from_scores, verdict_matrix
-from blendkit.evaluation.agreement import Agreement
+from blendkit.evaluation.agreement import RankAgreement
 from blendkit.fusers.genfuser import fuser_prompt
 from blendkit.models.fast.scorer import PairScorer
 from blendkit.models.pair_inputs import PairInputs
@@ -178,7 +178,7 @@ def test_gpt_rank_from_mixinstruct_verdicts(golden):
 
 def test_table_3_agreement(golden):
     values = json.loads((golden / "ranking.json").read_text())["correlation"]
-    found = Agreement()
+    found = RankAgreement()
     found.add(np.array(values["hypothesis"]), np.array(values["oracle"]))
     assert found.pearson() == pytest.approx(values["pearson"], abs=1e-9)
     assert found.spearman() == pytest.approx(values["spearman"], abs=1e-9)

@@ -285,7 +285,10 @@ def test_what_cannot_be_read_by_likelihood_is_refused(tiny_chat, tiny_t5):
         make_judge(str(tiny_chat), device="cpu", verdict_by="json")
 
 
-@pytest.mark.parametrize("words", [["A", "B", "C", "D"], ["A is better", "B is better", "Same good", "Same bad"], ["1", "2", "Tie"]])
+@pytest.mark.parametrize(
+    "words",
+    [["A", "B", "C", "D"], ["A is better", "B is better", "Same good", "Same bad"], ["1", "2", "Tie"], ["Tie", "Tie bad", "A"], ["Tie", "Tie bad"], ["A"]],
+)
 def test_likelihoods_are_those_of_single_passes(tiny_chat, words):
     import torch
     from transformers import AutoModelForCausalLM, AutoTokenizer
@@ -299,16 +302,16 @@ def test_likelihoods_are_those_of_single_passes(tiny_chat, words):
     found = model.likelihoods([Prompt([{"role": "user", "content": content}]) for content in contents], words, begun)
     network, tokenizer = AutoModelForCausalLM.from_pretrained(tiny_chat).eval(), AutoTokenizer.from_pretrained(tiny_chat)
     for content, start, values in zip(contents, begun, found, strict=True):
+        before = f"user: {content}\nassistant: {start}"
+        prompt, *whole = (tokenizer(before + word, add_special_tokens=False)["input_ids"] for word in ("", *words))
+        # A token that spans the prompt's end counts as the answers'.
+        head = next(place for place in range(len(prompt), 0, -1) if all(ids[:place] == prompt[:place] for ids in whole))
         logs = []
-        for word in words:
-            before = f"user: {content}\nassistant: {start}"
-            ids = tokenizer(before + word, return_tensors="pt", add_special_tokens=False)["input_ids"]
+        for ids in whole:
             with torch.inference_mode():
-                table = network(ids).logits[0, :-1].log_softmax(-1)
-            logs.append([float(table[place, token]) for place, token in enumerate(ids[0, 1:])])
-        # What stands before the answers is the same for all words, so that differences are what counts.
-        whole = [sum(values) for values in logs]
-        assert [value - values[0] for value in values] == pytest.approx([value - whole[0] for value in whole], abs=1e-4)
+                table = network(torch.tensor([ids])).logits[0].log_softmax(-1)
+            logs.append(sum(float(table[place - 1, ids[place]]) for place in range(head, len(ids))))
+        assert values == pytest.approx(logs, abs=1e-4)
 
 
 @pytest.mark.parametrize("prompt", ["pairwise", "paper", "pandalm", "auto-j", "prometheus"])

@@ -164,12 +164,12 @@ def test_the_embedded_ranker_knows_good_from_bad(blendkit):
 
 def test_the_embedded_ranker_agrees_with_the_oracle(dev_records):
     from blendkit.aggregate import ranks_from_scores
-    from blendkit.evaluation.agreement import Agreement
+    from blendkit.evaluation.agreement import RankAgreement
 
     # Enough records to tell from chance, the shortest ones, so that it does not take long.
     shortest = sorted(dev_records, key=lambda record: sum(len(c["text"]) for c in record["candidates"]))[:6]
     records = list(library.rank(library.pair(shortest)))
     oracle = [ranks_from_scores([c["scores"]["gpt4_pref"] for c in record["candidates"]]) for record in records]
-    agreement = Agreement()
+    agreement = RankAgreement()
     agreement.add([record["ranks"]["pairrm"] for record in records], oracle)
     assert agreement.spearman_per_example() > 0.2

@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import blendkit as library
-from blendkit.aggregate import AGGREGATIONS, BradleyTerry, matrix, max_logits
+from blendkit.aggregate import AGGREGATIONS, StrengthPosterior, matrix, max_logits
 from blendkit.pipeline.plan import Plan
 from blendkit.pipeline.runner import apply, process
 from blendkit.pipeline.work import Job, Work
@@ -79,7 +79,7 @@ def test_the_fit_of_a_full_matrix_is_max_logits():
     np.fill_diagonal(m, 0)
     exact = AGGREGATIONS["max-logits"](m)
     rows = [(i, j, m[i, j]) for i in range(7) for j in range(7) if i != j]
-    np.testing.assert_allclose(2 * BradleyTerry(rows, 7, noise=1e-3).strengths, exact, atol=1e-5)
+    np.testing.assert_allclose(2 * StrengthPosterior(rows, 7, noise=1e-3).strengths, exact, atol=1e-5)
 
 
 @pytest.mark.parametrize("name", AGGREGATIONS)

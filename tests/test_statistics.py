@@ -88,7 +88,7 @@ def test_paired_tests_see_what_unpaired_intervals_do_not(blendkit):
     test = next(row for row in rows if row["table"] == "tests" and row["method"] == "n.5" and row["column"] == "q")
     assert test["difference"] == pytest.approx(table2["n.5"]["q"] - table2["m"]["q"], abs=2e-4)
     assert test["low"] > 0 and test["p_holm"] < 0.01 and test["examples"] == 60
-    assert "Against m: bootstrap" in done.stderr
+    assert "Against m. Bootstrap" in done.stderr
     wrong = blendkit("evaluate", "--baseline", "zz", stdin=lines(stream(4)))
     assert wrong.returncode == 2
     assert "--baseline zz: no such method; there are" in wrong.stderr

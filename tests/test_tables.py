@@ -224,18 +224,18 @@ def test_aggregations_of_full_comparisons(blendkit):
 
 
 def test_elo_agrees_with_bradley_terry_on_many_games():
-    from blendkit.evaluation.elo import elo
+    from blendkit.evaluation.elo import online_elo
 
     rng = np.random.default_rng(0)
     strengths = np.array([-0.8, 0.0, 0.2, 0.6])
     first = rng.integers(4, size=6000)
     second = (first + rng.integers(1, 4, size=6000)) % 4
     won = (rng.random(6000) < 1 / (1 + np.exp(strengths[second] - strengths[first]))).astype(float)
-    middle, low, high = elo(first, second, won, np.repeat(np.arange(1000), 6), 4, seed=0)
+    middle, low, high = online_elo(first, second, won, np.repeat(np.arange(1000), 6), 4, seed=0)
     expected = 1500 + 400 / math.log(10) * (strengths - strengths.mean())
     np.testing.assert_allclose(middle, expected, atol=25)
     assert ((low < expected) & (expected < high)).all()
-    again = elo(first, second, won, np.repeat(np.arange(1000), 6), 4, seed=0)
+    again = online_elo(first, second, won, np.repeat(np.arange(1000), 6), 4, seed=0)
     assert (again[0] == middle).all()
 
 
@@ -264,7 +264,7 @@ def test_length_controlled_win_rates_take_the_length_out(blendkit):
         row for row in parsed(blendkit("evaluate", "--length-controlled", "base", stdin=lines(of_length(1500, 0.0))).stdout) if row["table"] == "length"
     )
     assert without["length_controlled"] == pytest.approx(without["win_rate"], abs=5)
-    assert "Length-controlled win rates (AlpacaEval 2)" in done.stderr
+    assert "Win rates at equal length (our regression, not AlpacaEval 2's estimator)" in done.stderr
 
 
 def test_length_controlled_by_an_independent_fit():

@@ -7,7 +7,6 @@ from typing import Annotated
 import typer
 
 from blendkit.commands.options import with_run_options
-from blendkit.errors import UsageError
 from blendkit.pipeline.run import RunOptions, run_stage
 from blendkit.pipeline.stage import Stage
 from blendkit.showing import say
@@ -37,8 +36,12 @@ def evaluate(
     ratings: Annotated[
         bool, typer.Option("--ratings", help="Add Bradley-Terry and Elo ratings with intervals, win rates, and the judges' position bias and agreement.")
     ] = False,
-    controlled: Annotated[
-        str | None, typer.Option("--length-controlled", help="Add length-controlled win rates (AlpacaEval 2) against this model.", show_default=False)
+    length_controlled: Annotated[
+        str | None,
+        typer.Option(
+            help="Add win rates against this model at equal length, by our own regression: not AlpacaEval 2's estimator. Needs blendkit[stats].",
+            show_default=False,
+        ),
     ] = None,
     aggregations: Annotated[
         bool, typer.Option("--aggregations", help="Add each ranker's full comparisons by MaxLogits, MaxWins and one bubble run (the paper's appendix).")
@@ -60,7 +63,7 @@ def evaluate(
         list[str] | None,
         typer.Option("--assert", help="End with 3 unless this holds, such as 'rankers.pairrm.gpt_rank < llms.best.gpt_rank'. May be given several times."),
     ] = None,
-    compared: Annotated[str | None, typer.Option("--compare", help="The JSON lines of an earlier evaluate: shows what moved beyond noise.")] = None,
+    compare: Annotated[str | None, typer.Option(help="The JSON lines of an earlier evaluate: shows what moved beyond noise.")] = None,
 ) -> None:
     """Print the paper's tables from what the stream holds.
 
@@ -71,35 +74,16 @@ def evaluate(
 
     Example: blendkit evaluate --baseline pairrm --report out/ < judged.jsonl > tables.jsonl
     """
-    from blendkit.evaluation.checks import check_all, parsed, read_rows
-    from blendkit.evaluation.formats import FORMATS
-    from blendkit.evaluation.report.browser import Browser
-    from blendkit.evaluation.report.page import make_folder
-    from blendkit.evaluation.report.plots import check_plot, need_matplotlib
-    from blendkit.evaluation.stages import read_stages
-
-    if form is not None and form not in FORMATS:
-        raise UsageError(f"--format {form}: expected one of {', '.join(FORMATS)}")
-    for check in checks or ():
-        parsed(check)
     if report:
         one_role_each([*run.roles(), Role("--report", f"{report}/index.html", writes=True)])
-        need_matplotlib("--report")
-        make_folder(report)
-    if plot:
-        check_plot(plot)
-    earlier = read_rows(compared) if compared else None
-    stages = read_stages(manifests or [])
-    browser = Browser(report_records) if report else None
-    # The page shows all there is.
-    everything = ratings or bool(report)
 
     def make() -> Stage:
         from blendkit.evaluation.evaluating import Evaluating
 
         return Evaluating(
-            versus or [], oracle, agreement, baseline=baseline, seed=run.seed, earlier=earlier, form=form or "json", intervals=intervals,
-            ratings=everything, aggregations=aggregations, controlled=controlled, stages=stages, browser=browser,
+            versus=versus or (), oracle=oracle, agreement=agreement, baseline=baseline, seed=run.seed, ratings=ratings,
+            length_controlled=length_controlled, aggregations=aggregations, manifests=manifests or (), compare_with=compare, checks=checks or (),
+            report=report, report_records=report_records, plot=plot, form=form or "json", intervals=intervals,
         )  # fmt: skip
 
     stage = run_stage(make, run)
@@ -107,16 +91,9 @@ def evaluate(
     from blendkit.evaluation.terminal import print_tables
 
     assert isinstance(stage, Evaluating)
-    rows = stage.rows()
     if form == "table" or (form is None and not run.quiet):
-        print_tables(rows, stage.all_signatures(), intervals, to_stdout=form == "table")
-    if report and browser is not None:
-        from blendkit.evaluation.report.page import write_page
-
-        path = write_page(report, rows, stage.all_signatures(), stage.warnings(), browser, stage.count)
-        say(f"the page is {path}", "evaluate")
-    if plot:
-        from blendkit.evaluation.report.plots import save_plot
-
-        save_plot(rows, plot)
-    check_all(checks or [], rows)
+        print_tables(stage.rows(), stage.all_signatures(), intervals, to_stdout=form == "table")
+    if page := stage.write_page():
+        say(f"the page is {page}", "evaluate")
+    stage.draw()
+    stage.check()

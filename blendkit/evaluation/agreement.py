@@ -11,18 +11,18 @@ import numpy as np
 from numpy.typing import NDArray
 
 from blendkit.aggregate import ranks_from_scores
-from blendkit.evaluation.examples import Example, Oracle, rounded
+from blendkit.evaluation.examples import JudgedExample, Oracle, rounded
 
 Ranks = NDArray[Any]
-# Comparisons of ranks at a time.
+# Rows wait until they make so many comparisons of ranks, and are then folded into the sums together.
 AT_ONCE = 1 << 20
 
 
-class Agreement:
-    """Of a method's ranks with the oracle's. Nothing is kept of an example but what it adds to sums and counts.
+class RankAgreement:
+    """Compares a method's ranks with the oracle's, and keeps of an example only what it adds to sums and counts.
 
-    The reference code correlates one model's ranks over the examples, which needs how often each pair of ranks occurs;
-    a correlation within each example is what people mean by a ranker's.
+    The reference code correlates one model's ranks over the examples: for that it is enough to count how often each pair
+    of ranks occurs. The correlation within each example says how well a ranker ranks.
     """
 
     def __init__(self) -> None:
@@ -31,7 +31,7 @@ class Agreement:
         self._within = {"pearson": (0, 0.0), "spearman": (0, 0.0)}
 
     def add(self, hypothesis: Ranks, oracle: Ranks) -> None:
-        """Both [examples, candidates], of whole numbers; column k is the same model in all examples, for `pearson` and `spearman`."""
+        """Takes ranks as whole numbers, both [examples, candidates]; for `pearson` and `spearman`, column k must be the same model in all examples."""
         hypothesis, oracle = np.asarray(hypothesis, np.int64), np.asarray(oracle, np.int64)
         self._examples += len(hypothesis)
         self._distance += float(np.abs(hypothesis - oracle).sum())
@@ -82,7 +82,7 @@ class Agreement:
 
 
 def _midranks(values: Ranks, counts: Ranks) -> Ranks:
-    """Ranks of values that occur so often each; equal ones share the mean of theirs."""
+    """Ranks of `values`, each of which occurs `counts` times; equal values share the mean of their ranks."""
     _, place = np.unique(values, return_inverse=True)
     sizes = np.bincount(place, weights=counts)
     return np.asarray((np.cumsum(sizes) - (sizes - 1) / 2)[place])
@@ -95,23 +95,23 @@ def _ranked(rows: Ranks) -> Ranks:
 
 
 def _correlations(a: Ranks, b: Ranks, counts: Ranks | None = None) -> Ranks:
-    """Pearson's correlation of each row of a with that of b, whose columns count so often; NaN where a row is constant."""
+    """Pearson's correlation of each row of a with that of b; column k counts `counts[k]` times. NaN where a row is constant."""
     counts = np.ones(a.shape[1]) if counts is None else counts
     a, b = (row - (row * counts).sum(axis=1, keepdims=True) / counts.sum() for row in (a, b))
     with np.errstate(divide="ignore", invalid="ignore"):
         return np.asarray((a * b * counts).sum(axis=1) / np.sqrt((a**2 * counts).sum(axis=1) * (b**2 * counts).sum(axis=1)))
 
 
-class Ranking:
-    """A ranking against the oracle's, over the examples that have both; a block of them is folded into the agreement at a time."""
+class RankerAgreement:
+    """Compares one ranking with the oracle's over the examples that have both, block by block."""
 
     def __init__(self, models: tuple[str, ...]) -> None:
         self.models, self.same_models, self.examples = models, True, 0
-        self._agreement = Agreement()
+        self._agreement = RankAgreement()
         self._waiting: dict[int, tuple[array[int], array[int]]] = {}
 
     def add(self, ranks: list[int], oracle: list[int], models: tuple[str, ...]) -> None:
-        """One example."""
+        """Takes one example."""
         self.same_models = self.same_models and models == self.models
         self.examples += 1
         size = len(ranks)
@@ -141,14 +141,14 @@ class Ranking:
 
 
 class Rankers:
-    """Table 3, filled example by example: each ranking and score against the oracle's ranks."""
+    """Fills Table 3 example by example: each ranking and score against the oracle's ranks."""
 
     def __init__(self, oracle: Oracle) -> None:
         self.oracle = oracle
-        self._rankings: dict[str, Ranking] = {}
+        self._rankings: dict[str, RankerAgreement] = {}
 
-    def add(self, example: Example) -> None:
-        """The example's rankings, where the oracle has one."""
+    def add(self, example: JudgedExample) -> None:
+        """Takes the example's rankings, where the oracle has one."""
         if example.oracle is None:
             return
         found = dict(example.ranks)
@@ -158,7 +158,7 @@ class Rankers:
             found.setdefault(f"judge:{self.oracle.judge}", example.judge.ranks)
         models = tuple(example.models[index] for index in example.generated)
         for name, ranks in found.items():
-            self._rankings.setdefault(name, Ranking(models)).add(ranks, example.oracle.ranks, models)
+            self._rankings.setdefault(name, RankerAgreement(models)).add(ranks, example.oracle.ranks, models)
 
     def rows(self) -> list[dict[str, Any]]:
         """Table 3 of LLM-Blender, best first."""

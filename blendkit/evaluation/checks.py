@@ -9,12 +9,13 @@ from collections.abc import Sequence
 from typing import Any, NotRequired, TypedDict
 
 from blendkit.errors import CheckFailed, DataError, RecordError, UsageError
+from blendkit.evaluation.tables import KINDS
 from blendkit.foreign import json_value, read_file, typed
 from blendkit.scorers import better_when_lower
 
-GROUPS = {"llms": "model", "oracles": "oracle", "rankers": "ranker", "fused": "fused"}
+GROUPS = {title.lower(): kind for kind, title in KINDS.items()}
 LOWER_IS_BETTER = ("gpt_rank", "footrule", "rank_by_")
-# What tells how a method is, and not how good.
+# Columns that describe a method without saying how good it is.
 NEUTRAL = ("characters", "examples")
 OPERATORS = {"<=": operator.le, ">=": operator.ge, "==": operator.eq, "!=": operator.ne, "<": operator.lt, ">": operator.gt}
 FORM = "GROUP.METHOD.COLUMN OP GROUP.METHOD.COLUMN or a number"
@@ -128,10 +129,10 @@ def _row(row: Any) -> dict[str, Any]:
 
 
 def compare(old: Rows, new: Rows) -> Rows:
-    """One row a cell of Table 2 in both: old, new, and whether the change is beyond noise.
+    """One row for each cell of Table 2 that both runs have: old, new, and whether the change is beyond noise.
 
-    Noise: the two runs' 95 % intervals, taken as independent; a change within the root of the sum of their squared half
-    widths is none. Cells without intervals say None.
+    The noise is the root of the sum of the squared half widths of both 95 % intervals, which takes the runs as independent.
+    Where an interval is missing, `noise` and `beyond_noise` are None.
     """
     before = {(row["kind"], row["method"]): row for row in old if row["table"] == 2}
     found = []

@@ -1,20 +1,25 @@
-"""`evaluate`: the stream into the paper's Table 2 (methods) and Table 3 (agreement of rankers with the oracle), and what goes with them."""
+"""`evaluate`: turns the stream into the paper's Table 2 (methods) and Table 3 (agreement of rankers with the oracle), and what goes with them."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
-from blendkit.errors import DataError, RecordError
+from blendkit.errors import DataError, RecordError, UsageError, require
 from blendkit.evaluation.agreement import Rankers
-from blendkit.evaluation.checks import compare
-from blendkit.evaluation.examples import Example, Oracle, example_of
-from blendkit.evaluation.formats import rendered
+from blendkit.evaluation.checks import check_all, compare, parsed, read_rows
+from blendkit.evaluation.examples import JudgedExample, Oracle, example_of
+from blendkit.evaluation.formats import FORMATS, rendered
 from blendkit.evaluation.judges import Judges
-from blendkit.evaluation.length import length_controlled
+from blendkit.evaluation.length import length_table
 from blendkit.evaluation.methods import Methods, table_2
 from blendkit.evaluation.pairwise import PairwiseAgreement
 from blendkit.evaluation.ratings import Firsts, ratings_of
 from blendkit.evaluation.report.browser import Browser
+from blendkit.evaluation.report.page import make_folder, write_page
+from blendkit.evaluation.report.plots import check_plot, save_plot
+from blendkit.evaluation.stages import read_stages
 from blendkit.pipeline.stage import Stage
 from blendkit.records import Record, verdicts_of
 from blendkit.signature import Signature
@@ -26,33 +31,52 @@ MOST_SIGNATURES = 1000
 
 
 class Evaluating(Stage):
-    """Collects examples; `rows` gives all tables as JSON objects.
-
-    `oracle` is `judge:NAME`, `score:NAME` or the NAME of a score; None takes the judge in the stream, MixInstruct's first.
-    `baseline` names a method that all others are tested against, `earlier` are the rows of another run to compare with,
-    `controlled` a model for length-controlled win rates, `stages` rows of earlier stages' manifests, and `form` is how
-    `ending` writes the tables (`evaluation.formats`; `intervals`: with their intervals). `browser` keeps records for the
-    page.
-    """
+    """Collects examples; `rows` gives all tables as JSON objects; `write_page`, `draw` and `check` do what else was asked for."""
 
     name = "evaluate"
     passes_records = False
 
     def __init__(
-        self, versus: list[str], oracle: str | None = None, agreement: str | None = None, *, baseline: str | None = None,
-        seed: int = 0, earlier: Rows | None = None, form: str = "json", intervals: bool = False, ratings: bool = False,
-        aggregations: bool = False, controlled: str | None = None, stages: Rows | None = None, browser: Browser | None = None,
+        self, *, versus: Sequence[str] = (), oracle: str | None = None, agreement: str | None = None, baseline: str | None = None,
+        seed: int = 0, ratings: bool = False, length_controlled: str | None = None, aggregations: bool = False,
+        manifests: Sequence[str] = (), compare_with: str | None = None, checks: Sequence[str] = (), report: str | None = None,
+        report_records: int = 500, plot: str | None = None, form: str = "json", intervals: bool = False,
     ) -> None:  # fmt: skip
-        self.versus, self.oracle, self.baseline, self.seed = versus, Oracle.named(oracle), baseline, seed
-        self.earlier, self.form, self.intervals, self.ratings = earlier, form, intervals, ratings
-        self.aggregations, self.controlled, self.stages, self.browser = aggregations, controlled, stages or [], browser
+        """All arguments but the last two are `blendkit.evaluate`'s.
+
+        `form` is how `ending` writes the tables: one of `evaluation.formats.FORMATS`, with `intervals` or without.
+
+        Raises:
+            UsageError: an argument's value is none that there is, or a library is missing.
+            NoInputError: a manifest or the earlier run's file is not there.
+            DataError: a manifest or the earlier run's file holds something else.
+            OutputError: the page's or the plot's folder cannot be written.
+        """
+        if form not in FORMATS:
+            raise UsageError(f"--format {form}: expected one of {', '.join(FORMATS)}")
+        for line in checks:
+            parsed(line)
+        if length_controlled:
+            require("sklearn", "stats", "--length-controlled", "scikit-learn")
+        if report:
+            require("matplotlib", "plots", "--report")
+            make_folder(report)
+        if plot:
+            check_plot(plot)
+        self.versus, self.oracle, self.baseline, self.seed = list(versus), Oracle.named(oracle), baseline, seed
+        self.aggregations, self.controlled, self.form, self.intervals = aggregations, length_controlled, form, intervals
+        self.checks, self.report, self.plot = list(checks), report, plot
+        self.ratings = ratings or report is not None  # the page shows all there is
+        self.earlier = read_rows(compare_with) if compare_with else None
+        self.stages = read_stages(list(manifests))
+        self.browser = Browser(report_records) if report else None
         self.agreement = PairwiseAgreement(agreement) if agreement else None
         self.judges = Judges()
         self.signatures: dict[str, set[str]] = {}
-        self.methods, self.rankers, self.firsts = Methods(self.oracle, versus), Rankers(self.oracle), Firsts()
+        self.methods, self.rankers, self.firsts = Methods(self.oracle, self.versus), Rankers(self.oracle), Firsts()
         self.count = self._signed = 0
         # Whole examples are kept only for the tables that look at all of them together.
-        self.examples: list[Example] = []
+        self.examples: list[JudgedExample] = []
         self.notes: list[str] = []
         self._rows: Rows | None = None
 
@@ -60,7 +84,7 @@ class Evaluating(Stage):
         """Takes what the tables need.
 
         Raises:
-            RecordError: something that a flag asks for is not there.
+            RecordError: something that an argument asks for is not there.
         """
         example = example_of(record, self.count, self.oracle, self.aggregations, self.seed)
         for model in self.versus:
@@ -105,14 +129,14 @@ class Evaluating(Stage):
         return self._rows
 
     def _of_verdicts(self) -> Rows:
-        """Ratings, win rates, length-controlled win rates and the judges' own figures, where they were asked for."""
+        """Ratings, win rates, win rates at equal length and the judges' own figures, where they were asked for."""
         if not self.ratings and not self.controlled:
             return []
         if self.oracle.judge is None:
             self.notes.append("--ratings and --length-controlled need a judge's verdicts: run `blendkit judge` before, or name --oracle judge:NAME")
             return []
         found = [*ratings_of(self.examples, self.seed, self.notes), *self.judges.rows()] if self.ratings else []
-        return [*found, *(length_controlled(self.examples, self.controlled, self.seed) if self.controlled else [])]
+        return [*found, *(length_table(self.examples, self.controlled, self.seed) if self.controlled else [])]
 
     def _agreements(self) -> Rows:
         if self.agreement is None:
@@ -135,11 +159,26 @@ class Evaluating(Stage):
         return [self.signature(), *self.score_signatures()]
 
     def ending(self) -> bytes:
-        """The tables in the form that was asked for; `table` is for a person, and printed elsewhere."""
+        """The tables in the form that was asked for; `table` is for a person, and the command prints it."""
         if self.form == "json":
             return super().ending()
         rows = self.rows()  # also for a table, so that the notes are all there when the run ends
         return b"" if self.form == "table" else rendered(rows, self.form, self.all_signatures(), self.intervals).encode()
+
+    def write_page(self) -> Path | None:
+        """Writes the page that `report` asks for; returns its path. Raises OutputError when that cannot be."""
+        if not self.report or self.browser is None:
+            return None
+        return write_page(self.report, self.rows(), self.all_signatures(), self.warnings(), self.browser, self.count)
+
+    def draw(self) -> None:
+        """Draws the figures that `plot` asks for. Raises OutputError when that cannot be."""
+        if self.plot:
+            save_plot(self.rows(), self.plot)
+
+    def check(self) -> None:
+        """Compares the tables' figures as `checks` ask. Raises CheckFailed where one does not hold."""
+        check_all(self.checks, self.rows())
 
     def describe(self) -> dict[str, Any]:
         """The signatures, its own first."""

@@ -27,7 +27,7 @@ Verdicts = dict[str, list[dict[str, Any]]]
 
 @dataclass(frozen=True, slots=True)
 class Standings:
-    """Ranks of the generated candidates among themselves, and of each fused one among them and itself; 1 is best."""
+    """Ranks of the generated candidates, and the rank that each fused candidate has if it is put among them; 1 is best."""
 
     generated: dict[int, int]
     fused: dict[int, int]
@@ -38,7 +38,7 @@ class Standings:
 
     @property
     def ranks(self) -> list[int]:
-        """Of the generated candidates, in their order."""
+        """The generated candidates' ranks, in the candidates' order."""
         return list(self.generated.values())
 
     @property
@@ -48,9 +48,10 @@ class Standings:
 
 
 @dataclass
-class Example:
-    """`margin[i, j]`, [n, n], says how much the judge prefers candidate i to j, from -1 to 1; NaN where it saw no such pair.
+class JudgedExample:
+    """One record as the tables see it.
 
+    `margin[i, j]`, [n, n], says how much the judge prefers candidate i to j, from -1 to 1; NaN where it saw no such pair.
     `picks` are the candidates that aggregations put first beside `ranks`.
     """
 
@@ -67,7 +68,7 @@ class Example:
 
     @cached_property
     def values_by_metric(self) -> dict[str, list[float]]:
-        """The generated candidates' values, turned so that higher is better, of each metric that all of them have."""
+        """Metric → the generated candidates' values, with a sign such that higher is better; only metrics that all of them have."""
         found: dict[str, list[float]] = {}
         for metric in self.scores[self.generated[0]]:
             values = [self.scores[index].get(metric) for index in self.generated]
@@ -79,7 +80,7 @@ class Example:
 
 @dataclass
 class Oracle:
-    """What counts as the true ranking. `judge` is the judge of the verdicts, the oracle itself or beside a score.
+    """What counts as the true ranking: a score, or else a judge's verdicts. Beside a score, the judge gives GPT-Rank and win rates.
 
     Both are found in the first record where they are not named: MixInstruct's judge first, then a panel, then any.
     """
@@ -108,7 +109,7 @@ class Oracle:
         if self.judge is None and verdicts:
             self.judge = next((name for name in ("mixinstruct", "panel") if name in verdicts), next(iter(verdicts)))
 
-    def read(self, example: Example, record: Record, verdicts: Verdicts) -> None:
+    def read(self, example: JudgedExample, record: Record, verdicts: Verdicts) -> None:
         """Fills the example's standings and margins.
 
         Raises:
@@ -144,7 +145,7 @@ def rank_of(standings: Standings | None, index: int) -> int | None:
     return standings.of(index) if standings else None
 
 
-def example_of(record: Record, number: int, oracle: Oracle, aggregations: bool = False, seed: int = 0) -> Example:
+def example_of(record: Record, number: int, oracle: Oracle, aggregations: bool = False, seed: int = 0) -> JudgedExample:
     """The record as an example; with `aggregations`, every ranker's full comparisons by MaxLogits, MaxWins and one bubble run.
 
     Raises:
@@ -162,7 +163,7 @@ def example_of(record: Record, number: int, oracle: Oracle, aggregations: bool =
         raise RecordError("candidates", "expected at least one that an LLM wrote, got fused ones only")
     verdicts = verdicts_of(record)
     oracle.find_judge(verdicts)
-    example = Example(
+    example = JudgedExample(
         number,
         [candidate["model"] for candidate in candidates],
         generated,

@@ -7,23 +7,10 @@ from typing import Any
 
 import orjson
 
+from blendkit.evaluation.tables import TABLES, by_table
 from blendkit.sheets import csv_text
 from blendkit.showing import one_line
 
-TITLES = {
-    2: "Methods",
-    3: "Agreement with the oracle ranking",
-    "agreement": "Agreement with labels",
-    "tests": "Paired tests",
-    "ratings": "Ratings",
-    "wins": "Win rates",
-    "firsts": "Who ranks first (Figure 1)",
-    "distribution": "Ranks",
-    "judges": "Judges",
-    "length": "Length-controlled win rates",
-    "stages": "Stages",
-    "compare": "Changes",
-}
 HIDDEN = ("table", "intervals")
 FORMATS = ("table", "markdown", "latex", "csv", "json")
 _LATEX = {
@@ -50,11 +37,11 @@ def rendered(rows: list[dict[str, Any]], form: str, signatures: list[str], inter
     """All tables in one of FORMATS but `table`; figures with their intervals where asked for."""
     if form == "json":
         return b"".join(orjson.dumps(row, option=orjson.OPT_APPEND_NEWLINE) for row in rows).decode()
-    tables = {table: [row for row in rows if row["table"] == table] for table in dict.fromkeys(row["table"] for row in rows)}
+    tables = by_table(rows)
     if form == "csv":
         return "\n".join(map(_csv, tables.values()))
     make = _markdown if form == "markdown" else _latex
-    parts = [make(TITLES[name], *_cells(part, intervals)) for name, part in tables.items()]
+    parts = [make(TABLES[name].title, *_cells(part, intervals)) for name, part in tables.items()]
     return "\n".join([*parts, _footer(form, signatures)])
 
 

@@ -6,7 +6,7 @@ from typing import Any
 
 from blendkit.aggregate import settled
 from blendkit.errors import DataError
-from blendkit.judges.agreement import Agreement
+from blendkit.judges.agreement import PanelAgreement
 from blendkit.judges.base import SWAPPED, Opinion
 from blendkit.judges.position import PositionBias
 
@@ -20,7 +20,7 @@ class Judges:
     def __init__(self) -> None:
         self._bias: dict[str, PositionBias] = {}
         self._counts: dict[str, list[int]] = {}
-        self._agreement = Agreement()
+        self._agreement = PanelAgreement()
 
     def add(self, verdicts: Verdicts) -> None:
         """One record's verdicts by judge.

@@ -1,7 +1,8 @@
-"""Length-controlled win rates against one model (AlpacaEval 2: Dubois et al. 2024, "Length-Controlled AlpacaEval").
+"""Win rates against one model at equal length, after an idea of Dubois et al. 2024 ("Length-Controlled AlpacaEval").
 
-A model's preference over the baseline is a logistic regression: its own strength, tanh of the standardised difference in
-length, and how hard the instruction is. The length-controlled win rate is what it predicts for answers of equal length.
+A logistic regression explains the judge's preference over the baseline by three things: the model's own strength, tanh of
+the standardised difference in length, and the instruction's difficulty. The win rate is what it predicts for answers of
+equal length. AlpacaEval 2 estimates otherwise (docs/evaluate.md says how), so the numbers are not comparable with its.
 """
 
 from __future__ import annotations
@@ -13,20 +14,20 @@ import numpy as np
 from numpy.typing import NDArray
 
 from blendkit.errors import DataError, UsageError
-from blendkit.evaluation.examples import Example, rounded
+from blendkit.evaluation.examples import JudgedExample, rounded
 from blendkit.evaluation.ratings import MOST_MODELS
 
 Values = NDArray[np.float64]
 RESAMPLES = 100
-# Other models that tell how hard an instruction is; of fewer, the outcome itself would leak into it.
+# So many other models can tell how hard an instruction is. With fewer, single outcomes would pass for difficulty.
 ENOUGH = 3
 
 
-def length_controlled(examples: list[Example], baseline: str, seed: int) -> list[dict[str, Any]]:
+def length_table(examples: list[JudgedExample], baseline: str, seed: int) -> list[dict[str, Any]]:
     """The table `length`: a row a model, fused ones included, best first.
 
     `length_effect` is the weight of the length term: above 0, the judge likes a model's longer answers. Intervals are
-    bootstrapped over examples, instructions' difficulties held fixed.
+    bootstrapped over examples, while the instructions' difficulties stay as they are.
 
     Raises:
         UsageError: no model of that name, or no verdicts on it.
@@ -52,8 +53,8 @@ def length_controlled(examples: list[Example], baseline: str, seed: int) -> list
     return sorted(rows, key=lambda row: -(row["length_controlled"] or 0.0))
 
 
-def _games(examples: list[Example], baseline: str) -> dict[str, tuple[NDArray[np.int64], Values, Values, Values]]:
-    """For each model: in which examples, how far it won (0 to 1), tanh of its standardised surplus of characters, and its characters."""
+def _games(examples: list[JudgedExample], baseline: str) -> dict[str, tuple[NDArray[np.int64], Values, Values, Values]]:
+    """Gives for each model: the examples it was compared in, how far it won (0 to 1), tanh of its standardised surplus of characters, its characters."""
     found: dict[str, list[tuple[int, float, int, int]]] = {}
     for example in examples:
         if example.margin is None or baseline not in example.models:
@@ -75,7 +76,7 @@ def _games(examples: list[Example], baseline: str) -> dict[str, tuple[NDArray[np
 def _difficulty(games: dict[str, tuple[NDArray[np.int64], Values, Values, Values]], size: int) -> Values:
     """[examples]: how much an instruction favours the models over the baseline, from one regression over all of them.
 
-    They are the other models than the one that is rated, whose own outcome so stays out of it.
+    The model that is rated is not among them, so that its own outcome stays out of the difficulty.
     """
     from scipy.sparse import csr_matrix, hstack
 

@@ -11,11 +11,11 @@ from typing import Any
 import numpy as np
 
 from blendkit.errors import DataError, UsageError
-from blendkit.evaluation.columns import Column, Columns, Computed, Growing, counted
-from blendkit.evaluation.examples import Example, Oracle, rank_of, rounded
+from blendkit.evaluation.examples import JudgedExample, Oracle, rank_of, rounded
+from blendkit.evaluation.spilled_columns import Column, ColumnFile, Computed, SpilledColumns, counted
 from blendkit.evaluation.statistics import bootstrap, holm, randomization
+from blendkit.evaluation.tables import KINDS
 
-KINDS = ("model", "oracle", "ranker", "fused")
 TOP = 3
 # Nobody reads a larger table; memory and time go with its cells.
 MOST_METHODS, MOST_COLUMNS, MOST_CELLS = 1000, 1000, 20_000
@@ -29,11 +29,11 @@ class Method:
 
     name: str
     kind: str
-    cells: Growing
+    cells: SpilledColumns
     examples: int = 0
 
     def add(self, number: int, rows: list[array[float]]) -> None:
-        """The picks of example `number`; of several, the mean is taken."""
+        """Takes the picks of example `number`; several picks count by their mean."""
         self.examples += 1
         self.cells.put(number, rows[0] if len(rows) == 1 else _mean(rows))
 
@@ -43,7 +43,7 @@ def _mean(rows: list[array[float]]) -> array[float]:
 
 
 class Methods:
-    """Table 2, filled example by example; nothing is kept of an example but the numbers of its cells."""
+    """Fills Table 2 example by example, and keeps of an example only the numbers of its cells."""
 
     def __init__(self, oracle: Oracle, versus: list[str]) -> None:
         self.oracle, self.versus = oracle, versus
@@ -52,12 +52,12 @@ class Methods:
         self.versus_columns = [f"not_worse_than_{model}" for model in versus]
         self.size = 0
         self._methods: dict[tuple[str, str], Method] = {}
-        self._store = Columns()
+        self._store = ColumnFile()
         # The place in a row of every column that has a value somewhere; new ones come last.
         self._places: dict[str, int] = {}
 
-    def add(self, example: Example) -> None:
-        """What each method picks there, and what that is worth.
+    def add(self, example: JudgedExample) -> None:
+        """Notes what each method picks in the example, and what the pick is worth.
 
         Raises:
             DataError: the table becomes too large.
@@ -87,7 +87,7 @@ class Methods:
         for key, found in picked.items():
             method = self._methods.get(key)
             if method is None:
-                method = self._methods[key] = Method(key[1], key[0], Growing(self._store))
+                method = self._methods[key] = Method(key[1], key[0], SpilledColumns(self._store))
                 self._check_size(f"the {key[0]} {key[1]!r}")
             method.add(self.size, found)
         self.size += 1
@@ -99,7 +99,7 @@ class Methods:
             most = f"expected at most {MOST_METHODS:,} methods, {MOST_COLUMNS:,} columns, and {MOST_CELLS:,} cells"
             raise DataError(f"too large a table: {table} with {newest} of record {self.size + 1}; {most}: do records bring names of their own?")
 
-    def _row(self, example: Example, index: int) -> array[float]:
+    def _row(self, example: JudgedExample, index: int) -> array[float]:
         """What one candidate is worth, column by column, NaN where it has no value."""
         by_oracle = rank_of(example.oracle, index)
         scores = example.scores[index]
@@ -132,16 +132,16 @@ class Methods:
         return method.cells.column(self._places.get(name, len(self._places)), self.size)
 
     def sorted(self) -> list[Method]:
-        """By kind, and within a kind by mean rank under the oracle; the judge's where the oracle has no word on it, as on a fused answer's score."""
+        """Sorts by kind, and within a kind by mean rank under the oracle, or under the judge where the oracle ranks none of it (a fused answer)."""
 
         def mean_rank(method: Method) -> float:
             found = [counted(self.column(method, name)) for name in (self.rank_column, "gpt_rank") if name]
             return next((mean for count, mean in found if count == method.examples), math.inf)
 
-        return sorted(self._methods.values(), key=lambda method: (KINDS.index(method.kind), mean_rank(method)))
+        return sorted(self._methods.values(), key=lambda method: (list(KINDS).index(method.kind), mean_rank(method)))
 
     def column_names(self) -> list[str]:
-        """Of Table 2, in their order."""
+        """The columns of Table 2, in their order."""
         found = [*self.metrics, *([self.rank_column] if self.rank_column else []), *(["gpt_rank"] if self.oracle.judge else [])]
         if self.oracle.name:
             found += [*self.versus_columns, "top3"]
@@ -201,7 +201,7 @@ def _tests(table: Methods, methods: list[Method], columns: list[str], seed: int,
     return rows
 
 
-def _not_worse(example: Example, index: int, model: str) -> float | None:
+def _not_worse(example: JudgedExample, index: int, model: str) -> float | None:
     """100 where the judge (a score's ranks where there is none) does not prefer the baseline's answer, else 0."""
     baseline = example.models.index(model)
     if example.margin is not None:

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from blendkit.errors import RecordError
-from blendkit.evaluation.columns import Column, Columns, Computed, Growing, counted
+from blendkit.evaluation.spilled_columns import Column, ColumnFile, Computed, SpilledColumns, counted
 from blendkit.evaluation.statistics import bootstrap
 from blendkit.records import Record, generated_only
 from blendkit.scorers import better_when_lower
@@ -22,14 +22,14 @@ LABELS = ("A", "B", "tie")
 class PairwiseAgreement:
     """Takes records of two candidates that LLMs wrote and a label A, B or tie; pairs that people call a tie are left out.
 
-    Of each method its outcomes are kept: 1 where it agrees with the label, 0 where not, 0.5 where it sees no difference.
+    It keeps the outcomes of each method: 1 where it agrees with the label, 0 where not, 0.5 where it sees no difference.
     """
 
     def __init__(self, name: str) -> None:
         self.name = name
         self.ties = 0
         self._pairs = 0
-        self._answers = Growing(Columns())
+        self._answers = SpilledColumns(ColumnFile())
         self._places: dict[str, int] = {}
 
     def add(self, record: Record) -> None:
@@ -84,7 +84,7 @@ class PairwiseAgreement:
         row["over_longest"] = _percent(counted(over)[1])
         row["over_longest_low"], row["over_longest_high"] = map(_percent, bounds_over)
         gain = row["accuracy"] - 50
-        # Of what the method is right about beyond chance, how much a guess by length would have had.
+        # Which share of the method's gain over chance a guess by length has, too.
         row["explained_by_length"] = _percent((row["longest"] - 50) / gain) if gain > 0 else None
         for key, value in (("right_when_longer_is", 1.0), ("right_when_shorter_is", 0.0)):
             there, share = counted(Computed(lambda longest, right, value=value: np.where(longest == value, right, np.nan), longest, right))

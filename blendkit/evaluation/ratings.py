@@ -8,29 +8,30 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from blendkit.evaluation.elo import elo
-from blendkit.evaluation.examples import Example, rounded
+from blendkit.aggregate import ELO_SCALE, bradley_terry_strengths
+from blendkit.evaluation.elo import online_elo
+from blendkit.evaluation.examples import JudgedExample, rounded
 
 Wins = NDArray[np.float64]
 RESAMPLES = 200
-# 400 points are a factor of ten in the odds, as in Elo's ratings; the mean of all is 1,500.
-SCALE, MEAN = 400 / math.log(10), 1500.0
-# Pretended wins and losses against everybody: ratings stay finite where somebody never won.
+# Elo's points for one logit, and the mean of all ratings.
+SCALE, MEAN = ELO_SCALE / math.log(10), 1500.0
+# Invented wins of every model, spread over all the others: ratings stay finite where a model never won.
 PRIOR = 0.5
 # Every pair of them is a cell, and every fit goes through all pairs.
 MOST_MODELS = 200
 
 
 class Firsts:
-    """The tables `firsts` (Figure 1: % of examples in which each LLM ranks first, ties shared) and `distribution` (% at each rank)."""
+    """Fills the tables `firsts` (Figure 1: % of examples in which each LLM ranks first, ties shared) and `distribution` (% at each rank)."""
 
     def __init__(self) -> None:
         self.judged = 0
         self._share: dict[str, float] = {}
         self._at_rank: dict[str, dict[int, int]] = {}
 
-    def add(self, example: Example) -> None:
-        """The example's ranks by the oracle, where there are some."""
+    def add(self, example: JudgedExample) -> None:
+        """Counts the example's ranks by the oracle, where there are some."""
         if example.oracle is None:
             return
         self.judged += 1
@@ -57,8 +58,8 @@ class Firsts:
         return rows
 
 
-def ratings_of(examples: list[Example], seed: int, notes: list[str]) -> list[dict[str, Any]]:
-    """The table `ratings`, best first, and the table `wins`, a row a model; over all verdicts of the judge, a tie half a win for each.
+def ratings_of(examples: list[JudgedExample], seed: int, notes: list[str]) -> list[dict[str, Any]]:
+    """The tables `ratings` (best first) and `wins` (a row a model), over all verdicts of the judge; a tie is half a win for each.
 
     Of more than MOST_MODELS models there is none, and `notes` says so.
     """
@@ -104,10 +105,9 @@ def ratings_of(examples: list[Example], seed: int, notes: list[str]) -> list[dic
     generator = np.random.default_rng(seed)
     n = len(judged)
     counts = np.stack([np.bincount(generator.integers(n, size=n), minlength=n) for _ in range(RESAMPLES)]).astype(float)
-    resampled = np.stack([rating(wins.reshape(size, size)) for wins in (by_example.T @ counts.T).T])
-    low, high = np.percentile(resampled, (2.5, 97.5), axis=0)
+    low, high = np.percentile(rating((by_example.T @ counts.T).T.reshape(-1, size, size)), (2.5, 97.5), axis=0)
     first, second, won, owner = (np.array(column) for column in zip(*games, strict=True))
-    online, online_low, online_high = elo(first, second, won, owner, size, seed)
+    online, online_low, online_high = online_elo(first, second, won, owner, size, seed)
     with np.errstate(invalid="ignore", divide="ignore"):
         rates = 100 * total / played
     order = [int(number) for number in np.argsort(-strengths, kind="stable")]
@@ -124,10 +124,5 @@ def ratings_of(examples: list[Example], seed: int, notes: list[str]) -> list[dic
 
 
 def rating(wins: Wins) -> NDArray[np.float64]:
-    """Bradley-Terry strengths on Elo's scale, [models], by choix; `wins[i, j]` is how often i beat j, ties halved."""
-    import choix
-
-    size = len(wins)
-    padded = wins + PRIOR / size * (1 - np.eye(size))
-    strengths = choix.ilsr_pairwise_dense(padded, max_iter=1000)
-    return np.asarray((strengths - strengths.mean()) * SCALE + MEAN)
+    """Bradley-Terry strengths on Elo's scale, [..., models]; `wins[..., i, j]` is how often i beat j, a tie half a win for each."""
+    return np.asarray(bradley_terry_strengths(wins, PRIOR / wins.shape[-1]) * SCALE + MEAN)

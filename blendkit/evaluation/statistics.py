@@ -9,7 +9,7 @@ from collections.abc import Iterator, Sequence
 
 import numpy as np
 
-from blendkit.evaluation.columns import Column, Values, blocks
+from blendkit.evaluation.spilled_columns import Column, Values, blocks
 
 RESAMPLES = 1000
 PERMUTATIONS = 10_000
@@ -79,7 +79,7 @@ def randomization(differences: Values | Sequence[Column], seed: int, permutation
 
 
 def holm(p: Values) -> Values:
-    """Holm's (1979) step-down correction: p of many tests such that any false alarm at all is as unlikely as a level says. NaN stays."""
+    """Corrects the p of many tests by Holm's (1979) steps, so that the chance of even one false alarm stays below the level. NaN stays NaN."""
     corrected = np.full(len(p), np.nan)
     tests = [int(index) for index in np.argsort(p) if not np.isnan(p[index])]
     largest = 0.0

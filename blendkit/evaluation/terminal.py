@@ -11,9 +11,9 @@ from rich.text import Text
 
 from blendkit.evaluation.checks import NEUTRAL, lower_is_better
 from blendkit.evaluation.formats import text_of
+from blendkit.evaluation.tables import FIGURES, KINDS, TABLES, by_table, note_under
 from blendkit.showing import one_line, shown, standing
 
-KINDS = {"model": "LLMs", "oracle": "Oracles", "ranker": "Rankers", "fused": "Fused"}
 FIXED = ("table", "method", "kind", "examples", "intervals")
 Best = dict[tuple[Any, str], Any]
 TITLES = {
@@ -30,49 +30,22 @@ TITLES = {
 
 
 def print_tables(rows: list[dict[str, Any]], signatures: list[str], intervals: bool = False, to_stdout: bool = False) -> None:
-    """Table 2, Table 3 and the agreement with labels on stderr (or stdout), the best of each column and kind in bold; under them the signatures."""
+    """Prints all tables on stderr (or stdout), the best of each column and kind in bold, and under them the signatures."""
     # A table cut off at 80 columns is no use in a log, so only a real terminal's width counts.
     stream = sys.stdout if to_stdout else sys.stderr
     console = Console(stderr=not to_stdout, width=None if stream.isatty() else 160, highlight=False)
-    for number, title in ((2, "Methods (as Table 2 of the paper)"), (3, "Agreement with the oracle ranking (as Table 3)")):
-        chosen = [row for row in rows if row["table"] == number]
-        if chosen:
-            console.print(_table(chosen, title, intervals))
-    if any(row["table"] == 3 for row in rows):
-        console.print("[dim]Pearson, Spearman: a model's ranks over all examples, mean over models (the reference code); correlations × 100.[/dim]")
-    agreements = [row for row in rows if row["table"] == "agreement"]
-    if agreements:
-        console.print(_agreement_table(agreements))
-        console.print("[dim]Intervals: bootstrap over pairs, 95 %. By length: of what is right beyond 50 %, what the longest candidate would have.[/dim]")
-    for name, title, columns in (
-        ("tests", "Paired tests, over the examples of both", ("method", "column", "examples", "difference", "low", "high", "p", "p_holm")),
-        (
-            "ratings",
-            "Ratings over all verdicts (Bradley-Terry on Elo's scale; Elo online)",
-            ("method", "verdicts", "win_rate", "rating", "rating_low", "rating_high", "elo", "elo_low", "elo_high"),
-        ),
-        ("wins", "Win rates: row over column, %", None),
-        (
-            "length",
-            "Length-controlled win rates (AlpacaEval 2)",
-            ("method", "examples", "win_rate", "length_controlled", "low", "high", "length_effect", "characters"),
-        ),
-        (
-            "judges",
-            "Judges: rate of the first place, agreement of both orders, %",
-            ("method", "verdicts", "ties", "unparsed", "first_place_rate", "consistency", "alpha"),
-        ),
-        ("stages", "Stages, from their manifests", None),
-        ("compare", "Changes since the earlier run", ("method", "column", "old", "new", "change", "noise", "beyond_noise")),
-    ):
-        chosen = [row for row in rows if row["table"] == name]
-        if chosen:
-            console.print(_plain_table(chosen, title, columns or tuple(dict.fromkeys(key for row in chosen for key in row if key != "table"))))
-            if name == "length":
-                console.print(_note(f"Against {chosen[0]['baseline']}: what its judge would prefer of answers of equal length; bootstrap 95 %."))
-            if name == "tests":
-                against = f"Against {chosen[0]['baseline']}: bootstrap 95 % interval; p by approximate randomization; p_holm for all of them together."
-                console.print(_note(against))
+    for name, chosen in by_table(rows).items():
+        if name in FIGURES:
+            continue
+        kind = TABLES[name]
+        if name in (2, 3):
+            console.print(_table(chosen, kind.title, intervals))
+        elif name == "agreement":
+            console.print(_agreement_table(chosen, kind.title))
+        else:
+            console.print(_plain_table(chosen, kind.title, kind.columns or tuple(dict.fromkeys(key for row in chosen for key in row if key != "table"))))
+        if note := note_under(name, chosen):
+            console.print(note, style="dim", markup=False)
     for signature in signatures:
         console.print(_note(signature), soft_wrap=True)
 
@@ -95,8 +68,8 @@ def _plain_table(rows: list[dict[str, Any]], title: str, columns: tuple[str, ...
     return table
 
 
-def _agreement_table(rows: list[dict[str, Any]]) -> Table:
-    table = Table(title="Agreement with pairwise labels, % of pairs", title_justify="left", header_style="bold")
+def _agreement_table(rows: list[dict[str, Any]], title: str) -> Table:
+    table = Table(title=title, title_justify="left", header_style="bold")
     for column in ("Method", "Pairs", "Agrees ↑", "Over longest ↑", "By length", "Longer is right ↑", "Shorter is right ↑"):
         table.add_column(column, justify="left" if column == "Method" else "right")
     for row in rows:

@@ -1,9 +1,9 @@
 """Consensus fusion: an answer put together from sentences of the top K, without a generative model.
 
 The best candidate gives the frame. Every sentence has a support: how near the other candidates come to it
-(cosine under the encoder), each candidate weighed by the ranker's preference for it. Sentences of the frame
-that nobody supports are left out; sentences that other candidates agree on, and that the frame does not have
-yet, are put where their neighbours stand. The frame's order is kept and nothing is said twice.
+(cosine under the encoder), each candidate weighed by the preference of the ranking behind `top`. Sentences of the
+frame that nobody supports are left out. Sentences that other candidates agree on, and that the frame does not have
+yet, are put where their neighbours stand. The frame's order is kept, and nothing is said twice.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from blendkit.records import Record, generated_only
 from blendkit.signature import Signature
 from blendkit.version import VERSION
 
-# Cosines are between mean-pooled sentences; the thresholds were set by reading fused answers, not tuned on a score.
+# Bounds on the cosine of mean-pooled sentences. They were set by reading fused answers, not tuned on a score.
 SAME = 0.92  # two sentences that say the same
 AGREED = 0.80  # a sentence of another candidate that a third one supports
 LONE = 0.30  # a sentence of the frame below this support is left out
@@ -44,7 +44,7 @@ class Consensus(Stage):
         self.signature = str(Signature("consensus", model=f"{model}@{fingerprint(model)}", layer=self.encoder.layers, **limits, v=VERSION))
 
     def plan(self, record: Record) -> list[Work]:
-        """Every sentence of the top candidates, to be embedded; nothing where one candidate stands alone."""
+        """Plans to embed every sentence of the top candidates; plans nothing where one candidate stands alone."""
         top = top_candidates(record)
         if len(top) < 2:
             return []
@@ -73,7 +73,7 @@ class Consensus(Stage):
 
 
 def units(text: str) -> list[tuple[str, str]]:
-    """(sentence, what stands between it and the next). Code blocks, tables and list lines stay whole."""
+    """Splits a text into (sentence, what stands between it and the next). Code blocks, tables and list lines stay whole."""
     found: list[tuple[str, str]] = []
     for block in re.split(r"(```.*?(?:```|\Z)\n?)", text, flags=re.DOTALL):
         if block.startswith("```"):
@@ -94,14 +94,30 @@ def _is_prose(line: str) -> bool:
 
 
 def preference(record: Record, top: list[int]) -> Tensor:
-    """Weights [K], sum 1: softmax of the ranker's mean logits where there are comparisons, else 1/place."""
+    """Weights [K], sum 1, by the ranking behind `top`: the softmax of its mean logits if it rests on comparisons, else 1/rank.
+
+    A `top` that no ranking of the record gives is weighed by 1/place.
+    """
+    name = ranking_behind(record, top)
     comparisons: dict[str, Any] = record.get("comparisons", {})
-    if comparisons:
-        pairs = next(iter(comparisons.values()))["pairs"]
-        scores = max_logits(matrix(pairs, len(generated_only(record["candidates"]))))
+    # `rank` names a ranking after its comparisons, and may append `:AGGREGATION` or `:reference-WHICH`.
+    rankers = [ranker for ranker in comparisons if name is not None and (name == ranker or name.startswith(f"{ranker}:"))]
+    if rankers:
+        n = len(generated_only(record["candidates"]))
+        pairs = comparisons[max(rankers, key=len)]["pairs"]
+        scores = max_logits(matrix([pair for pair in pairs if pair[0] < n and pair[1] < n], n))
         return torch.softmax(torch.tensor([float(scores[index]) for index in top]), dim=0)
-    weights = 1 / torch.arange(1, len(top) + 1, dtype=torch.float32)
+    places = range(1, len(top) + 1) if name is None else [record["ranks"][name][index] for index in top]
+    weights = 1 / torch.tensor(places, dtype=torch.float32)
     return weights / weights.sum()
+
+
+def ranking_behind(record: Record, top: list[int]) -> str | None:
+    """The name in `ranks` of the ranking that gives `top`, the latest of several; None where there is none."""
+    for name, ranks in reversed(record.get("ranks", {}).items()):
+        if sorted(range(len(ranks)), key=lambda index: ranks[index])[: len(top)] == top:
+            return str(name)
+    return None
 
 
 def fuse_units(parts: list[list[tuple[str, str]]], embeddings: list[Tensor], weights: Tensor) -> str:
@@ -112,7 +128,7 @@ def fuse_units(parts: list[list[tuple[str, str]]], embeddings: list[Tensor], wei
     kept = _frame_places(embeddings, weights)
     budget = GROWTH * sum(len(frame[place][0]) for place in kept)
     chosen: list[tuple[float, str, str, Tensor]] = [(float(place), *frame[place], embeddings[0][place]) for place in kept]
-    # What others agree on most, compared with how much of it the frame says already, comes first.
+    # The sentence comes first whose support exceeds most what the frame says of it already.
     for _, support, candidate, place in sorted(
         (
             (support - float((embeddings[0] @ embeddings[candidate][place]).max()), support, candidate, place)
@@ -132,7 +148,7 @@ def fuse_units(parts: list[list[tuple[str, str]]], embeddings: list[Tensor], wei
 
 
 def _frame_places(embeddings: list[Tensor], weights: Tensor) -> list[int]:
-    """Places of the frame's sentences that are supported and say nothing twice; the first always stays."""
+    """Places of the frame's sentences that others support and that repeat nothing; the first sentence always stays."""
     kept: list[int] = []
     for place, vector in enumerate(embeddings[0]):
         repeated = any(float(vector @ embeddings[0][other]) > 0.995 for other in kept)
@@ -142,7 +158,7 @@ def _frame_places(embeddings: list[Tensor], weights: Tensor) -> list[int]:
 
 
 def _newcomers(parts: list[list[tuple[str, str]]], embeddings: list[Tensor], weights: Tensor) -> list[tuple[float, int, int]]:
-    """(support, candidate, place) of prose sentences outside the frame that some third candidate supports."""
+    """(support, candidate, place) of every prose sentence outside the frame; its support comes from the third candidates."""
     if len(parts) < 3:
         return []
     return [

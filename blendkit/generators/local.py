@@ -163,8 +163,14 @@ class LocalModel(TextModel):
         """
         texts = [self._text(prompt) + self.texts.material(start) for prompt, start in zip(prompts, begun or [""] * len(prompts), strict=True)]
         whole = [[self._tokens(text + answer, self._templated(prompt)) for answer in answers] for prompt, text in zip(prompts, texts, strict=True)]
-        # What all share is the prompt; a token that spans its end belongs to the answers.
-        heads = [sum(1 for _ in takewhile(lambda column: len(set(column)) == 1, zip(*rows, strict=False))) for rows in whole]
+        # The head is what the prompt and all answers share. A token that spans the prompt's end belongs to the answers, and so
+        # does each answer's last token, though the answer may be another one's beginning.
+        prompts_alone = [self._tokens(text, self._templated(prompt)) for prompt, text in zip(prompts, texts, strict=True)]
+        shared = [
+            sum(1 for _ in takewhile(lambda column: len(set(column)) == 1, zip(*rows, alone, strict=False)))
+            for rows, alone in zip(whole, prompts_alone, strict=True)
+        ]
+        heads = [min(head, *(len(row) - 1 for row in rows)) for head, rows in zip(shared, whole, strict=True)]
         tails = [[row[head:] for row in rows] for head, rows in zip(heads, whole, strict=True)]
         batch = self.tokenizer.pad({"input_ids": [rows[0][:head] for head, rows in zip(heads, whole, strict=True)]}, return_tensors="pt").to(self.device)
         mask = batch["attention_mask"]

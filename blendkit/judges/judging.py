@@ -8,7 +8,7 @@ from typing import Any
 
 from blendkit.aggregate import Settled, settled
 from blendkit.errors import UsageError
-from blendkit.judges.agreement import Agreement
+from blendkit.judges.agreement import PanelAgreement
 from blendkit.judges.base import ORDERS, Juror, Opinion, as_row, orders_shown
 from blendkit.judges.position import PositionBias
 from blendkit.pipeline.stage import Stage
@@ -45,7 +45,7 @@ class Judging(Stage):
         self.schedule_name, self.schedule = schedule, make_schedule(schedule)
         self.overlap = min(juror.overlap for juror in jurors)
         self.bias = {juror.name: PositionBias() for juror in jurors if not juror.indifferent}
-        self.agreement = Agreement()
+        self.agreement = PanelAgreement()
 
     def rounds(self, record: Record) -> Rounds[None]:
         """The schedule's rounds, all judges side by side; ends by adding the verdicts."""

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from blendkit.aggregate import AGGREGATIONS, Matrix, matrix, ranks_from_scores, verdict_matrix
+from blendkit.aggregate import AGGREGATIONS, Matrix, matrix, ranks_from_scores, verdict_matrix, verdict_wins
 from blendkit.errors import RecordError, UsageError
 from blendkit.pipeline.stage import Stage
 from blendkit.rankers.references import reference_index
@@ -56,7 +56,10 @@ class Ranking(Stage):
         if chosen != list(range(len(chosen))):
             raise RecordError("candidates", "a fused candidate stands before a generated one; only fused ones may be added behind it")
         ranks = ranks_from_scores(self.standings(record, len(chosen)))
-        record.setdefault("ranks", {})[self.ranks_name] = ranks
+        # The ranking behind `top` is the last one, also where it is made anew.
+        found = record.setdefault("ranks", {})
+        found.pop(self.ranks_name, None)
+        found[self.ranks_name] = ranks
         record["top"] = sorted(chosen, key=lambda index: ranks[index])[: self.top]
 
     def standings(self, record: Record, n: int) -> list[Standing]:
@@ -68,7 +71,7 @@ class Ranking(Stage):
             return [(COMPARED, self._field(record, index)) for index in range(n)]
         aggregate = AGGREGATIONS[self.aggregate or DEFAULT]
         if self.kind == "judge":
-            return [(COMPARED, float(score)) for score in aggregate(self._verdicts(record, n))]
+            return [(COMPARED, float(score)) for score in aggregate(self._verdicts(record, n), verdict_wins)]
         comparisons = self._comparisons(record)
         pairs = comparisons["pairs"]
         if n < len(record["candidates"]):

@@ -15,7 +15,7 @@ from itertools import combinations, permutations
 
 import numpy as np
 
-from blendkit.aggregate import BradleyTerry, Comparison
+from blendkit.aggregate import Comparison, StrengthPosterior
 from blendkit.errors import UsageError
 
 Pair = tuple[int, int]
@@ -76,12 +76,12 @@ def swiss(n: int, rng: random.Random, rounds: int) -> Rounds:
         if not pairs:
             return None
         seen += _with((yield pairs), pairs)
-        ranking = _ranking(BradleyTerry(seen, n).strengths)
+        ranking = _ranking(StrengthPosterior(seen, n).strengths)
     return None
 
 
 def active(n: int, rng: random.Random, budget: int) -> Rounds:
-    """`budget` comparisons: a ring through all, then always those whose outcome the Bradley-Terry posterior is least sure of.
+    """`budget` comparisons: a ring through all, then always those whose outcome the posterior of strengths is least sure of.
 
     A round takes pairs that share no candidate, so that none rests on a posterior that its round already changed.
     """
@@ -92,7 +92,7 @@ def active(n: int, rng: random.Random, budget: int) -> Rounds:
     while pairs:
         seen += _with((yield pairs), pairs)
         open_pairs -= set(pairs)
-        doubt = BradleyTerry(seen, n).doubt()
+        doubt = StrengthPosterior(seen, n).doubt()
         pairs, busy = [], set[int]()
         for pair in sorted(open_pairs, key=lambda pair: (-doubt[pair], pair)):
             if len(seen) + len(pairs) == budget:

@@ -17,7 +17,7 @@ from blendkit.scorers.base import EMPTY, Item, ModelScorer, Scores
 from blendkit.signature import Signature
 
 
-class Loaded:
+class LoadedMaskedLM:
     """A masked language model, as both its scorers read it.
 
     Raises:
@@ -71,7 +71,7 @@ class MaskedLM(ModelScorer):
 
     def __init__(self, name: str, model: str = default_model, device: str = "auto", dtype: str = "auto") -> None:
         super().__init__(name, model)
-        self.loaded = shared(("mlm", model, device, dtype), lambda: Loaded(model, device, dtype))
+        self.loaded = shared(("mlm", model, device, dtype), lambda: LoadedMaskedLM(model, device, dtype))
         self.tokenizer, self.longest = self.loaded.tokenizer, self.loaded.longest
 
     def rounds(self, items: list[Item]) -> Scores:

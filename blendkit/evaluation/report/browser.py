@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from blendkit.aggregate import settled
-from blendkit.evaluation.examples import Example, rank_of
+from blendkit.evaluation.examples import JudgedExample, rank_of
 from blendkit.records import Record, source_text, verdicts_of
 
 # Characters of a text that the page shows; a model that never stopped must not make the page too large to open.
@@ -20,7 +20,7 @@ class Browser:
     limit: int
     records: list[dict[str, Any]] = field(default_factory=list)
 
-    def add(self, record: Record, example: Example) -> None:
+    def add(self, record: Record, example: JudgedExample) -> None:
         """Takes a record, unless the page is full."""
         if len(self.records) >= self.limit:
             return

@@ -15,10 +15,11 @@ from typing import Any
 import orjson
 
 from blendkit.errors import OutputError
-from blendkit.evaluation.formats import TITLES, text_of
+from blendkit.evaluation.formats import text_of
 from blendkit.evaluation.report.browser import Browser
 from blendkit.evaluation.report.plots import as_svg
-from blendkit.evaluation.terminal import KINDS, Best, best_figures, column_title, figure_text, is_best
+from blendkit.evaluation.tables import FIGURES, KINDS, TABLES, note_under
+from blendkit.evaluation.terminal import Best, best_figures, column_title, figure_text, is_best
 from blendkit.showing import shown
 from blendkit.version import VERSION
 
@@ -26,16 +27,8 @@ Rows = list[dict[str, Any]]
 HERE = Path(__file__).parent
 # Rows beyond which a table scrolls in a frame of its own.
 TALL = 40
-# Tables in the page's order; the figures show what `firsts` and `distribution` say.
-ORDER = (2, 3, "tests", "ratings", "wins", "length", "judges", "agreement", "compare", "stages")
-NOTES = {
-    2: "Click a heading to sort. Hover over a figure for its 95 % interval (bootstrap over the examples).",
-    3: "Pearson and Spearman: a model's ranks over all examples, mean over models, as the reference code has it; and within an example, mean over "
-    "examples. Correlations × 100. Footrule: the mean sum of rank differences.",
-    "tests": "Bootstrap 95 % interval of the mean difference; p by approximate randomization; p_holm corrected for all of them together.",
-    "ratings": "Bradley-Terry strengths on Elo's scale, and online Elo, each with 95 % intervals over the examples; a tie is half a win.",
-    "length": "What the judge would prefer if answers were of equal length (Dubois et al. 2024).",
-}
+# What the page adds to the line under a table.
+HINTS = {2: "Click a heading to sort. Hover over a figure for its 95 % interval (bootstrap over the examples)."}
 
 
 def make_folder(folder: str) -> None:
@@ -64,7 +57,7 @@ def page(rows: Rows, signatures: list[str], notes: list[str], browser: Browser, 
     """The whole page."""
     style, script = ((HERE / name).read_text(encoding="utf-8") for name in ("page.css", "page.js"))
     drawn = as_svg(rows)
-    sections = [_section(table, [row for row in rows if row["table"] == table]) for table in ORDER]
+    sections = [_section(table, [row for row in rows if row["table"] == table]) for table in TABLES if table not in FIGURES]
     figures = "".join(f"<figure><figcaption>{escape(title)}</figcaption>{svg}</figure>" for title, svg in drawn.items())
     parts = [section for section in sections[:2] if section]
     parts += [f'<section id="figures"><h2>Figures</h2><div class="figures">{figures}</div></section>'] if figures else []
@@ -129,7 +122,6 @@ def _section(table: Any, rows: Rows) -> str:
     if not rows:
         return ""
     columns = [key for key in dict.fromkeys(key for row in rows for key in row) if key not in ("table", "intervals", "kind", "method")]
-    against = f" Against {_name(rows[0]['baseline'])}." if table in ("tests", "length") else ""
     hidden = {"baseline"} | ({"examples"} if len({row.get("examples") for row in rows}) == 1 else set())
     columns = [column for column in columns if column not in hidden]
     heads = "".join(f'<th scope="col"><button type="button">{_name(_heading(table, column))}</button></th>' for column in columns)
@@ -140,12 +132,13 @@ def _section(table: Any, rows: Rows) -> str:
             body.append(f'<tr class="kind"><th colspan="{len(columns) + 1}">{KINDS[kind]}</th></tr>')
         cells = "".join(_cell(table, row, column, best_of) for column in columns)
         body.append(f'<tr><th scope="row"><bdi>{_name(row["method"])}</bdi></th>{cells}</tr>')
-    note = f'<p class="note">{NOTES.get(table, "")}{against}</p>' if NOTES.get(table) or against else ""
+    words = " ".join(filter(None, (note_under(table, rows), HINTS.get(table))))
+    note = f'<p class="note">{_name(words)}</p>' if words else ""
     name = table if isinstance(table, str) else f"table-{table}"
     frame = "scroll tall" if len(rows) > TALL else "scroll"
     first = '<th scope="col"><button type="button">Method</button></th>'
     whole = f"<table><thead><tr>{first}{heads}</tr></thead><tbody>{''.join(body)}</tbody></table>"
-    return f'<section id="{name}"><h2>{TITLES[table]}</h2>{note}<div class="{frame}">{whole}</div></section>'
+    return f'<section id="{name}"><h2>{escape(TABLES[table].title)}</h2>{note}<div class="{frame}">{whole}</div></section>'
 
 
 def _heading(table: Any, column: str) -> str:

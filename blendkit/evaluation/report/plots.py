@@ -13,8 +13,9 @@ from typing import Any
 
 import numpy as np
 
-from blendkit.errors import OutputError, UsageError
+from blendkit.errors import OutputError, UsageError, require
 from blendkit.evaluation.checks import NEUTRAL, lower_is_better
+from blendkit.evaluation.tables import TABLES
 from blendkit.evaluation.terminal import TITLES
 from blendkit.showing import one_line
 
@@ -33,10 +34,10 @@ def figures(rows: Rows) -> dict[str, Callable[[Any], None]]:
     if any(row["table"] == "firsts" for row in rows):
         firsts, distribution = _of(rows, "firsts"), _of(rows, "distribution")
         of = f"; {MOST_BARS} of {len(firsts):,} methods" if len(firsts) > MOST_BARS else ""
-        found[f"Who ranks first, % of examples (Figure 1){of}"] = lambda figure: _firsts(figure.subplots(), firsts[:MOST_BARS])
-        found[f"Share of each rank, % of examples{of}"] = lambda figure: _distribution(figure.subplots(), distribution[:MOST_BARS])
+        found[f"{TABLES['firsts'].title}{of}"] = lambda figure: _firsts(figure.subplots(), firsts[:MOST_BARS])
+        found[f"{TABLES['distribution'].title}{of}"] = lambda figure: _distribution(figure.subplots(), distribution[:MOST_BARS])
     if any(row["table"] == "wins" for row in rows):
-        found["Win rate of the row over the column, %"] = lambda figure: _wins(figure.subplots(), _of(rows, "wins"))
+        found[TABLES["wins"].title] = lambda figure: _wins(figure.subplots(), _of(rows, "wins"))
     if _metrics(rows):
         found["Each metric against the oracle: one dot an LLM"] = lambda figure: _correlations(figure, rows)
     return found
@@ -85,15 +86,7 @@ def check_plot(path: str) -> None:
         raise UsageError(f"--plot {path}: expected a name that ends with {', '.join(FORMS)}")
     if not Path(path).absolute().parent.is_dir():
         raise OutputError(f"--plot {path}: there is no such folder")
-    need_matplotlib("--plot")
-
-
-def need_matplotlib(flag: str) -> None:
-    """Raises UsageError when matplotlib is not installed."""
-    from importlib.util import find_spec
-
-    if find_spec("matplotlib") is None:
-        raise UsageError(f"{flag} draws with matplotlib, which is not installed: pip install 'blendkit[plots]'")
+    require("matplotlib", "plots", "--plot")
 
 
 @contextmanager
@@ -122,7 +115,7 @@ def _height(rows: Rows, title: str) -> float:
     if title.startswith("Each metric"):
         return 2.6 * math.ceil(min(PANELS, len(_metrics(rows))) / 3) + 0.2
     methods = len({row["method"] for row in rows if row["table"] in ("firsts", "wins")})
-    return 1.3 + 0.34 * min(methods, MOST_BARS) if "Win rate" not in title else 1.8 + 0.42 * methods
+    return 1.3 + 0.34 * min(methods, MOST_BARS) if title != TABLES["wins"].title else 1.8 + 0.42 * methods
 
 
 def _short(name: str) -> str:

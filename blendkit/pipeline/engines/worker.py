@@ -6,7 +6,7 @@ import traceback
 from collections.abc import Callable
 from typing import Any
 
-from blendkit.errors import BlendkitError
+from blendkit.errors import BlendkitError, require
 from blendkit.pipeline.engines.pool import About, Outcome, Replica, Slim
 
 Answer = tuple[bool, Any]
@@ -61,7 +61,8 @@ class Asking:
 
 
 def pickled(make: Callable[[], Any]) -> bytes:
-    """The function with all that it refers to."""
+    """The function with all that it refers to. Raises UsageError when cloudpickle is not installed."""
+    require("cloudpickle", "engines", "work in other processes")
     import cloudpickle
 
     return bytes(cloudpickle.dumps(make))

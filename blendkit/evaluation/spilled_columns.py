@@ -1,4 +1,4 @@
-"""Columns of numbers, one a record of the stream, of which only the ends are in memory: the rest is in a temporary file."""
+"""Columns with one number a record: only their last rows are in memory, the others are in a temporary file."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ from numpy.typing import NDArray
 from blendkit.errors import OutputError
 
 Values = NDArray[np.float64]
-# Rows that are in memory, and go to the file together; and values that are computed with at a time.
+# ROWS rows are kept in memory and then written together; BLOCK values are computed with at a time.
 ROWS, BLOCK = 1024, 4096
 
 
 class Column(Protocol):
-    """A column's values, [records]; what is looked at is a block of them at a time."""
+    """A column's values, [records], which are read block by block."""
 
     def __len__(self) -> int: ...
 
@@ -30,12 +30,12 @@ class Column(Protocol):
 
 
 def blocks(size: int) -> Iterator[slice]:
-    """The blocks that so many values are in."""
+    """Slices that cover `size` values, block by block."""
     return (slice(start, min(start + BLOCK, size)) for start in range(0, size, BLOCK))
 
 
-class Columns:
-    """The file of some columns: without a name, gone with the process, and not there at all before there is a block of rows.
+class ColumnFile:
+    """The temporary file behind columns. It has no name, ends with the process, and is made when the first block is written.
 
     Raises:
         OutputError: the folder of temporary files cannot be written.
@@ -46,7 +46,7 @@ class Columns:
         self._size = 0
 
     def put(self, data: bytes) -> int:
-        """Where it is from now on."""
+        """Appends the data; returns its place."""
         with _errors():
             if self._file is None:
                 self._file = tempfile.TemporaryFile(prefix="blendkit-", buffering=0)  # noqa: SIM115
@@ -57,7 +57,7 @@ class Columns:
             return place
 
     def get(self, place: int, size: int) -> bytes:
-        """What is there."""
+        """Reads `size` bytes at `place`."""
         assert self._file is not None
         with _errors():
             return os.pread(self._file.fileno(), size, place)
@@ -71,18 +71,18 @@ def _errors() -> Iterator[None]:
         raise OutputError.of_temporary_files(error.strerror) from error
 
 
-class Growing:
-    """Columns that are filled row by row in the order of the stream, NaN where nothing is put in."""
+class SpilledColumns:
+    """Columns that are filled row by row in the order of the stream; a cell that nothing is put into is NaN."""
 
-    def __init__(self, columns: Columns) -> None:
+    def __init__(self, columns: ColumnFile) -> None:
         self._columns = columns
-        # Of each block in the file: where it is, and how many columns it has, one after the other.
+        # The place of each block in the file, and how many columns the block holds, one after the other.
         self._places, self._widths = array("q"), array("q")
         self._end: array[float] = array("d")
         self._next = self._width = 0
 
     def put(self, number: int, row: array[float]) -> None:
-        """The row of record `number`, which is later than those before; it may be longer than those were, or shorter."""
+        """Takes the row of record `number`. Numbers only grow; a row may be longer or shorter than those before."""
         if len(row) != self._width:
             row = self._fitting(row)
         if number != self._next:
@@ -118,7 +118,7 @@ class Growing:
         return _Whole(self, place, size)
 
     def block(self, number: int, place: int) -> Values:
-        """A column's values of a block that are there."""
+        """A column's values in a block, as far as there are some."""
         if number < len(self._places):
             if place >= self._widths[number]:
                 return np.full(ROWS, math.nan)
@@ -129,7 +129,7 @@ class Growing:
 
 
 class _Whole:
-    def __init__(self, columns: Growing, place: int, size: int) -> None:
+    def __init__(self, columns: SpilledColumns, place: int, size: int) -> None:
         self._columns, self._place, self._size = columns, place, size
 
     def __len__(self) -> int:
@@ -147,7 +147,7 @@ class _Whole:
 
 
 class Computed:
-    """A column computed from others, a block at a time."""
+    """A column that is computed from others, block by block."""
 
     def __init__(self, function: Callable[..., Values], *columns: Column) -> None:
         self._function, self._columns = function, columns

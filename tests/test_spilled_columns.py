@@ -12,8 +12,8 @@ import pytest
 from scipy import stats
 
 from blendkit.errors import OutputError
-from blendkit.evaluation.agreement import Ranking
-from blendkit.evaluation.columns import BLOCK, ROWS, Columns, Computed, Growing, counted
+from blendkit.evaluation.agreement import RankerAgreement
+from blendkit.evaluation.spilled_columns import BLOCK, ROWS, ColumnFile, Computed, SpilledColumns, counted
 from blendkit.evaluation.statistics import bootstrap, randomization
 from blendkit.streams.unique_ids import Seen
 
@@ -28,7 +28,7 @@ def test_columns_give_back_what_was_put_in_whatever_part_is_asked_for():
     there[ROWS - 5 : 3 * ROWS + 5] = False  # whole blocks with nothing in them
     values[~there] = np.nan
     values[: 4 * ROWS + 17, 2] = np.nan  # a column that comes late
-    table = Growing(Columns())
+    table = SpilledColumns(ColumnFile())
     for number in np.nonzero(there)[0].tolist():
         row = array("d", values[number].tolist())
         table.put(number, row if number >= 4 * ROWS + 17 else row[:2])
@@ -51,7 +51,7 @@ def test_a_full_temporary_folder_is_said_so(monkeypatch):
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
     monkeypatch.setattr(os, "pwrite", full)
-    table = Growing(Columns())
+    table = SpilledColumns(ColumnFile())
     with pytest.raises(OutputError, match=r"No space left on device; set TMPDIR"):
         for number in range(ROWS):
             table.put(number, array("d", [1.0]))
@@ -90,7 +90,7 @@ def test_the_agreement_of_many_examples_is_that_of_all_at_once():
     ranks = 1 + (noisy[:, None, :] < noisy[:, :, None]).sum(axis=2)
     ranks[ranks == 4] = 3  # ties
     models = tuple("abcde")
-    ranking = Ranking(models)
+    ranking = RankerAgreement(models)
     for mine, theirs in zip(ranks.tolist(), oracle.tolist(), strict=True):
         ranking.add(mine, theirs, models)
     row = ranking.row("r")
