@@ -17,7 +17,7 @@ PAGE = "Page and figures"
 
 @with_run_options(
     "device", "dtype", "batch_tokens", "resume", "window",
-    reads={"manifests": "--manifests", "compared": "--compare"}, writes={"plot": "--plot"},
+    reads={"manifests": "--manifests", "compare": "--compare"}, writes={"plot": "--plot"},
 )  # fmt: skip
 def evaluate(
     run: RunOptions,
