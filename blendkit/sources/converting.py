@@ -7,7 +7,8 @@ from collections.abc import Callable, Iterable, Iterator
 from blendkit.errors import DataError, RecordError, UsageError
 from blendkit.records import Record, as_line
 from blendkit.sheets import csv_text
-from blendkit.sources.forms import form_of
+from blendkit.sources import FORMS
+from blendkit.sources.forms import Form
 from blendkit.sources.reading import Row
 
 
@@ -21,7 +22,7 @@ def converted(records: Iterable[Record], target: str | None, label: str, told: C
     if target is None:
         yield from map(as_line, records)
         return
-    form = form_of(target)
+    form: Form = FORMS.load(target, "--to")
     if form.write is None:
         raise UsageError(f"data convert --to {target}: this form is only read")
     rows = _rows(form.write, records, label)

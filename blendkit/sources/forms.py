@@ -1,20 +1,20 @@
 """The forms in which neighbours publish answers and preferences: rows into records, and records into rows.
 
-A new form is a function or two here, or in a file beside, and a line in FORMS.
+A new form is a function or two here, or in a file beside, and a row in FORMS (blendkit/sources/__init__.py).
 """
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
-from blendkit.errors import DataError, RecordError, UsageError
+from blendkit.errors import DataError, RecordError
 from blendkit.foreign import typed
 from blendkit.records import Record, candidates_of, generated_only, source_text, validate, verdicts_of, writable
 from blendkit.scorers import better_when_lower
 from blendkit.seeding import seeded
+from blendkit.sources import FORMS
 from blendkit.sources.reading import Row
 
 Places = Iterable[tuple[str, Row]]
@@ -27,7 +27,6 @@ ANNOTATOR = "annotator"
 class Form:
     """`write` gives the rows of a record; None where the form only makes sense to read. `array`: the file is one JSON array."""
 
-    about: str
     read: Callable[[Places], Iterator[Record]]
     write: Callable[[Record, str], Iterator[Row]] | None = None
     array: bool = False
@@ -283,7 +282,7 @@ def write_csv(record: Record, label: str) -> Iterator[Row]:
     yield row
 
 
-# --- the table
+# --- the forms
 
 
 def read_each(places: Places) -> Iterator[tuple[str, Row]]:
@@ -298,39 +297,26 @@ def _id(row: Row, field: str, number: int) -> str:
     return str(row[field]) if row.get(field) is not None else str(number)
 
 
-FORMS: dict[str, Form] = {
-    "ultrafeedback": Form("openbmb/UltraFeedback: completions with overall scores", read_ultrafeedback, write_ultrafeedback),
-    "binarized": Form("UltraFeedback binarized, TRL's pairs: prompt, chosen, rejected", read_binarized, write_binarized),
-    "unifiedfeedback": Form("llm-blender/Unified-Feedback: two conversations with ratings", read_unifiedfeedback, write_unifiedfeedback),
-    "rewardbench": Form("allenai/reward-bench: prompt, chosen, rejected, subset", read_rewardbench, write_rewardbench),
-    "alpacaeval": Form("AlpacaEval model_outputs of one or several models", read_alpacaeval, write_alpacaeval, array=True),
-    "alpacaeval-annotations": Form("AlpacaEval annotations: two outputs and a preference", read_alpacaeval_annotations, write_alpacaeval_annotations, True),
-    "mtbench": Form("lmsys/mt_bench_human_judgments: two conversations and the winner", read_mtbench, write_mtbench),
-    "hh-rlhf": Form("Anthropic/hh-rlhf: two transcripts", read_hh, write_hh),
-    "csv": Form("a table: instruction, input, output, and a column a model", read_csv, write_csv),
-}
-
-
-def form_of(name: str) -> Form:
-    """The form of a name.
-
-    Raises:
-        UsageError: there is none.
-    """
-    if name not in FORMS:
-        near = difflib.get_close_matches(name, FORMS, 1)
-        raise UsageError(f"no form {name!r}: expected one of {', '.join(FORMS)}" + (f"; did you mean {near[0]}?" if near else ""))
-    return FORMS[name]
+ULTRAFEEDBACK = Form(read_ultrafeedback, write_ultrafeedback)
+BINARIZED = Form(read_binarized, write_binarized)
+UNIFIEDFEEDBACK = Form(read_unifiedfeedback, write_unifiedfeedback)
+REWARDBENCH = Form(read_rewardbench, write_rewardbench)
+ALPACAEVAL = Form(read_alpacaeval, write_alpacaeval, array=True)
+ALPACAEVAL_ANNOTATIONS = Form(read_alpacaeval_annotations, write_alpacaeval_annotations, array=True)
+MTBENCH = Form(read_mtbench, write_mtbench)
+HH_RLHF = Form(read_hh, write_hh)
+CSV = Form(read_csv, write_csv)
 
 
 def read_form(name: str, places: Places) -> Iterator[Record]:
     """Rows of a form as records.
 
     Raises:
+        UsageError: there is no such form.
         DataError: a row is not of that form; with its place.
     """
-    form = form_of(name)
-    return placed(form.read, places, f"of the form {name} ({form.about})")
+    form: Form = FORMS.load(name, "--from")
+    return placed(form.read, places, f"of the form {name} ({FORMS[name].about})")
 
 
 def placed(read: Callable[[Places], Iterator[Record]], places: Places, what: str) -> Iterator[Record]:
