@@ -16,9 +16,9 @@ from typer.core import TyperGroup
 
 from blendkit.credentials import Secrets
 from blendkit.errors import BlendkitError, Interrupted, OutOfMemory, OutputError, UsageError, out_of_memory
-from blendkit.showing import say, standing
 from blendkit.streams.signals import catch_signals, raise_if_signalled
-from blendkit.streams.standard import ReaderGone, make_safe
+from blendkit.streams.standard_streams import ReaderGone, make_safe
+from blendkit.terminal_text import say, standing
 from blendkit.version import VERSION
 
 # In the order of the pipe. A new command is a file in commands/ with a function of its name, and a line here.

@@ -12,7 +12,7 @@ import msgspec
 import orjson
 
 from blendkit.errors import RecordError
-from blendkit.foreign import json_value, kind_of, typed
+from blendkit.untrusted import json_value, kind_of, typed
 
 Record = dict[str, Any]
 Index = Annotated[int, msgspec.Meta(ge=0)]

@@ -20,7 +20,7 @@ FLOORS = [
     ["pipeline"],
     ["models"],
     ["streams"],
-    ["records", "aggregate", "registry", "signature", "seeding", "fences", "credentials", "foreign", "showing", "sheets", "errors", "version"],
+    ["records", "aggregate", "registry", "signature", "seeding", "fences", "credentials", "untrusted", "terminal_text", "safe_csv", "errors", "version"],
 ]
 FLOOR = {room: number for number, rooms in enumerate(FLOORS) for room in rooms}
 

@@ -278,7 +278,7 @@ def test_simcls_is_the_cosine_of_first_tokens(tiny):
 
 def test_summareranker_mixes_its_experts(tiny):
     """The head written out for one candidate at a time: two tasks, four experts, the best two of each task."""
-    from blendkit.models.summareranker import load_summareranker
+    from blendkit.models.mixture_of_experts import load_summareranker
 
     encoder, head, tokenizer, _ = load_summareranker(str(tiny["summareranker"]))
     tokenizer.add_tokens(["<source>", "<candidate>"])

@@ -13,10 +13,10 @@ import typer
 from blendkit.errors import DataError, UsageError
 from blendkit.records import Record, as_line
 from blendkit.registry import nearest
-from blendkit.showing import say, shown
 from blendkit.sources import FORMS, TASKS
 from blendkit.streams.files import Role, one_role_each, stdin_or, stdout_or
 from blendkit.streams.lines import BadLine, Reader, Writer
+from blendkit.terminal_text import say, shown
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None)
 

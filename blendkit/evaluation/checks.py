@@ -9,8 +9,8 @@ from collections.abc import Sequence
 from typing import Any, NotRequired, TypedDict
 
 from blendkit.errors import CheckFailed, DataError, RecordError, UsageError
-from blendkit.foreign import json_value, read_file, typed
 from blendkit.scorers import better_when_lower
+from blendkit.untrusted import json_value, read_file, typed
 
 GROUPS = {"llms": "model", "oracles": "oracle", "rankers": "ranker", "fused": "fused"}
 LOWER_IS_BETTER = ("gpt_rank", "footrule", "rank_by_")

@@ -7,8 +7,8 @@ from typing import Any
 
 import orjson
 
-from blendkit.sheets import csv_text
-from blendkit.showing import one_line
+from blendkit.safe_csv import csv_text
+from blendkit.terminal_text import one_line
 
 TITLES = {
     2: "Methods",

@@ -11,7 +11,7 @@ from rich.text import Text
 
 from blendkit.evaluation.checks import NEUTRAL, lower_is_better
 from blendkit.evaluation.formats import text_of
-from blendkit.showing import one_line, shown, standing
+from blendkit.terminal_text import one_line, shown, standing
 
 KINDS = {"model": "LLMs", "oracle": "Oracles", "ranker": "Rankers", "fused": "Fused"}
 FIXED = ("table", "method", "kind", "examples", "intervals")

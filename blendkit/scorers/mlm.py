@@ -17,7 +17,7 @@ from blendkit.scorers.base import EMPTY, Item, ModelScorer, Scores
 from blendkit.signature import Signature
 
 
-class Loaded:
+class LoadedMLM:
     """A masked language model, as both its scorers read it.
 
     Raises:
@@ -29,7 +29,7 @@ class Loaded:
         from transformers import AutoModelForMaskedLM
 
         from blendkit.models.encoder import load_pretrained
-        from blendkit.models.reading import Reader, longest_input
+        from blendkit.models.encoder_reader import EncoderReader, longest_input
 
         where = choose_device(device)
         network, self.tokenizer = load_pretrained(AutoModelForMaskedLM, model, "masked language model")
@@ -42,7 +42,7 @@ class Loaded:
         if number_type != torch.float32:
             # Its words are the encoder's embeddings, which shall have the number type, while the head stays in float32.
             head = deepcopy(head)
-        self.reader = Reader(network.base_model, self.tokenizer.pad_token_id, where, number_type, places_only=True)
+        self.reader = EncoderReader(network.base_model, self.tokenizer.pad_token_id, where, number_type, places_only=True)
         self.head = head.float().to(where)
         self.job = Job(f"mlm:{model}", self.log_probabilities)
 
@@ -71,7 +71,7 @@ class MaskedLM(ModelScorer):
 
     def __init__(self, name: str, model: str = default_model, device: str = "auto", dtype: str = "auto") -> None:
         super().__init__(name, model)
-        self.loaded = shared(("mlm", model, device, dtype), lambda: Loaded(model, device, dtype))
+        self.loaded = shared(("mlm", model, device, dtype), lambda: LoadedMLM(model, device, dtype))
         self.tokenizer, self.longest = self.loaded.tokenizer, self.loaded.longest
 
     def rounds(self, items: list[Item]) -> Scores:

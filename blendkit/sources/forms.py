@@ -10,14 +10,14 @@ from dataclasses import dataclass
 from typing import Any
 
 from blendkit.errors import DataError, RecordError
-from blendkit.foreign import typed
 from blendkit.records import Record, candidates_of, generated_only, source_text, validate, verdicts_of, writable
 from blendkit.scorers import better_when_lower
 from blendkit.seeding import seeded
 from blendkit.sources import FORMS
-from blendkit.sources.reading import Row
+from blendkit.sources.reading import Fields
+from blendkit.untrusted import typed
 
-Places = Iterable[tuple[str, Row]]
+Places = Iterable[tuple[str, Fields]]
 Messages = list[dict[str, str]]
 # The verdicts of a judge that is a person or a published annotator.
 ANNOTATOR = "annotator"
@@ -28,21 +28,21 @@ class Form:
     """`write` gives the rows of a record; None where the form only makes sense to read. `array`: the file is one JSON array."""
 
     read: Callable[[Places], Iterator[Record]]
-    write: Callable[[Record, str], Iterator[Row]] | None = None
+    write: Callable[[Record, str], Iterator[Fields]] | None = None
     array: bool = False
 
 
 # --- conversations and pairs
 
 
-def x_of(messages: Messages) -> Row:
+def x_of(messages: Messages) -> Fields:
     """The record's fields for a conversation that an answer follows: an instruction where it is one question."""
     if len(messages) == 1 and messages[0]["role"] == "user":
         return {"instruction": messages[0]["content"], "input": ""}
     return {"messages": [{"role": message["role"], "content": message["content"]} for message in messages]}
 
 
-def paired(record_id: str, x: Row, chosen: str, rejected: str, models: tuple[str, str] = ("chosen", "rejected"), **more: Any) -> Record:
+def paired(record_id: str, x: Fields, chosen: str, rejected: str, models: tuple[str, str] = ("chosen", "rejected"), **more: Any) -> Record:
     """A record of two candidates with the label `human`; which of them is A is drawn by the id, so that places tell nothing."""
     both = [{"model": models[0], "text": chosen}, {"model": models[1], "text": rejected}]
     first = seeded(0, "place", record_id) % 2 == 0
@@ -95,7 +95,7 @@ def read_binarized(places: Places) -> Iterator[Record]:
         yield record
 
 
-def write_binarized(record: Record, label: str) -> Iterator[Row]:
+def write_binarized(record: Record, label: str) -> Iterator[Fields]:
     """One row, none for a tie."""
     both = preferred(record, label)
     if both:
@@ -117,7 +117,7 @@ def read_ultrafeedback(places: Places) -> Iterator[Record]:
         yield {"id": _id(row, "id", number), "instruction": row["instruction"], "input": "", "source": row.get("source"), "candidates": candidates}
 
 
-def write_ultrafeedback(record: Record, label: str) -> Iterator[Row]:
+def write_ultrafeedback(record: Record, label: str) -> Iterator[Fields]:
     """The candidates as completions, with the label as overall score."""
     completions = [
         {"model": candidate["model"], "response": candidate["text"], "overall_score": candidate.get("scores", {}).get(label)}
@@ -136,7 +136,7 @@ def read_unifiedfeedback(places: Places) -> Iterator[Record]:
         yield {"id": _id(row, "id", number), **x_of(before), "source": row.get("source"), "candidates": candidates, "human": human}
 
 
-def write_unifiedfeedback(record: Record, label: str) -> Iterator[Row]:
+def write_unifiedfeedback(record: Record, label: str) -> Iterator[Fields]:
     """The better and the worse candidate as conversations rated 1 and 0."""
     both = preferred(record, label)
     if both:
@@ -153,7 +153,7 @@ def read_rewardbench(places: Places) -> Iterator[Record]:
         yield paired(_id(row, "id", number), x, row["chosen"], row["rejected"], models, subset=row.get("subset"))
 
 
-def write_rewardbench(record: Record, label: str) -> Iterator[Row]:
+def write_rewardbench(record: Record, label: str) -> Iterator[Fields]:
     """One row, none for a tie."""
     both = preferred(record, label)
     if both:
@@ -169,7 +169,7 @@ def read_hh(places: Places) -> Iterator[Record]:
         yield paired(f"hh/{number}", x_of(before), chosen, rejected)
 
 
-def write_hh(record: Record, label: str) -> Iterator[Row]:
+def write_hh(record: Record, label: str) -> Iterator[Fields]:
     """One row, none for a tie."""
     both = preferred(record, label)
     if both:
@@ -201,7 +201,7 @@ def read_alpacaeval(places: Places) -> Iterator[Record]:
     yield from found.values()
 
 
-def write_alpacaeval(record: Record, label: str) -> Iterator[Row]:
+def write_alpacaeval(record: Record, label: str) -> Iterator[Fields]:
     """A row a candidate; its files have one generator each, which a filter by `generator` gives."""
     for candidate in candidates_of(record):
         yield {"dataset": record.get("source"), "instruction": source_text(record), "output": candidate["text"], "generator": candidate["model"]}
@@ -223,7 +223,7 @@ def read_alpacaeval_annotations(places: Places) -> Iterator[Record]:
         yield record
 
 
-def write_alpacaeval_annotations(record: Record, label: str) -> Iterator[Row]:
+def write_alpacaeval_annotations(record: Record, label: str) -> Iterator[Fields]:
     """A row a verdict of every judge."""
     candidates = candidates_of(record)
     for judge, verdicts in verdicts_of(record).items():
@@ -248,7 +248,7 @@ def read_mtbench(places: Places) -> Iterator[Record]:
         yield {**x, "candidates": candidates, "human": human, "verdicts": {judge: [{"a": 0, "b": 1, "verdict": verdict, "shown": [0, 1]}]}}
 
 
-def write_mtbench(record: Record, label: str) -> Iterator[Row]:
+def write_mtbench(record: Record, label: str) -> Iterator[Fields]:
     """A row a verdict of every judge."""
     candidates, winners = candidates_of(record), {"A": "model_a", "B": "model_b"}
     for judge, verdicts in verdicts_of(record).items():
@@ -272,7 +272,7 @@ def read_csv(places: Places) -> Iterator[Record]:
         yield {**record, "output": row["output"]} if row.get("output") is not None else record
 
 
-def write_csv(record: Record, label: str) -> Iterator[Row]:
+def write_csv(record: Record, label: str) -> Iterator[Fields]:
     """One line, a column a model."""
     row = {"id": record["id"], "instruction": source_text(record), "input": "", "output": record.get("output")}
     for index, candidate in enumerate(record.get("candidates", [])):
@@ -285,7 +285,7 @@ def write_csv(record: Record, label: str) -> Iterator[Row]:
 # --- the forms
 
 
-def read_each(places: Places) -> Iterator[tuple[str, Row]]:
+def read_each(places: Places) -> Iterator[tuple[str, Fields]]:
     """The rows, each known to be an object."""
     for place, row in places:
         if not isinstance(row, dict):
@@ -293,7 +293,7 @@ def read_each(places: Places) -> Iterator[tuple[str, Row]]:
         yield place, row
 
 
-def _id(row: Row, field: str, number: int) -> str:
+def _id(row: Fields, field: str, number: int) -> str:
     return str(row[field]) if row.get(field) is not None else str(number)
 
 
@@ -327,7 +327,7 @@ def placed(read: Callable[[Places], Iterator[Record]], places: Places, what: str
     """
     at = ""
 
-    def noted() -> Iterator[tuple[str, Row]]:
+    def noted() -> Iterator[tuple[str, Fields]]:
         nonlocal at
         for place, row in places:
             at = place

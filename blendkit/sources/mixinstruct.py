@@ -14,7 +14,7 @@ from blendkit.errors import DataError, UsageError
 from blendkit.records import Record
 from blendkit.seeding import seeded
 from blendkit.sources.forms import Places, placed, read_each
-from blendkit.sources.reading import Row, rows
+from blendkit.sources.reading import Fields, rows
 
 # Words of an instruction with its input, and of a reference, that are kept.
 LONGEST = (512, 1024)
@@ -28,25 +28,25 @@ class Source:
 
     hub: str
     size: int
-    read: Callable[[Row], tuple[str, str, str] | None]
+    read: Callable[[Fields], tuple[str, str, str] | None]
 
 
-def _alpaca_gpt4(row: Row) -> tuple[str, str, str]:
+def _alpaca_gpt4(row: Fields) -> tuple[str, str, str]:
     return row["instruction"], row.get("input") or "", row["output"]
 
 
-def _dolly(row: Row) -> tuple[str, str, str]:
+def _dolly(row: Fields) -> tuple[str, str, str]:
     return row["instruction"], row.get("context") or "", row["response"]
 
 
-def _gpt4all_laion(row: Row) -> tuple[str, str, str] | None:
+def _gpt4all_laion(row: Fields) -> tuple[str, str, str] | None:
     # The set mixes several sources; LAION's part says so.
     if "laion" not in str(row.get("source", "laion")).lower():
         return None
     return row["prompt"], "", row["response"]
 
 
-def _sharegpt(row: Row) -> tuple[str, str, str] | None:
+def _sharegpt(row: Fields) -> tuple[str, str, str] | None:
     turns = row.get("conversations") or row.get("items") or []
     roles = {"human": "user", "user": "user", "gpt": "assistant", "chatgpt": "assistant", "bard": "assistant", "assistant": "assistant"}
     said = [(roles.get(str(turn.get("from", turn.get("role"))), ""), turn.get("value", turn.get("content"))) for turn in turns]

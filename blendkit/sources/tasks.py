@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
-from blendkit.foreign import typed
 from blendkit.records import Record
 from blendkit.sources import TASKS
 from blendkit.sources.forms import Places, placed, read_each
+from blendkit.untrusted import typed
 
 
 @dataclass(frozen=True)

@@ -15,11 +15,11 @@ from typing import IO, Any, BinaryIO
 
 from blendkit.errors import DataError, NoInputError, OutputError, RecordError
 from blendkit.records import Record, as_line, parse
-from blendkit.showing import say
 from blendkit.streams.compression import Damaged, compressor, decompressed
 from blendkit.streams.signals import signals_wait
-from blendkit.streams.standard import ReaderGone, need_stdout
-from blendkit.streams.unique_ids import Seen
+from blendkit.streams.standard_streams import ReaderGone, need_stdout
+from blendkit.streams.unique_ids import UniqueIds
+from blendkit.terminal_text import say
 
 MAX_LINE_BYTES = 32 << 20
 READ_AHEAD = 1 << 20
@@ -101,7 +101,7 @@ class Reader:
 
     def records(self) -> Iterator[Line | BadLine]:
         """Every line parsed and validated, ids unique over the stream."""
-        seen = Seen()
+        seen = UniqueIds()
         for number, raw in self.lines():
             try:
                 if len(raw) > self.max_line_bytes:

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from blendkit.errors import DataError, SkippedRecords
-from blendkit.showing import say
 from blendkit.streams.lines import BadLine, Writer
+from blendkit.terminal_text import say
 
 
 class Rejects:

@@ -11,7 +11,7 @@ IN_MEMORY = 1 << 18
 CACHE_KIB = 16 << 10
 
 
-class Seen:
+class UniqueIds:
     """A set of strings, as their 64-bit hashes; beyond `in_memory` of them in a temporary SQLite file, which has no name and goes with the process."""
 
     def __init__(self, in_memory: int = IN_MEMORY) -> None:

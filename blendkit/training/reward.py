@@ -9,9 +9,9 @@ import torch
 from torch import Tensor
 
 from blendkit.errors import UsageError
+from blendkit.models.encoder_reader import longest_input, padded
 from blendkit.models.loading import to_device
 from blendkit.models.pretrained import pretrained
-from blendkit.models.reading import longest_input, padded
 from blendkit.models.text_tokenizer import TextTokenizer
 from blendkit.scorers.base import Item
 from blendkit.scorers.regression import Input

@@ -11,8 +11,8 @@ from torch import Tensor
 from torch.nn import functional
 
 from blendkit.models.encoder import load_encoder, without_attention_dropout
+from blendkit.models.encoder_reader import longest_input, padded
 from blendkit.models.loading import to_device
-from blendkit.models.reading import longest_input, padded
 from blendkit.models.text_tokenizer import TextTokenizer
 from blendkit.scorers.simcls import grow_markers, simcls_ids
 from blendkit.training.examples import Example, Pair, Pairing

@@ -9,9 +9,9 @@ import torch
 from torch import Tensor
 
 from blendkit.models.encoder import load_encoder, without_attention_dropout
+from blendkit.models.encoder_reader import longest_input, padded
 from blendkit.models.loading import to_device
-from blendkit.models.reading import longest_input, padded
-from blendkit.models.summareranker import SummaRerankerHead, save_summareranker
+from blendkit.models.mixture_of_experts import SummaRerankerHead, save_summareranker
 from blendkit.models.text_tokenizer import TextTokenizer
 from blendkit.scorers.simcls import grow_markers
 from blendkit.scorers.summareranker import summareranker_ids

@@ -19,7 +19,7 @@ from blendkit.evaluation.formats import TITLES, text_of
 from blendkit.evaluation.report.browser import Browser
 from blendkit.evaluation.report.plots import as_svg
 from blendkit.evaluation.terminal import KINDS, Best, best_figures, column_title, figure_text, is_best
-from blendkit.showing import shown
+from blendkit.terminal_text import shown
 from blendkit.version import VERSION
 
 Rows = list[dict[str, Any]]

@@ -16,7 +16,7 @@ from blendkit.pipeline.engines.options import EngineOptions
 from blendkit.pipeline.engines.pool import Pool, Worker, WorkerDied
 from blendkit.pipeline.engines.worker import Answer, Asking, Served, pickled
 from blendkit.pipeline.stage import Stage
-from blendkit.streams.standard import make_safe
+from blendkit.streams.standard_streams import make_safe
 
 
 class ProcessPool(Pool):

@@ -15,7 +15,7 @@ from blendkit.models.loading import to_device
 Ids = Sequence[int]
 
 
-class Reader:
+class EncoderReader:
     """An encoder of transformers, read packed (`models.fast.encoder`), or padded where its kind has no packed form.
 
     `places_only`: only `at` will be called, so that the last layer need not be computed for all tokens.
