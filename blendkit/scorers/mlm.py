@@ -16,6 +16,15 @@ from blendkit.pipeline.work import Job, Work
 from blendkit.scorers.base import EMPTY, Item, ModelScorer, Scores
 from blendkit.signature import Signature
 
+# The parts of a head, one after the other, as transformers names them: RoBERTa and DeBERTa; BERT; ModernBERT; ELECTRA; DistilBERT.
+HEADS = (
+    ("lm_head",),
+    ("cls",),
+    ("head", "decoder"),
+    ("generator_predictions", "generator_lm_head"),
+    ("vocab_transform", "activation", "vocab_layer_norm", "vocab_projector"),
+)
+
 
 class LoadedMLM:
     """A masked language model, as both its scorers read it.
@@ -111,11 +120,10 @@ class Normalised(MaskedLM):
 
 def _head(network: Any, name: str) -> Any:
     """The module that makes logits over the vocabulary of states."""
-    for attribute in ("lm_head", "cls"):
-        if hasattr(network, attribute):
-            return getattr(network, attribute)
-    if hasattr(network, "head") and hasattr(network, "decoder"):  # ModernBERT
-        from torch import nn
+    from torch import nn
 
-        return nn.Sequential(network.head, network.decoder)
-    raise NoInputError(f"{name}: a {type(network).__name__} has no head that is known here; BERT, RoBERTa, DeBERTa and ModernBERT have")
+    for parts in HEADS:
+        if all(hasattr(network, part) for part in parts):
+            return nn.Sequential(*(getattr(network, part) for part in parts))
+    known = "BERT, RoBERTa, DeBERTa, ModernBERT, ELECTRA and DistilBERT have"
+    raise NoInputError(f"{name}: a {type(network).__name__} has no head that is known here; {known}")
