@@ -102,7 +102,7 @@ def main() -> None:
         _say(command, str(error))
         code = error.exit_code
     except ReaderGone:
-        # The reader had enough: nothing is wrong, and nobody is there to be told.
+        # The reader has closed the pipe: nothing is wrong.
         pass
     except Interrupted as interrupt:
         _say(command, "interrupted; what was done is written")
@@ -147,7 +147,7 @@ def _is_utf8(argument: str) -> bool:
 
 
 def _say(command: str, message: str) -> None:
-    # Whoever made the message, no key goes with it.
+    # Keys are masked in every message, whoever made it.
     masked = Secrets.of_process().masked
     message = masked(message)
     if "--debug" in sys.argv:

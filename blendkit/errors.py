@@ -39,7 +39,7 @@ class RecordError(DataError):
         super().__init__(f"{field}: {problem}" if field else problem)
 
     def __reduce__(self) -> tuple[Any, ...]:
-        # Its words go from process to process, put together already.
+        # The argument of the exception is the whole message, because it is pickled between processes.
         return RecordError, ("", str(self))
 
 

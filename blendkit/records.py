@@ -20,7 +20,7 @@ Rank = Annotated[int, msgspec.Meta(ge=1, le=65_535)]
 # Beyond these a sum or a rounding of them would be infinite.
 Score = Annotated[float, msgspec.Meta(ge=-1e300, le=1e300)]
 Logit = Annotated[float, msgspec.Meta(ge=-1e100, le=1e100)]
-# Levels that orjson writes at most; it reads more.
+# orjson writes no deeper nesting than this, though it reads deeper.
 NESTED = 254
 
 
@@ -113,7 +113,7 @@ def parse(line: bytes, number: int) -> Record:
 
 
 def writable(record: Record) -> None:
-    """Refuses what may be read and never be written again.
+    """Refuses a value that can be read but not written again.
 
     Raises:
         RecordError: a value that is none of JSON, or nested too deep.

@@ -23,7 +23,7 @@ def defused(cell: Any) -> Any:
 def csv_text(rows: Iterable[Iterable[Any]]) -> tuple[str, int]:
     """The rows as CSV, and how many cells were marked as text."""
     lines, marked = [], 0
-    # It quotes what is in its line end, and a lone \r ends a line for others.
+    # csv quotes a cell that holds a character of the line end. With \r\n it quotes a lone \r, at which other programs end the line.
     writer = csv.writer(file := io.StringIO(newline=""), lineterminator="\r\n")
     for row in rows:
         cells = list(row)

@@ -78,7 +78,7 @@ class EndpointOptions:
         """One worker's part of the limits, which are for all of them together.
 
         Raises:
-            UsageError: a batch file is written, which one process must do.
+            UsageError: a batch file is written, which only one process can do.
         """
         if workers == 1:
             return self
@@ -106,7 +106,7 @@ def decoded_by(spec: str, sampling: Sampling) -> Sampling:
     """The sampling of `NAME` or `NAME:NUMBER`, the rest as given; greedy and beams ignore the temperature.
 
     Raises:
-        UsageError: there is no such method, or its number is none that it takes.
+        UsageError: there is no such method, or the method does not take this number.
     """
     name, colon, text = spec.partition(":")
     if name not in DECODINGS:

@@ -70,7 +70,7 @@ class Regressor:
 
 
 def _head(model: Any) -> Callable[[Tensor], Tensor] | None:
-    """What stands on the first token's state [n, 1, H], where the encoder has a packed form."""
+    """The layers between the first token's state [n, 1, H] and the number, where the encoder has a packed form."""
     family = FAMILIES.get(model.config.model_type)
     if family is None or not family.handles(model.config):
         return None

@@ -18,7 +18,7 @@ MEMORY = 1 << 30
 
 
 class _Endless(BaseException):
-    """No Exception, so that nothing in between takes it for one of its own."""
+    """Ends a template. It is no Exception, so that no handler in between catches it."""
 
 
 def rendered(tokenizer: Any, messages: list[dict[str, Any]], **options: Any) -> str:

@@ -70,7 +70,7 @@ class RunOptions:
         """What every file is for."""
         files = [stdin_or(self.input), stdout_or(self.output), *self.files]
         files += [Role(flag, file, writes=True) for flag, file in (("--rejects", self.rejects), ("--manifest", self.manifest)) if file]
-        # Whoever sends records and messages to one place with 2>&1 wants that; in a file of records no message may land.
+        # A shell's 2>&1 mixes records and messages on purpose; a file given with -o must not get messages.
         return files if files[1].file == 1 else [*files, Role("standard error", 2, writes=True)]
 
     def reader(self) -> Reader:

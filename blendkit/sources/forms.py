@@ -286,7 +286,7 @@ def write_csv(record: Record, label: str) -> Iterator[Fields]:
 
 
 def read_each(places: Places) -> Iterator[tuple[str, Fields]]:
-    """The rows, each known to be an object."""
+    """The rows; each is checked to be an object."""
     for place, row in places:
         if not isinstance(row, dict):
             raise DataError(f"{place}: expected an object, got {type(row).__name__}")
@@ -320,10 +320,10 @@ def read_form(name: str, places: Places) -> Iterator[Record]:
 
 
 def placed(read: Callable[[Places], Iterator[Record]], places: Places, what: str) -> Iterator[Record]:
-    """What `read` makes of the rows, each a record that `blendkit check` takes; a row that is not `what` is told by its place.
+    """The records that `read` makes of the rows; each is one that `blendkit check` takes.
 
     Raises:
-        DataError: there is such a row.
+        DataError: a row is not `what`; with its place.
     """
     at = ""
 

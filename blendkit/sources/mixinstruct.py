@@ -87,7 +87,7 @@ def _records(name: str, places: Places) -> Iterator[Record]:
 
 
 def curated(records: Iterator[Record], seen: set[str]) -> Iterator[Record]:
-    """Without empty and over-long texts, and without those whose instruction and input were `seen`, letters' case and spaces aside."""
+    """Leaves out empty and over-long texts, and questions that were `seen` before; letter case and spaces do not count."""
     for record in records:
         question = f"{record['instruction']}\n{record['input']}"
         if not record["instruction"] or not record["output"]:
@@ -113,8 +113,8 @@ def shares(total: int) -> dict[str, int]:
 def build(where: dict[str, str], sizes: dict[str, int], seed: int, told: Callable[[str], None] = lambda line: None) -> dict[str, list[Record]]:
     """The splits, each shuffled. `where` is a file or hub id for each source; `sizes` are examples a split.
 
-    Each source gives its share of Table 1, drawn by the seed; where a source has fewer, what there is, and `told` of it. A
-    question that several sources ask counts for the first of them.
+    Each source gives its share of Table 1, drawn by the seed. A source that has fewer gives all that it has, and `told` says so.
+    A question that several sources ask counts for the first of them.
 
     Raises:
         DataError: there are not enough examples for the splits.

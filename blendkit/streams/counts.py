@@ -21,7 +21,7 @@ class Counts:
     budget_halvings: int = 0
 
     def add(self, **more: int) -> None:
-        """Adds to the counts of these names; several windows may be in work at a time, each in a thread."""
+        """Adds to the counts of these names, under a lock: several threads may work on windows."""
         with _counting:
             for name, number in more.items():
                 setattr(self, name, getattr(self, name) + number)

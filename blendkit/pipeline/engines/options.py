@@ -1,4 +1,4 @@
-"""The flags of engines, and the table of them."""
+"""The table of engines, and the flags that choose one and its workers."""
 
 from __future__ import annotations
 
