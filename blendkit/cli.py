@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import gc
 import os
 import sys
@@ -16,6 +15,7 @@ from typer.core import TyperGroup
 
 from blendkit.credentials import Secrets
 from blendkit.errors import BlendkitError, Interrupted, OutOfMemory, OutputError, UsageError, out_of_memory
+from blendkit.registry import nearest
 from blendkit.streams.signals import catch_signals, raise_if_signalled
 from blendkit.streams.standard_streams import ReaderGone, make_safe
 from blendkit.terminal_text import say, standing
@@ -36,8 +36,7 @@ class LazyGroup(TyperGroup):
 
     def get_command(self, ctx: Any, cmd_name: str) -> Any:
         if cmd_name not in COMMANDS:
-            near = difflib.get_close_matches(cmd_name, COMMANDS, 1)
-            raise UsageError(f"no such command: {cmd_name}" + (f"; did you mean {near[0]}?" if near else ""))
+            raise UsageError(f"no such command: {cmd_name}{nearest(cmd_name, COMMANDS)}")
         return load(cmd_name)
 
 
@@ -121,7 +120,7 @@ def _run() -> None:
     try:
         # What it gives back is the code of a typer.Exit, or whatever the command returned.
         found = app(prog_name="blendkit", standalone_mode=False)
-        # A help text or a table that cannot be written is told, too.
+        # A help text or a table that cannot be written is an error, too.
         sys.stdout.flush()
         sys.exit(found if isinstance(found, int) else 0)
     except CALLED_WRONGLY as error:

@@ -68,7 +68,7 @@ class OutputError(BlendkitError):
 
     @classmethod
     def of_temporary_files(cls, problem: object) -> OutputError:
-        """What does not fit into memory does not fit on the disk, either."""
+        """The error of a temporary file, to which large sets go, that cannot be written."""
         return cls(f"temporary files: {problem}; set TMPDIR to a folder with room")
 
 

@@ -1,6 +1,6 @@
 """The record: its types (which are also its JSON Schema), its validation, and x as text.
 
-A record stays a plain `dict` all the way through, so that fields nobody here knows stream through untouched.
+A record stays a plain `dict` all the way through, so that unknown fields stream through untouched.
 """
 
 from __future__ import annotations
@@ -116,7 +116,7 @@ def writable(record: Record) -> None:
     """Refuses a value that can be read but not written again.
 
     Raises:
-        RecordError: a value that is none of JSON, or nested too deep.
+        RecordError: the value is not one of JSON, or is nested too deep.
     """
     try:
         as_line(record)

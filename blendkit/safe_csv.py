@@ -1,4 +1,4 @@
-"""CSV that a spreadsheet only shows: no cell of text is taken for a formula."""
+"""CSV for spreadsheets: no cell of text is taken for a formula."""
 
 from __future__ import annotations
 
@@ -8,13 +8,13 @@ import re
 from collections.abc import Iterable
 from typing import Any
 
-# What a spreadsheet computes, in the widths that East Asian versions know, too; a number is only a number.
+# A cell that begins so is a formula, also in the full-width forms that East Asian versions know. A plain number is none.
 _FORMULA = re.compile(r"[=+\-@\t\r\n＝＋－＠]")
 _NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?")
 
 
 def defused(cell: Any) -> Any:
-    """The cell; a text that begins as a formula does has a `'` before it, which stays there when the file is read back."""
+    """The cell; a text that begins like a formula gets a `'` before it, which stays there when the file is read back."""
     if isinstance(cell, str) and _FORMULA.match(cell) and not _NUMBER.fullmatch(cell):
         return f"'{cell}"
     return cell

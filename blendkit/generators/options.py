@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import difflib
 from dataclasses import dataclass, replace
 from typing import Any
 
 from blendkit.errors import UsageError
+from blendkit.registry import nearest
 
 
 @dataclass(frozen=True)
@@ -110,8 +110,7 @@ def decoded_by(spec: str, sampling: Sampling) -> Sampling:
     """
     name, colon, text = spec.partition(":")
     if name not in DECODINGS:
-        near = difflib.get_close_matches(name, DECODINGS, 1)
-        raise UsageError(f"--decoding {spec}: expected one of {', '.join(DECODINGS)}" + (f"; did you mean {near[0]}?" if near else ""))
+        raise UsageError(f"--decoding {spec}: expected one of {', '.join(DECODINGS)}{nearest(name, DECODINGS)}")
     field, number = DECODINGS[name]
     if colon:
         try:

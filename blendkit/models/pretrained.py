@@ -1,4 +1,4 @@
-"""The one place that has transformers load something. A checkpoint is a stranger's: its code does not run unasked, and its faults are told in one line.
+"""The one place that has transformers load something. A checkpoint's own code does not run unless the user says so, and its faults become one line.
 
 transformers asks on stdout whether to run a checkpoint's code, and reads the answer from stdin, which is the record stream;
 only an explicit `trust_remote_code` keeps it from that. And it builds whatever a config.json describes before it looks

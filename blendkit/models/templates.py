@@ -10,7 +10,7 @@ from typing import Any
 
 from blendkit.errors import BlendkitError, NoInputError, RecordError
 
-# A template takes a millisecond.
+# Seconds that a template may take; a good one needs a millisecond.
 SECONDS = 10.0
 LARGEST = 64 << 20
 # How much more memory than before the process may take meanwhile, in bytes.

@@ -104,7 +104,7 @@ class Blender:
         mode = str(rank_kwargs.pop("mode", ref_mode)).replace("_", "-")
         if ref_candidates is None:
             if mode not in REFERENCES:
-                raise ValueError(f"ref_mode {ref_mode!r}: expected longest, shortest, median_length, first or last")
+                raise ValueError(f"ref_mode {ref_mode!r}: expected one of {', '.join(REFERENCES).replace('-', '_')}")
             ref_candidates = [texts[REFERENCES[mode].load()(texts)] for texts in candidates]
         elif len(ref_candidates) != len(inputs):
             raise ValueError(f"{len(ref_candidates)} ref_candidates for {len(inputs)} inputs")

@@ -27,7 +27,7 @@ Ids = tuple[int, ...]
 
 @dataclass
 class Truncation:
-    """How many texts were over-long, and how many of their tokens were cut off."""
+    """Counts of over-long texts and of the tokens that were cut off."""
 
     sources: int = 0
     sources_cut: int = 0

@@ -193,7 +193,7 @@ def read_alpacaeval(places: Places) -> Iterator[Record]:
     """AlpacaEval model_outputs: instruction, output, generator; several models' files of one set become one record an instruction."""
     found: dict[str, Record] = {}
     for _, row in read_each(places):
-        # A record is complete at the end only, and a fault is told here.
+        # A record is complete only when all rows are read, but a fault must be raised at its row.
         texts = typed({field: row[field] for field in ("instruction", "generator", "output")}, dict[str, str])
         record = found.setdefault(texts["instruction"], {"id": f"alpacaeval/{len(found)}", "instruction": texts["instruction"], "input": "", "candidates": []})
         record["candidates"].append({"model": texts["generator"], "text": texts["output"]})

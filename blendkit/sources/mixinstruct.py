@@ -12,6 +12,7 @@ from dataclasses import dataclass
 
 from blendkit.errors import DataError, UsageError
 from blendkit.records import Record
+from blendkit.registry import nearest
 from blendkit.seeding import seeded
 from blendkit.sources.forms import Places, placed, read_each
 from blendkit.sources.reading import Fields, rows
@@ -74,7 +75,7 @@ def read_source(name: str, places: Places) -> Iterator[Record]:
         DataError: a row is not of the source's published form.
     """
     if name not in SOURCES:
-        raise UsageError(f"no source {name!r}: expected one of {', '.join(SOURCES)}")
+        raise UsageError(f"source {name}: expected one of {', '.join(SOURCES)}{nearest(name, SOURCES)}")
     return placed(lambda given: _records(name, given), places, f"of the published form of {name}")
 
 

@@ -1,4 +1,4 @@
-"""What a run has done so far."""
+"""Counts of what a run has done so far."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ _counting = threading.Lock()
 
 @dataclass
 class Counts:
-    """What a run did; `tokens` counts every piece of work once, as it was run."""
+    """`works` were asked for by the stage, `computed` were run, as equal works run once; `tokens` and `input_bytes` are of those that were run and read."""
 
     records: int = 0
     skipped: int = 0

@@ -1,4 +1,4 @@
-"""Bad lines of a run, told in the order of the stream."""
+"""Reports the bad lines of a run, in the order of the stream."""
 
 from __future__ import annotations
 
