@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import gc
 import os
 import sys
@@ -16,9 +15,10 @@ from typer.core import TyperGroup
 
 from blendkit.credentials import Secrets
 from blendkit.errors import BlendkitError, Interrupted, OutOfMemory, OutputError, UsageError, out_of_memory
-from blendkit.showing import say, standing
+from blendkit.registry import nearest
 from blendkit.streams.signals import catch_signals, raise_if_signalled
-from blendkit.streams.standard import ReaderGone, make_safe
+from blendkit.streams.standard_streams import ReaderGone, make_safe
+from blendkit.terminal_text import say, standing
 from blendkit.version import VERSION
 
 # In the order of the pipe. A new command is a file in commands/ with a function of its name, and a line here.
@@ -36,8 +36,7 @@ class LazyGroup(TyperGroup):
 
     def get_command(self, ctx: Any, cmd_name: str) -> Any:
         if cmd_name not in COMMANDS:
-            near = difflib.get_close_matches(cmd_name, COMMANDS, 1)
-            raise UsageError(f"no such command: {cmd_name}" + (f"; did you mean {near[0]}?" if near else ""))
+            raise UsageError(f"no such command: {cmd_name}{nearest(cmd_name, COMMANDS)}")
         return load(cmd_name)
 
 
@@ -102,7 +101,7 @@ def main() -> None:
         _say(command, str(error))
         code = error.exit_code
     except ReaderGone:
-        # The reader had enough: nothing is wrong, and nobody is there to be told.
+        # The reader has closed the pipe: nothing is wrong.
         pass
     except Interrupted as interrupt:
         _say(command, "interrupted; what was done is written")
@@ -121,7 +120,7 @@ def _run() -> None:
     try:
         # What it gives back is the code of a typer.Exit, or whatever the command returned.
         found = app(prog_name="blendkit", standalone_mode=False)
-        # A help text or a table that cannot be written is told, too.
+        # A help text or a table that cannot be written is an error, too.
         sys.stdout.flush()
         sys.exit(found if isinstance(found, int) else 0)
     except CALLED_WRONGLY as error:
@@ -147,7 +146,7 @@ def _is_utf8(argument: str) -> bool:
 
 
 def _say(command: str, message: str) -> None:
-    # Whoever made the message, no key goes with it.
+    # Keys are masked in every message, whoever made it.
     masked = Secrets.of_process().masked
     message = masked(message)
     if "--debug" in sys.argv:

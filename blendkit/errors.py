@@ -46,7 +46,7 @@ class RecordError(DataError):
         super().__init__(f"{field}: {problem}" if field else problem)
 
     def __reduce__(self) -> tuple[Any, ...]:
-        # Its words go from process to process, put together already.
+        # The argument of the exception is the whole message, because it is pickled between processes.
         return RecordError, ("", str(self))
 
 
@@ -75,7 +75,7 @@ class OutputError(BlendkitError):
 
     @classmethod
     def of_temporary_files(cls, problem: object) -> OutputError:
-        """What does not fit into memory does not fit on the disk, either."""
+        """The error of a temporary file, to which large sets go, that cannot be written."""
         return cls(f"temporary files: {problem}; set TMPDIR to a folder with room")
 
 

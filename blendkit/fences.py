@@ -1,4 +1,4 @@
-"""Texts quoted in prompts: data between fences that no text can forge."""
+"""Quotes texts in prompts, between fences that no text can forge."""
 
 from __future__ import annotations
 
@@ -6,13 +6,13 @@ import re
 import unicodedata
 from collections.abc import Iterable
 
-# Letters and signs that show nothing, beside the controls and formats that Unicode names so: fillers, joiners, selectors.
+# Characters that show nothing though Unicode does not class them as controls or formats: fillers, joiners, selectors.
 _BLANK = re.compile("[\u034f\u115f\u1160\u17b4\u17b5\u180b-\u180f\u2800\u3164\ufe00-\ufe0f\uffa0\U000e0100-\U000e01ef]")
 _CONTROLS = re.compile("[\x00-\x08\x0b-\x1f\x7f]")
 
 
 def as_it_looks(text: str) -> str:
-    """The text as a reader may take it: full-width and other spellings of a character as that character, what cannot be seen left out."""
+    """The text as a model may read it: compatibility forms become the plain character (NFKC), and invisible characters are left out."""
     if text.isascii():
         return _CONTROLS.sub("", text)
     seen = "".join(letter for letter in _BLANK.sub("", text) if letter in "\t\n" or unicodedata.category(letter) not in ("Cc", "Cf"))
@@ -20,7 +20,7 @@ def as_it_looks(text: str) -> str:
 
 
 def fence_for(texts: Iterable[str]) -> str:
-    """A run of `=` longer than any in the texts, or than any that looks like one, so that none of them can end its own quotation."""
+    """A run of `=` that is longer than any in the texts, look-alikes included, so that no text can end its own quotation."""
     longest = max((len(run) for text in texts for run in re.findall("=+", f"{text}\0{as_it_looks(text)}")), default=0)
     return "=" * max(8, longest + 1)
 
@@ -31,5 +31,5 @@ def quoted(fence: str, parts: Iterable[tuple[str, str]]) -> str:
 
 
 def plain_name(name: str) -> str:
-    """A name from a record inside a heading: one line, no fence."""
+    """A name from a record, made safe for a heading: one line without `=`."""
     return " ".join(as_it_looks(" ".join(name.split())).replace("=", "").split())

@@ -1,6 +1,6 @@
 """The record: its types (which are also its JSON Schema), its validation, and x as text.
 
-A record stays a plain `dict` all the way through, so that fields nobody here knows stream through untouched.
+A record stays a plain `dict` all the way through, so that unknown fields stream through untouched.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ import msgspec
 import orjson
 
 from blendkit.errors import RecordError
-from blendkit.foreign import json_value, kind_of, typed
+from blendkit.untrusted import json_value, kind_of, typed
 
 Record = dict[str, Any]
 Index = Annotated[int, msgspec.Meta(ge=0)]
@@ -20,7 +20,7 @@ Rank = Annotated[int, msgspec.Meta(ge=1, le=65_535)]
 # Beyond these a sum or a rounding of them would be infinite.
 Score = Annotated[float, msgspec.Meta(ge=-1e300, le=1e300)]
 Logit = Annotated[float, msgspec.Meta(ge=-1e100, le=1e100)]
-# Levels that orjson writes at most; it reads more.
+# orjson writes no deeper nesting than this, though it reads deeper.
 NESTED = 254
 
 
@@ -113,10 +113,10 @@ def parse(line: bytes, number: int) -> Record:
 
 
 def writable(record: Record) -> None:
-    """Refuses what may be read and never be written again.
+    """Refuses a value that can be read but not written again.
 
     Raises:
-        RecordError: a value that is none of JSON, or nested too deep.
+        RecordError: the value is not one of JSON, or is nested too deep.
     """
     try:
         as_line(record)

@@ -64,12 +64,20 @@ class Registry(Mapping[str, Row]):
             UsageError: there is no such name; says `flag`, the nearest name and all that there are.
         """
         if name not in self:
-            raise UsageError(f"{flag} {name}: expected one of {', '.join(self.forms())}{nearest(name, self)}")
+            raise self.unknown(name, flag)
         return self[name].load()
+
+    def unknown(self, name: str, flag: str) -> UsageError:
+        """The error for a name that is not here."""
+        return UsageError(f"{flag} {name}: expected one of {', '.join(self.forms())}{nearest(name, self)}")
 
     def forms(self) -> list[str]:
         """How a flag names each."""
         return [row.form or name for name, row in self.items()]
+
+    def explained(self) -> str:
+        """Each with its line, for the help of the flag."""
+        return ", ".join(f"`{row.form or name}` ({row.about})" if row.about else f"`{row.form or name}`" for name, row in self.items())
 
 
 def nearest(name: str, names: Collection[str]) -> str:

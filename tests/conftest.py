@@ -103,7 +103,7 @@ def called():
             patch.setattr(sys, "stdout", out)
             patch.setattr(sys, "stderr", err)
             patch.setattr(cli, "_leave", leave)
-            # The streams are files of this test's already.
+            # It would take the process's own descriptors in place of these files.
             patch.setattr(cli, "make_safe", lambda: None)
             try:
                 cli.main()

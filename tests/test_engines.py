@@ -182,7 +182,7 @@ def test_endpoints_share_their_limits_among_workers(blendkit):
 
 def test_flags_that_do_not_go_together(blendkit):
     for flags, words in (
-        (["--engine", "spark"], "--engine spark: expected local or ray"),
+        (["--engine", "spark"], "--engine spark: expected one of local, ray"),
         (["--ray-address", "auto"], "--ray-address needs --engine ray"),
         (["--workers", "2", "-m", "openai:m", "--base-url", "http://localhost:1", "--emit-batch", "x"], "--emit-batch: one process writes the file"),
     ):

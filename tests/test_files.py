@@ -166,9 +166,9 @@ def test_resume_finds_the_first_known_record_far_behind(blendkit, tmp_path):
 
 
 def test_ids_on_disk_are_found_again():
-    from blendkit.streams.unique_ids import Seen
+    from blendkit.streams.unique_ids import UniqueIds
 
-    seen = Seen(in_memory=10)
+    seen = UniqueIds(in_memory=10)
     for n in range(100):
         assert seen.add(f"r{n}")
     assert all(f"r{n}" in seen for n in range(100))

@@ -13,9 +13,9 @@ from blendkit.aggregate import matrix, max_logits, max_wins, ranks_from_scores, 
 from blendkit.evaluation.agreement import RankAgreement
 from blendkit.fusers.genfuser import fuser_prompt
 from blendkit.models.fast.scorer import PairScorer
+from blendkit.models.mixture_of_experts import head_of, save_summareranker
 from blendkit.models.pair_inputs import PairInputs
 from blendkit.models.pairrm import load_pairrm
-from blendkit.models.summareranker import head_of, save_summareranker
 from blendkit.models.text_tokenizer import TextTokenizer
 from blendkit.pipeline.runner import apply
 from blendkit.rankers.conversations import pair_texts

@@ -15,8 +15,9 @@ from blendkit.aggregate import AGGREGATIONS, StrengthPosterior, matrix, max_logi
 from blendkit.pipeline.plan import Plan
 from blendkit.pipeline.runner import apply, process
 from blendkit.pipeline.work import Job, Work
+from blendkit.rankers import SCHEDULES
 from blendkit.rankers.pairranker import PairRanker
-from blendkit.rankers.schedules import SCHEDULES, make_schedule
+from blendkit.rankers.schedules import make_schedule
 
 
 def drive(spec, n, logit, seed=0):
@@ -238,7 +239,7 @@ def test_truncation_is_told_once(blendkit, tiny_ranker, tmp_path):
     assert counts["sources_cut"] == 1
     assert counts["sources"] == 2
     assert counts["candidates_cut"] >= 1
-    assert f"1 of 2 x ({counts['source_tokens_cut']} tokens)" in told
+    assert f"1 of 2 x ({counts['source_tokens_cut']:,} tokens)" in told
     assert counts["source_tokens_cut"] > 200
 
 

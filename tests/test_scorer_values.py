@@ -260,6 +260,40 @@ def test_mlm_masks_one_token_at_a_time(tiny):
     assert total[1] == mean[1] == -1e4
 
 
+@pytest.mark.parametrize("family", ["Camembert", "DistilBert", "Electra", "Bert"])
+def test_mlm_in_bfloat16_is_near_float32(tmp_path, family):
+    """An encoder that is read packed or padded gets the number type, and the head stays in float32, though its words are the encoder's embeddings."""
+    import transformers
+
+    tokenizer = bert_tokenizer()
+    shape = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 64}
+    if family == "DistilBert":
+        shape = {"dim": 32, "n_layers": 2, "n_heads": 2, "hidden_dim": 64}
+    config = getattr(transformers, f"{family}Config")(vocab_size=len(tokenizer), pad_token_id=0, max_position_embeddings=64, initializer_range=0.1, **shape)
+    torch.manual_seed(0)
+    network = getattr(transformers, f"{family}ForMaskedLM")(config).eval()
+    assert network.get_output_embeddings().weight is network.get_input_embeddings().weight
+    network.save_pretrained(tmp_path)
+    tokenizer.save_pretrained(tmp_path)
+    texts = ["yeast eats sugar", "the gas", "water " * 200]
+
+    def scores(dtype):
+        record = {"candidates": [{"model": "m", "text": text} for text in texts]}
+        (done,) = apply(Scoring([f"mlm-norm:{tmp_path}"], "cpu", dtype), [record])
+        return [candidate["scores"]["mlm-norm"] for candidate in done["candidates"]]
+
+    exact, rounded = scores("float32"), scores("bfloat16")
+    assert rounded == pytest.approx(exact, abs=0.05)
+    ids = tokenizer(texts[0], return_tensors="pt")["input_ids"]
+    expected = 0.0
+    for place in range(1, ids.shape[1] - 1):
+        masked = ids.clone()
+        masked[0, place] = tokenizer.mask_token_id
+        with torch.no_grad():
+            expected += float(network(masked).logits[0, place].log_softmax(-1)[ids[0, place]]) / (ids.shape[1] - 2)
+    assert exact[0] == pytest.approx(expected, abs=1e-4)
+
+
 def first_states(model, tokenizer, texts):
     with torch.no_grad():
         return [model(**tokenizer(text, return_tensors="pt")).last_hidden_state[0, 0] for text in texts]
@@ -278,7 +312,7 @@ def test_simcls_is_the_cosine_of_first_tokens(tiny):
 
 def test_summareranker_mixes_its_experts(tiny):
     """The head written out for one candidate at a time: two tasks, four experts, the best two of each task."""
-    from blendkit.models.summareranker import load_summareranker
+    from blendkit.models.mixture_of_experts import load_summareranker
 
     encoder, head, tokenizer, _ = load_summareranker(str(tiny["summareranker"]))
     tokenizer.add_tokens(["<source>", "<candidate>"])

@@ -15,7 +15,7 @@ from blendkit.errors import OutputError
 from blendkit.evaluation.agreement import RankerAgreement
 from blendkit.evaluation.spilled_columns import BLOCK, ROWS, ColumnFile, Computed, SpilledColumns, counted
 from blendkit.evaluation.statistics import bootstrap, randomization
-from blendkit.streams.unique_ids import Seen
+from blendkit.streams.unique_ids import UniqueIds
 
 LONG = 2 * BLOCK + 123
 
@@ -103,7 +103,7 @@ def test_the_agreement_of_many_examples_is_that_of_all_at_once():
 
 @pytest.mark.parametrize("in_memory", [1, 7, 10_000])
 def test_an_id_is_new_once_in_memory_and_on_disk(in_memory):
-    seen = Seen(in_memory)
+    seen = UniqueIds(in_memory)
     ids = [f"{number * number % 701}" for number in range(1500)]
     before = set()
     for identity in ids:
@@ -113,7 +113,7 @@ def test_an_id_is_new_once_in_memory_and_on_disk(in_memory):
 
 def test_no_room_for_ids_is_said_so(monkeypatch):
     monkeypatch.setattr(sqlite3, "connect", lambda *_, **__: (_ for _ in ()).throw(sqlite3.OperationalError("database or disk is full")))
-    seen = Seen(2)
+    seen = UniqueIds(2)
     assert seen.add("a")
     with pytest.raises(OutputError, match=r"disk is full; set TMPDIR"):
         seen.add("b")

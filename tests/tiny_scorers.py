@@ -39,7 +39,7 @@ def checkpoints(folder, encoder, chat):
         RobertaForSequenceClassification,
     )
 
-    from blendkit.models.summareranker import SummaRerankerHead, save_summareranker
+    from blendkit.models.mixture_of_experts import SummaRerankerHead, save_summareranker
 
     tokenizer = bert_tokenizer()
     size = len(tokenizer)

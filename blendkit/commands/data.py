@@ -12,9 +12,11 @@ import typer
 
 from blendkit.errors import DataError, UsageError
 from blendkit.records import Record, as_line
-from blendkit.showing import say, shown
+from blendkit.registry import nearest
+from blendkit.sources import FORMS, TASKS
 from blendkit.streams.files import Role, one_role_each, stdin_or, stdout_or
 from blendkit.streams.lines import BadLine, Reader, Writer
+from blendkit.terminal_text import say, shown
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None)
 
@@ -47,7 +49,7 @@ def pull(
 
 @app.command()
 def build(
-    name: Annotated[str, typer.Argument(help="mixinstruct, cnn-dailymail, wmt18-zh-en or commongen.")],
+    name: Annotated[str, typer.Argument(help=f"`mixinstruct`, or a task of the paper's appendix: {TASKS.explained()}.")],
     output: Annotated[str, typer.Option("-o", "--output", help="mixinstruct: a folder for train, val and test.jsonl.gz; a file otherwise.")],
     source: Annotated[
         list[str] | None, typer.Option("--source", help="NAME=FILE (or a hub id): where a source is. May be given several times.", show_default="the hub")
@@ -65,16 +67,16 @@ def build(
     from blendkit.sources.mixinstruct import SPLITS
     from blendkit.sources.mixinstruct import build as build_mixinstruct
     from blendkit.sources.reading import rows
-    from blendkit.sources.tasks import TASKS, read_task
+    from blendkit.sources.tasks import read_task
 
     where = dict(_named(given) for given in source or [])
     outputs = [str(Path(output) / f"{split_name}.jsonl.gz") for split_name in SPLITS] if name == "mixinstruct" else [output]
     one_role_each([*(Role("--source", file) for file in where.values()), *(Role("-o", file, writes=True) for file in outputs)])
     if name in TASKS:
-        _write(read_task(name, rows(where.get(name, TASKS[name].hub), split)), output)
+        _write(read_task(name, rows(where.get(name, TASKS[name].load().hub), split)), output)
         return
     if name != "mixinstruct":
-        raise UsageError(f"data build {name}: expected mixinstruct, {', '.join(TASKS)}")
+        raise UsageError(f"data build {name}: expected one of mixinstruct, {', '.join(TASKS)}{nearest(name, ['mixinstruct', *TASKS])}")
     counts = sizes.split(",")
     if len(counts) != len(SPLITS) or not all(count.isdigit() and int(count) > 0 for count in counts):
         raise UsageError(f"--sizes {sizes}: expected three numbers, such as 100000,5000,5000")
@@ -115,15 +117,14 @@ def stats(
 @app.command()
 def convert(
     files: Annotated[list[str] | None, typer.Argument(help="Files or hub ids to read with --from; none reads records on stdin.")] = None,
-    source: Annotated[str | None, typer.Option("--from", help="The form of the files.", show_default="records")] = None,
-    target: Annotated[str | None, typer.Option("--to", help="The form to write.", show_default="records")] = None,
+    source: Annotated[str | None, typer.Option("--from", help=f"The form of the files: {FORMS.explained()}.", show_default="records")] = None,
+    target: Annotated[str | None, typer.Option("--to", help="The form to write, one of those of --from.", show_default="records")] = None,
     label: Annotated[str, typer.Option(help="--to pairs: `human`, or the score by which the best and the worst candidate are chosen and rejected.")] = "human",
     split: Annotated[str, typer.Option(help="The split of a hub id.")] = "train",
     output: Output = None,
 ) -> None:
     """Read and write the forms of neighbours.
 
-    Forms: ultrafeedback, binarized, unifiedfeedback, rewardbench, alpacaeval, alpacaeval-annotations, mtbench, hh-rlhf, csv.
     A CSV cell that begins as a formula does gets a ' before it, lest a spreadsheet compute it; --from csv leaves it there.
 
     Example: blendkit data convert --from alpacaeval vicuna.json alpaca.json > candidates.jsonl

@@ -9,8 +9,8 @@ import typer
 from blendkit.commands.options import with_run_options
 from blendkit.pipeline.run import RunOptions, run_stage
 from blendkit.pipeline.stage import Stage
-from blendkit.showing import say
 from blendkit.streams.files import Role, one_role_each
+from blendkit.terminal_text import say
 
 PAGE = "Page and figures"
 

@@ -10,6 +10,7 @@ from blendkit.commands.options import with_run_options
 from blendkit.generators.options import EndpointOptions
 from blendkit.pipeline.run import RunOptions, run_stage
 from blendkit.pipeline.stage import Stage
+from blendkit.rankers import SCHEDULES
 
 LLM = "LLM judges"
 
@@ -31,7 +32,7 @@ def judge(
     orders: Annotated[
         str, typer.Option(help="Show each pair in `both` orders (a verdict counts only where they agree, else it is a tie), or in one at `random`.")
     ] = "both",
-    schedule: Annotated[str, typer.Option(help="Which pairs, as in `blendkit pair`: `full`, `bubble:K`, `sort`, `swiss:R`, `active:B`, …")] = "full",
+    schedule: Annotated[str, typer.Option(help=f"Which pairs, as in `blendkit pair`: {', '.join(SCHEDULES.forms())}.")] = "full",
     prompt: Annotated[
         str,
         typer.Option(help="pairwise-with-reference, pairwise (none shown), paper, pandalm, auto-j, prometheus, or a file of your own.", rich_help_panel=LLM),

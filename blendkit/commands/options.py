@@ -11,7 +11,7 @@ from typing import Annotated, Any
 import typer
 
 from blendkit.generators.options import EndpointOptions
-from blendkit.pipeline.engines.options import EngineOptions
+from blendkit.pipeline.engines.options import ENGINES, EngineOptions
 from blendkit.pipeline.run import RunOptions
 from blendkit.streams.files import one_role_each, roles_of
 from blendkit.streams.lines import MAX_LINE_BYTES
@@ -58,8 +58,8 @@ SHARED: dict[str, tuple[Any, Any]] = {
 
 
 # For commands that run models or ask endpoints.
-ENGINES: dict[str, tuple[Any, Any]] = {
-    "engine": (Annotated[str, typer.Option(help="local: this machine; ray: actors of a Ray cluster.", rich_help_panel=ENGINE)], "local"),
+ENGINE_FLAGS: dict[str, tuple[Any, Any]] = {
+    "engine": (Annotated[str, typer.Option(help=f"{ENGINES.explained()}.", rich_help_panel=ENGINE)], "local"),
     "workers": (
         Annotated[int, typer.Option(help="Model replicas, each in a process of its own where there are several.", min=1, rich_help_panel=ENGINE)],
         1,
@@ -118,7 +118,7 @@ def with_run_options(
     def decorate(function: Callable[..., None]) -> Callable[..., None]:
         shared = {name: spec for name, spec in SHARED.items() if name not in without}
         groups: Groups = {"endpoint": (ENDPOINTS, EndpointOptions)} if endpoint else {}
-        engines = {} if "device" in without else ENGINES
+        engines = {} if "device" in without else ENGINE_FLAGS
 
         def run_options(**flags: Any) -> RunOptions:
             engine = EngineOptions(**{name: flags.pop(name) for name in engines})

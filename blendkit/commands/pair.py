@@ -9,6 +9,7 @@ import typer
 from blendkit.commands.options import with_run_options
 from blendkit.pipeline.run import RunOptions, run_stage
 from blendkit.pipeline.stage import Stage
+from blendkit.rankers import SCHEDULES
 
 
 @with_run_options()
@@ -20,10 +21,7 @@ def pair(
     name: Annotated[str, typer.Option(help="The name of these comparisons in the record.")] = "pairrm",
     schedule: Annotated[
         str,
-        typer.Option(
-            help="Which pairs: `full` (both orders of all), `single` (each pair once), `bubble` (the best only), `bubble:K` (the top K), "
-            "`sort` (all in order), `swiss:R` (R rounds), `active:B` (B comparisons a record, the least sure ones)."
-        ),
+        typer.Option(help=f"Which pairs: {SCHEDULES.explained()}."),
     ] = "full",
     prefilter: Annotated[
         str | None, typer.Option(help="METRIC:K: only the K candidates with the highest METRIC are compared, the rest rank below; such as length:6.")

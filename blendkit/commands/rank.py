@@ -9,6 +9,7 @@ import typer
 from blendkit.commands.options import with_run_options
 from blendkit.pipeline.run import RunOptions, run_stage
 from blendkit.pipeline.stage import Stage
+from blendkit.rankers import REFERENCES
 
 
 @with_run_options("device", "dtype", "batch_tokens", "seed")
@@ -26,7 +27,7 @@ def rank(
     ] = None,
     reference: Annotated[
         str | None,
-        typer.Option(help="Rank by the margin over one candidate: longest, shortest, median-length, first, last, or the name of a candidate's model."),
+        typer.Option(help=f"Rank by the margin over one candidate: {', '.join(REFERENCES)}, or the name of a candidate's model."),
     ] = None,
     top: Annotated[int, typer.Option(help="How many of the best `top` holds; fuse reads these.")] = 3,
     name: Annotated[str | None, typer.Option(help="The name of this ranking in `ranks`.", show_default="as --by")] = None,

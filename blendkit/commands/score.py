@@ -11,7 +11,7 @@ from blendkit.commands.options import with_run_options
 from blendkit.errors import UsageError
 from blendkit.pipeline.run import RunOptions, run_stage
 from blendkit.pipeline.stage import Stage
-from blendkit.showing import say
+from blendkit.terminal_text import say
 
 BERTSCORE = "BERTScore"
 

@@ -12,6 +12,7 @@ import typer
 from blendkit.commands.options import with_groups
 from blendkit.errors import UsageError
 from blendkit.streams.files import Role, one_role_each
+from blendkit.training.kinds import TRAINERS
 
 if TYPE_CHECKING:
     from blendkit.training.files import RecordFiles
@@ -81,7 +82,7 @@ def ranker(
     run: Run,
     output: Output,
     input: Input = None,
-    kind: Annotated[str, _option("pairranker, summareranker, simcls or reward.", panel=MODEL)] = "pairranker",
+    kind: Annotated[str, _option(f"{TRAINERS.explained()}.", panel=MODEL)] = "pairranker",
     backbone: Annotated[str | None, _option("Start from this encoder (a directory or a hub id; for reward a causal model, too)…", panel=MODEL)] = None,
     init: Annotated[str | None, _option("…or go on from this checkpoint.", panel=MODEL)] = None,
     label: Annotated[list[str] | None, _option("candidates[].scores.LABEL: higher is better. Several are a task each.", panel=DATA)] = None,

@@ -10,8 +10,8 @@ from typing import Any, NotRequired, TypedDict
 
 from blendkit.errors import CheckFailed, DataError, RecordError, UsageError
 from blendkit.evaluation.tables import KINDS
-from blendkit.foreign import json_value, read_file, typed
 from blendkit.scorers import better_when_lower
+from blendkit.untrusted import json_value, read_file, typed
 
 GROUPS = {title.lower(): kind for kind, title in KINDS.items()}
 LOWER_IS_BETTER = ("gpt_rank", "footrule", "rank_by_")

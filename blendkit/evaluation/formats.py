@@ -8,8 +8,8 @@ from typing import Any
 import orjson
 
 from blendkit.evaluation.tables import TABLES, by_table
-from blendkit.sheets import csv_text
-from blendkit.showing import one_line
+from blendkit.safe_csv import csv_text
+from blendkit.terminal_text import one_line
 
 HIDDEN = ("table", "intervals")
 FORMATS = ("table", "markdown", "latex", "csv", "json")

@@ -7,7 +7,7 @@ from typing import Annotated, Any
 import msgspec
 
 from blendkit.errors import DataError, RecordError
-from blendkit.foreign import json_value, read_file, typed
+from blendkit.untrusted import json_value, read_file, typed
 
 # JSON's whole numbers that every reader knows exactly.
 Count = Annotated[int, msgspec.Meta(ge=0, le=1 << 53)]

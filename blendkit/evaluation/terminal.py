@@ -12,7 +12,7 @@ from rich.text import Text
 from blendkit.evaluation.checks import NEUTRAL, lower_is_better
 from blendkit.evaluation.formats import text_of
 from blendkit.evaluation.tables import FIGURES, KINDS, TABLES, by_table, note_under
-from blendkit.showing import one_line, shown, standing
+from blendkit.terminal_text import one_line, shown, standing
 
 FIXED = ("table", "method", "kind", "examples", "intervals")
 Best = dict[tuple[Any, str], Any]

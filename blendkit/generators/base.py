@@ -82,14 +82,14 @@ class TextModel(ABC):
 
     @abstractmethod
     def complete(self, prompts: list[Prompt], sampling: Sampling) -> list[Completion | Exception]:
-        """One completion a prompt, in order; a prompt that failed for itself gives its exception."""
+        """One completion a prompt, in order; in place of a completion stands the exception of a prompt that failed alone."""
 
     def completing(self, sampling: Sampling) -> Job:
         """The job of continuing prompts."""
         return Job(self.spec, partial(self.complete, sampling=sampling), self.local, self.close)
 
     def length(self, prompt: Prompt) -> int:
-        """Tokens of the prompt, about."""
+        """About how many tokens the prompt has."""
         return sum(len(message["content"]) for message in prompt.messages) // 4 + 1
 
     @abstractmethod
@@ -97,7 +97,7 @@ class TextModel(ABC):
         """For the manifest."""
 
     def close(self) -> None:  # noqa: B027
-        """Gives back connections; the model may be used again. Most hold none."""
+        """Closes connections, where the model holds any; it may be used again."""
 
     def warnings(self) -> list[str]:
         """What a person should know at the end, one line each."""

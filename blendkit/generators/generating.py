@@ -17,7 +17,7 @@ from blendkit.pipeline.work import Job, Work
 from blendkit.records import Record, source_text
 from blendkit.seeding import seeded
 
-SEVERAL_LOCAL = 1024  # records a window where weights must be loaded anew for each
+SEVERAL_LOCAL = 1024  # records a window where each window loads the weights anew
 
 
 class Generating(Stage):
@@ -72,7 +72,7 @@ class Generating(Stage):
         if len(self.local) > 1:
             self.window = SEVERAL_LOCAL
         elif not self.local:
-            # Enough questions at hand that none of `concurrency` ways stands idle.
+            # A window holds enough questions to keep all `concurrency` requests busy.
             self.window = max(16, 4 * endpoint.concurrency)
             self.overlap = windows_at_once(self.models.values(), endpoint)
         # Requests that are only written down bring no candidates.
@@ -136,7 +136,7 @@ class Generating(Stage):
         return {"models": {name: model.describe() for name, model in self.models.items()}, "sampling": vars(self.sampling), "num_return": self.num_return}
 
     def warnings(self) -> list[str]:
-        """The models' own."""
+        """The warnings of the models."""
         return [warning for model in self.models.values() for warning in model.warnings()]
 
 

@@ -68,7 +68,7 @@ class LocalModel(TextModel):
 
     @torch.inference_mode()
     def complete(self, prompts: list[Prompt], sampling: Sampling) -> list[Completion | Exception]:
-        """One batch. What a prompt gives does not depend on the batch around it, float noise aside."""
+        """Completes one batch. Apart from float noise, an answer does not depend on the rest of its batch."""
         return [completions[0] for completions in self.search(prompts, sampling, 1)]
 
     @torch.inference_mode()
@@ -124,7 +124,7 @@ class LocalModel(TextModel):
     def _completion(self, written: list[int], prompt_tokens: int, stops: list[str]) -> Completion:
         kept, ended = self._kept(written)
         pad = self.tokenizer.pad_token_id
-        while not ended and kept and kept[-1] == pad:  # a row that a stop ended waits for the others in padding
+        while not ended and kept and kept[-1] == pad:  # a row that a stop has ended is padded until all others end
             kept = kept[:-1]
         count = len(kept)
         # A stop that is a special token of its own does not show in the text.
@@ -214,7 +214,7 @@ class LocalModel(TextModel):
 
 
 def _positions(mask: Tensor) -> Tensor:
-    """Place of each token among those of its row that are there, [rows, tokens]."""
+    """The place of each token among the tokens of its row that are not padding, [rows, tokens]."""
     return (mask.cumsum(-1) - 1).clamp_min(0)
 
 

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import difflib
 from dataclasses import dataclass, replace
 from typing import Any
 
 from blendkit.errors import UsageError
+from blendkit.registry import nearest
 
 
 @dataclass(frozen=True)
@@ -78,7 +78,7 @@ class EndpointOptions:
         """One worker's part of the limits, which are for all of them together.
 
         Raises:
-            UsageError: a batch file is written, which one process must do.
+            UsageError: a batch file is written, which only one process can do.
         """
         if workers == 1:
             return self
@@ -106,12 +106,11 @@ def decoded_by(spec: str, sampling: Sampling) -> Sampling:
     """The sampling of `NAME` or `NAME:NUMBER`, the rest as given; greedy and beams ignore the temperature.
 
     Raises:
-        UsageError: there is no such method, or its number is none that it takes.
+        UsageError: there is no such method, or the method does not take this number.
     """
     name, colon, text = spec.partition(":")
     if name not in DECODINGS:
-        near = difflib.get_close_matches(name, DECODINGS, 1)
-        raise UsageError(f"--decoding {spec}: expected one of {', '.join(DECODINGS)}" + (f"; did you mean {near[0]}?" if near else ""))
+        raise UsageError(f"--decoding {spec}: expected one of {', '.join(DECODINGS)}{nearest(name, DECODINGS)}")
     field, number = DECODINGS[name]
     if colon:
         try:

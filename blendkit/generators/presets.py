@@ -82,7 +82,7 @@ class Preset:
         if self.with_input and given and len(turns) == 1:
             system, user = self.with_input
             fields = {"{instruction}": instruction or "", "{input}": given}
-            # In one go, so that no text of the record is a place for the other.
+            # Both are filled in at once, so that a `{}` in one text of the record is not filled with the other.
             return system + re.sub(r"\{instruction\}|\{input\}", lambda field: material(fields[field[0]]), user) + self.answer
         parts = ["\n".join(said) + "\n" if said else self.system]
         asking = self.numbered if self.numbered and len(turns) > 1 else self.user + self.answer

@@ -1,4 +1,4 @@
-"""What a server said, read with distrust: a reply's body in bytes, a completion out, or one clear reason why not.
+"""Reads replies of servers without trusting them: the bytes of a body become a completion, or an error with one clear reason.
 
 The bodies come from a connection, from a batch's output and, in a form of our own, from a cache's rows.
 """
@@ -25,7 +25,7 @@ Logprob = Annotated[float, msgspec.Meta(ge=-1e9, le=0.01)]
 
 
 class BadReply(Exception):
-    """A server answered, but with nothing that can be taken for a completion; the words follow the server's name."""
+    """A server answered, but the answer holds no completion. The message goes behind the server's name."""
 
 
 class _Usage(msgspec.Struct):
@@ -128,7 +128,7 @@ def read_kept(data: bytes) -> Completion | None:
 
 
 def what_it_says(data: bytes) -> str:
-    """The words of a refusal's body: its `error.message` where it has one, else all of it."""
+    """The message of a refusal: `error.message` of its body where there is one, else the whole body."""
     try:
         error = orjson.loads(data)["error"]
         text = error["message"] if isinstance(error, dict) else error

@@ -20,8 +20,8 @@ import msgspec
 
 from blendkit.errors import DataError, NoInputError, RecordError, UsageError
 from blendkit.fences import as_it_looks, fence_for
-from blendkit.foreign import read_file, toml_value, typed, utf8
 from blendkit.generators.base import Material
+from blendkit.untrusted import read_file, toml_value, typed, utf8
 
 FOLDER = Path(__file__).parent / "prompts"
 DEFAULT = "pairwise-with-reference"

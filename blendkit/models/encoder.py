@@ -10,9 +10,9 @@ from torch import Tensor
 from torch.nn import functional
 
 from blendkit.errors import NoInputError
+from blendkit.models.encoder_reader import EncoderReader, Ids, longest_input
 from blendkit.models.loading import EMBEDDED, choose_device, choose_dtype
 from blendkit.models.pretrained import pretrained
-from blendkit.models.reading import Ids, Reader, longest_input
 from blendkit.models.text_tokenizer import TextTokenizer
 
 # Measured on the dev split (docs/embedded.md): the layer of the embedded ranker whose BERTScore agrees best with the oracle.
@@ -37,7 +37,7 @@ class Encoder:
         _cut(model, self.layers)
         self.longest = longest_input(model, self.tokenizer)
         self.texts = TextTokenizer(self.tokenizer)
-        self.reader = Reader(model, self.tokenizer.pad_token_id, self.device, self.dtype, places_only=False)
+        self.reader = EncoderReader(model, self.tokenizer.pad_token_id, self.device, self.dtype, places_only=False)
 
     def ids(self, texts: Sequence[str]) -> list[list[int]]:
         """Token ids with special tokens, cut to what fits."""

@@ -209,7 +209,7 @@ _alive: WeakValueDictionary[Hashable, Any] = WeakValueDictionary()
 
 
 def shared(key: Hashable, make: Callable[[], T]) -> T:
-    """What `make` makes, or what it made for this key before, as long as somebody still uses that."""
+    """What `make` made for this key before, if that is still in use; otherwise `make` is called."""
     found: T | None = _alive.get(key)
     if found is None:
         found = _alive[key] = make()

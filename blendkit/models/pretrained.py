@@ -1,4 +1,4 @@
-"""The one place that has transformers load something. A checkpoint is a stranger's: its code does not run unasked, and its faults are told in one line.
+"""The one place that has transformers load something. A checkpoint's own code does not run unless the user says so, and its faults become one line.
 
 transformers asks on stdout whether to run a checkpoint's code, and reads the answer from stdin, which is the record stream;
 only an explicit `trust_remote_code` keeps it from that. And it builds whatever a config.json describes before it looks
@@ -137,8 +137,8 @@ def _bounded(folder: Path) -> Iterator[None]:
 
 
 def _typed(error: BaseException, name: str, what: str, trusted: bool) -> BaseException:
-    """What the caller shall see instead: whatever transformers raises over a stranger's files is those files' fault."""
-    # A panic of the tokenizers' Rust code is no Exception; a signal is none either, and goes on.
+    """The error that the caller sees: what transformers raises over a checkpoint's files is the fault of these files."""
+    # A panic in the tokenizers' Rust code is no Exception and is handled here; a signal is none either and is passed on.
     if isinstance(error, BlendkitError) or not (isinstance(error, Exception) or type(error).__name__ == "PanicException"):
         return error
     if out_of_memory(error):
@@ -149,7 +149,7 @@ def _typed(error: BaseException, name: str, what: str, trusted: bool) -> BaseExc
 
 
 def reason(error: BaseException) -> str:
-    """What a library said, in half a line."""
+    """The message of a library, shortened to half a line."""
     text = " ".join(str(error).split())
     # transformers lists all its models here.
     if "Unrecognized configuration class" in text:

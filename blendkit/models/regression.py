@@ -9,10 +9,10 @@ import torch
 from torch import Tensor
 
 from blendkit.errors import NoInputError
+from blendkit.models.encoder_reader import EncoderReader, Ids, longest_input, padded
 from blendkit.models.fast.encoder import FAMILIES
 from blendkit.models.loading import choose_device, choose_dtype, locate, read_config, read_weights, take_weights, to_device
 from blendkit.models.pretrained import pretrained, untrained
-from blendkit.models.reading import Ids, Reader, longest_input, padded
 from blendkit.models.text_tokenizer import TextTokenizer
 
 
@@ -32,7 +32,7 @@ class Regressor:
         self.texts = TextTokenizer(self.tokenizer)
         self.longest = longest_input(self.model, self.tokenizer)
         head = _head(self.model) if packed else None
-        self.reader = Reader(self.model.base_model, 0, self.device, self.dtype, places_only=True) if head else None
+        self.reader = EncoderReader(self.model.base_model, 0, self.device, self.dtype, places_only=True) if head else None
         if head is None:
             self.model = self.model.to(self.device, self.dtype)
         else:
@@ -70,7 +70,7 @@ class Regressor:
 
 
 def _head(model: Any) -> Callable[[Tensor], Tensor] | None:
-    """What stands on the first token's state [n, 1, H], where the encoder has a packed form."""
+    """The layers between the first token's state [n, 1, H] and the number, where the encoder has a packed form."""
     family = FAMILIES.get(model.config.model_type)
     if family is None or not family.handles(model.config):
         return None

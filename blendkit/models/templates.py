@@ -10,7 +10,7 @@ from typing import Any
 
 from blendkit.errors import BlendkitError, NoInputError, RecordError
 
-# A template takes a millisecond.
+# Seconds that a template may take; a good one needs a millisecond.
 SECONDS = 10.0
 LARGEST = 64 << 20
 # How much more memory than before the process may take meanwhile, in bytes.
@@ -18,7 +18,7 @@ MEMORY = 1 << 30
 
 
 class _Endless(BaseException):
-    """No Exception, so that nothing in between takes it for one of its own."""
+    """Ends a template. It is no Exception, so that no handler in between catches it."""
 
 
 def rendered(tokenizer: Any, messages: list[dict[str, Any]], **options: Any) -> str:

@@ -21,7 +21,7 @@ from typing import Any
 from blendkit.errors import NoInputError
 from blendkit.models.templates import rendered
 
-# Who may speak in a conversation. Templates make tokens of these words, `<|user|>`; of others they must not.
+# The roles of a conversation. A template may make a token of a role, such as `<|user|>`, but not of another word.
 ROLES = frozenset(("system", "developer", "user", "assistant", "tool", "function", "ipython", "observation"))
 
 
@@ -59,7 +59,7 @@ class TextTokenizer:
         layout["truncation"] = layout["padding"] = None
         for token in layout["added_tokens"]:
             if token["content"] in self._names:
-                # `read` sees to it that a token that must stand alone does.
+                # `_parts` has seen to it that a token which must stand alone does.
                 token |= {"content": self._names[token["content"]], "single_word": False}
         _rename(layout["model"], self._names)
         found = Tokenizer.from_str(json.dumps(layout))
@@ -118,7 +118,7 @@ class TextTokenizer:
         return role if role in ROLES or not role else f"{self._mark}{ord(role[0]):07d}{self.material(role[1:])}"
 
     def _material_of(self, value: Any) -> Any:
-        """The value with every text in it hidden."""
+        """The value; each text in it goes through `material`."""
         if isinstance(value, str):
             return self.material(value)
         if isinstance(value, Mapping):
@@ -130,7 +130,7 @@ class TextTokenizer:
         return next((text[place : place + length] for length in self._lengths if text[place : place + length] in self._names), None)
 
     def _parts(self, text: str) -> Iterator[tuple[str, str | None]]:
-        """What stands between control tokens and hidden characters, each with what follows it: a token's new name, or the character."""
+        """The pieces between control tokens and hidden characters, each with what follows it: a token's new name, or the character."""
         start = 0
         for match in self._places.finditer(text):
             if match.start() < start:
@@ -150,7 +150,7 @@ class TextTokenizer:
         return "".join(before + (following or "") for before, following in self._parts(text))
 
     def _slow(self, text: str, second: str | None, **settings: Any) -> Mapping[str, Any]:
-        """For a tokenizer written in Python, which knows tokens by their names only: a hidden character ends a part that is tokenized by itself."""
+        """`read` for a tokenizer written in Python, which knows tokens by name only: parts between hidden characters are tokenized one by one."""
         if self._mark not in text + (second or ""):
             found: Mapping[str, Any] = self.tokenizer(text, second, **settings)
             return found

@@ -11,7 +11,7 @@ from blendkit.streams.lines import MAX_LINE_BYTES, BadLine, Line, Reader
 
 
 class _Part:
-    """One shard's output, a record ahead."""
+    """Reads one shard's output, one record ahead."""
 
     def __init__(self, path: str, max_line_bytes: int) -> None:
         self.path = path
@@ -20,10 +20,10 @@ class _Part:
         self.step()
 
     def step(self) -> None:
-        """On to the next record.
+        """Reads the next record.
 
         Raises:
-            DataError: it is a bad one, or its id was there before.
+            DataError: the record is bad, or its id has occurred before.
         """
         line = next(self._lines, None)
         if isinstance(line, BadLine):
@@ -32,7 +32,7 @@ class _Part:
 
 
 class Merging(Stage):
-    """Puts the part's record in place of the original's; each part is in the original's order, so that one record of each is in memory."""
+    """Replaces each record of the original with the one of the same id in a part. Parts keep the original's order, so one record of each is in memory."""
 
     name = "merge"
 
@@ -65,7 +65,7 @@ class Merging(Stage):
         self._wait(part)
 
     def ending(self) -> bytes:
-        """Nothing more, when all parts are at their end.
+        """Writes nothing, but checks that all parts are at their end.
 
         Raises:
             DataError: a part has a record that the original does not have, has earlier, or has once only.

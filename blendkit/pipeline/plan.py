@@ -1,4 +1,4 @@
-"""How a run works: what is in flight, how large a batch may be, and who is told."""
+"""The settings of a run: how many records are in flight, how large a batch may be, and who hears of bad lines and progress."""
 
 from __future__ import annotations
 

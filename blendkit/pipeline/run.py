@@ -13,7 +13,6 @@ from blendkit.pipeline.plan import Plan
 from blendkit.pipeline.runner import process
 from blendkit.pipeline.stage import Stage
 from blendkit.records import verdicts_of
-from blendkit.showing import one_line, say, standing
 from blendkit.streams.counts import Counts
 from blendkit.streams.files import Role, stdin_or, stdout_or
 from blendkit.streams.lines import MAX_LINE_BYTES, BadLine, Line, Reader, Writer
@@ -23,6 +22,7 @@ from blendkit.streams.rejects import Rejects
 from blendkit.streams.resume import Remaining, recover
 from blendkit.streams.shards import shard_of
 from blendkit.streams.signals import raise_if_signalled
+from blendkit.terminal_text import one_line, say, standing
 
 
 @dataclass
@@ -70,7 +70,7 @@ class RunOptions:
         """What every file is for."""
         files = [stdin_or(self.input), stdout_or(self.output), *self.files]
         files += [Role(flag, file, writes=True) for flag, file in (("--rejects", self.rejects), ("--manifest", self.manifest)) if file]
-        # Whoever sends records and messages to one place with 2>&1 wants that; in a file of records no message may land.
+        # A shell's 2>&1 mixes records and messages on purpose; a file given with -o must not get messages.
         return files if files[1].file == 1 else [*files, Role("standard error", 2, writes=True)]
 
     def reader(self) -> Reader:

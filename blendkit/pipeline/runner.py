@@ -48,7 +48,7 @@ def _worked(stage: Stage, parts: Iterator[Window], plan: Plan) -> Iterator[tuple
 
     def do(window: Window, my_turn: Callable[[], None]) -> tuple[Window, list[Line], BaseException | None]:
         def on_bad(bad: BadLine) -> None:
-            # Bad lines are told in the order of the stream.
+            # Bad lines are reported in the order of the stream.
             my_turn()
             if plan.on_bad is None:
                 raise bad.error
@@ -87,6 +87,7 @@ class _InFlight:
 
 
 def do_window(stage: Stage, window: Window, plan: Plan) -> tuple[list[Line], BaseException | None]:
+    """Works on one window: its finished lines before the first fault that ends the run, and that fault."""
     flights: list[_InFlight] = []
     fault: BaseException | None = None
     for line in window:
@@ -177,7 +178,7 @@ def run_works(works: list[Work], plan: Plan, results: Results) -> None:
 
 
 def _run_batch(job: Job, batch: list[Work]) -> list[Any] | None:
-    """One result a work; None when memory ran out, and fewer works may fit. When this has returned, no traceback holds the batch any more.
+    """One result a work; None when memory ran out and a smaller batch may fit. After it returns, no traceback keeps the batch in memory.
 
     Raises:
         OutOfMemory: not even one work fits.

@@ -22,8 +22,8 @@ class Stage:
     batch_tokens: int = 8192
     # Windows in work at a time: more than one for a stage that waits for servers, and whose jobs may run in several threads.
     overlap: int = 1
-    # How an engine works on a whole window beside this process: its finished lines up to the first fault that ends the run, and
-    # that fault. None: the runner works on it here.
+    # Set by an engine: it has a whole window worked on outside this process, and returns the lines that were finished before the
+    # first fault that ends the run, and that fault. None: the runner does the work in this process.
     elsewhere: Callable[[Window, Plan], tuple[list[Line], BaseException | None]] | None = None
     # False: the stage reads records and writes `rows` at the end instead of them.
     passes_records: bool = True
@@ -60,4 +60,4 @@ class Stage:
         return []
 
     def close(self) -> None:
-        """Ends what the stage itself has started, such as workers; jobs are closed by the runner."""
+        """Ends what the stage itself has started, such as workers. The runner closes the jobs."""

@@ -9,15 +9,15 @@ from typing import Any
 
 
 class _End(Exception):
-    """There is no further item."""
+    """The source has no further item."""
 
 
 def overlapped(do: Callable[[Any, Callable[[], None]], Any], items: Iterator[Any], ahead: int) -> Iterator[Any]:
     """`do(item, my_turn)` for each item, in `ahead` threads; results in the order of the items.
 
     Items are read in the threads, one at a time, so that results that are ready do not wait for a slow source; at most
-    `ahead` are read and not yet yielded. `my_turn()` returns when all earlier results were taken. What an item, or the
-    reading of it, raises is raised in its place.
+    `ahead` are read and not yet yielded. `my_turn()` returns when all earlier results were taken. An exception from an
+    item, or from reading it, is raised in that item's place.
     """
     reading, room, turn = threading.Lock(), threading.Semaphore(ahead), threading.Condition()
     results: dict[int, tuple[Any, BaseException | None]] = {}
@@ -73,7 +73,7 @@ def overlapped(do: Callable[[Any, Callable[[], None]], Any], items: Iterator[Any
                 turn.notify_all()
             room.release()
     finally:
-        # Nobody waits for answers that nobody wants any more.
+        # No more results are taken: threads that wait for their turn or for room go on and end.
         with turn:
             stopped = True
             turn.notify_all()

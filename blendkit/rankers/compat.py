@@ -18,9 +18,8 @@ from numpy.typing import NDArray
 
 from blendkit.aggregate import matrix, max_logits, ranks_from_scores
 from blendkit.pipeline.runner import apply
-from blendkit.rankers import schedules
+from blendkit.rankers import REFERENCES, schedules
 from blendkit.rankers.conversations import INSTRUCTION, conversation_candidate, conversation_source
-from blendkit.rankers.references import REFERENCES
 from blendkit.records import Record
 
 MODES = ("[A,B]", "[B,A]", "[A,B]+[B,A]")
@@ -105,8 +104,8 @@ class Blender:
         mode = str(rank_kwargs.pop("mode", ref_mode)).replace("_", "-")
         if ref_candidates is None:
             if mode not in REFERENCES:
-                raise ValueError(f"ref_mode {ref_mode!r}: expected longest, shortest, median_length, first or last")
-            ref_candidates = [texts[REFERENCES[mode](texts)] for texts in candidates]
+                raise ValueError(f"ref_mode {ref_mode!r}: expected one of {', '.join(REFERENCES).replace('-', '_')}")
+            ref_candidates = [texts[REFERENCES[mode].load()(texts)] for texts in candidates]
         elif len(ref_candidates) != len(inputs):
             raise ValueError(f"{len(ref_candidates)} ref_candidates for {len(inputs)} inputs")
         pools = [[*texts, reference] for texts, reference in zip(candidates, ref_candidates, strict=True)]
@@ -275,7 +274,7 @@ class Blender:
         return picked if return_all else [texts[0] for texts in picked]
 
     def _compare(
-        self, inputs: Texts, candidates: Sequence[Texts], instructions: Texts | None, schedule: Callable[..., schedules.Rounds], **rank_kwargs: Any
+        self, inputs: Texts, candidates: Sequence[Texts], instructions: Texts | None, schedule: Callable[..., schedules.ScheduleRounds], **rank_kwargs: Any
     ) -> list[list[list[Any]]]:
         """The compared pairs [i, j, logit] of each input."""
         if self.ranker is None:
@@ -317,15 +316,15 @@ def _ranks(scores: NDArray[Any]) -> NDArray[np.int32]:
     return np.array([ranks_from_scores(row.tolist()) for row in scores], dtype=np.int32)
 
 
-def _only(pairs: list[schedules.Pair]) -> Callable[..., schedules.Rounds]:
-    def schedule(n: int, rng: Any) -> schedules.Rounds:
+def _only(pairs: list[schedules.Pair]) -> Callable[..., schedules.ScheduleRounds]:
+    def schedule(n: int, rng: Any) -> schedules.ScheduleRounds:
         yield pairs
         return None
 
     return schedule
 
 
-def _against_last(n: int, rng: Any) -> schedules.Rounds:
+def _against_last(n: int, rng: Any) -> schedules.ScheduleRounds:
     last = n - 1
     yield [pair for index in range(last) for pair in ((index, last), (last, index))]
     return None
@@ -338,7 +337,7 @@ class _AsGiven:
         return list(population)[:k]
 
 
-def _signed_bubble(sign: int) -> Callable[..., schedules.Rounds]:
+def _signed_bubble(sign: int) -> Callable[..., schedules.ScheduleRounds]:
     """One bubble run that carries the best (1) or the worst (-1) to the end."""
 
     def schedule(n: int, rng: Any) -> Generator[list[schedules.Pair], list[float], list[int] | None]:

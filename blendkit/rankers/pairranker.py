@@ -27,7 +27,7 @@ Ids = tuple[int, ...]
 
 @dataclass
 class Truncation:
-    """How many texts were over-long, and how many of their tokens were cut off."""
+    """Counts of over-long texts and of the tokens that were cut off."""
 
     sources: int = 0
     sources_cut: int = 0
@@ -71,10 +71,10 @@ class PairRanker(Stage):
         seed: int = 0,
         packed: bool = True,
     ) -> None:
-        """`packed=False` runs the encoder as transformers has it: the yardstick of tests and benchmarks.
+        """`packed=False` runs the encoder as transformers does, for comparison in tests and benchmarks.
 
         Raises:
-            UsageError: a flag's value is none of those it takes.
+            UsageError: a flag has a value that it does not take.
             NoInputError: there is no such model.
         """
         if on_truncate not in ("warn", "fail"):
@@ -120,7 +120,7 @@ class PairRanker(Stage):
                 order = done.value
                 break
             logits = yield [self._work(source, ids[i], ids[j]) for i, j in pairs]
-            # What a schedule decides by is what the record keeps, rounding included.
+            # The schedule sees the rounded logits, as the record keeps them.
             logits = [self._checked(logit, chosen[i], chosen[j]) for (i, j), logit in zip(pairs, logits, strict=True)]
             rows += [[chosen[i], chosen[j], logit] for (i, j), logit in zip(pairs, logits, strict=True)]
         found: dict[str, Any] = {"pairs": rows, "model": self.model_name, "schedule": self.schedule_name}

@@ -31,7 +31,7 @@ class Prefilter:
         """Which of the chosen candidates stay, in their old order.
 
         Raises:
-            RecordError: a candidate lacks the score, and it is none that could be computed here.
+            RecordError: a candidate lacks the score, and the score is not one that can be computed here.
         """
         if len(chosen) <= self.k:
             return chosen

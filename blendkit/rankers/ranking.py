@@ -1,8 +1,7 @@
-"""`rank`: what earlier stages wrote (comparisons, scores, verdicts) into ranks and the top K."""
+"""`rank`: turns what earlier stages wrote (comparisons, scores, verdicts) into ranks and the top K."""
 
 from __future__ import annotations
 
-import difflib
 from typing import Any
 
 import numpy as np
@@ -12,6 +11,7 @@ from blendkit.errors import RecordError, UsageError
 from blendkit.pipeline.stage import Stage
 from blendkit.rankers.references import reference_index
 from blendkit.records import Record, candidates_of, generated_only, verdicts_of
+from blendkit.registry import nearest
 from blendkit.scorers import better_when_lower
 
 SOURCES = ("PAIR (a name in `comparisons`, such as pairrm)", "score:NAME", "judge:NAME", "oracle:FIELD")
@@ -34,8 +34,7 @@ class Ranking(Stage):
 
     def __init__(self, by: str = "pairrm", aggregate: str | None = None, top: int = 3, name: str | None = None, reference: str | None = None) -> None:
         if aggregate is not None and aggregate not in AGGREGATIONS:
-            near = difflib.get_close_matches(aggregate, AGGREGATIONS, 1)
-            raise UsageError(f"--aggregate {aggregate}: expected one of {', '.join(AGGREGATIONS)}" + (f"; did you mean {near[0]}?" if near else ""))
+            raise UsageError(f"--aggregate {aggregate}: expected one of {', '.join(AGGREGATIONS)}{nearest(aggregate, AGGREGATIONS)}")
         if top < 1:
             raise UsageError(f"--top {top}: expected at least 1")
         self.kind, _, self.key = by.partition(":")

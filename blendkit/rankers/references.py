@@ -1,24 +1,39 @@
-"""Which candidate the others are measured against, as `rank_with_ref` of the reference implementation chooses it."""
+"""Which candidate the others are measured against, as `rank_with_ref` of the reference implementation chooses it.
+
+Each function gives an index among texts; lengths are in characters, and among equals the earlier one is taken.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 from blendkit.errors import RecordError
+from blendkit.rankers import REFERENCES
 
 
-def _median_length(texts: Sequence[str]) -> int:
+def longest(texts: Sequence[str]) -> int:
+    """The one of the most characters."""
+    return max(range(len(texts)), key=lambda index: len(texts[index]))
+
+
+def shortest(texts: Sequence[str]) -> int:
+    """The one of the fewest characters."""
+    return min(range(len(texts)), key=lambda index: len(texts[index]))
+
+
+def median_length(texts: Sequence[str]) -> int:
+    """The middle one by length; of an even number, the longer of the two."""
     return sorted(range(len(texts)), key=lambda index: len(texts[index]))[len(texts) // 2]
 
 
-# Lengths are in characters, and among equals the earlier candidate is taken.
-REFERENCES: dict[str, Callable[[Sequence[str]], int]] = {
-    "longest": lambda texts: max(range(len(texts)), key=lambda index: len(texts[index])),
-    "shortest": lambda texts: min(range(len(texts)), key=lambda index: len(texts[index])),
-    "median-length": _median_length,
-    "first": lambda texts: 0,
-    "last": lambda texts: len(texts) - 1,
-}
+def first(texts: Sequence[str]) -> int:
+    """The first."""
+    return 0
+
+
+def last(texts: Sequence[str]) -> int:
+    """The last."""
+    return len(texts) - 1
 
 
 def reference_index(mode: str, models: Sequence[str], texts: Sequence[str]) -> int:
@@ -28,7 +43,8 @@ def reference_index(mode: str, models: Sequence[str], texts: Sequence[str]) -> i
         RecordError: it is neither a mode nor the model of a candidate here.
     """
     if mode in REFERENCES:
-        return REFERENCES[mode](texts)
+        index: int = REFERENCES[mode].load()(texts)
+        return index
     if mode in models:
         return models.index(mode)
     raise RecordError("candidates", f"--reference {mode}: expected {', '.join(REFERENCES)}, or one of these models: {', '.join(dict.fromkeys(models))}")

@@ -1,4 +1,4 @@
-"""Which pairs a ranker compares, and in which rounds. A new schedule is a generator here and a line in SCHEDULES.
+"""Which pairs a ranker compares, and in which rounds. A new schedule is a generator and a row in SCHEDULES (blendkit/rankers/__init__.py).
 
 A schedule yields a round of ordered pairs (i, j), is sent their logits in the same order, and may return an
 order: candidate indices, best first, that it found for sure (all of them, or only the top). All records of a
@@ -7,34 +7,35 @@ window go through their rounds together, so that even one comparison a round fil
 
 from __future__ import annotations
 
-import difflib
+import inspect
 import random
 from collections.abc import Callable, Generator, Iterable
-from dataclasses import dataclass
 from itertools import combinations, permutations
 
 import numpy as np
 
 from blendkit.aggregate import Comparison, StrengthPosterior
 from blendkit.errors import UsageError
+from blendkit.rankers import SCHEDULES
 
 Pair = tuple[int, int]
-Rounds = Generator[list[Pair], list[float], list[int] | None]
+ScheduleRounds = Generator[list[Pair], list[float], list[int] | None]
+Schedule = Callable[[int, random.Random], ScheduleRounds]
 
 
-def full(n: int, rng: random.Random) -> Rounds:
+def full(n: int, rng: random.Random) -> ScheduleRounds:
     """Both orders of every pair, n(n-1) comparisons in one round (LLM-Blender, section 3.3)."""
     yield list(permutations(range(n), 2))
     return None
 
 
-def single(n: int, rng: random.Random) -> Rounds:
+def single(n: int, rng: random.Random) -> ScheduleRounds:
     """Every pair once, in an order drawn by the seed: half of `full`."""
     yield [_drawn(pair, rng) for pair in combinations(range(n), 2)]
     return None
 
 
-def bubble(n: int, rng: random.Random, runs: int = 1) -> Rounds:
+def bubble(n: int, rng: random.Random, runs: int = 1) -> ScheduleRounds:
     """`runs` bubble runs, each of which carries the best of what is left to the end (the paper's O(N) inference).
 
     Both orders of a pair are compared, and on a draw the later one wins, as in the reference. The top `runs` are
@@ -51,14 +52,14 @@ def bubble(n: int, rng: random.Random, runs: int = 1) -> Rounds:
     return line[: n - 1 - runs : -1] if runs < n else line[::-1]
 
 
-def sort(n: int, rng: random.Random) -> Rounds:
+def sort(n: int, rng: random.Random) -> ScheduleRounds:
     """Merge insertion (Ford and Johnson 1959) on the margin of both orders: all n in order, nearly as few comparisons as can be."""
     versus = Versus()
     ascending = yield from _merge_insertion(rng.sample(range(n), n), versus)
     return ascending[::-1]
 
 
-def swiss(n: int, rng: random.Random, rounds: int) -> Rounds:
+def swiss(n: int, rng: random.Random, rounds: int) -> ScheduleRounds:
     """`rounds` rounds of n/2 pairs: neighbours in the ranking so far meet, if they did not yet. One order a pair, drawn by the seed."""
     seen: list[Comparison] = []
     met: set[frozenset[int]] = set()
@@ -80,13 +81,13 @@ def swiss(n: int, rng: random.Random, rounds: int) -> Rounds:
     return None
 
 
-def active(n: int, rng: random.Random, budget: int) -> Rounds:
-    """`budget` comparisons: a ring through all, then always those whose outcome the posterior of strengths is least sure of.
+def active(n: int, rng: random.Random, comparisons: int) -> ScheduleRounds:
+    """`comparisons` of them: a ring through all, then always those whose outcome the posterior of strengths is least sure of.
 
     A round takes pairs that share no candidate, so that none rests on a posterior that its round already changed.
     """
     ring = rng.sample(range(n), n)
-    pairs = [(ring[place], ring[(place + 1) % n]) for place in range(n if n > 2 else n - 1)][:budget]
+    pairs = [(ring[place], ring[(place + 1) % n]) for place in range(n if n > 2 else n - 1)][:comparisons]
     open_pairs = set(permutations(range(n), 2))
     seen: list[Comparison] = []
     while pairs:
@@ -95,7 +96,7 @@ def active(n: int, rng: random.Random, budget: int) -> Rounds:
         doubt = StrengthPosterior(seen, n).doubt()
         pairs, busy = [], set[int]()
         for pair in sorted(open_pairs, key=lambda pair: (-doubt[pair], pair)):
-            if len(seen) + len(pairs) == budget:
+            if len(seen) + len(pairs) == comparisons:
                 break
             if busy.isdisjoint(pair):
                 busy.update(pair)
@@ -103,51 +104,25 @@ def active(n: int, rng: random.Random, budget: int) -> Rounds:
     return None
 
 
-@dataclass(frozen=True)
-class Kind:
-    """A schedule's row in the table: its generator, and what the number behind `:` means (None: there is none)."""
-
-    run: Callable[..., Rounds]
-    number: str | None = None
-    optional: bool = False
-
-
-SCHEDULES = {
-    "full": Kind(full),
-    "single": Kind(single),
-    "bubble": Kind(bubble, "runs", optional=True),
-    "sort": Kind(sort),
-    "swiss": Kind(swiss, "rounds"),
-    "active": Kind(active, "comparisons a record"),
-}
-
-
-def schedule_forms() -> str:
-    """All forms that `make_schedule` takes, for help and errors."""
-    forms = [name + (f"[:{kind.number}]" if kind.optional else f":{kind.number}" if kind.number else "") for name, kind in SCHEDULES.items()]
-    return ", ".join(forms)
-
-
-def make_schedule(spec: str) -> Callable[[int, random.Random], Rounds]:
-    """The schedule of `NAME` or `NAME:NUMBER`.
+def make_schedule(spec: str) -> Schedule:
+    """The schedule of `NAME` or `NAME:NUMBER`; a third parameter of its generator is the number, which may have a default.
 
     Raises:
         UsageError: there is no such schedule, or its number is missing or no number above 0.
     """
     name, colon, text = spec.partition(":")
-    kind = SCHEDULES.get(name)
-    if kind is None:
-        near = difflib.get_close_matches(name, SCHEDULES, 1, cutoff=0.5)
-        raise UsageError(f"--schedule {spec}: expected one of {schedule_forms()}" + (f"; did you mean {near[0]}?" if near else ""))
-    if colon and kind.number is None:
+    run = SCHEDULES.load(name, "--schedule")
+    number = next(iter(list(inspect.signature(run).parameters.values())[2:]), None)
+    if colon and number is None:
         raise UsageError(f"--schedule {spec}: {name} takes no number")
     if not colon:
-        if kind.number and not kind.optional:
-            raise UsageError(f"--schedule {spec}: expected {name}:NUMBER, the number of {kind.number}")
-        return kind.run
+        if number is not None and number.default is number.empty:
+            raise UsageError(f"--schedule {spec}: expected {name}:NUMBER, the number of {number.name}")
+        return run  # type: ignore[no-any-return]
+    assert number is not None
     if not text.isascii() or not text.isdigit() or int(text) < 1:
-        raise UsageError(f"--schedule {spec}: expected a number of {kind.number} above 0, got {text!r}")
-    return lambda n, rng: kind.run(n, rng, int(text))
+        raise UsageError(f"--schedule {spec}: expected a number of {number.name} above 0, got {text!r}")
+    return lambda n, rng: run(n, rng, int(text))
 
 
 class Versus:

@@ -20,7 +20,7 @@ from blendkit.signature import Signature
 TARGET_TOKENS = 2048
 
 
-class Loaded:
+class LoadedBART:
     """What the directions of one model share: the model, and the jobs of encoding sources and of decoding targets."""
 
     def __init__(self, model: str, device: str, dtype: str) -> None:
@@ -40,7 +40,7 @@ class BartScore(ModelScorer):
 
     def __init__(self, name: str, model: str = default_model, device: str = "auto", dtype: str = "auto") -> None:
         super().__init__(name, model)
-        self.loaded = shared(("bart", model, device, dtype), lambda: Loaded(model, device, dtype))
+        self.loaded = shared(("bart", model, device, dtype), lambda: LoadedBART(model, device, dtype))
         self.tokenizer, self.longest = self.loaded.tokenizer, self.loaded.longest
 
     def directions(self, item: Item) -> list[tuple[str, str]]:

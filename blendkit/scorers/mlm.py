@@ -16,8 +16,17 @@ from blendkit.pipeline.work import Job, Work
 from blendkit.scorers.base import EMPTY, Item, ModelScorer, Scores
 from blendkit.signature import Signature
 
+# The parts of a head, one after the other, as transformers names them: RoBERTa and DeBERTa; BERT; ModernBERT; ELECTRA; DistilBERT.
+HEADS = (
+    ("lm_head",),
+    ("cls",),
+    ("head", "decoder"),
+    ("generator_predictions", "generator_lm_head"),
+    ("vocab_transform", "activation", "vocab_layer_norm", "vocab_projector"),
+)
 
-class LoadedMaskedLM:
+
+class LoadedMLM:
     """A masked language model, as both its scorers read it.
 
     Raises:
@@ -29,7 +38,7 @@ class LoadedMaskedLM:
         from transformers import AutoModelForMaskedLM
 
         from blendkit.models.encoder import load_pretrained
-        from blendkit.models.reading import Reader, longest_input
+        from blendkit.models.encoder_reader import EncoderReader, longest_input
 
         where = choose_device(device)
         network, self.tokenizer = load_pretrained(AutoModelForMaskedLM, model, "masked language model")
@@ -42,7 +51,7 @@ class LoadedMaskedLM:
         if number_type != torch.float32:
             # Its words are the encoder's embeddings, which shall have the number type, while the head stays in float32.
             head = deepcopy(head)
-        self.reader = Reader(network.base_model, self.tokenizer.pad_token_id, where, number_type, places_only=True)
+        self.reader = EncoderReader(network.base_model, self.tokenizer.pad_token_id, where, number_type, places_only=True)
         self.head = head.float().to(where)
         self.job = Job(f"mlm:{model}", self.log_probabilities)
 
@@ -71,7 +80,7 @@ class MaskedLM(ModelScorer):
 
     def __init__(self, name: str, model: str = default_model, device: str = "auto", dtype: str = "auto") -> None:
         super().__init__(name, model)
-        self.loaded = shared(("mlm", model, device, dtype), lambda: LoadedMaskedLM(model, device, dtype))
+        self.loaded = shared(("mlm", model, device, dtype), lambda: LoadedMLM(model, device, dtype))
         self.tokenizer, self.longest = self.loaded.tokenizer, self.loaded.longest
 
     def rounds(self, items: list[Item]) -> Scores:
@@ -111,11 +120,10 @@ class Normalised(MaskedLM):
 
 def _head(network: Any, name: str) -> Any:
     """The module that makes logits over the vocabulary of states."""
-    for attribute in ("lm_head", "cls"):
-        if hasattr(network, attribute):
-            return getattr(network, attribute)
-    if hasattr(network, "head") and hasattr(network, "decoder"):  # ModernBERT
-        from torch import nn
+    from torch import nn
 
-        return nn.Sequential(network.head, network.decoder)
-    raise NoInputError(f"{name}: a {type(network).__name__} has no head that is known here; BERT, RoBERTa, DeBERTa and ModernBERT have")
+    for parts in HEADS:
+        if all(hasattr(network, part) for part in parts):
+            return nn.Sequential(*(getattr(network, part) for part in parts))
+    known = "BERT, RoBERTa, DeBERTa, ModernBERT, ELECTRA and DistilBERT have"
+    raise NoInputError(f"{name}: a {type(network).__name__} has no head that is known here; {known}")

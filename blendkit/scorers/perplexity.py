@@ -66,7 +66,7 @@ class Perplexity(ModelScorer):
         """Perplexity of each answer."""
         import torch
 
-        from blendkit.models.reading import padded
+        from blendkit.models.encoder_reader import padded
 
         rows = [[*prompt, *answer] for prompt, answer in payloads]
         with torch.inference_mode():

@@ -51,7 +51,7 @@ class SimCLS(ModelScorer):
 
     def __init__(self, name: str, model: str, device: str = "auto", dtype: str = "auto") -> None:
         from blendkit.models.encoder import load_encoder
-        from blendkit.models.reading import Reader, longest_input
+        from blendkit.models.encoder_reader import EncoderReader, longest_input
 
         super().__init__(name, model)
         self.device = choose_device(device)
@@ -61,7 +61,7 @@ class SimCLS(ModelScorer):
         raw = read_config(locate(model), model)
         fits = longest_input(network, self.tokenizer)
         self.lengths = min(length_in(raw, model, 128, "source_maxlength"), fits), min(length_in(raw, model, 128, "candidate_maxlength"), fits)
-        self.reader = Reader(network, self.tokenizer.pad_token_id, self.device, choose_dtype(dtype, self.device), places_only=True)
+        self.reader = EncoderReader(network, self.tokenizer.pad_token_id, self.device, choose_dtype(dtype, self.device), places_only=True)
         self.job = Job(f"simcls:{model}", self._states)
 
     def rounds(self, items: list[Item]) -> Scores:

@@ -35,8 +35,8 @@ class SummaReranker(ModelScorer):
     empty = "the model's"
 
     def __init__(self, name: str, model: str, device: str = "auto", dtype: str = "auto") -> None:
-        from blendkit.models.reading import Reader
-        from blendkit.models.summareranker import load_summareranker
+        from blendkit.models.encoder_reader import EncoderReader
+        from blendkit.models.mixture_of_experts import load_summareranker
 
         super().__init__(name, model)
         self.device = choose_device(device)
@@ -45,7 +45,7 @@ class SummaReranker(ModelScorer):
         self.texts = TextTokenizer(self.tokenizer)
         self.source_maxlength, self.candidate_maxlength = config["source_maxlength"], config["candidate_maxlength"]
         self.head = head.to(self.device)
-        self.reader = Reader(encoder, self.tokenizer.pad_token_id, self.device, choose_dtype(dtype, self.device), places_only=True)
+        self.reader = EncoderReader(encoder, self.tokenizer.pad_token_id, self.device, choose_dtype(dtype, self.device), places_only=True)
         self.job = Job(f"summareranker:{model}", self._scores)
 
     def rounds(self, items: list[Item]) -> Scores:

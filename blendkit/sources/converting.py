@@ -6,9 +6,10 @@ from collections.abc import Callable, Iterable, Iterator
 
 from blendkit.errors import DataError, RecordError, UsageError
 from blendkit.records import Record, as_line
-from blendkit.sheets import csv_text
-from blendkit.sources.forms import form_of
-from blendkit.sources.reading import Row
+from blendkit.safe_csv import csv_text
+from blendkit.sources import FORMS
+from blendkit.sources.forms import Form
+from blendkit.sources.reading import Fields
 
 
 def converted(records: Iterable[Record], target: str | None, label: str, told: Callable[[str], None] = lambda line: None) -> Iterator[bytes]:
@@ -21,7 +22,7 @@ def converted(records: Iterable[Record], target: str | None, label: str, told: C
     if target is None:
         yield from map(as_line, records)
         return
-    form = form_of(target)
+    form: Form = FORMS.load(target, "--to")
     if form.write is None:
         raise UsageError(f"data convert --to {target}: this form is only read")
     rows = _rows(form.write, records, label)
@@ -36,7 +37,7 @@ def converted(records: Iterable[Record], target: str | None, label: str, told: C
         yield from map(as_line, rows)
 
 
-def _rows(write: object, records: Iterable[Record], label: str) -> Iterator[Row]:
+def _rows(write: object, records: Iterable[Record], label: str) -> Iterator[Fields]:
     assert callable(write)
     for number, record in enumerate(records, 1):
         try:
@@ -45,7 +46,7 @@ def _rows(write: object, records: Iterable[Record], label: str) -> Iterator[Row]
             raise DataError(f"record {number} ({record['id']}): {error}") from error
 
 
-def _csv(rows: list[Row], told: Callable[[str], None]) -> bytes:
+def _csv(rows: list[Fields], told: Callable[[str], None]) -> bytes:
     columns = list(dict.fromkeys(key for row in rows for key in row))
     text, marked = csv_text([columns, *([row.get(column) for column in columns] for row in rows)])
     if marked:

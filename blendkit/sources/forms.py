@@ -1,23 +1,23 @@
 """The forms in which neighbours publish answers and preferences: rows into records, and records into rows.
 
-A new form is a function or two here, or in a file beside, and a line in FORMS.
+A new form is a function or two here, or in a file beside, and a row in FORMS (blendkit/sources/__init__.py).
 """
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
-from blendkit.errors import DataError, RecordError, UsageError
-from blendkit.foreign import typed
+from blendkit.errors import DataError, RecordError
 from blendkit.records import Record, candidates_of, generated_only, source_text, validate, verdicts_of, writable
 from blendkit.scorers import better_when_lower
 from blendkit.seeding import seeded
-from blendkit.sources.reading import Row
+from blendkit.sources import FORMS
+from blendkit.sources.reading import Fields
+from blendkit.untrusted import typed
 
-Places = Iterable[tuple[str, Row]]
+Places = Iterable[tuple[str, Fields]]
 Messages = list[dict[str, str]]
 # The verdicts of a judge that is a person or a published annotator.
 ANNOTATOR = "annotator"
@@ -27,23 +27,22 @@ ANNOTATOR = "annotator"
 class Form:
     """`write` gives the rows of a record; None where the form only makes sense to read. `array`: the file is one JSON array."""
 
-    about: str
     read: Callable[[Places], Iterator[Record]]
-    write: Callable[[Record, str], Iterator[Row]] | None = None
+    write: Callable[[Record, str], Iterator[Fields]] | None = None
     array: bool = False
 
 
 # --- conversations and pairs
 
 
-def x_of(messages: Messages) -> Row:
+def x_of(messages: Messages) -> Fields:
     """The record's fields for a conversation that an answer follows: an instruction where it is one question."""
     if len(messages) == 1 and messages[0]["role"] == "user":
         return {"instruction": messages[0]["content"], "input": ""}
     return {"messages": [{"role": message["role"], "content": message["content"]} for message in messages]}
 
 
-def paired(record_id: str, x: Row, chosen: str, rejected: str, models: tuple[str, str] = ("chosen", "rejected"), **more: Any) -> Record:
+def paired(record_id: str, x: Fields, chosen: str, rejected: str, models: tuple[str, str] = ("chosen", "rejected"), **more: Any) -> Record:
     """A record of two candidates with the label `human`; which of them is A is drawn by the id, so that places tell nothing."""
     both = [{"model": models[0], "text": chosen}, {"model": models[1], "text": rejected}]
     first = seeded(0, "place", record_id) % 2 == 0
@@ -96,7 +95,7 @@ def read_binarized(places: Places) -> Iterator[Record]:
         yield record
 
 
-def write_binarized(record: Record, label: str) -> Iterator[Row]:
+def write_binarized(record: Record, label: str) -> Iterator[Fields]:
     """One row, none for a tie."""
     both = preferred(record, label)
     if both:
@@ -118,7 +117,7 @@ def read_ultrafeedback(places: Places) -> Iterator[Record]:
         yield {"id": _id(row, "id", number), "instruction": row["instruction"], "input": "", "source": row.get("source"), "candidates": candidates}
 
 
-def write_ultrafeedback(record: Record, label: str) -> Iterator[Row]:
+def write_ultrafeedback(record: Record, label: str) -> Iterator[Fields]:
     """The candidates as completions, with the label as overall score."""
     completions = [
         {"model": candidate["model"], "response": candidate["text"], "overall_score": candidate.get("scores", {}).get(label)}
@@ -137,7 +136,7 @@ def read_unifiedfeedback(places: Places) -> Iterator[Record]:
         yield {"id": _id(row, "id", number), **x_of(before), "source": row.get("source"), "candidates": candidates, "human": human}
 
 
-def write_unifiedfeedback(record: Record, label: str) -> Iterator[Row]:
+def write_unifiedfeedback(record: Record, label: str) -> Iterator[Fields]:
     """The better and the worse candidate as conversations rated 1 and 0."""
     both = preferred(record, label)
     if both:
@@ -154,7 +153,7 @@ def read_rewardbench(places: Places) -> Iterator[Record]:
         yield paired(_id(row, "id", number), x, row["chosen"], row["rejected"], models, subset=row.get("subset"))
 
 
-def write_rewardbench(record: Record, label: str) -> Iterator[Row]:
+def write_rewardbench(record: Record, label: str) -> Iterator[Fields]:
     """One row, none for a tie."""
     both = preferred(record, label)
     if both:
@@ -170,7 +169,7 @@ def read_hh(places: Places) -> Iterator[Record]:
         yield paired(f"hh/{number}", x_of(before), chosen, rejected)
 
 
-def write_hh(record: Record, label: str) -> Iterator[Row]:
+def write_hh(record: Record, label: str) -> Iterator[Fields]:
     """One row, none for a tie."""
     both = preferred(record, label)
     if both:
@@ -194,7 +193,7 @@ def read_alpacaeval(places: Places) -> Iterator[Record]:
     """AlpacaEval model_outputs: instruction, output, generator; several models' files of one set become one record an instruction."""
     found: dict[str, Record] = {}
     for _, row in read_each(places):
-        # A record is complete at the end only, and a fault is told here.
+        # A record is complete only when all rows are read, but a fault must be raised at its row.
         texts = typed({field: row[field] for field in ("instruction", "generator", "output")}, dict[str, str])
         record = found.setdefault(texts["instruction"], {"id": f"alpacaeval/{len(found)}", "instruction": texts["instruction"], "input": "", "candidates": []})
         record["candidates"].append({"model": texts["generator"], "text": texts["output"]})
@@ -202,7 +201,7 @@ def read_alpacaeval(places: Places) -> Iterator[Record]:
     yield from found.values()
 
 
-def write_alpacaeval(record: Record, label: str) -> Iterator[Row]:
+def write_alpacaeval(record: Record, label: str) -> Iterator[Fields]:
     """A row a candidate; its files have one generator each, which a filter by `generator` gives."""
     for candidate in candidates_of(record):
         yield {"dataset": record.get("source"), "instruction": source_text(record), "output": candidate["text"], "generator": candidate["model"]}
@@ -224,7 +223,7 @@ def read_alpacaeval_annotations(places: Places) -> Iterator[Record]:
         yield record
 
 
-def write_alpacaeval_annotations(record: Record, label: str) -> Iterator[Row]:
+def write_alpacaeval_annotations(record: Record, label: str) -> Iterator[Fields]:
     """A row a verdict of every judge."""
     candidates = candidates_of(record)
     for judge, verdicts in verdicts_of(record).items():
@@ -249,7 +248,7 @@ def read_mtbench(places: Places) -> Iterator[Record]:
         yield {**x, "candidates": candidates, "human": human, "verdicts": {judge: [{"a": 0, "b": 1, "verdict": verdict, "shown": [0, 1]}]}}
 
 
-def write_mtbench(record: Record, label: str) -> Iterator[Row]:
+def write_mtbench(record: Record, label: str) -> Iterator[Fields]:
     """A row a verdict of every judge."""
     candidates, winners = candidates_of(record), {"A": "model_a", "B": "model_b"}
     for judge, verdicts in verdicts_of(record).items():
@@ -273,7 +272,7 @@ def read_csv(places: Places) -> Iterator[Record]:
         yield {**record, "output": row["output"]} if row.get("output") is not None else record
 
 
-def write_csv(record: Record, label: str) -> Iterator[Row]:
+def write_csv(record: Record, label: str) -> Iterator[Fields]:
     """One line, a column a model."""
     row = {"id": record["id"], "instruction": source_text(record), "input": "", "output": record.get("output")}
     for index, candidate in enumerate(record.get("candidates", [])):
@@ -283,65 +282,52 @@ def write_csv(record: Record, label: str) -> Iterator[Row]:
     yield row
 
 
-# --- the table
+# --- the forms
 
 
-def read_each(places: Places) -> Iterator[tuple[str, Row]]:
-    """The rows, each known to be an object."""
+def read_each(places: Places) -> Iterator[tuple[str, Fields]]:
+    """The rows; each is checked to be an object."""
     for place, row in places:
         if not isinstance(row, dict):
             raise DataError(f"{place}: expected an object, got {type(row).__name__}")
         yield place, row
 
 
-def _id(row: Row, field: str, number: int) -> str:
+def _id(row: Fields, field: str, number: int) -> str:
     return str(row[field]) if row.get(field) is not None else str(number)
 
 
-FORMS: dict[str, Form] = {
-    "ultrafeedback": Form("openbmb/UltraFeedback: completions with overall scores", read_ultrafeedback, write_ultrafeedback),
-    "binarized": Form("UltraFeedback binarized, TRL's pairs: prompt, chosen, rejected", read_binarized, write_binarized),
-    "unifiedfeedback": Form("llm-blender/Unified-Feedback: two conversations with ratings", read_unifiedfeedback, write_unifiedfeedback),
-    "rewardbench": Form("allenai/reward-bench: prompt, chosen, rejected, subset", read_rewardbench, write_rewardbench),
-    "alpacaeval": Form("AlpacaEval model_outputs of one or several models", read_alpacaeval, write_alpacaeval, array=True),
-    "alpacaeval-annotations": Form("AlpacaEval annotations: two outputs and a preference", read_alpacaeval_annotations, write_alpacaeval_annotations, True),
-    "mtbench": Form("lmsys/mt_bench_human_judgments: two conversations and the winner", read_mtbench, write_mtbench),
-    "hh-rlhf": Form("Anthropic/hh-rlhf: two transcripts", read_hh, write_hh),
-    "csv": Form("a table: instruction, input, output, and a column a model", read_csv, write_csv),
-}
-
-
-def form_of(name: str) -> Form:
-    """The form of a name.
-
-    Raises:
-        UsageError: there is none.
-    """
-    if name not in FORMS:
-        near = difflib.get_close_matches(name, FORMS, 1)
-        raise UsageError(f"no form {name!r}: expected one of {', '.join(FORMS)}" + (f"; did you mean {near[0]}?" if near else ""))
-    return FORMS[name]
+ULTRAFEEDBACK = Form(read_ultrafeedback, write_ultrafeedback)
+BINARIZED = Form(read_binarized, write_binarized)
+UNIFIEDFEEDBACK = Form(read_unifiedfeedback, write_unifiedfeedback)
+REWARDBENCH = Form(read_rewardbench, write_rewardbench)
+ALPACAEVAL = Form(read_alpacaeval, write_alpacaeval, array=True)
+ALPACAEVAL_ANNOTATIONS = Form(read_alpacaeval_annotations, write_alpacaeval_annotations, array=True)
+MTBENCH = Form(read_mtbench, write_mtbench)
+HH_RLHF = Form(read_hh, write_hh)
+CSV = Form(read_csv, write_csv)
 
 
 def read_form(name: str, places: Places) -> Iterator[Record]:
     """Rows of a form as records.
 
     Raises:
+        UsageError: there is no such form.
         DataError: a row is not of that form; with its place.
     """
-    form = form_of(name)
-    return placed(form.read, places, f"of the form {name} ({form.about})")
+    form: Form = FORMS.load(name, "--from")
+    return placed(form.read, places, f"of the form {name} ({FORMS[name].about})")
 
 
 def placed(read: Callable[[Places], Iterator[Record]], places: Places, what: str) -> Iterator[Record]:
-    """What `read` makes of the rows, each a record that `blendkit check` takes; a row that is not `what` is told by its place.
+    """The records that `read` makes of the rows; each is one that `blendkit check` takes.
 
     Raises:
-        DataError: there is such a row.
+        DataError: a row is not `what`; with its place.
     """
     at = ""
 
-    def noted() -> Iterator[tuple[str, Row]]:
+    def noted() -> Iterator[tuple[str, Fields]]:
         nonlocal at
         for place, row in places:
             at = place

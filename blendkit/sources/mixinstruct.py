@@ -12,9 +12,10 @@ from dataclasses import dataclass
 
 from blendkit.errors import DataError, UsageError
 from blendkit.records import Record
+from blendkit.registry import nearest
 from blendkit.seeding import seeded
 from blendkit.sources.forms import Places, placed, read_each
-from blendkit.sources.reading import Row, rows
+from blendkit.sources.reading import Fields, rows
 
 # Words of an instruction with its input, and of a reference, that are kept.
 LONGEST = (512, 1024)
@@ -28,25 +29,25 @@ class Source:
 
     hub: str
     size: int
-    read: Callable[[Row], tuple[str, str, str] | None]
+    read: Callable[[Fields], tuple[str, str, str] | None]
 
 
-def _alpaca_gpt4(row: Row) -> tuple[str, str, str]:
+def _alpaca_gpt4(row: Fields) -> tuple[str, str, str]:
     return row["instruction"], row.get("input") or "", row["output"]
 
 
-def _dolly(row: Row) -> tuple[str, str, str]:
+def _dolly(row: Fields) -> tuple[str, str, str]:
     return row["instruction"], row.get("context") or "", row["response"]
 
 
-def _gpt4all_laion(row: Row) -> tuple[str, str, str] | None:
+def _gpt4all_laion(row: Fields) -> tuple[str, str, str] | None:
     # The set mixes several sources; LAION's part says so.
     if "laion" not in str(row.get("source", "laion")).lower():
         return None
     return row["prompt"], "", row["response"]
 
 
-def _sharegpt(row: Row) -> tuple[str, str, str] | None:
+def _sharegpt(row: Fields) -> tuple[str, str, str] | None:
     turns = row.get("conversations") or row.get("items") or []
     roles = {"human": "user", "user": "user", "gpt": "assistant", "chatgpt": "assistant", "bard": "assistant", "assistant": "assistant"}
     said = [(roles.get(str(turn.get("from", turn.get("role"))), ""), turn.get("value", turn.get("content"))) for turn in turns]
@@ -74,7 +75,7 @@ def read_source(name: str, places: Places) -> Iterator[Record]:
         DataError: a row is not of the source's published form.
     """
     if name not in SOURCES:
-        raise UsageError(f"no source {name!r}: expected one of {', '.join(SOURCES)}")
+        raise UsageError(f"source {name}: expected one of {', '.join(SOURCES)}{nearest(name, SOURCES)}")
     return placed(lambda given: _records(name, given), places, f"of the published form of {name}")
 
 
@@ -87,7 +88,7 @@ def _records(name: str, places: Places) -> Iterator[Record]:
 
 
 def curated(records: Iterator[Record], seen: set[str]) -> Iterator[Record]:
-    """Without empty and over-long texts, and without those whose instruction and input were `seen`, letters' case and spaces aside."""
+    """Leaves out empty and over-long texts, and questions that were `seen` before; letter case and spaces do not count."""
     for record in records:
         question = f"{record['instruction']}\n{record['input']}"
         if not record["instruction"] or not record["output"]:
@@ -113,8 +114,8 @@ def shares(total: int) -> dict[str, int]:
 def build(where: dict[str, str], sizes: dict[str, int], seed: int, told: Callable[[str], None] = lambda line: None) -> dict[str, list[Record]]:
     """The splits, each shuffled. `where` is a file or hub id for each source; `sizes` are examples a split.
 
-    Each source gives its share of Table 1, drawn by the seed; where a source has fewer, what there is, and `told` of it. A
-    question that several sources ask counts for the first of them.
+    Each source gives its share of Table 1, drawn by the seed. A source that has fewer gives all that it has, and `told` says so.
+    A question that several sources ask counts for the first of them.
 
     Raises:
         DataError: there are not enough examples for the splits.

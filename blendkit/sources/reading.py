@@ -13,15 +13,15 @@ from pathlib import Path
 from typing import Any
 
 from blendkit.errors import DataError, NoInputError, RecordError
-from blendkit.foreign import json_value
 from blendkit.streams.compression import Damaged, decompressed
 from blendkit.streams.lines import MAX_LINE_BYTES
+from blendkit.untrusted import json_value
 
-Row = dict[str, Any]
+Fields = dict[str, Any]
 SUFFIXES = (".json", ".jsonl", ".csv", ".parquet")
 
 
-def rows(where: str, split: str = "train") -> Iterator[tuple[str, Row]]:
+def rows(where: str, split: str = "train") -> Iterator[tuple[str, Fields]]:
     """(place, row) of a file (.json: an array or lines; .jsonl, .csv, .parquet; .gz and .zst, too) or of a hub id, OWNER/NAME or OWNER/NAME:CONFIG.
 
     Raises:
@@ -41,7 +41,7 @@ def _bare(name: str) -> str:
     return name.removesuffix(".gz").removesuffix(".zst")
 
 
-def _local(path: Path) -> Iterator[tuple[str, Row]]:
+def _local(path: Path) -> Iterator[tuple[str, Fields]]:
     kind = _bare(path.name).rpartition(".")[2]
     if kind == "parquet":
         yield from _parquet(path)
@@ -55,7 +55,7 @@ def _local(path: Path) -> Iterator[tuple[str, Row]]:
         raise NoInputError(f"{path}: {error.strerror}") from error
 
 
-def _parquet(path: Path) -> Iterator[tuple[str, Row]]:
+def _parquet(path: Path) -> Iterator[tuple[str, Fields]]:
     import pyarrow
     import pyarrow.parquet
 
@@ -69,7 +69,7 @@ def _parquet(path: Path) -> Iterator[tuple[str, Row]]:
         raise NoInputError(f"{path}: {error.strerror or error}") from error
 
 
-def _csv(path: Path, file: Any) -> Iterator[tuple[str, Row]]:
+def _csv(path: Path, file: Any) -> Iterator[tuple[str, Fields]]:
     """Rows below a heading, of as many cells as the heading has or fewer."""
     csv.field_size_limit(MAX_LINE_BYTES)
     reader = csv.reader(io.TextIOWrapper(file, encoding="utf-8-sig", newline=""), strict=True)
@@ -86,7 +86,7 @@ def _csv(path: Path, file: Any) -> Iterator[tuple[str, Row]]:
         raise DataError(f"{path}:{reader.line_num + 1}: {error}; expected CSV, in UTF-8") from error
 
 
-def _json(path: Path, file: Any) -> Iterator[tuple[str, Row]]:
+def _json(path: Path, file: Any) -> Iterator[tuple[str, Fields]]:
     """An array, or a value a line."""
     first = file.read(1)
     while first.isspace():
@@ -107,7 +107,7 @@ def _value(place: str, data: bytes) -> Any:
         raise DataError(f"{place}: {error}; expected a JSON array or JSON lines, in UTF-8") from error
 
 
-def _hub(where: str, split: str) -> Iterator[tuple[str, Row]]:
+def _hub(where: str, split: str) -> Iterator[tuple[str, Fields]]:
     from datasets import load_dataset
 
     name, _, config = where.partition(":")

@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
-from blendkit.errors import UsageError
-from blendkit.foreign import typed
 from blendkit.records import Record
+from blendkit.sources import TASKS
 from blendkit.sources.forms import Places, placed, read_each
+from blendkit.untrusted import typed
 
 
 @dataclass(frozen=True)
@@ -43,11 +43,9 @@ def _commongen(places: Places) -> Iterator[Record]:
     yield from found.values()
 
 
-TASKS = {
-    "cnn-dailymail": Task("abisee/cnn_dailymail:3.0.0", _cnn_dailymail),
-    "wmt18-zh-en": Task("wmt/wmt18:zh-en", _wmt18),
-    "commongen": Task("allenai/common_gen", _commongen),
-}
+CNN_DAILYMAIL = Task("abisee/cnn_dailymail:3.0.0", _cnn_dailymail)
+WMT18 = Task("wmt/wmt18:zh-en", _wmt18)
+COMMONGEN = Task("allenai/common_gen", _commongen)
 
 
 def read_task(name: str, places: Places) -> Iterator[Record]:
@@ -57,6 +55,5 @@ def read_task(name: str, places: Places) -> Iterator[Record]:
         UsageError: there is no such task.
         DataError: a row is not of the published form.
     """
-    if name not in TASKS:
-        raise UsageError(f"no task {name!r}: expected one of {', '.join(TASKS)}")
-    return placed(TASKS[name].read, places, f"of the published form of {name}")
+    task: Task = TASKS.load(name, "task")
+    return placed(task.read, places, f"of the published form of {name}")

@@ -1,4 +1,4 @@
-"""Compressed streams: gzip members and zstd frames, of which none may be cut or altered unnoticed."""
+"""Compressed streams of gzip members or zstd frames. One that is cut off or altered is always noticed."""
 
 from __future__ import annotations
 
@@ -8,9 +8,9 @@ import zlib
 from collections.abc import Callable
 from typing import IO, Any, BinaryIO
 
-# Compressed bytes at a time: what they can become at most stays small (gzip: 1,000 times as much, zstd: 32,000 times).
+# Compressed bytes read at a time: few, because gzip can expand them 1,000 times and zstd 32,000 times.
 GZIP_BYTES, ZSTD_BYTES = 16 << 10, 2 << 10
-# So much of a member waits for its checksum; our own, of one window of records, are mostly smaller.
+# Up to this many bytes of a member are held back until its checksum is known; a window of records is mostly smaller.
 HELD_BYTES = 8 << 20
 
 
@@ -25,15 +25,15 @@ class Damaged(Exception):
 class Members(io.RawIOBase):
     """The data of compressed members, one after the other; an empty file has none, and is an empty stream.
 
-    A member's data are given out when its checksum was right; of one that is longer than `HELD_BYTES`, as they come. What
-    is there of a member that is cut off is given out, too.
+    A member's data are returned when its checksum was right; a member longer than `HELD_BYTES` is returned as it comes. Of a
+    member that is cut off, the data before the cut are returned.
 
     Raises:
-        Damaged: after all that was good: the data end inside a member, are altered, or are something else.
+        Damaged: the data end inside a member, are altered, or are not compressed. All good data were returned before.
     """
 
     def __init__(self, raw: BinaryIO, new: Callable[[], Any], size: int, errors: tuple[type[Exception], ...], padded: bool) -> None:
-        """`new` gives a member's decompressor, `size` is how much that gets at a time, `padded` whether zeros may stand between members."""
+        """`new` makes a member's decompressor, which gets `size` bytes at a time; `padded` says whether zeros may stand between members."""
         self._raw, self._new, self._size, self._errors, self._padded = raw, new, size, errors, padded
         self._member: Any = None
         self._rest, self._read = b"", 0
@@ -58,7 +58,7 @@ class Members(io.RawIOBase):
         return len(part)
 
     def _advance(self) -> bool:
-        """Takes some compressed bytes in; False at the end of all."""
+        """Reads some compressed bytes; False at the end of the stream."""
         data = self._rest or self._raw.read(self._size)
         self._rest = b""
         if not data:
@@ -112,7 +112,7 @@ def decompressed(raw: BinaryIO, name: str) -> IO[bytes]:
 
 
 def compressor(name: str) -> Callable[[bytes], bytes]:
-    """What one block of output goes through, by the file's name; each block is whole, with a checksum, and says its length."""
+    """The function that compresses one block of output, by the file's name; each block is a whole member with a checksum and its length."""
     if name.endswith(".gz"):
         return lambda data: gzip.compress(data, mtime=0)
     if name.endswith(".zst"):

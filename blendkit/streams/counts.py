@@ -1,4 +1,4 @@
-"""What a run has done so far."""
+"""Counts of what a run has done so far."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ _counting = threading.Lock()
 
 @dataclass
 class Counts:
-    """What a run did; `tokens` counts every piece of work once, as it was run."""
+    """`works` were asked for by the stage, `computed` were run, as equal works run once; `tokens` and `input_bytes` are of those that were run and read."""
 
     records: int = 0
     skipped: int = 0
@@ -21,7 +21,7 @@ class Counts:
     budget_halvings: int = 0
 
     def add(self, **more: int) -> None:
-        """Adds to the counts of these names; several windows may be in work at a time, each in a thread."""
+        """Adds to the counts of these names, under a lock: several threads may work on windows."""
         with _counting:
             for name, number in more.items():
                 setattr(self, name, getattr(self, name) + number)

@@ -1,4 +1,4 @@
-"""The files of a command, each in one role: nothing that is read or written is overwritten by something else."""
+"""The files of a command and their roles: no file that is read or written is overwritten by another flag's output."""
 
 from __future__ import annotations
 
@@ -24,20 +24,20 @@ class Role:
 
 
 def stdin_or(path: str | None) -> Role:
-    """What a command reads."""
+    """The role of a command's input."""
     return Role("-i", path) if path and path != "-" else Role("standard input", 0)
 
 
 def stdout_or(path: str | None) -> Role:
-    """What a command writes."""
+    """The role of a command's output."""
     return Role("-o", path, writes=True) if path and path != "-" else Role("standard output", 1, writes=True)
 
 
 def one_role_each(roles: Iterable[Role]) -> None:
-    """Sees that no file that is written has a second role, under whatever name; pipes, terminals and /dev/null may have many.
+    """Checks that no file that is written has a second role, also under another name. Pipes, terminals and /dev/null may have several.
 
     Raises:
-        UsageError: one has; it names both flags.
+        UsageError: a written file has two roles; names both flags.
     """
     known: dict[object, Role] = {}
     for role in roles:
@@ -51,7 +51,7 @@ def one_role_each(roles: Iterable[Role]) -> None:
 
 
 def _identity(role: Role) -> object:
-    """Equal for two names of one file, also of one that will be written and is not there yet; None for what is no regular file."""
+    """A value that is equal for two names of one file, also of one that does not exist yet; None for anything but a regular file."""
     try:
         status = os.stat(role.file)
     except (OSError, ValueError):

@@ -15,11 +15,11 @@ from typing import IO, Any, BinaryIO
 
 from blendkit.errors import DataError, NoInputError, OutputError, RecordError
 from blendkit.records import Record, as_line, parse
-from blendkit.showing import say
 from blendkit.streams.compression import Damaged, compressor, decompressed
 from blendkit.streams.signals import signals_wait
-from blendkit.streams.standard import ReaderGone, need_stdout
-from blendkit.streams.unique_ids import Seen
+from blendkit.streams.standard_streams import ReaderGone, need_stdout
+from blendkit.streams.unique_ids import UniqueIds
+from blendkit.terminal_text import say
 
 MAX_LINE_BYTES = 32 << 20
 READ_AHEAD = 1 << 20
@@ -48,12 +48,12 @@ class BadLine:
 class Reader:
     """The lines of a file or of standard input (`path` None or `-`); blank lines are passed over.
 
-    `shard` (I, N) leaves in only what falls to part I of N, 0 to N - 1, by a hash of the id. A line of more than
-    `max_line_bytes` is a bad one, and no more of it than that is in memory, however small it was compressed.
+    `shard` (I, N) keeps only the records of part I of N, 0 to N - 1, by a hash of the id. A line of more than
+    `max_line_bytes` is a bad line, of which no more than that is ever in memory, however well it was compressed.
 
     Raises:
         NoInputError: the file does not exist or cannot be read.
-        DataError: what is compressed is cut or damaged; all lines before that place were given out.
+        DataError: the compressed data are cut off or damaged; all lines before that place were returned.
     """
 
     def __init__(self, path: str | None, shard: Shard | None = None, max_line_bytes: int = MAX_LINE_BYTES) -> None:
@@ -101,7 +101,7 @@ class Reader:
 
     def records(self) -> Iterator[Line | BadLine]:
         """Every line parsed and validated, ids unique over the stream."""
-        seen = Seen()
+        seen = UniqueIds()
         for number, raw in self.lines():
             try:
                 if len(raw) > self.max_line_bytes:
@@ -113,7 +113,7 @@ class Reader:
                     raise RecordError("id", f"expected a new one, got {record['id']!r} again")
                 yield Line(number, raw, record)
             except RecordError as error:
-                # A line without an id that can be read is the business of one shard, too.
+                # A line whose id cannot be read belongs to one shard, too, by its number.
                 if self.shard is None or number % self.shard[1] == self.shard[0]:
                     yield BadLine(number, raw, error)
 
@@ -147,13 +147,13 @@ class Writer:
         self._compress = compressor(self.name)
 
     def write(self, records: Iterable[Any]) -> None:
-        """All of them, in one block (one gzip member or zstd frame where the name asks for that)."""
+        """Writes the records as one block (one gzip member or zstd frame where the name asks for that)."""
         data = b"".join(map(as_line, records))
         if data:
             self.write_bytes(data)
 
     def write_bytes(self, data: bytes) -> None:
-        """Whole lines that are bytes already."""
+        """Writes whole lines that are bytes already."""
         view = memoryview(self._compress(data))
         with self._errors(), signals_wait():
             while view:

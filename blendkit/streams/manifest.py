@@ -56,7 +56,7 @@ def peak_memory() -> dict[str, int]:
     peaks = {}
     try:
         import resource
-    except ImportError:  # Windows has no such count
+    except ImportError:  # Windows does not count it.
         pass
     else:
         scale = 1 if sys.platform == "darwin" else 1024

@@ -16,7 +16,7 @@ class Progress:
     """`update` may be called as often as one likes; `close` leaves the terminal clean."""
 
     def __init__(self, command: str, kind: str, total: int | None) -> None:
-        """`kind` is auto, bar, json or none; `total` is the input's bytes, None where nobody knows them."""
+        """`kind` is auto, bar, json or none; `total` is the input's bytes, None where they are unknown."""
         self._command, self._total = command, total
         self._started = self._last = time.monotonic()
         if kind == "auto":
@@ -62,7 +62,7 @@ def _rich_bar(command: str, total: int | None) -> tuple[Any, Any]:
     from rich.progress import Progress as Bar
 
     columns = [SpinnerColumn(), TextColumn("{task.description}")]
-    # Of a pipe nobody knows the end, so it gets no bar and no ETA.
+    # The length of a pipe is unknown, so it gets no bar and no ETA.
     columns += [BarColumn(), TimeRemainingColumn()] if total else [TimeElapsedColumn()]
     bar = Bar(*columns, TextColumn("{task.fields[note]}"), console=Console(stderr=True), transient=True)
     bar.start()

@@ -1,10 +1,10 @@
-"""Bad lines of a run, told in the order of the stream."""
+"""Reports the bad lines of a run, in the order of the stream."""
 
 from __future__ import annotations
 
 from blendkit.errors import DataError, SkippedRecords
-from blendkit.showing import say
 from blendkit.streams.lines import BadLine, Writer
+from blendkit.terminal_text import say
 
 
 class Rejects:

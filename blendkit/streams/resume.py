@@ -15,7 +15,7 @@ import orjson
 from blendkit.errors import BlendkitError, DataError, NoInputError, OutputError, UsageError
 from blendkit.streams.compression import Damaged, decompressed
 from blendkit.streams.lines import BadLine, Line, Writer
-from blendkit.streams.unique_ids import Seen
+from blendkit.streams.unique_ids import UniqueIds
 
 # So many records of the input are looked at before the first is done, for one that the output has.
 AHEAD = 256
@@ -26,7 +26,7 @@ class Earlier:
     """The records that an output file holds; `count` of them with different ids."""
 
     output: str
-    ids: Seen = field(default_factory=Seen)
+    ids: UniqueIds = field(default_factory=UniqueIds)
     count: int = 0
 
 

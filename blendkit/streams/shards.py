@@ -1,4 +1,4 @@
-"""`--shard`: which part of a stream is this process's, by number or by a scheduler's word."""
+"""`--shard`: the part of a stream that this process works on, by number or by a scheduler's variables."""
 
 from __future__ import annotations
 

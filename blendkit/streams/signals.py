@@ -16,7 +16,7 @@ _depth = 0
 
 def _on_signal(number: int, frame: FrameType | None) -> None:
     _arrived.append(number)
-    # A second signal while a write hangs (a reader that sleeps) ends it all the same.
+    # A second signal ends even a write that hangs because the reader sleeps.
     if _depth and not _waiting:
         _waiting.append(number)
     else:
@@ -30,7 +30,7 @@ def catch_signals() -> None:
 
 
 def raise_if_signalled() -> None:
-    """Raises Interrupted when a signal has arrived, were its first exception lost inside a C extension."""
+    """Raises Interrupted when a signal has arrived, in case a C extension has swallowed its first exception."""
     if _arrived:
         raise Interrupted(_arrived[0])
 

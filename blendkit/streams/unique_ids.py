@@ -1,4 +1,4 @@
-"""Which ids were there before: in memory for a short stream, on disk for a long one."""
+"""The ids that a stream has had so far: in memory for a short stream, on disk for a long one."""
 
 from __future__ import annotations
 
@@ -6,13 +6,13 @@ from collections.abc import Iterable
 
 from blendkit.errors import OutputError
 
-# So many in a set are some 25 MB.
+# A set of this many hashes takes some 25 MB.
 IN_MEMORY = 1 << 18
 CACHE_KIB = 16 << 10
 
 
-class Seen:
-    """A set of strings, as their 64-bit hashes; beyond `in_memory` of them in a temporary SQLite file, which has no name and goes with the process."""
+class UniqueIds:
+    """A set of strings, as their 64-bit hashes; beyond `in_memory` of them in a temporary SQLite file without a name, which ends with the process."""
 
     def __init__(self, in_memory: int = IN_MEMORY) -> None:
         self._keys: set[int] = set()
@@ -20,7 +20,7 @@ class Seen:
         self._disk: _OnDisk | None = None
 
     def add(self, text: str) -> bool:
-        """False when it was there before.
+        """Adds the string; False when it was there before.
 
         Raises:
             OutputError: no room for the temporary file.
@@ -45,11 +45,11 @@ class Seen:
 
 class _OnDisk:
     def __init__(self) -> None:
-        import sqlite3  # most streams are short, and need none
+        import sqlite3  # only long streams need it
 
         self._error = sqlite3.Error
         try:
-            # Read in order on one thread, written on another.
+            # Different threads may use it, one after the other.
             self._database = sqlite3.connect("", isolation_level=None, check_same_thread=False)
             for setting in ("journal_mode = OFF", "synchronous = OFF", f"cache_size = -{CACHE_KIB}"):
                 self._database.execute(f"PRAGMA {setting}")

@@ -13,9 +13,9 @@ from torch.nn import functional
 
 from blendkit.errors import RecordError, UsageError
 from blendkit.fusers.genfuser import fuser_prompt
+from blendkit.models.encoder_reader import padded
 from blendkit.models.loading import to_device
 from blendkit.models.pretrained import pretrained
-from blendkit.models.reading import padded
 from blendkit.models.text_tokenizer import TextTokenizer
 from blendkit.records import Record, source_text
 from blendkit.training.examples import Example

@@ -6,12 +6,22 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from blendkit.errors import UsageError
+from blendkit.registry import Registry, Row
 
 if TYPE_CHECKING:
     from blendkit.training.examples import Pairing
     from blendkit.training.trainee import Trainee
 
-KINDS = ("pairranker", "summareranker", "simcls", "reward")
+# A new kind is one file with a Trainee, whose `start` makes one of a NewRanker and a Pairing, and one row here.
+TRAINERS = Registry(
+    "blendkit.trainers",
+    {
+        "pairranker": Row("blendkit.training.pairranker:PairRankerTrainee", "reads two candidates together"),
+        "summareranker": Row("blendkit.training.summareranker:SummaRerankerTrainee", "reads x and one candidate together, several labels at a time"),
+        "simcls": Row("blendkit.training.simcls:SimCLSTrainee", "reads x and each candidate apart"),
+        "reward": Row("blendkit.training.reward:RewardTrainee", "a reward model: one number for x and one candidate"),
+    },
+)
 
 
 @dataclass(frozen=True)
@@ -31,6 +41,12 @@ class NewRanker:
     micro_tokens: int = 4096
     checkpointing: bool = False
 
+    def backbone_of(self, kind: str) -> str:
+        """The encoder that a kind which goes on with no checkpoint starts from. Raises UsageError when a checkpoint is given."""
+        if self.backbone is None:
+            raise UsageError(f"--init is for pairranker and reward; --kind {kind} starts from --backbone")
+        return self.backbone
+
 
 def new_trainee(kind: str, new: NewRanker, pairing: Pairing) -> Trainee:
     """Makes a ranker that is ready to be trained.
@@ -39,52 +55,8 @@ def new_trainee(kind: str, new: NewRanker, pairing: Pairing) -> Trainee:
         UsageError: there is no such kind, or a setting that it does not have.
         NoInputError: there is no such model.
     """
-    if kind not in KINDS:
-        raise UsageError(f"--kind {kind}: expected one of {', '.join(KINDS)}")
+    start = TRAINERS.load(kind, "--kind").start
     if (new.backbone is None) == (new.init is None):
         raise UsageError("give either --backbone (an encoder to start from) or --init (a checkpoint to go on with)")
-    if kind == "pairranker":
-        return _pairranker(new, pairing)
-    if new.mode != "pairs" or new.candidate_bias is not None:
-        raise UsageError("--mode and --candidate-bias are for --kind pairranker")
-    backbone = new.backbone or new.init
-    assert backbone is not None
-    if kind == "reward":
-        from blendkit.training.reward import RewardTrainee
-
-        trainee: Trainee = RewardTrainee(backbone, pairing, tasks=new.tasks, loss=new.loss, candidates=new.candidates)
-    else:
-        if new.init is not None:
-            raise UsageError(f"--init is for pairranker and reward; --kind {kind} starts from --backbone")
-        from blendkit.training.simcls import SimCLSTrainee
-        from blendkit.training.summareranker import SummaRerankerTrainee
-
-        make = SimCLSTrainee if kind == "simcls" else SummaRerankerTrainee
-        trainee = make(
-            backbone, tasks=new.tasks, candidates=new.candidates,
-            source_maxlength=new.source_maxlength or 128, candidate_maxlength=new.candidate_maxlength or 128,
-        )  # fmt: skip
-    if new.checkpointing:
-        trainee.model.gradient_checkpointing_enable()  # type: ignore[operator,union-attr]
+    trainee: Trainee = start(new, pairing)
     return trainee
-
-
-def _pairranker(new: NewRanker, pairing: Pairing) -> Trainee:
-    from blendkit.models.pairrm import load_pairrm
-    from blendkit.training.pairranker import PairRankerTrainee, new_ranker
-
-    if new.positions not in ("running", "segment"):
-        raise UsageError(f"--positions {new.positions}: expected running or segment")
-    if new.init is not None:
-        model, tokenizer = load_pairrm(new.init)
-        if model.config.n_tasks != new.tasks:
-            raise UsageError(f"--init {new.init} has {model.config.n_tasks} tasks, and {new.tasks} labels are given")
-        model.config.source_maxlength = new.source_maxlength or model.config.source_maxlength
-        model.config.candidate_maxlength = new.candidate_maxlength or model.config.candidate_maxlength
-    else:
-        model, tokenizer = new_ranker(str(new.backbone), new.source_maxlength or 128, new.candidate_maxlength or 128, new.positions, new.tasks)
-    if new.candidate_bias is not None:
-        model.config.candidate_bias = new.candidate_bias
-    if new.checkpointing:
-        model.pretrained_model.gradient_checkpointing_enable()  # type: ignore[operator]
-    return PairRankerTrainee(model, tokenizer, pairing, loss=new.loss, mode=new.mode, candidates=new.candidates, micro_tokens=new.micro_tokens)

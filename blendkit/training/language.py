@@ -13,7 +13,7 @@ from typing import Any
 from torch import Tensor
 from torch.nn import functional
 
-from blendkit.models.reading import padded
+from blendkit.models.encoder_reader import padded
 from blendkit.models.text_tokenizer import TextTokenizer
 from blendkit.records import Record, source_text
 from blendkit.training.examples import Example

@@ -24,9 +24,10 @@ from blendkit.aggregate import matrix, max_logits
 from blendkit.errors import UsageError
 from blendkit.models.encoder import without_attention_dropout
 from blendkit.models.pair_inputs import MARKERS, PairInputs, Segment
-from blendkit.models.pairrm import PairRM, PairRMConfig, save_pairrm
+from blendkit.models.pairrm import PairRM, PairRMConfig, load_pairrm, save_pairrm
 from blendkit.models.pretrained import pretrained
 from blendkit.training.examples import Example, Pairing
+from blendkit.training.kinds import NewRanker
 from blendkit.training.losses import PAIR_LOSSES
 from blendkit.training.micro_batches import micro_batches
 from blendkit.training.trainee import Part, Trainee
@@ -57,6 +58,30 @@ class PairRankerTrainee(Trainee):
         without_attention_dropout(model)
         self.inputs = PairInputs(tokenizer, model.config)
         self._ids: dict[tuple[str, ...], tuple[tuple[int, ...], list[tuple[int, ...]]]] = {}
+
+    @classmethod
+    def start(cls, new: NewRanker, pairing: Pairing) -> PairRankerTrainee:
+        """Makes a ranker that is ready to be trained.
+
+        Raises:
+            UsageError: a setting that there is not, or a checkpoint of another number of tasks.
+            NoInputError: there is no such model.
+        """
+        if new.positions not in ("running", "segment"):
+            raise UsageError(f"--positions {new.positions}: expected running or segment")
+        if new.init is not None:
+            model, tokenizer = load_pairrm(new.init)
+            if model.config.n_tasks != new.tasks:
+                raise UsageError(f"--init {new.init} has {model.config.n_tasks} tasks, and {new.tasks} labels are given")
+            model.config.source_maxlength = new.source_maxlength or model.config.source_maxlength
+            model.config.candidate_maxlength = new.candidate_maxlength or model.config.candidate_maxlength
+        else:
+            model, tokenizer = new_ranker(str(new.backbone), new.source_maxlength or 128, new.candidate_maxlength or 128, new.positions, new.tasks)
+        if new.candidate_bias is not None:
+            model.config.candidate_bias = new.candidate_bias
+        if new.checkpointing:
+            model.pretrained_model.gradient_checkpointing_enable()  # type: ignore[operator]
+        return cls(model, tokenizer, pairing, loss=new.loss, mode=new.mode, candidates=new.candidates, micro_tokens=new.micro_tokens)
 
     def parts(self, examples: Sequence[Example], rng: random.Random) -> list[Part]:
         """Gives groups of pairs of like length; in `singles`, a part holds one record's candidates."""

@@ -5,12 +5,14 @@ from __future__ import annotations
 import random
 from abc import abstractmethod
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, Self
 
 import torch
 from torch import Tensor
 
+from blendkit.errors import UsageError
 from blendkit.training.examples import Example, Pair, Pairing
+from blendkit.training.kinds import NewRanker
 from blendkit.training.trainee import Part, Trainee
 
 
@@ -18,11 +20,32 @@ class Pointwise(Trainee):
     """A subclass says how texts become input (`rows`), how it is scored (`logits`), and what the loss of a group is (`group_loss`)."""
 
     pairing: Pairing | None = None
+    model: Any
 
     def __init__(self, candidates: int) -> None:
         """`candidates` of each record are sampled a step."""
         super().__init__()
         self.sampled = candidates
+
+    @classmethod
+    def start(cls, new: NewRanker, pairing: Pairing) -> Self:
+        """Makes a ranker that is ready to be trained.
+
+        Raises:
+            UsageError: a setting that the kind does not have.
+            NoInputError: there is no such model.
+        """
+        if new.mode != "pairs" or new.candidate_bias is not None:
+            raise UsageError("--mode and --candidate-bias are for --kind pairranker")
+        trainee = cls.of(new, pairing)
+        if new.checkpointing:
+            trainee.model.gradient_checkpointing_enable()
+        return trainee
+
+    @classmethod
+    @abstractmethod
+    def of(cls, new: NewRanker, pairing: Pairing) -> Self:
+        """Takes from the settings what concerns this kind."""
 
     @abstractmethod
     def rows(self, example: Example) -> Any:

@@ -3,20 +3,21 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import torch
 from torch import Tensor
 
 from blendkit.errors import UsageError
+from blendkit.models.encoder_reader import longest_input, padded
 from blendkit.models.loading import to_device
 from blendkit.models.pretrained import pretrained
-from blendkit.models.reading import longest_input, padded
 from blendkit.models.text_tokenizer import TextTokenizer
 from blendkit.scorers.base import Item
 from blendkit.scorers.regression import Input
 from blendkit.scorers.reward import reward_inputs
 from blendkit.training.examples import Example, Pair, Pairing
+from blendkit.training.kinds import NewRanker
 from blendkit.training.losses import PAIR_LOSSES
 from blendkit.training.pointwise import Pointwise
 
@@ -39,13 +40,18 @@ class RewardTrainee(Pointwise):
             raise UsageError(f"--loss {loss}: expected one of {', '.join(PAIR_LOSSES)}")
         what = "model that a reward model could start from"
         self.tokenizer: Any = pretrained(AutoTokenizer, backbone, what)
-        self.model: Any = pretrained(AutoModelForSequenceClassification, backbone, what, num_labels=1, dtype=torch.float32)
+        self.model = pretrained(AutoModelForSequenceClassification, backbone, what, num_labels=1, dtype=torch.float32)
         if self.tokenizer.pad_token_id is None:
             self.tokenizer.pad_token = self.tokenizer.eos_token
         self.model.config.pad_token_id = self.tokenizer.pad_token_id
         self.pairing, self.loss = pairing, PAIR_LOSSES[loss]
         self.texts = TextTokenizer(self.tokenizer)
         self.longest = longest_input(self.model, self.tokenizer)
+
+    @classmethod
+    def of(cls, new: NewRanker, pairing: Pairing) -> Self:
+        """Takes the backbone or the checkpoint, the loss and the candidates a step."""
+        return cls(str(new.backbone or new.init), pairing, tasks=new.tasks, loss=new.loss, candidates=new.candidates)
 
     def rows(self, example: Example) -> list[Input]:
         """Gives the candidates as the scorer `reward` reads them."""

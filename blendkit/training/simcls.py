@@ -4,18 +4,19 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import torch
 from torch import Tensor
 from torch.nn import functional
 
 from blendkit.models.encoder import load_encoder, without_attention_dropout
+from blendkit.models.encoder_reader import longest_input, padded
 from blendkit.models.loading import to_device
-from blendkit.models.reading import longest_input, padded
 from blendkit.models.text_tokenizer import TextTokenizer
 from blendkit.scorers.simcls import grow_markers, simcls_ids
-from blendkit.training.examples import Example, Pair
+from blendkit.training.examples import Example, Pair, Pairing
+from blendkit.training.kinds import NewRanker
 from blendkit.training.losses import simcls
 from blendkit.training.pointwise import Pointwise
 
@@ -31,13 +32,20 @@ class SimCLSTrainee(Pointwise):
 
     def __init__(self, backbone: str, *, tasks: int = 1, candidates: int = 12, source_maxlength: int = 128, candidate_maxlength: int = 128) -> None:
         super().__init__(candidates)
-        self.model: Any
         self.model, self.tokenizer = load_encoder(backbone)
         without_attention_dropout(self.model)
         grow_markers(self.tokenizer, self.model)
         self.texts = TextTokenizer(self.tokenizer)
         fits = longest_input(self.model, self.tokenizer)
         self.lengths = min(source_maxlength, fits), min(candidate_maxlength, fits)
+
+    @classmethod
+    def of(cls, new: NewRanker, pairing: Pairing) -> Self:
+        """Takes the backbone, the number of labels, the candidates a step and the lengths."""
+        return cls(
+            new.backbone_of("simcls"), tasks=new.tasks, candidates=new.candidates,
+            source_maxlength=new.source_maxlength or 128, candidate_maxlength=new.candidate_maxlength or 128,
+        )  # fmt: skip
 
     def rows(self, example: Example) -> Rows:
         """Gives the ids of x, of the candidates, and of the reference where there is one; and whether there is one."""

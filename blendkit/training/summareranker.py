@@ -3,19 +3,20 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import Self
 
 import torch
 from torch import Tensor
 
 from blendkit.models.encoder import load_encoder, without_attention_dropout
+from blendkit.models.encoder_reader import longest_input, padded
 from blendkit.models.loading import to_device
-from blendkit.models.reading import longest_input, padded
-from blendkit.models.summareranker import SummaRerankerHead, save_summareranker
+from blendkit.models.mixture_of_experts import SummaRerankerHead, save_summareranker
 from blendkit.models.text_tokenizer import TextTokenizer
 from blendkit.scorers.simcls import grow_markers
 from blendkit.scorers.summareranker import summareranker_ids
-from blendkit.training.examples import Example, Pair
+from blendkit.training.examples import Example, Pair, Pairing
+from blendkit.training.kinds import NewRanker
 from blendkit.training.losses import best_or_not
 from blendkit.training.pointwise import Pointwise
 
@@ -29,7 +30,6 @@ class SummaRerankerTrainee(Pointwise):
 
     def __init__(self, backbone: str, *, tasks: int = 1, candidates: int = 12, source_maxlength: int = 128, candidate_maxlength: int = 128) -> None:
         super().__init__(candidates)
-        self.model: Any
         self.model, self.tokenizer = load_encoder(backbone)
         without_attention_dropout(self.model)
         grow_markers(self.tokenizer, self.model)
@@ -40,6 +40,14 @@ class SummaRerankerTrainee(Pointwise):
         # Both texts and four special tokens must fit.
         fits = longest_input(self.model, self.tokenizer)
         self.lengths = min(source_maxlength, fits // 3), min(candidate_maxlength, fits - min(source_maxlength, fits // 3) - 6)
+
+    @classmethod
+    def of(cls, new: NewRanker, pairing: Pairing) -> Self:
+        """Takes the backbone, the number of labels, the candidates a step and the lengths."""
+        return cls(
+            new.backbone_of("summareranker"), tasks=new.tasks, candidates=new.candidates,
+            source_maxlength=new.source_maxlength or 128, candidate_maxlength=new.candidate_maxlength or 128,
+        )  # fmt: skip
 
     def rows(self, example: Example) -> list[tuple[int, ...]]:
         """Gives the candidates as the scorer `summareranker` reads them."""

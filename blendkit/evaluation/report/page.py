@@ -20,7 +20,7 @@ from blendkit.evaluation.report.browser import Browser
 from blendkit.evaluation.report.plots import as_svg
 from blendkit.evaluation.tables import FIGURES, KINDS, TABLES, note_under
 from blendkit.evaluation.terminal import Best, best_figures, column_title, figure_text, is_best
-from blendkit.showing import shown
+from blendkit.terminal_text import shown
 from blendkit.version import VERSION
 
 Rows = list[dict[str, Any]]

@@ -58,7 +58,7 @@ class Bart:
         memory = torch.cat([states for states, _ in work])
         sources = _spans([states for states, _ in work])
         spans = _spans(targets)
-        # All targets of a source read it together.
+        # All targets of one source attend to it together.
         readers, first = [], 0
         for _, group in work:
             last = first + len(group)

@@ -41,7 +41,7 @@ class Layer(ABC):
         weight = weight.detach().float().cpu() * factor
         bias = torch.zeros(3 * size) if bias is None else bias.detach().float().cpu() * factor[:, 0]
         if last:
-            # The last layer's values are read by three positions only: their products wait until the weights are known.
+            # Only three positions read the last layer's values, so the values are computed after attention's weights, for these positions.
             self.query = Linear(weight[:size], bias[:size], *where)
             self.key = Linear(weight[size : 2 * size], bias[size : 2 * size], *where)
             self.value = weight[2 * size :].view(heads, self.head_dim, -1).to(*where)

@@ -63,7 +63,7 @@ class Packed:
 
     @cached_property
     def kept(self) -> dict[Any, Any]:
-        """What one layer worked out for this batch and the next ones use again."""
+        """Values that one layer computes for this batch and later layers use again."""
         return {}
 
     def rounded(self, multiple: int) -> Packed:

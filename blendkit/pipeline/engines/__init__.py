@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from importlib import import_module
 
 from blendkit.pipeline.engines.options import ENGINES, EngineOptions
 from blendkit.pipeline.stage import Stage
@@ -20,5 +19,4 @@ def distributed(make: Callable[[], Stage], options: EngineOptions) -> Stage:
         return make()
     from blendkit.pipeline.engines.pool import Distributed
 
-    pool = getattr(import_module(f"blendkit.pipeline.engines.{options.engine}"), ENGINES[options.engine])
-    return Distributed(pool(make, options))
+    return Distributed(ENGINES[options.engine].load()(make, options))

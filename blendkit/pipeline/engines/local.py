@@ -16,7 +16,7 @@ from blendkit.pipeline.engines.options import EngineOptions
 from blendkit.pipeline.engines.pool import Pool, Worker, WorkerDied
 from blendkit.pipeline.engines.worker import Answer, Asking, Served, pickled
 from blendkit.pipeline.stage import Stage
-from blendkit.streams.standard import make_safe
+from blendkit.streams.standard_streams import make_safe
 
 
 class ProcessPool(Pool):
@@ -48,7 +48,8 @@ class ProcessPool(Pool):
             process.kill()
             process.wait()
 
-        with suppress(OSError):  # who asks next is told
+        # Where the process has ended already, the first question to it raises WorkerDied.
+        with suppress(OSError):
             connection.send_bytes(self._pickled)
         return Asking(ask, end)
 
@@ -59,11 +60,12 @@ def _ending(process: subprocess.Popen[bytes]) -> str:
 
 
 def serve(connection: Connection, place: int) -> None:
-    """Answers questions until nobody is there to ask."""
-    # Ctrl-C reaches the whole terminal group; the process that we work for decides what it means.
+    """Answers the questions of the pool until the connection ends."""
+    # Ctrl-C reaches all processes of the terminal; the one that started this worker decides what to do.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     make_safe()
-    sys.stdout = sys.stderr  # which it is
+    # Descriptor 1 is the standard error of the process that started this one.
+    sys.stdout = sys.stderr
     try:
         served = Served(connection.recv_bytes())
         import torch

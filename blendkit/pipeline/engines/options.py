@@ -1,13 +1,20 @@
-"""The flags of engines, and the table of them."""
+"""The table of engines, and the flags that choose one and its workers."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 
 from blendkit.errors import UsageError
+from blendkit.registry import Registry, Row
 
-# A new engine is one file with a Pool, and one line here.
-ENGINES = {"local": "ProcessPool", "ray": "RayPool"}
+# A new engine is one file with a Pool, and one row here.
+ENGINES = Registry(
+    "blendkit.engines",
+    {
+        "local": Row("blendkit.pipeline.engines.local:ProcessPool", "this machine"),
+        "ray": Row("blendkit.pipeline.engines.ray:RayPool", "actors of a Ray cluster"),
+    },
+)
 
 
 @dataclass(frozen=True)
@@ -23,7 +30,7 @@ class EngineOptions:
     def check(self) -> None:
         """Raises UsageError for flags that do not go together."""
         if self.engine not in ENGINES:
-            raise UsageError(f"--engine {self.engine}: expected {' or '.join(ENGINES)}")
+            raise ENGINES.unknown(self.engine, "--engine")
         if self.engine != "ray":
             for flag, value in (("--gpus-per-worker", self.gpus_per_worker), ("--ray-address", self.ray_address)):
                 if value is not None:

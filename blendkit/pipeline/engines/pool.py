@@ -22,7 +22,8 @@ from blendkit.records import Record
 from blendkit.streams.counts import Counts
 from blendkit.streams.lines import BadLine, Line
 
-TRIES = 3  # workers that a window may take with it before the run ends
+# When a window has ended this many workers, it ends the run.
+TRIES = 3
 
 Slim = tuple[int, Record | RecordError]
 
@@ -52,7 +53,7 @@ class WorkerDied(Exception):
 
 
 class Worker(Protocol):
-    """One replica of the stage, somewhere else. Every call raises WorkerDied when it is gone."""
+    """A replica of the stage outside this process. Every call raises WorkerDied when the replica is gone."""
 
     def about(self) -> About: ...
 
@@ -71,7 +72,7 @@ class Replica:
         self.plan: Plan | None = None
 
     def about(self) -> About:
-        """Of this replica's stage."""
+        """What the pool must know of this replica's stage."""
         return About(self.stage.name, self.stage.window, self.stage.batch_tokens, self.stage.passes_records)
 
     def work(self, window: list[Slim], batch_tokens: int) -> Outcome:
@@ -117,10 +118,10 @@ class Pool(ABC):
         """A new worker; returns at once."""
 
     def work(self, window: list[Slim], batch_tokens: int) -> Outcome:
-        """The window's outcome, by the next worker that is idle; by another one where that dies.
+        """The window's outcome from the next idle worker; when that worker dies, another one tries.
 
         Raises:
-            WorkerLost: it took several workers with it.
+            WorkerLost: several workers ended over this window.
         """
         reason = ""
         for _ in range(TRIES):
@@ -141,7 +142,7 @@ class Pool(ABC):
         )
 
     def describe(self) -> dict[int, tuple[dict[str, Any], list[str]]]:
-        """What each worker says of itself, and its warnings; one that still works is not waited for."""
+        """Each idle worker's account of itself, and its warnings; busy workers are not waited for."""
         found = {}
         while not self._idle.empty():
             with suppress(queue.Empty, WorkerDied):
@@ -162,7 +163,7 @@ class Distributed(Stage):
 
     def __init__(self, pool: Pool) -> None:
         self.pool = pool
-        # Instance attributes: what the workers' stage is, this one looks like.
+        # To the runner this stage looks like the workers' stage.
         self.name = pool.about.name  # type: ignore[misc]
         self.window, self.passes_records = pool.about.window, pool.about.passes_records
         self.batch_tokens = pool.about.batch_tokens
@@ -171,7 +172,7 @@ class Distributed(Stage):
         self._said: dict[int, tuple[dict[str, Any], list[str]]] = {}
 
     def elsewhere(self, window: Window, plan: Plan) -> tuple[list[Line], BaseException | None]:
-        """By a worker; bad records are told here."""
+        """Sends the window to a worker, and reports its bad records from here."""
         slim: list[Slim] = [(line.number, line.error if isinstance(line, BadLine) else line.record) for line in window]
         outcome = self.pool.work(slim, plan.batch_tokens)
         by_number = {line.number: line for line in window}
@@ -201,12 +202,12 @@ class Distributed(Stage):
             self.pool.close()
 
     def describe(self) -> dict[str, Any]:
-        """A worker's account, the engine, and of several workers the account of each: what they counted is of their own records."""
+        """The first worker's account and the engine; with several workers also the account of each, which counts its own records only."""
         accounts = [said for said, _ in self._said.values()]
         engine = {"engine": self.pool.options.engine, "workers": self.pool.options.workers}
         return {**(accounts[0] if accounts else {}), **engine, **({"by_worker": accounts} if len(accounts) > 1 else {})}
 
     def warnings(self) -> list[str]:
-        """Of all workers; each speaks of its own records."""
+        """The warnings of all workers, each about its own records."""
         total = self.pool.options.workers
         return [f"worker {place + 1} of {total}: {line}" if total > 1 else line for place, (_, lines) in self._said.items() for line in lines]

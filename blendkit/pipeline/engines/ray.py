@@ -23,10 +23,10 @@ from blendkit.pipeline.stage import Stage
 
 
 class RayPool(Pool):
-    """Actors that live as long as the pool; one that dies is replaced, on another node where that one is gone.
+    """Actors that live as long as the pool. One that dies is replaced, on another node if its own is gone.
 
     Raises:
-        UsageError: Ray is not installed, or the cluster has no room for the workers, which would wait for ever.
+        UsageError: Ray is not installed, or the cluster has no room for all workers, so that some would wait for ever.
         EndpointError: no cluster at --ray-address.
     """
 
@@ -103,7 +103,7 @@ def places(cpus: list[float], gpus: list[float], cpu_share: float, gpu_share: fl
 
 def _connect(ray: Any, options: EngineOptions) -> None:
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
-    os.environ.setdefault("RAY_worker_niceness", "0")  # Ray's own is 15: behind everything else on the machine
+    os.environ.setdefault("RAY_worker_niceness", "0")  # Ray's default, 15, lets everything else on the machine run first
     settings: dict[str, Any] = {"address": options.ray_address}
     if options.ray_address is None:
         # A local cluster has the CPUs that were asked for, so that every worker finds its place.
@@ -115,7 +115,7 @@ def _connect(ray: Any, options: EngineOptions) -> None:
     except (ConnectionError, RuntimeError, ValueError) as error:
         raise EndpointError(f"--ray-address {options.ray_address}: no Ray cluster: {error}") from error
     finally:
-        # Ray takes SIGTERM for itself; what is done would not be flushed.
+        # Ray's handler of SIGTERM would end the process before finished records are written.
         if threading.current_thread() is threading.main_thread():
             for number, handler in kept.items():
                 signal.signal(number, handler)

@@ -13,7 +13,7 @@ Answer = tuple[bool, Any]
 
 
 class Served:
-    """Makes its stage with the first question, and answers all of them; an error is an answer, too."""
+    """Makes its stage at the first question, and answers every question with a result or an exception."""
 
     def __init__(self, pickled: bytes) -> None:
         """`pickled` is the function that makes the stage, by cloudpickle."""
@@ -29,7 +29,7 @@ class Served:
         except BlendkitError as error:
             return False, error
         except Exception as error:
-            # Exceptions of libraries need not survive the way; their words do.
+            # An exception of a library may not survive pickling, so only its words are sent.
             fault = RuntimeError(f"{type(error).__name__}: {error}")
             fault.add_note(traceback.format_exc())
             return False, fault

@@ -15,7 +15,7 @@ from blendkit.models.loading import to_device
 Ids = Sequence[int]
 
 
-class Reader:
+class EncoderReader:
     """An encoder of transformers, read packed (`models.fast.encoder`), or padded where its kind has no packed form.
 
     `places_only`: only `at` will be called, so that the last layer need not be computed for all tokens.
@@ -64,6 +64,6 @@ def padded(rows: Sequence[Ids], pad: int) -> dict[str, Tensor]:
 def longest_input(model: Any, tokenizer: Any) -> int:
     """Tokens that fit: the least of what the tokenizer and the position embeddings allow."""
     positions = int(getattr(model.config, "max_position_embeddings", 512))
-    # RoBERTa's first positions are those of padding.
-    reserved = 2 if model.config.model_type in ("roberta", "xlm-roberta") else 0
+    # RoBERTa's first positions are those of padding, and those of the models that are made like it.
+    reserved = 2 if model.config.model_type in ("roberta", "xlm-roberta", "camembert", "data2vec-text", "xlm-roberta-xl", "xmod") else 0
     return min(int(tokenizer.model_max_length), positions - reserved)

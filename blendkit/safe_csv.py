@@ -1,4 +1,4 @@
-"""CSV that a spreadsheet only shows: no cell of text is taken for a formula."""
+"""CSV for spreadsheets: no cell of text is taken for a formula."""
 
 from __future__ import annotations
 
@@ -8,13 +8,13 @@ import re
 from collections.abc import Iterable
 from typing import Any
 
-# What a spreadsheet computes, in the widths that East Asian versions know, too; a number is only a number.
+# A cell that begins so is a formula, also in the full-width forms that East Asian versions know. A plain number is none.
 _FORMULA = re.compile(r"[=+\-@\t\r\n＝＋－＠]")
 _NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?")
 
 
 def defused(cell: Any) -> Any:
-    """The cell; a text that begins as a formula does has a `'` before it, which stays there when the file is read back."""
+    """The cell; a text that begins like a formula gets a `'` before it, which stays there when the file is read back."""
     if isinstance(cell, str) and _FORMULA.match(cell) and not _NUMBER.fullmatch(cell):
         return f"'{cell}"
     return cell
@@ -23,7 +23,7 @@ def defused(cell: Any) -> Any:
 def csv_text(rows: Iterable[Iterable[Any]]) -> tuple[str, int]:
     """The rows as CSV, and how many cells were marked as text."""
     lines, marked = [], 0
-    # It quotes what is in its line end, and a lone \r ends a line for others.
+    # csv quotes a cell that holds a character of the line end. With \r\n it quotes a lone \r, at which other programs end the line.
     writer = csv.writer(file := io.StringIO(newline=""), lineterminator="\r\n")
     for row in rows:
         cells = list(row)

@@ -1,6 +1,6 @@
-"""What others wrote, read safely: JSON and TOML of any depth, with any number, type or byte in it, are a value or a typed fault.
+"""Reads JSON and TOML that others wrote: whatever its depth, numbers, types or bytes, it becomes a value or a RecordError.
 
-The one place for texts that are not ours; every reader adds where the text came from.
+This is the one place for such texts; each caller adds where the text came from.
 """
 
 from __future__ import annotations
@@ -16,16 +16,16 @@ import orjson
 from blendkit.errors import DataError, NoInputError, RecordError
 
 T = TypeVar("T")
-# Bytes of a file that is read whole.
+# A larger file is not read whole.
 MAX_FILE_BYTES = 64 << 20
 
 
 def read_file(path: str | Path, name: str, max_bytes: int = MAX_FILE_BYTES) -> bytes:
-    """A whole file, and of one without an end (a device, a pipe) no more than `max_bytes`. `name` stands before what is wrong.
+    """The bytes of a file. No more than `max_bytes` are read, as a device or a pipe may have no end. Errors begin with `name`.
 
     Raises:
-        NoInputError: it is not there, or cannot be read.
-        DataError: it is longer than that.
+        NoInputError: the file does not exist or cannot be read.
+        DataError: the file is longer than `max_bytes`.
     """
     try:
         with Path(path).open("rb") as file:
@@ -41,7 +41,7 @@ def utf8(data: bytes) -> str:
     """Bytes as text.
 
     Raises:
-        RecordError: not UTF-8; with the place of the first bad byte.
+        RecordError: the bytes are not UTF-8; with the place of the first bad byte.
     """
     try:
         return data.decode()
@@ -62,7 +62,7 @@ def json_value(text: bytes | str) -> Any:
     except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
         pass
     try:
-        # It says more exactly what is wrong.
+        # orjson's errors say more exactly what is wrong.
         return orjson.loads(data)
     except orjson.JSONDecodeError as error:
         raise RecordError("", _not_json(data, error)) from error
@@ -83,10 +83,10 @@ def toml_value(text: str) -> dict[str, Any]:
 
 
 def typed(value: object, kind: type[T]) -> T:
-    """The value, known to be of the type; types with bounds hold numbers to them.
+    """The value, checked against the type and its bounds.
 
     Raises:
-        RecordError: with the path of the first field that is wrong.
+        RecordError: a field is wrong; with the path of the first field that is wrong.
     """
     try:
         return msgspec.convert(value, kind)

@@ -34,7 +34,7 @@ class MixtureOfExperts(nn.Module):
         self.k = tasks
         self.experts = nn.ModuleList([Expert(size) for _ in range(2 * tasks)])
         self.w_gate = nn.ParameterList([nn.Parameter(torch.zeros(size, 2 * tasks)) for _ in range(tasks)])
-        # The names are the checkpoints'.
+        # Public checkpoints use these names.
         self.w_noise = nn.ParameterList([nn.Parameter(torch.zeros(size, 2 * tasks)) for _ in range(tasks)])
 
     def forward(self, x: Tensor) -> list[Tensor]:

@@ -12,11 +12,11 @@ from blendkit.errors import OutputError
 
 
 class ReaderGone(Exception):
-    """Whoever read our output has had enough (`| head -1`)."""
+    """The reader of our output has closed the pipe, as `| head -1` does."""
 
 
 class _Told(io.FileIO):
-    """Standard error: messages that nobody can take change nothing."""
+    """Standard error. A message that cannot be written is dropped, and the command goes on."""
 
     def write(self, data: Any) -> int:
         try:
@@ -26,7 +26,7 @@ class _Told(io.FileIO):
 
 
 class _Written(io.FileIO):
-    """Standard output: what cannot be written ends the command."""
+    """Standard output. A write that fails ends the command."""
 
     def write(self, data: Any) -> int:
         try:
@@ -45,12 +45,12 @@ def fault_of_stdout(error: OSError) -> Exception:
 
 
 def need_stdout() -> int:
-    """Its number. Raises OutputError when it is closed, before anything is computed that nobody would get."""
+    """The descriptor of standard output. Raises OutputError when it is closed, before anything is computed in vain."""
     if sys.stdout is None:
         raise fault_of_stdout(OSError(errno.EBADF, ""))
     number = sys.stdout.fileno()
     try:
-        # Nothing is written; a number that is only open for reading says so.
+        # To write nothing fails, too, where the descriptor is open for reading only.
         os.write(number, b"")
     except OSError as error:
         raise fault_of_stdout(error) from error
@@ -58,11 +58,11 @@ def need_stdout() -> int:
 
 
 def make_safe() -> None:
-    """To be called first: of closed streams no file takes the number, and a closed or full one is told as what it is.
+    """Replaces `sys.stdout` and `sys.stderr` so that a closed or full one gives a clear error; to be called first.
 
-    A closed standard input stays None in `sys`.
+    No file that is opened later gets the descriptor of a closed stream. A closed standard input stays None in `sys`.
     """
-    # The lowest free number is what a file gets. To write into this one fails, as it must for standard output.
+    # A file gets the lowest free descriptor. These are open for reading only, so that writing to a closed standard output fails as it must.
     while (number := os.open(os.devnull, os.O_RDONLY)) <= 2:
         if number == 2:
             os.dup2(devnull := os.open(os.devnull, os.O_WRONLY), number)
@@ -74,6 +74,6 @@ def make_safe() -> None:
 
 
 def _text(raw: io.FileIO, like: TextIO | None, errors: str) -> TextIO:
-    """As Python makes them: standard error and a terminal get each line at once."""
+    """A text stream as Python makes it: standard error and a terminal get each line at once."""
     by_line = raw.fileno() == 2 or raw.isatty()
     return io.TextIOWrapper(io.BufferedWriter(raw), like.encoding if like else "utf-8", like.errors if like else errors, line_buffering=by_line)

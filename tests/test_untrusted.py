@@ -23,10 +23,11 @@ from blendkit.cli import CALLED_WRONGLY, app
 from blendkit.errors import BlendkitError, RecordError
 from blendkit.judges.prompting import load_prompt
 from blendkit.records import parse, verdicts_of
-from blendkit.sources.forms import FORMS, read_form
+from blendkit.sources import FORMS, TASKS
+from blendkit.sources.forms import read_form
 from blendkit.sources.mixinstruct import SOURCES, read_source
 from blendkit.sources.reading import rows
-from blendkit.sources.tasks import TASKS, read_task
+from blendkit.sources.tasks import read_task
 
 
 def budget(quick: int, slow: int) -> Callable:

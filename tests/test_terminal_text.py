@@ -15,8 +15,8 @@ import pytest
 from conftest import lines, parsed
 
 from blendkit.evaluation.formats import markdown_text
-from blendkit.sheets import csv_text, defused
-from blendkit.showing import LONGEST, one_line, shown, standing
+from blendkit.safe_csv import csv_text, defused
+from blendkit.terminal_text import LONGEST, one_line, shown, standing
 
 # What no byte of a terminal's stream may be: controls but the line's end, C1, separators, and what turns the direction of writing.
 OBEYED = re.compile("[\x00-\x09\x0b-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069]")

@@ -1,16 +1,15 @@
-"""Words on a terminal: whatever a name, a text or a server's message holds, a screen shows it and obeys none of it."""
+"""Text for a terminal. Control characters in a name, an answer or a server's message are shown, and the terminal does not obey them."""
 
 from __future__ import annotations
 
 import re
 import sys
 
-# Control characters (C0 with ESC, DEL, C1), line and paragraph separators, everything that turns the direction of writing, halves of a surrogate pair.
+# Control characters (C0 with ESC, DEL, C1), line and paragraph separators, marks that change the direction of writing, halves of a surrogate pair.
 _OBEYED = re.compile("[\x00-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\ud800-\udfff]")
 _COMMAND = re.compile(r"^\s*::")
 
-
-# Characters of a message that is shown whole.
+# A longer message, in characters, is cut in its middle.
 LONGEST = 4000
 
 
@@ -20,7 +19,7 @@ def shown(text: object) -> str:
 
 
 def one_line(text: object) -> str:
-    """A text of any number of lines as one; of one that is very long its beginning and its end."""
+    """A text as one line; a very long one is cut in its middle."""
     line = " ".join(str(text).split())
     if len(line) > LONGEST:
         line = f"{line[: LONGEST // 2]} […] {line[-LONGEST // 2 :]}"
@@ -28,7 +27,7 @@ def one_line(text: object) -> str:
 
 
 def standing(text: str) -> str:
-    """Lines that stand alone, each `shown`; none is a command to the system that runs the job and reads its log (`::error::`)."""
+    """Each line `shown`; a line that a CI system would read as a command in its log (`::error::`) is escaped."""
     return "\n".join(_COMMAND.sub(r"\\x3a:", shown(line)) for line in text.split("\n"))
 
 

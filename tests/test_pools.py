@@ -1,0 +1,165 @@
+"""Pools of workers without processes or a cluster: how workers find places, and that a place is never lost."""
+
+from __future__ import annotations
+
+import sys
+import threading
+import types
+
+import pytest
+
+from blendkit.errors import UsageError, WorkerLost
+from blendkit.pipeline.engines.options import EngineOptions
+from blendkit.pipeline.engines.pool import About, Outcome, Pool, WorkerDied
+from blendkit.pipeline.engines.ray import RayPool, gpu_share, places
+from blendkit.pipeline.stage import Stage
+from blendkit.streams.counts import Counts
+
+
+class Quiet(Stage):
+    name = "quiet"
+
+    def finish(self, record, results):
+        record["done"] = True
+
+
+@pytest.mark.parametrize(
+    ("workers", "gpus", "share"),
+    [(3, 2, 1 / 2), (2, 2, 1.0), (1, 4, 1.0), (5, 2, 1 / 3), (4, 1, 1 / 4), (3, 0, 0.0), (7, 3, 1 / 3), (2, 0.5, 0.0)],
+)
+def test_every_worker_finds_a_gpu(workers, gpus, share):
+    assert gpu_share(workers, gpus) == pytest.approx(share)
+    assert places([64.0], [float(gpus)], 1.0, share) >= workers
+
+
+def test_places_are_counted_by_node_and_by_gpu():
+    assert places([64.0], [2.0], 1.0, 2 / 3) == 2  # an equal share of all: each GPU has room for one of them
+    assert places([4.0, 4.0], [1.0, 1.0], 1.0, 2.0) == 0  # no node has two GPUs
+    assert places([4.0, 4.0], [4.0, 2.0], 1.0, 2.0) == 3
+    assert places([2.0, 8.0], [4.0, 4.0], 2.0, 0.5) == 1 + 4
+    assert places([4.0, 4.0], [0.0, 0.0], 1.5, 0.0) == 4
+    assert places([4.0], [0.0], 0.0, 0.0) == sys.maxsize
+
+
+def cluster(monkeypatch, *nodes):
+    """A module `ray` whose cluster has these nodes; its actors hold their place and say nothing wrong."""
+    fake = types.ModuleType("ray")
+    fake.calls = []
+    fake.exceptions = types.SimpleNamespace(RayActorError=RuntimeError)
+    fake.is_initialized = lambda: False
+    fake.init = lambda **settings: fake.calls.append(("init", settings["address"]))
+    fake.shutdown = lambda: fake.calls.append(("shutdown",))
+    fake.nodes = lambda: [{"Alive": alive, "Resources": resources} for alive, resources in nodes]
+    fake.get = lambda answer: answer
+    fake.kill = lambda actor: fake.calls.append(("kill",))
+
+    def remote(**options):
+        fake.calls.append(("remote", options["num_gpus"]))
+
+        def decorate(kind):
+            def make(data):
+                served = kind(data)
+                return types.SimpleNamespace(answer=types.SimpleNamespace(remote=served.answer))
+
+            return types.SimpleNamespace(remote=make)
+
+        return decorate
+
+    fake.remote = remote
+    monkeypatch.setitem(sys.modules, "ray", fake)
+    return fake
+
+
+def test_three_ray_workers_share_two_gpus(monkeypatch):
+    ray = cluster(monkeypatch, (True, {"CPU": 8.0, "GPU": 2.0}))
+    pool = RayPool(Quiet, EngineOptions("ray", workers=3))
+    assert ("remote", 0.5) in ray.calls and len(pool.workers) == 3
+    assert pool.work([(1, {"id": "a"})], 100).done == [(1, {"id": "a", "done": True})]
+    pool.close()
+    assert ray.calls.count(("kill",)) == 3 and ray.calls[-1] == ("shutdown",)
+
+
+@pytest.mark.parametrize(
+    ("address", "where", "settings"),
+    [(None, "this machine", ("init", "local")), ("10.0.0.1:6379", "the cluster at 10.0.0.1:6379", ("init", "10.0.0.1:6379"))],
+)
+def test_workers_that_would_wait_for_ever_are_refused(monkeypatch, address, where, settings):
+    """A node that is gone has no room, and a worker of two GPUs finds none on two nodes of one."""
+    ray = cluster(monkeypatch, (True, {"CPU": 8.0, "GPU": 1.0}), (True, {"CPU": 8.0, "GPU": 1.0}), (False, {"CPU": 64.0, "GPU": 8.0}))
+    with pytest.raises(UsageError, match=rf"--workers 2: {where} has room for 0 workers of 1 CPUs and 2 GPUs"):
+        RayPool(Quiet, EngineOptions("ray", workers=2, gpus_per_worker=2, ray_address=address))
+    assert ray.calls == [settings, ("shutdown",)]
+
+
+class StandIn:
+    """A worker that does what the next answer says: an exception is raised, an outcome is given."""
+
+    def __init__(self, answers):
+        self.answers = answers
+
+    def about(self):
+        return About("quiet", 1, 1, True)
+
+    def work(self, window, batch_tokens):
+        answer = next(self.answers)
+        if isinstance(answer, BaseException):
+            raise answer
+        return answer
+
+    def end(self):
+        pass
+
+
+class OneWorker(Pool):
+    def __init__(self, *answers):
+        self.answers, self.started = iter(answers), 0
+        super().__init__(Quiet, EngineOptions())
+
+    def start(self, place):
+        self.started += 1
+        return StandIn(self.answers)
+
+
+def soon(call):
+    """What the call gives or raises, from a thread of its own: a call that waits for ever fails the test and does not hold it up."""
+    found = []
+
+    def run():
+        try:
+            found.append(call())
+        except BaseException as error:
+            found.append(error)
+
+    thread = threading.Thread(target=run, daemon=True)
+    thread.start()
+    thread.join(60)
+    assert found, "it waits for ever"
+    return found[0]
+
+
+WINDOW = [(1, {"id": "a"})]
+DONE = Outcome(WINDOW, [], None, Counts())
+
+
+@pytest.mark.parametrize("fault", [RuntimeError("a fault of ours"), KeyboardInterrupt()])
+def test_a_fault_gives_the_worker_back(fault):
+    pool = OneWorker(fault, DONE, DONE)
+    assert soon(lambda: pool.work(WINDOW, 1)) is fault
+    assert soon(lambda: pool.work(WINDOW, 1)) is DONE and soon(lambda: pool.work(WINDOW, 1)) is DONE
+    assert pool.started == 1
+
+
+def test_a_dead_workers_place_is_taken_by_another():
+    pool = OneWorker(WorkerDied("by signal 9"), DONE)
+    assert soon(lambda: pool.work(WINDOW, 1)) is DONE and pool.started == 2
+    pool = OneWorker(*[WorkerDied("by signal 9")] * 3, DONE)
+    lost = soon(lambda: pool.work(WINDOW, 1))
+    assert isinstance(lost, WorkerLost) and "by signal 9" in str(lost)
+    assert soon(lambda: pool.work(WINDOW, 1)) is DONE
+
+
+def test_a_worker_that_cannot_be_started_anew_leaves_no_window_waiting():
+    pool = OneWorker(WorkerDied("by signal 9"), DONE)
+    pool.start = lambda place: (_ for _ in ()).throw(OSError("no more processes"))
+    assert isinstance(soon(lambda: pool.work(WINDOW, 1)), OSError)
+    assert soon(lambda: pool.work(WINDOW, 1)) is DONE
