@@ -84,12 +84,12 @@ def test_whoever_reads_a_damaged_stream_says_so(blendkit, compressed, command):
 
 
 def test_training_data_that_are_cut_off_are_65(compressed):
-    from blendkit.commands.train import _read
     from blendkit.errors import DataError
+    from blendkit.training.files import RecordFiles
 
     compressed.write_bytes(compressed.read_bytes()[:-30])
     with pytest.raises(DataError, match=r"in\.jsonl\.(gz|zst):\d+: cut off"):
-        _read([str(compressed)], lambda records: records)
+        list(RecordFiles([str(compressed)]))
 
 
 @pytest.mark.parametrize("suffix", [".gz", ".zst"])

@@ -445,8 +445,8 @@ BAD_FILES = {
     "deep.jsonl": ('{"a":' * 5000, "deep.jsonl:1: not JSON"),
     "digits.jsonl": ("1" * 5000, "digits.jsonl:1: not JSON"),
     "number.jsonl": ("1\n", "number.jsonl:1: expected an object, got int"),
-    "cut.csv.gz": (b"\x1f\x8b\x08\x00\x00\x00", "cut.csv.gz: a damaged .gz"),
-    "flipped.csv.gz": (b"\x1f\x8b\x08\x00\x00\x00\x00\x00\x00\x03\xff\xff\xff\xff\xff", "flipped.csv.gz: a damaged .gz"),
+    "cut.csv.gz": (b"\x1f\x8b\x08\x00\x00\x00", "cut.csv.gz: cut off"),
+    "flipped.csv.gz": (b"\x1f\x8b\x08\x00\x00\x00\x00\x00\x00\x03\xff\xff\xff\xff\xff", "flipped.csv.gz: not compressed data"),
     "no.parquet": ("PAR1 nothing", "no.parquet: "),
 }
 
