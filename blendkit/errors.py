@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 
@@ -15,6 +16,18 @@ class UsageError(BlendkitError):
     """The command was called wrongly (2)."""
 
     exit_code = 2
+
+
+def expect_at_least(least: Mapping[str, float], values: Mapping[str, Any]) -> None:
+    """Each value, None aside, must be a number of at least its bound.
+
+    Raises:
+        UsageError: one is smaller, or no number.
+    """
+    for name, bound in least.items():
+        value = values[name]
+        if value is not None and not value >= bound:
+            raise UsageError(f"{name}: expected at least {bound:g}, got {value}")
 
 
 class CheckFailed(BlendkitError):
