@@ -65,7 +65,9 @@ class Generating(Stage):
         }  # fmt: skip
         sampling = _asked(sampling or Sampling(), asked)
         # What differs from the defaults was asked for, too.
-        given = {name for name, value in asked.items() if value is not None} | {name for name, value in vars(sampling).items() if value != vars(Sampling())[name]}
+        given = {name for name, value in asked.items() if value is not None} | {
+            name for name, value in vars(sampling).items() if value != vars(Sampling())[name]
+        }
         check_models([_parsed(model)[2] for model in models], endpoint, trust_remote_code)
         endpoint = endpoint or EndpointOptions()
         self.sampling, self.system, self.seed, self.num_return = sampling, system, seed, num_return

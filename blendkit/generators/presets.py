@@ -204,9 +204,7 @@ EMBEDDED_DEFAULTS: dict[str, float] = {"temperature": 0.6, "top_p": 0.9, "repeti
 
 def generator_rows() -> list[str]:
     """What `generate --list` shows, a line each: presets, embedded models, and what other packages bring."""
-    lines = [
-        f"{name:9}  {preset.model:47}  {preset.source}{'  needs --trust-remote-code' if preset.code else ''}" for name, preset in PRESETS.items()
-    ]
+    lines = [f"{name:9}  {preset.model:47}  {preset.source}{'  needs --trust-remote-code' if preset.code else ''}" for name, preset in PRESETS.items()]
     lines += [f"{EMBEDDED}:{name}  {GENERATORS[EMBEDDED].about}" for name in EMBEDDED_GENERATORS]
     return lines + [f"{name}:MODEL  {row.about}" for name, row in GENERATORS.items() if name not in GENERATORS.own]
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Collection
 from functools import cache
-from typing import Any
 
 from blendkit.errors import UsageError
 from blendkit.registry import Registry, Row, options_of
