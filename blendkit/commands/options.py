@@ -168,7 +168,7 @@ def with_groups(function: Callable[..., None], groups: Groups) -> Callable[..., 
 
 def named_forms(registry: Registry) -> str:
     """For a flag's help: how it names each row, and what that is."""
-    return "; ".join(f"{row.form or f'`{name}`'} ({row.about})" for name, row in registry.own.items())
+    return "; ".join(f"{row.form or f'`{name}`'}{f' ({row.about})' if row.about else ''}" for name, row in registry.own.items())
 
 
 def _endpoint_options(**flags: Any) -> EndpointOptions:
