@@ -124,7 +124,8 @@ def options_of(kind: Any, model: str = "") -> Collection[str]:
     if hasattr(kind, "takes"):
         found: Collection[str] = kind.takes(model)
         return found
-    return [name for name in inspect.signature(kind.__init__).parameters if name != "self"]
+    parameters = list(inspect.signature(kind.__init__).parameters.values())[1:]
+    return [parameter.name for parameter in parameters if parameter.kind not in (parameter.VAR_POSITIONAL, parameter.VAR_KEYWORD)]
 
 
 def _listed(names: list[str]) -> str:

@@ -32,14 +32,18 @@ def extended(tmp_path_factory):
     folder = tmp_path_factory.mktemp("site")
     code = "\n".join(text for language, text in blocks if language == "python")
     toml = "\n".join(text for language, text in blocks if language == "toml")
-    points = {group: dict(re.findall(r'^(\S+) = "(\S+)"$', part, re.MULTILINE)) for group, part in re.findall(r'entry-points."blendkit.(\w+)"\]\n([^\[]*)', toml)}
+    points = {
+        group: dict(re.findall(r'^(\S+) = "(\S+)"$', part, re.MULTILINE)) for group, part in re.findall(r'entry-points."blendkit.(\w+)"\]\n([^\[]*)', toml)
+    }
     assert set(points) == set(GROUPS)
     install(folder, "my_blend", code, points)
     install(folder, "broken", "raise RuntimeError('no licence')", {"scorers": {"broken": "broken:Scorer", "bleu": "broken:Scorer", "number": "math:pi"}})
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(folder), str(ROOT)])}
 
     def run(*arguments: object, stdin: str = ""):
-        done = subprocess.run([sys.executable, "-m", "blendkit", *map(str, arguments)], input=stdin, env=environment, capture_output=True, text=True, timeout=300)
+        done = subprocess.run(
+            [sys.executable, "-m", "blendkit", *map(str, arguments)], input=stdin, env=environment, capture_output=True, text=True, timeout=300
+        )
         return done.returncode, done.stdout, done.stderr
 
     return run
@@ -72,8 +76,8 @@ def test_an_error_suggests_it(extended, stream):
 
 def test_the_list_shows_it_and_a_broken_one_is_told(extended, stream):
     code, out, err = extended("score", "--list")
-    assert (code, out) == (2, "") or "commas" in out
-    assert "commas" in out and re.search(r"(?m)^broken .*cannot be imported", out), err
+    assert code == 0 and re.search(r"(?m)^commas .*number of commas$", out), err
+    assert re.search(r"(?m)^broken .*cannot be imported", out), err
     code, _, err = extended("score", "--metric", "broken", stdin=stream)
     assert (code, err) == (2, "blendkit score: broken:Scorer of the package broken cannot be imported: RuntimeError: no licence\n")
     code, _, err = extended("score", "--metric", "number", stdin=stream)
@@ -103,8 +107,12 @@ def test_a_judge_and_a_generator_of_another_package(extended, stream):
     assert code == 0, err
     verdicts = parsed(out)[0]["verdicts"]
     assert verdicts["brief"] == verdicts["s"] and set(verdicts) == {"brief", "s", "panel"}
+    code, out, err = extended("judge", "-m", "e=echo:loud", stdin=stream)
+    assert code == 0 and {verdict["verdict"] for verdict in parsed(out)[0]["verdicts"]["e"]} == {"unparsed"}, err
     code, out, err = extended("generate", "-m", "e=echo:loud", stdin=stream)
     assert code == 0, err
     record = parsed(out)[0]
     assert record["candidates"][-1]["model"] == "e" and record["instruction"].upper() in record["candidates"][-1]["text"]
-    assert "echo:MODEL  from the package my-blend" in extended("generate", "--list")[1].replace("my_blend", "my-blend")
+    assert "echo:MODEL  from the package my_blend\n" in extended("generate", "--list")[1]
+    code, _, err = extended("generate", "-m", "e=echo:loud", "--decoding", "beam", stdin=stream)
+    assert (code, err) == (2, "blendkit generate: --decoding beam(4): e has no such method\n")

@@ -98,7 +98,10 @@ def test_the_defaults_that_the_help_shows_are_the_kinds_own():
         ("score --metric bleu --metric length --bertscore-layer 3", "--bertscore-layer: bleu and length have no such option; bertscore"),
         ("score --metric mbr:rouge2 --bertscore-idf {stream}", "--bertscore-idf: mbr has no such option; bertscore"),
         ("generate -m embedded:a --timeout 3", "--timeout: embedded has no such option; openai has"),
-        ("generate -m openai:x --base-url http://127.0.0.1:9/v1 --trust-remote-code", "--trust-remote-code: openai has no such option; local and embedded have"),
+        (
+            "generate -m openai:x --base-url http://127.0.0.1:9/v1 --trust-remote-code",
+            "--trust-remote-code: openai has no such option; local and embedded have",
+        ),
     ],
 )
 def test_an_option_of_another_kind_is_refused(called, tmp_path, arguments, said):

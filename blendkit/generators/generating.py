@@ -101,6 +101,8 @@ class Generating(Stage):
         local = self.models[name].local
         if not local and (sampling.beams > 1 or sampling.typical_p < 1):
             raise UsageError(f"--decoding {sampling.method}: endpoints have no such method; {name} would need a local model")
+        if sampling.beams > 1 and not hasattr(self.models[name], "search"):
+            raise UsageError(f"--decoding {sampling.method}: {name} has no such method")
         if sampling.beams > 1 and self.num_return > sampling.beams:
             raise UsageError(f"--num-return {self.num_return}: a search with {sampling.beams} beams has no more answers than that")
         if self.num_return > 1 and sampling.temperature == 0 and sampling.beams == 1:
@@ -113,7 +115,7 @@ class Generating(Stage):
         def run(prompts: list[Prompt]) -> list[Any]:
             for other in self.local:
                 if other is not model:
-                    other.put_away()  # type: ignore[attr-defined]
+                    other.put_away()
             if sampling.beams > 1:
                 return model.search(prompts, sampling, self.num_return)  # type: ignore[attr-defined,no-any-return]
             return [one if isinstance(one, Exception) else [one] for one in model.complete(prompts, sampling)]

@@ -63,6 +63,10 @@ class LLMJudge(Juror):
 
     def _way(self, spec: str, asked: str) -> str:
         firsts = [word.split()[0].lower() for word in self.prompt.words.values()]
+        if self.local and not hasattr(self.model, "likelihoods"):
+            if asked not in ("auto", "text"):
+                raise UsageError(f"--verdict-by {asked}: {spec} only writes text; --verdict-by text takes its words")
+            return "text"
         if self.local:
             if asked == "json":
                 raise UsageError("--verdict-by json is for endpoints; a local model's verdict is read by likelihood or text")

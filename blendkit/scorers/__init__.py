@@ -114,7 +114,11 @@ def scorer_rows(own: bool = False) -> list[dict[str, str]]:
     """What `score --list` shows of each scorer, and docs/scorers.md of our own ones."""
     rows = []
     for name in SCORERS.own if own else SCORERS:
-        kind = scorer_class(name)
+        try:
+            kind = scorer_class(name)
+        except UsageError as error:  # another package's: the list shows what is wrong with it
+            rows.append(dict.fromkeys(("needs", "better", "range", "empty text", "model", "source"), "–") | {"metric": name, "what": str(error)})
+            continue
         needs = [word for word, wanted in (("reference", kind.needs_reference), ("x", kind.needs_source)) if wanted]
         model = "none" if kind.default_model is None else kind.default_model or "must be named"
         rows.append(
