@@ -1,71 +1,319 @@
-"""The stages as functions over iterables of records. Models load when the first record is asked for."""
+"""The stages as functions over iterables of records. Models load when the first record is asked for.
+
+What the command line has beyond these arguments is about its stream and its processes: files, resuming, progress, engines.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
-from typing import TYPE_CHECKING, Any
+import inspect
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from functools import wraps
+from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar
 
 from blendkit.records import Record
-from blendkit.training.api import train_fuser, train_generator, train_ranker
+from blendkit.registry import nearest
+from blendkit.training import api as training
 
 if TYPE_CHECKING:
     from blendkit.generators.options import EndpointOptions, Sampling
 
 Records = Iterable[Record]
+P = ParamSpec("P")
+T = TypeVar("T")
 __all__ = ["evaluate", "fuse", "generate", "judge", "pair", "rank", "score", "train_fuser", "train_generator", "train_ranker"]
 
 
+def named(function: Callable[P, T]) -> Callable[P, T]:
+    """Lets a function say the nearest name where it is given an argument that it does not have."""
+    known = inspect.signature(function).parameters
+
+    @wraps(function)
+    def called(*args: P.args, **kwargs: P.kwargs) -> T:
+        for name in kwargs:
+            if name not in known:
+                raise TypeError(f"{function.__name__}() has no argument {name!r}{nearest(repr(name), list(map(repr, known)))}")
+        return function(*args, **kwargs)
+
+    return called
+
+
+train_fuser = named(training.train_fuser)
+train_generator = named(training.train_generator)
+train_ranker = named(training.train_ranker)
+
+
+@named
 def generate(
-    records: Records, models: Sequence[str], *, sampling: Sampling | None = None, endpoint: EndpointOptions | None = None, seed: int = 0, **where: Any
+    records: Records,
+    models: str | Sequence[str],
+    *,
+    system: str | None = None,
+    max_new_tokens: int | None = None,
+    num_return: int = 1,
+    decoding: Sequence[str] = (),
+    temperature: float | None = None,
+    top_p: float | None = None,
+    top_k: int | None = None,
+    repetition_penalty: float | None = None,
+    stop: Sequence[str] = (),
+    logprobs: bool = False,
+    trust_remote_code: bool = False,
+    sampling: Sampling | None = None,
+    endpoint: EndpointOptions | None = None,
+    window: int | None = None,
+    batch_tokens: int | None = None,
+    device: str = "auto",
+    dtype: str = "auto",
+    seed: int = 0,
 ) -> Iterator[Record]:
-    """Adds one candidate a model; `models` are NAME=SPEC or SPEC, as for `blendkit generate -m`."""
+    """Appends candidates to every record: one a model, or as many as `num_return` and `decoding` ask for.
+
+    Args:
+        records: with `instruction` and `input`, or `messages`.
+        models: NAME=SPEC or SPEC: a hub id, a directory, openai:MODEL, a preset, PRESET:MODEL, or embedded:a.
+        system: a system message before every prompt.
+        max_new_tokens: tokens to write at most; None is 512, or the model's own.
+        num_return: candidates a model and decoding.
+        decoding: greedy, beam[:4], top-p[:0.9], … (`blendkit generate --help`): candidates by each of them.
+        temperature: 0 is greedy; None is 0.7, or the model's own.
+        top_p: probability mass of nucleus sampling, 0 to 1; None is 1, or the model's own.
+        top_k: samples among the K likeliest tokens; None and 0 are all.
+        repetition_penalty: above 1 discourages repetition, in local models; None is 1, or the model's own.
+        stop: texts at which an answer ends.
+        logprobs: adds `scores.logprobs`, the mean log-probability of an answer's tokens, in nats.
+        trust_remote_code: runs code that a checkpoint brings (local models).
+        sampling: all of decoding in one object; the arguments above stand above it.
+        endpoint: how to reach the server of openai:MODEL.
+        window: records in flight; None is the stage's own.
+        batch_tokens: padded tokens a batch; None is the stage's own.
+        device: auto, cpu, cuda, cuda:N or mps.
+        dtype: auto, float32, bfloat16 or float16.
+        seed: fixes every random choice.
+
+    Raises:
+        UsageError: an argument is wrong, or no model has an option.
+        NoInputError: there is no such model.
+        RecordError: a record is bad, or the server cannot answer it.
+        EndpointError: the server cannot be reached.
+    """
     from blendkit.generators.generating import Generating
-    from blendkit.generators.options import EndpointOptions, Sampling
     from blendkit.pipeline.runner import apply
 
-    yield from apply(Generating(list(models), sampling or Sampling(), endpoint or EndpointOptions(), seed=seed, **where), records)
+    stage = Generating(
+        [models] if isinstance(models, str) else models, sampling, endpoint, system, seed, device, dtype, decodings=decoding, num_return=num_return,
+        trust_remote_code=trust_remote_code, max_new_tokens=max_new_tokens, temperature=temperature, top_p=top_p, top_k=top_k,
+        repetition_penalty=repetition_penalty, stop=stop or None, logprobs=logprobs or None,
+    )  # fmt: skip
+    yield from apply(stage, records, window=window, batch_tokens=batch_tokens)
 
 
-def score(records: Records, metrics: Sequence[str], *, seed: int = 0, **where: Any) -> Iterator[Record]:
-    """Adds `scores` to every candidate; `metrics` are [LABEL=]NAME[:MODEL], `where` are `Scoring`'s arguments, such as `device`."""
+@named
+def score(
+    records: Records,
+    metrics: str | Sequence[str],
+    *,
+    bertscore_layer: int | None = None,
+    bertscore_idf: str | None = None,
+    bertscore_baseline: str | None = None,
+    window: int | None = None,
+    batch_tokens: int | None = None,
+    device: str = "auto",
+    dtype: str = "auto",
+    seed: int = 0,
+) -> Iterator[Record]:
+    """Adds `scores` to every candidate, and `signatures`, which tell what decided each score.
+
+    Args:
+        records: with `candidates`, and with what the metrics need: the reference (`output`) or x.
+        metrics: [LABEL=]NAME[:MODEL], all in one pass; `blendkit score --list` shows the names.
+        bertscore_layer: which layer's states BERTScore matches, from 1; None is the authors' choice, else the last.
+        bertscore_idf: a file of records, by whose references tokens are weighed.
+        bertscore_baseline: rescales: a language such as en, or a file of bert-score's form.
+        window: this and all that follow are as in `generate`.
+
+    Raises:
+        UsageError: there is no such metric, two have one name, or none has an option.
+        NoInputError: there is no such model or file.
+        RecordError: a record lacks what a metric needs.
+    """
     from blendkit.pipeline.runner import apply
     from blendkit.scorers.scoring import Scoring
 
-    yield from apply(Scoring(list(metrics), seed=seed, **where), records)
+    stage = Scoring(
+        [metrics] if isinstance(metrics, str) else metrics, device, dtype, seed, bertscore_layer=bertscore_layer, bertscore_idf=bertscore_idf,
+        bertscore_baseline=bertscore_baseline,
+    )  # fmt: skip
+    yield from apply(stage, records, window=window, batch_tokens=batch_tokens)
 
 
-def pair(records: Records, model: str = "embedded", *, name: str = "pairrm", **where: Any) -> Iterator[Record]:
-    """Adds `comparisons` by PairRanker; `where` are PairRanker's own arguments, such as `schedule` and `device`."""
+@named
+def pair(
+    records: Records,
+    model: str = "embedded",
+    *,
+    name: str = "pairrm",
+    schedule: str = "full",
+    prefilter: str | None = None,
+    on_truncate: str = "warn",
+    window: int | None = None,
+    batch_tokens: int | None = None,
+    device: str = "auto",
+    dtype: str = "auto",
+    seed: int = 0,
+) -> Iterator[Record]:
+    """Adds `comparisons[name]` by PairRanker (LLM-Blender, section 3.2): [i, j, logit] of every pair compared.
+
+    Args:
+        records: with x and `candidates`.
+        model: `embedded`, a directory, or a hub id such as llm-blender/PairRM.
+        name: the name of these comparisons in the record.
+        schedule: which pairs: full, single, bubble[:K], sort, swiss:R or active:B.
+        prefilter: METRIC:K compares only the K candidates with the best METRIC.
+        on_truncate: a text longer than the model reads is cut (`warn`) or refused (`fail`).
+        window: this and all that follow are as in `generate`.
+
+    Raises:
+        UsageError: an argument is wrong.
+        NoInputError: there is no such model.
+        RecordError: a record is bad, or a text is too long under `fail`.
+    """
     from blendkit.pipeline.runner import apply
     from blendkit.rankers.pairranker import PairRanker
 
-    yield from apply(PairRanker(model, name, **where), records)
+    stage = PairRanker(model, name, device, dtype, schedule=schedule, prefilter=prefilter, on_truncate=on_truncate, seed=seed)
+    yield from apply(stage, records, window=window, batch_tokens=batch_tokens)
 
 
+@named
 def rank(
-    records: Records, by: str = "pairrm", *, aggregate: str | None = None, top: int = 3, name: str | None = None, reference: str | None = None
-) -> Iterator[Record]:
-    """Adds `ranks` and `top`."""
+    records: Records, by: str = "pairrm", *, aggregate: str | None = None, reference: str | None = None, top: int = 3, name: str | None = None,
+    window: int | None = None,
+) -> Iterator[Record]:  # fmt: skip
+    """Adds `ranks` (1 is best; ties share the lowest rank) and `top`, the indices of the best, best first.
+
+    Args:
+        records: with what is ranked by, which `pair`, `score` or `judge` writes.
+        by: a name in `comparisons`, score:NAME, judge:NAME, or oracle:FIELD, a number in each candidate.
+        aggregate: max-logits, max-wins, copeland, bradley-terry or elo; None is the order that a schedule found, else max-logits.
+        reference: ranks by the margin over one candidate: longest, shortest, median-length, first, last, or a model's name.
+        top: how many of the best `top` holds.
+        name: the name of this ranking in `ranks`; None is made from `by`.
+        window: records in flight; None is the stage's own.
+
+    Raises:
+        UsageError: an argument is wrong.
+        RecordError: a record lacks what is ranked by.
+    """
     from blendkit.pipeline.runner import apply
     from blendkit.rankers.ranking import Ranking
 
-    yield from apply(Ranking(by, aggregate, top, name, reference), records)
+    yield from apply(Ranking(by, aggregate, top, name, reference), records, window=window)
 
 
-def fuse(records: Records, model: str = "consensus", **options: Any) -> Iterator[Record]:
-    """Appends the fused candidate: `consensus`, or GenFuser with a seq2seq model."""
+@named
+def fuse(
+    records: Records,
+    model: str | Sequence[str] = "consensus",
+    *,
+    name: str | None = None,
+    max_new_tokens: int | None = None,
+    num_beams: int | None = None,
+    max_length: int | None = None,
+    candidate_maxlength: int | None = None,
+    layers: int | None = None,
+    temperature: float | None = None,
+    show_ranks: bool | None = None,
+    show_scores: bool | None = None,
+    endpoint: EndpointOptions | None = None,
+    window: int | None = None,
+    batch_tokens: int | None = None,
+    device: str = "auto",
+    dtype: str = "auto",
+    seed: int = 0,
+) -> Iterator[Record]:
+    """Appends one answer made of the `top` candidates, with `sources`, their indices (LLM-Blender, section 4).
+
+    An option that is not None must be one of the fuser that `model` chooses.
+
+    Args:
+        records: with `candidates` and `top`, which `rank` writes.
+        model: `consensus`, a seq2seq checkpoint (GenFuser), or one or several chat models, openai:MODEL or local ones (ChatFuser).
+        name: `model` of the fused candidate; None is as the model.
+        max_new_tokens: tokens to write at most. GenFuser: 512. ChatFuser: 1024.
+        num_beams: beams. GenFuser: 4.
+        max_length: tokens of the whole input at most. GenFuser: 1024.
+        candidate_maxlength: tokens of each candidate at most. GenFuser: 128.
+        layers: rounds, each of which reads the answers of the one before (mixture of agents). ChatFuser: 1.
+        temperature: 0 is greedy. ChatFuser: 0.
+        show_ranks: tells the model each candidate's ranks. ChatFuser: False.
+        show_scores: tells the model each candidate's scores. ChatFuser: False.
+        endpoint: how to reach the server of openai:MODEL. ChatFuser.
+        window: this and all that follow are as in `generate`.
+
+    Raises:
+        UsageError: an argument is wrong, or the fuser does not have it.
+        NoInputError: there is no such model.
+        RecordError: a record has no `top`, or the server cannot answer it.
+        EndpointError: the server cannot be reached.
+    """
     from blendkit.fusers import make_fuser
     from blendkit.pipeline.runner import apply
 
-    yield from apply(make_fuser(model, **options), records)
+    stage = make_fuser(
+        model, name=name, max_new_tokens=max_new_tokens, num_beams=num_beams, max_length=max_length, candidate_maxlength=candidate_maxlength, layers=layers,
+        temperature=temperature, show_ranks=show_ranks, show_scores=show_scores, endpoint=endpoint, device=device, dtype=dtype, seed=seed,
+    )  # fmt: skip
+    yield from apply(stage, records, window=window, batch_tokens=batch_tokens)
 
 
-def judge(records: Records, model: str | Sequence[str] = "embedded", **options: Any) -> Iterator[Record]:
-    """Adds `verdicts`: `embedded`, openai:MODEL, or a local chat model, or a panel of several; `options` are `make_judge`'s."""
+@named
+def judge(
+    records: Records,
+    model: str | Sequence[str] = "embedded",
+    *,
+    name: str | None = None,
+    orders: str = "both",
+    schedule: str = "full",
+    prompt: str | None = None,
+    verdict_by: str | None = None,
+    max_new_tokens: int | None = None,
+    endpoint: EndpointOptions | None = None,
+    window: int | None = None,
+    batch_tokens: int | None = None,
+    device: str = "auto",
+    dtype: str = "auto",
+    seed: int = 0,
+) -> Iterator[Record]:
+    """Adds `verdicts`: A, B, tie-good or tie-bad on pairs of candidates (GPT-Rank: LLM-Blender, section 2.2).
+
+    An option that is not None must be one of some judge's.
+
+    Args:
+        records: with x, `candidates`, and the reference (`output`) where the judge is shown it.
+        model: [NAME=]MODEL: `embedded`, openai:MODEL, or a local causal model; several are a panel.
+        name: the judge's name in `verdicts`, or the panel's; None is as the model, or `panel`.
+        orders: shows each pair in `both` orders, or in one at `random`.
+        schedule: which pairs, as in `pair`.
+        prompt: the name of a prompt, or a file. LLM: pairwise-with-reference.
+        verdict_by: likelihood, json, text or auto. LLM: auto.
+        max_new_tokens: tokens of a reply at most. LLM: the prompt's own.
+        endpoint: how to reach the server of openai:MODEL. LLM.
+        window: this and all that follow are as in `generate`.
+
+    Raises:
+        UsageError: an argument is wrong, or no judge has it.
+        NoInputError: there is no such model or prompt file.
+        RecordError: a record lacks what a judge is shown, or the server cannot answer it.
+        EndpointError: the server cannot be reached.
+    """
     from blendkit.judges import make_judge
     from blendkit.pipeline.runner import apply
 
-    yield from apply(make_judge(model, **options), records)
+    stage = make_judge(
+        model, name=name, orders=orders, schedule=schedule, prompt=prompt, verdict_by=verdict_by, max_new_tokens=max_new_tokens, endpoint=endpoint,
+        device=device, dtype=dtype, seed=seed,
+    )  # fmt: skip
+    yield from apply(stage, records, window=window, batch_tokens=batch_tokens)
 
 
 def evaluate(

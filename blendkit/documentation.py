@@ -56,7 +56,7 @@ under `evaluate`'s tables.
 
 def scorers_page() -> str:
     """One row a scorer, as Markdown."""
-    rows = [{key: f"`{value}`" if key == "metric" else value.replace("|", "\\|") for key, value in row.items()} for row in scorer_rows()]
+    rows = [{key: f"`{value}`" if key == "metric" else value.replace("|", "\\|") for key, value in row.items()} for row in scorer_rows(own=True)]
     columns = list(rows[0])
     lines = [columns, ["---"] * len(columns), *([row[column] for column in columns] for row in rows)]
     return SCORERS_HEAD + "".join(f"| {' | '.join(cells)} |\n" for cells in lines)

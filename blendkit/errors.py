@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from importlib.util import find_spec
 from typing import Any
 
@@ -22,6 +23,18 @@ def require(module: str, extra: str, what: str, package: str | None = None) -> N
     """Raises UsageError if a library of an extra is not installed: `what` names the flag or the work that needs `package` (else `module`)."""
     if find_spec(module) is None:
         raise UsageError(f"{what} needs {package or module}: pip install 'blendkit[{extra}]'")
+
+
+def expect_at_least(least: Mapping[str, float], values: Mapping[str, Any]) -> None:
+    """Each value, None aside, must be a number of at least its bound.
+
+    Raises:
+        UsageError: one is smaller, or no number.
+    """
+    for name, bound in least.items():
+        value = values[name]
+        if value is not None and not value >= bound:
+            raise UsageError(f"{name}: expected at least {bound:g}, got {value}")
 
 
 class CheckFailed(BlendkitError):

@@ -45,7 +45,7 @@ def test_bertscore_is_the_packages(tiny, tmp_path, layer, idf):
     baseline = tmp_path / "baseline.tsv"
     baseline.write_text("LAYER,P,R,F\n0,0.1,0.1,0.1\n1,0.31,0.32,0.33\n2,0.41,0.42,0.43\n")
     (tmp_path / "records.jsonl").write_text(lines(records))
-    settings = {"layers": layer, "idf": str(tmp_path / "records.jsonl") if idf else None, "baseline": str(baseline)}
+    settings = {"bertscore_layer": layer, "bertscore_idf": str(tmp_path / "records.jsonl") if idf else None, "bertscore_baseline": str(baseline)}
     metrics = [f"{name}:{tiny['bertscore']}" for name in ("bertscore-precision", "bertscore-recall", "bertscore")]
     found = scored(examples(4), *metrics, **settings)
     # The package counts each reference once a candidate; its weights come out the same where all have as many.
@@ -65,7 +65,7 @@ def test_bertscore_with_a_roberta_tokenizer_is_the_packages(golden):
 
     checkpoint = str(golden / "checkpoints" / "roberta")
     texts = pairs(examples(3))
-    (found,) = scored(examples(3), f"bertscore:{checkpoint}", layers=2)
+    (found,) = scored(examples(3), f"bertscore:{checkpoint}", bertscore_layer=2)
     tokenizer = utils.get_tokenizer(checkpoint)
     tokenizer.model_max_length = 298  # the checkpoint's does not say; it has 300 positions, of which RoBERTa reserves two
     weights = defaultdict(lambda: 1.0, {tokenizer.cls_token_id: 0.0, tokenizer.sep_token_id: 0.0})

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import inspect
 import json
 import pickle
 import random
@@ -16,6 +15,7 @@ from pathlib import Path
 import pytest
 import torch
 from conftest import examples, lines
+from signatures import assert_same_arguments
 
 import blendkit
 from blendkit.errors import BlendkitError, DataError, NoInputError, OutputError, UsageError
@@ -435,14 +435,8 @@ def test_the_functions_take_what_the_commands_take():
     from blendkit.commands import train as commands
 
     for name in ("ranker", "fuser", "generator"):
-        command = inspect.signature(getattr(commands, name)).parameters
-        function = inspect.signature(getattr(blendkit, f"train_{name}"), eval_str=True).parameters
-        flags = {{"input": "records", "label": "labels"}.get(flag, flag): parameter for flag, parameter in command.items()}
-        assert set(flags) == set(function)
-        for flag, parameter in function.items():
-            if flag not in ("records", "output", "backbone", "labels", "evaluation"):
-                assert parameter.kind is inspect.Parameter.KEYWORD_ONLY
-                assert parameter.default == flags[flag].default, flag
+        function = getattr(blendkit, f"train_{name}")
+        assert_same_arguments(getattr(commands, name), function, {"input": "records", "label": "labels"}, positional=("output",))
         with pytest.raises(TypeError, match="num_steps"):
             getattr(blendkit, f"train_{name}")([], "out", num_steps=3)
 

@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
-from blendkit.commands.options import with_run_options
-from blendkit.generators.options import EndpointOptions, Sampling
+from blendkit.commands.options import named_forms, with_run_options
+from blendkit.fusers import FUSERS
+from blendkit.generators.options import EndpointOptions
 from blendkit.pipeline.run import RunOptions, run_stage
 from blendkit.pipeline.stage import Stage
 
-SEQ2SEQ, CHAT = "GenFuser (a seq2seq --model)", "Chat models (openai:MODEL, or a local one)"
+GENFUSER, CHAT = (f"{name} (--model: {FUSERS[name].form})" for name in ("GenFuser", "ChatFuser"))
 
 
 @with_run_options(endpoint=True)
@@ -23,23 +24,29 @@ def fuse(
         typer.Option(
             "-m",
             "--model",
-            help="`consensus` (no generative model), a seq2seq directory or hub id such as llm-blender/gen_fuser_3b, openai:MODEL, or a local chat model. "
-            "Chat models may be several.",
+            help=f"{named_forms(FUSERS)}.",
             show_default="consensus",
         ),
     ] = None,
     name: Annotated[str | None, typer.Option(help="`model` of the fused candidate.", show_default="as --model")] = None,
     max_new_tokens: Annotated[int | None, typer.Option(min=1, help="Tokens to write at most.", show_default="512; chat models 1024")] = None,
-    beams: Annotated[int, typer.Option(min=1, help="Beams.", rich_help_panel=SEQ2SEQ)] = 4,
-    max_length: Annotated[int, typer.Option(min=8, help="Tokens of the whole input at most.", rich_help_panel=SEQ2SEQ)] = 1024,
-    candidate_maxlength: Annotated[int, typer.Option(min=1, help="Tokens of each candidate at most.", rich_help_panel=SEQ2SEQ)] = 128,
+    num_beams: Annotated[int | None, typer.Option("--beams", min=1, help="Beams.", show_default="4", rich_help_panel=GENFUSER)] = None,
+    max_length: Annotated[int | None, typer.Option(min=8, help="Tokens of the whole input at most.", show_default="1024", rich_help_panel=GENFUSER)] = None,
+    candidate_maxlength: Annotated[
+        int | None, typer.Option(min=1, help="Tokens of each candidate at most.", show_default="128", rich_help_panel=GENFUSER)
+    ] = None,
     layers: Annotated[
-        int,
-        typer.Option(min=1, help="Rounds: the answers of all models are the candidates of the next; in the last the first model writes.", rich_help_panel=CHAT),
-    ] = 1,
-    temperature: Annotated[float, typer.Option(min=0, help="0 is greedy.", rich_help_panel=CHAT)] = 0.0,
-    show_ranks: Annotated[bool, typer.Option("--show-ranks", help="Tell the model each candidate's ranks.", rich_help_panel=CHAT)] = False,
-    show_scores: Annotated[bool, typer.Option("--show-scores", help="Tell the model each candidate's scores.", rich_help_panel=CHAT)] = False,
+        int | None,
+        typer.Option(
+            min=1,
+            help="Rounds: the answers of all models are the candidates of the next; in the last the first model writes.",
+            show_default="1",
+            rich_help_panel=CHAT,
+        ),
+    ] = None,
+    temperature: Annotated[float | None, typer.Option(min=0, help="0 is greedy.", show_default="0", rich_help_panel=CHAT)] = None,
+    show_ranks: Annotated[bool | None, typer.Option("--show-ranks", help="Tell the model each candidate's ranks.", rich_help_panel=CHAT)] = None,
+    show_scores: Annotated[bool | None, typer.Option("--show-scores", help="Tell the model each candidate's scores.", rich_help_panel=CHAT)] = None,
 ) -> None:
     """Write one better answer from the top candidates.
 
@@ -48,15 +55,14 @@ def fuse(
 
     Example: blendkit rank --top 3 < compared.jsonl | blendkit fuse --model llm-blender/gen_fuser_3b
     """
-    models = model or ["consensus"]
-    where: dict[str, Any] = {"name": name, "device": run.device, "dtype": run.dtype}
-    genfuser = {"num_beams": beams, "max_new_tokens": max_new_tokens or 512, "max_length": max_length, "candidate_maxlength": candidate_maxlength}
-    sampling = Sampling(max_new_tokens=max_new_tokens or 1024, temperature=temperature)
-    chat = {"endpoint": endpoint, "layers": layers, "show_ranks": show_ranks, "show_scores": show_scores, "sampling": sampling, "seed": run.seed}
 
     def make() -> Stage:
         from blendkit.fusers import make_fuser
 
-        return make_fuser(models, **where, **genfuser, **chat)
+        return make_fuser(
+            model or "consensus", name=name, max_new_tokens=max_new_tokens, num_beams=num_beams, max_length=max_length,
+            candidate_maxlength=candidate_maxlength, layers=layers, temperature=temperature, show_ranks=show_ranks, show_scores=show_scores,
+            endpoint=endpoint, device=run.device, dtype=run.dtype, seed=run.seed,
+        )  # fmt: skip
 
     run_stage(make, run)

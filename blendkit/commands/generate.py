@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
 from blendkit.commands.options import with_run_options
 from blendkit.errors import UsageError
-from blendkit.generators.options import EndpointOptions, Sampling
-from blendkit.models.loading import EMBEDDED_GENERATORS
+from blendkit.generators.factory import GENERATORS
+from blendkit.generators.options import EndpointOptions, decoding_forms
 from blendkit.pipeline.run import RunOptions, run_stage
 from blendkit.pipeline.stage import Stage
 
 DECODING = "Decoding"
+SPECS = f"{', '.join(row.form for row in GENERATORS.own.values())}, a preset (--list), or PRESET:MODEL"
 
 
 @with_run_options(endpoint=True)
@@ -25,7 +26,7 @@ def generate(
         typer.Option(
             "-m",
             "--model",
-            help="NAME=SPEC or SPEC: a hub id, a directory, openai:MODEL, a preset or an embedded model (--list), or PRESET:MODEL. May be given several times.",
+            help=f"NAME=SPEC or SPEC: {SPECS}. May be given several times.",
         ),
     ] = None,
     list_presets: Annotated[bool, typer.Option("--list", help="Show the presets: the paper's eleven LLMs, and the embedded models.")] = False,
@@ -37,8 +38,7 @@ def generate(
     decoding: Annotated[
         list[str] | None,
         typer.Option(
-            help="greedy, beam[:4], diverse-beam[:4], top-k[:50], top-p[:0.9], typical[:0.95], min-p[:0.05] or temperature[:0.7]. "
-            "May be given several times: candidates by each.",
+            help=f"{', '.join(decoding_forms())}. May be given several times: candidates by each.",
             rich_help_panel=DECODING,
             show_default="by the flags below",
         ),
@@ -47,7 +47,7 @@ def generate(
     top_p: Annotated[
         float | None, typer.Option(min=0.0, max=1.0, help="Nucleus sampling.", show_default="1, or the model's own", rich_help_panel=DECODING)
     ] = None,
-    top_k: Annotated[int, typer.Option(min=0, help="Sample among the K likeliest; 0 is all.", rich_help_panel=DECODING)] = 0,
+    top_k: Annotated[int | None, typer.Option(min=0, help="Sample among the K likeliest; 0 is all.", show_default="0", rich_help_panel=DECODING)] = None,
     repetition_penalty: Annotated[
         float | None,
         typer.Option(help="Above 1 discourages repetition (local models).", show_default="1, or the model's own", rich_help_panel=DECODING),
@@ -65,26 +65,21 @@ def generate(
     Example: blendkit generate -m vicuna -m gpt=openai:gpt-4o-mini -o candidates.jsonl --resume < prompts.jsonl
     """
     if list_presets:
-        from blendkit.generators.presets import PRESETS
+        from blendkit.generators.presets import generator_rows
 
-        for name, preset in PRESETS.items():
-            code = "  needs --trust-remote-code" if preset.code else ""
-            print(f"{name:9}  {preset.model:47}  {preset.source}{code}")
-        for name in EMBEDDED_GENERATORS:
-            print(f"embedded:{name}  a tiny language model inside the package, for trying the pipe out; its answers make no sense")
+        for line in generator_rows():
+            print(line)
         return
     if not model:
-        raise UsageError("no model given: -m NAME=SPEC, where SPEC is a hub id, a directory, openai:MODEL, a preset or embedded:a (`blendkit generate --list`)")
-    asked: dict[str, Any] = {
-        "temperature": temperature, "top_p": top_p, "repetition_penalty": repetition_penalty, "max_new_tokens": max_new_tokens,
-    }  # fmt: skip
-    asked = {name: value for name, value in asked.items() if value is not None}
-    sampling = Sampling(top_k=top_k, stop=tuple(stop or ()), logprobs=logprobs, **asked)
-    settings: dict[str, Any] = {"decodings": decoding or (), "num_return": num_return, "trust_remote_code": trust_remote_code, "given": tuple(asked)}
+        raise UsageError(f"no model given: -m NAME=SPEC, where SPEC is {SPECS}")
 
     def make() -> Stage:
         from blendkit.generators.generating import Generating
 
-        return Generating(model, sampling, endpoint, system, run.seed, run.device, run.dtype, **settings)
+        return Generating(
+            model, None, endpoint, system, run.seed, run.device, run.dtype, decodings=decoding or (), num_return=num_return,
+            trust_remote_code=trust_remote_code, max_new_tokens=max_new_tokens, temperature=temperature, top_p=top_p, top_k=top_k,
+            repetition_penalty=repetition_penalty, stop=stop, logprobs=logprobs or None,
+        )  # fmt: skip
 
     run_stage(make, run)

@@ -6,13 +6,14 @@ from typing import Annotated
 
 import typer
 
-from blendkit.commands.options import with_run_options
+from blendkit.commands.options import named_forms, with_run_options
 from blendkit.generators.options import EndpointOptions
+from blendkit.judges import JUDGES
 from blendkit.pipeline.run import RunOptions, run_stage
 from blendkit.pipeline.stage import Stage
 from blendkit.rankers import SCHEDULES
 
-LLM = "LLM judges"
+LLM_JUDGES = "LLM judges"
 
 
 @with_run_options(endpoint=True, reads={"prompt": "--prompt"})
@@ -24,7 +25,7 @@ def judge(
         typer.Option(
             "-m",
             "--model",
-            help="[NAME=]MODEL: `embedded`, openai:MODEL, or a local causal model (a directory or a hub id). Several are a panel.",
+            help=f"[NAME=]MODEL: {named_forms(JUDGES)}. Several are a panel.",
             show_default="embedded",
         ),
     ] = None,
@@ -34,18 +35,25 @@ def judge(
     ] = "both",
     schedule: Annotated[str, typer.Option(help=f"Which pairs, as in `blendkit pair`: {', '.join(SCHEDULES.forms())}.")] = "full",
     prompt: Annotated[
-        str,
-        typer.Option(help="pairwise-with-reference, pairwise (none shown), paper, pandalm, auto-j, prometheus, or a file of your own.", rich_help_panel=LLM),
-    ] = "pairwise-with-reference",
+        str | None,
+        typer.Option(
+            help="pairwise-with-reference, pairwise (none shown), paper, pandalm, auto-j, prometheus, or a file of your own.",
+            show_default="pairwise-with-reference",
+            rich_help_panel=LLM_JUDGES,
+        ),
+    ] = None,
     verdict_by: Annotated[
-        str,
+        str | None,
         typer.Option(
             help="How a verdict is read: `likelihood` of the verdict's tokens, `json` (structured output), `text` (parsed strictly), or `auto`: "
             "likelihood for a local model; json where the server has it, otherwise text.",
-            rich_help_panel=LLM,
+            show_default="auto",
+            rich_help_panel=LLM_JUDGES,
         ),
-    ] = "auto",
-    max_new_tokens: Annotated[int | None, typer.Option(min=1, help="Tokens of a reply at most.", show_default="the prompt's own", rich_help_panel=LLM)] = None,
+    ] = None,
+    max_new_tokens: Annotated[
+        int | None, typer.Option(min=1, help="Tokens of a reply at most.", show_default="the prompt's own", rich_help_panel=LLM_JUDGES)
+    ] = None,
 ) -> None:
     """Give a verdict on every pair of candidates, the reference in hand.
 

@@ -13,6 +13,7 @@ import typer
 from blendkit.generators.options import EndpointOptions
 from blendkit.pipeline.engines.options import ENGINES, EngineOptions
 from blendkit.pipeline.run import RunOptions
+from blendkit.registry import Registry, flag_of
 from blendkit.streams.files import one_role_each, roles_of
 from blendkit.streams.lines import MAX_LINE_BYTES
 
@@ -117,7 +118,7 @@ def with_run_options(
 
     def decorate(function: Callable[..., None]) -> Callable[..., None]:
         shared = {name: spec for name, spec in SHARED.items() if name not in without}
-        groups: Groups = {"endpoint": (ENDPOINTS, EndpointOptions)} if endpoint else {}
+        groups: Groups = {"endpoint": (ENDPOINTS, _endpoint_options)} if endpoint else {}
         engines = {} if "device" in without else ENGINE_FLAGS
 
         def run_options(**flags: Any) -> RunOptions:
@@ -163,6 +164,17 @@ def with_groups(function: Callable[..., None], groups: Groups) -> Callable[..., 
     command.__annotations__ = {parameter.name: parameter.annotation for parameter in parameters}
     del command.__wrapped__
     return command
+
+
+def named_forms(registry: Registry) -> str:
+    """For a flag's help: how it names each row, and what that is."""
+    return "; ".join(f"{row.form or f'`{name}`'}{f' ({row.about})' if row.about else ''}" for name, row in registry.own.items())
+
+
+def _endpoint_options(**flags: Any) -> EndpointOptions:
+    """An error about them names the first flag that was given; where none was, there is nothing to complain about."""
+    given = [name for name, value in flags.items() if value != ENDPOINTS[name][1]]
+    return EndpointOptions(**flags, asked=flag_of(given[0]) if given else None)
 
 
 def _cache(given: str | None, run: RunOptions) -> str | None:

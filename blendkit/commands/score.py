@@ -55,7 +55,9 @@ def score(
     def make() -> Stage:
         from blendkit.scorers.scoring import Scoring
 
-        stage = Scoring(metric, run.device, run.dtype, run.seed, layers=bertscore_layer, idf=bertscore_idf, baseline=bertscore_baseline)
+        stage = Scoring(
+            metric, run.device, run.dtype, run.seed, bertscore_layer=bertscore_layer, bertscore_idf=bertscore_idf, bertscore_baseline=bertscore_baseline
+        )
         if not run.quiet and not run.engine.beside and sys.stderr.isatty():
             for signature in stage.describe()["signatures"]:
                 say(signature, "score")

@@ -1,52 +1,84 @@
-"""The table of fusers: `consensus` by name, GenFuser for any seq2seq model, a chat fuser for every other model that writes."""
+"""The table of fusers: one by its name, GenFuser for any seq2seq model, a chat fuser for every other model that writes."""
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
 
 from blendkit.errors import UsageError
 from blendkit.pipeline.stage import Stage
+from blendkit.registry import Registry, Row, options_of, suggesting
+
+if TYPE_CHECKING:
+    from blendkit.generators.options import EndpointOptions
+
+FUSERS = Registry(
+    "blendkit.fusers",
+    {
+        "consensus": Row("blendkit.fusers.consensus:Consensus", "puts sentences of the top K together; no generative model"),
+        "GenFuser": Row(
+            "blendkit.fusers.genfuser:GenFuser", "reads the top K as the paper's does", form="a seq2seq directory or hub id such as llm-blender/gen_fuser_3b"
+        ),
+        "ChatFuser": Row("blendkit.fusers.chat:ChatFuser", "read the top K as quoted material", form="one or several chat models, openai:MODEL or local ones"),
+    },
+)
+# What a checkpoint can be is read from its config, and not from its name.
+BY_CONFIG = ("GenFuser", "ChatFuser")
 
 
-def make_fuser(model: str | list[str], **options: Any) -> Stage:
-    """The fuser of one or several `--model`; of the options each takes its own (see the classes).
+def make_fuser(
+    model: str | Sequence[str] = "consensus", *, name: str | None = None, max_new_tokens: int | None = None, num_beams: int | None = None,
+    max_length: int | None = None, candidate_maxlength: int | None = None, layers: int | None = None, temperature: float | None = None,
+    show_ranks: bool | None = None, show_scores: bool | None = None, endpoint: EndpointOptions | None = None, device: str = "auto", dtype: str = "auto",
+    seed: int = 0,
+) -> Stage:  # fmt: skip
+    """The stage of one or several `--model`; the arguments are those of `blendkit.fuse`, and None is the kind's own default.
+
+    A kind gets those of the arguments that its `__init__` names; `model` (or `models`) is what stands behind `NAME:`, or all of it
+    where the kind is found by the model's config.
 
     Raises:
-        UsageError: several models, and not all of them chat models.
+        UsageError: several models, and not all of them chat models; or an option that the kind does not have.
         NoInputError: there is no such model.
     """
-    models = [model] if isinstance(model, str) else model
-    kinds = {_kind(name) for name in models}
-    if len(models) > 1 and kinds != {"chat"}:
+    models = [model] if isinstance(model, str) else list(model)
+    if not models:
+        raise UsageError("fuse: expected at least one model")
+    kinds = {fuser_of(spec) for spec in models}
+    if len(models) > 1 and kinds != {"ChatFuser"}:
         raise UsageError("fuse: several models must all be chat models (openai:MODEL, or local ones)")
-    kind = kinds.pop()
-    if kind == "consensus":
-        from blendkit.fusers.consensus import Consensus
+    chosen = kinds.pop()
+    kind = FUSERS.load_kind(chosen, "--model", Stage)
+    takes = options_of(kind)
+    options: dict[str, Any] = {
+        "max_new_tokens": max_new_tokens, "num_beams": num_beams, "max_length": max_length, "candidate_maxlength": candidate_maxlength, "layers": layers,
+        "temperature": temperature, "show_ranks": show_ranks, "show_scores": show_scores,
+    }  # fmt: skip
+    asked = endpoint.asked if endpoint else None
+    FUSERS.check_options({**options, "endpoint": asked}, {chosen: takes}, {"num_beams": "--beams", "endpoint": asked})
+    alone = models[0] if chosen in BY_CONFIG else models[0].partition(":")[2] or None
+    if alone and not {"model", "models"} & set(takes):
+        raise UsageError(f"--model {models[0]}: {chosen} takes no model")
+    options |= {"model": alone, "models": models, "name": name, "endpoint": endpoint, "device": device, "dtype": dtype, "seed": seed}
+    fuser: Stage = kind(**{option: value for option, value in options.items() if option in takes and value is not None})
+    return fuser
 
-        return Consensus(**_known(Consensus, options))
-    if kind == "chat":
-        from blendkit.fusers.chat import ChatFuser
 
-        return ChatFuser(models, **_known(ChatFuser, options))
-    from blendkit.fusers.genfuser import GenFuser
+def fuser_of(spec: str) -> str:
+    """The row of a `--model`.
 
-    return GenFuser(models[0], **_known(GenFuser, options))
-
-
-def _kind(model: str) -> str:
-    if model == "consensus":
-        return model
-    if model.startswith("openai:"):
-        return "chat"
+    Raises:
+        NoInputError: there is no such model.
+    """
+    name = spec.partition(":")[0]
+    if name in FUSERS and name not in BY_CONFIG:
+        return name
+    if name == "openai":
+        return "ChatFuser"
     from transformers import AutoConfig
 
     from blendkit.models.pretrained import pretrained
 
-    return "seq2seq" if pretrained(AutoConfig, model, "model that could fuse", "config.json").is_encoder_decoder else "chat"
-
-
-def _known(kind: type[Stage], options: dict[str, Any]) -> dict[str, Any]:
-    import inspect
-
-    known = inspect.signature(kind.__init__).parameters
-    return {key: value for key, value in options.items() if key in known}
+    with suggesting(spec, [name for name in FUSERS if name not in BY_CONFIG]):
+        config = pretrained(AutoConfig, spec, "model that could fuse", "config.json")
+    return "GenFuser" if config.is_encoder_decoder else "ChatFuser"

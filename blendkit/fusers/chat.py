@@ -7,13 +7,14 @@ round, and in the last one the first model writes the answer.
 from __future__ import annotations
 
 import random
+from collections.abc import Sequence
 from typing import Any
 
-from blendkit.errors import UsageError
+from blendkit.errors import UsageError, expect_at_least
 from blendkit.fences import fence_for, plain_name, quoted
 from blendkit.fusers.base import appended, top_candidates
 from blendkit.generators.base import Prompt, TextModel
-from blendkit.generators.factory import text_model, windows_at_once
+from blendkit.generators.factory import check_models, text_model, windows_at_once
 from blendkit.generators.options import EndpointOptions, Sampling
 from blendkit.pipeline.stage import Stage
 from blendkit.pipeline.work import Rounds, Work
@@ -45,19 +46,21 @@ class ChatFuser(Stage):
     window = 32
 
     def __init__(
-        self, models: list[str], name: str | None = None, endpoint: EndpointOptions | None = None, *, layers: int = 1, show_ranks: bool = False,
-        show_scores: bool = False, sampling: Sampling | None = None, seed: int = 0, device: str = "auto", dtype: str = "auto",
+        self, models: Sequence[str], name: str | None = None, endpoint: EndpointOptions | None = None, *, layers: int = 1, show_ranks: bool = False,
+        show_scores: bool = False, max_new_tokens: int = 1024, temperature: float = 0.0, seed: int = 0, device: str = "auto", dtype: str = "auto",
     ) -> None:  # fmt: skip
+        expect_at_least({"layers": 1}, {"layers": layers})
         if len(set(models)) < len(models):
             raise UsageError("fuse: a model is named twice")
         if name and len(models) > 1 and layers == 1:
             raise UsageError("--name: several models without --layers write several answers, each under its model's name")
+        check_models(models, endpoint)
         endpoint = endpoint or EndpointOptions()
         if layers > 1 and endpoint.offline:
             raise UsageError("--layers: a second round reads the answers of the first, which a batch file does not have yet")
         self.models: dict[str, TextModel] = {spec: text_model(spec, endpoint, device, dtype) for spec in models}
         self.final_name, self.layers, self.seed = name or models[0], layers, seed
-        self.sampling = sampling or Sampling(max_new_tokens=1024, temperature=0)
+        self.sampling = Sampling(max_new_tokens=max_new_tokens, temperature=temperature)
         self.jobs = {spec: model.completing(self.sampling) for spec, model in self.models.items()}
         self.show_ranks, self.show_scores = show_ranks, show_scores
         self.overlap = windows_at_once(self.models.values(), endpoint)

@@ -10,6 +10,7 @@ from typing import Any
 
 import torch
 
+from blendkit.errors import expect_at_least
 from blendkit.fusers.base import appended, top_candidates
 from blendkit.models.loading import choose_device, choose_dtype, fingerprint
 from blendkit.models.pretrained import pretrained
@@ -27,6 +28,7 @@ class GenFuser(Stage):
     """Appends the fused candidate, named by the model unless `name` says otherwise.
 
     Raises:
+        UsageError: a number is out of its range.
         NoInputError: there is no such model, or it is no seq2seq model.
     """
 
@@ -47,6 +49,10 @@ class GenFuser(Stage):
     ) -> None:
         from transformers import AutoModelForSeq2SeqLM, AutoTokenizer
 
+        expect_at_least(
+            {"num_beams": 1, "max_new_tokens": 1, "max_length": 8, "candidate_maxlength": 1},
+            {"num_beams": num_beams, "max_new_tokens": max_new_tokens, "max_length": max_length, "candidate_maxlength": candidate_maxlength},
+        )
         self.device = choose_device(device)
         self.dtype = choose_dtype(dtype, self.device)
         self.model_name, self.fused_name = model, name or model

@@ -96,6 +96,9 @@ class TextModel(ABC):
     def describe(self) -> dict[str, Any]:
         """For the manifest."""
 
+    def put_away(self) -> None:  # noqa: B027
+        """Frees the memory of weights for another model's sake; the next batch loads them again. Most hold none."""
+
     def close(self) -> None:  # noqa: B027
         """Closes connections, where the model holds any; it may be used again."""
 

@@ -73,32 +73,32 @@ class Endpoint(TextModel):
 
     local = False
 
-    def __init__(self, model: str, options: EndpointOptions) -> None:
+    def __init__(self, model: str, endpoint: EndpointOptions) -> None:
         try:
             import aiohttp
         except ImportError as error:
             raise UsageError("an openai: model needs aiohttp: pip install 'blendkit[api]'") from error
-        if options.api not in ROUTES:
-            raise UsageError(f"--api {options.api}: expected {' or '.join(ROUTES)}")
-        if options.max_cost is not None and not (options.price_in or options.price_out):
+        if endpoint.api not in ROUTES:
+            raise UsageError(f"--api {endpoint.api}: expected {' or '.join(ROUTES)}")
+        if endpoint.max_cost is not None and not (endpoint.price_in or endpoint.price_out):
             raise UsageError("--max-cost needs --price-in and --price-out, in $ a million tokens")
         self._aiohttp = aiohttp
-        self.spec, self._model, self.options = f"openai:{model}", model, options
+        self.spec, self._model, self.options = f"openai:{model}", model, endpoint
         self._key = os.environ.get("OPENAI_API_KEY", "").strip()
         if any(not sign.isprintable() for sign in self._key):
             raise UsageError("OPENAI_API_KEY holds control characters or is no UTF-8; no header can carry it")
-        self._address = Address.parsed(options.base_url or os.environ.get("OPENAI_BASE_URL") or DEFAULT_URL)
+        self._address = Address.parsed(endpoint.base_url or os.environ.get("OPENAI_BASE_URL") or DEFAULT_URL)
         self._where = self._address.name
         self._secrets = Secrets([self._key, *self._address.secrets])
         if self._key and self._address.authorization:
             raise UsageError("two credentials: --base-url has some, and OPENAI_API_KEY is set; the server reads one of them only")
-        self._writer = BatchWriter(options.emit_batch, ROUTES[options.api]) if options.emit_batch else None
-        self._answers = BatchAnswers(options.read_batch, options.max_body_bytes) if options.read_batch else None
-        if not self._key and self._where == DEFAULT_URL and not options.offline:
+        self._writer = BatchWriter(endpoint.emit_batch, ROUTES[endpoint.api]) if endpoint.emit_batch else None
+        self._answers = BatchAnswers(endpoint.read_batch, endpoint.max_body_bytes) if endpoint.read_batch else None
+        if not self._key and self._where == DEFAULT_URL and not endpoint.offline:
             raise EndpointError("OPENAI_API_KEY is not set; set it, or name another server with --base-url")
-        self._cache = Cache(options.cache, options.max_body_bytes) if options.cache and not options.offline else None
-        self._limit = RateLimit(options.requests_per_minute, options.tokens_per_minute)
-        self.meter = Meter(options.price_in, options.price_out, options.max_cost)
+        self._cache = Cache(endpoint.cache, endpoint.max_body_bytes) if endpoint.cache and not endpoint.offline else None
+        self._limit = RateLimit(endpoint.requests_per_minute, endpoint.tokens_per_minute)
+        self.meter = Meter(endpoint.price_in, endpoint.price_out, endpoint.max_cost)
         self._gone: BlendkitError | None = None
         self._last_success, self._failures = 0.0, 0
         self.cut = self.unbelieved = self.hidden = self.unreadable = 0
@@ -109,7 +109,7 @@ class Endpoint(TextModel):
         self._starting = threading.Lock()
         self._session: Any = None
         self._gate: asyncio.Semaphore | None = None
-        if not options.offline:
+        if not endpoint.offline:
             _endpoints.add(self)
 
     def complete(self, prompts: list[Prompt], sampling: Sampling) -> list[Completion | Exception]:

@@ -2,19 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import replace
 from functools import partial
 from typing import Any
 
-from blendkit.errors import UsageError
+from blendkit.errors import UsageError, expect_at_least
 from blendkit.generators.base import Completion, Messages, Prompt, TextModel
-from blendkit.generators.factory import text_model, windows_at_once
+from blendkit.generators.factory import check_models, text_model, windows_at_once
 from blendkit.generators.options import EndpointOptions, Sampling, decoded_by
-from blendkit.generators.presets import Preset, defaults_of, preset_of
+from blendkit.generators.presets import Preset, defaults_of, names_to_suggest, preset_of
 from blendkit.pipeline.stage import Stage
 from blendkit.pipeline.work import Job, Work
 from blendkit.records import Record, source_text
+from blendkit.registry import suggesting
 from blendkit.seeding import seeded
 
 SEVERAL_LOCAL = 1024  # records a window where each window loads the weights anew
@@ -32,9 +33,9 @@ class Generating(Stage):
 
     def __init__(
         self,
-        models: list[str],
-        sampling: Sampling,
-        endpoint: EndpointOptions,
+        models: Sequence[str],
+        sampling: Sampling | None = None,
+        endpoint: EndpointOptions | None = None,
         system: str | None = None,
         seed: int = 0,
         device: str = "auto",
@@ -43,26 +44,44 @@ class Generating(Stage):
         decodings: Sequence[str] = (),
         num_return: int = 1,
         trust_remote_code: bool = False,
-        given: Sequence[str] = (),
+        max_new_tokens: int | None = None,
+        temperature: float | None = None,
+        top_p: float | None = None,
+        top_k: int | None = None,
+        repetition_penalty: float | None = None,
+        stop: Sequence[str] | None = None,
+        logprobs: bool | None = None,
     ) -> None:
-        """`given` names the fields of `sampling` that were asked for, which a preset's defaults leave alone.
+        """`max_new_tokens` and all behind it stand above `sampling`'s; a model's own defaults give way to both.
 
         Raises:
-            UsageError: a name is given twice, or a decoding that a model cannot do.
+            UsageError: a name is given twice, a number is out of its range, or a decoding that a model cannot do.
             NoInputError: there is no such model.
         """
+        expect_at_least({"num_return": 1}, {"num_return": num_return})
+        asked = {
+            "max_new_tokens": max_new_tokens, "temperature": temperature, "top_p": top_p, "top_k": top_k, "repetition_penalty": repetition_penalty,
+            "stop": None if stop is None else tuple(stop), "logprobs": logprobs,
+        }  # fmt: skip
+        sampling = _asked(sampling or Sampling(), asked)
+        # What differs from the defaults was asked for, too.
+        given = {name for name, value in asked.items() if value is not None} | {
+            name for name, value in vars(sampling).items() if value != vars(Sampling())[name]
+        }
+        check_models([_parsed(model)[2] for model in models], endpoint, trust_remote_code)
+        endpoint = endpoint or EndpointOptions()
         self.sampling, self.system, self.seed, self.num_return = sampling, system, seed, num_return
         self.models: dict[str, TextModel] = {}
         self.presets: dict[str, Preset | None] = {}
         self.samplings: dict[str, list[Sampling]] = {}
         self.jobs: dict[str, list[Job]] = {}
         for model in models:
-            name, mark, spec = model.partition("=")
+            name, preset, where = _parsed(model)
             if name in self.models:
                 raise UsageError(f"-m {model}: the name {name} is given twice")
-            preset, where = preset_of(spec if mark else model)
             self.presets[name] = preset
-            self.models[name] = text_model(where, endpoint, device, dtype, trust_remote_code)
+            with suggesting(where, names_to_suggest()):
+                self.models[name] = text_model(where, endpoint, device, dtype, trust_remote_code)
             base = _with_defaults(sampling, defaults_of(preset, where), given)
             self.samplings[name] = [decoded_by(decoding, base) for decoding in decodings] or [base]
             for one in self.samplings[name]:
@@ -82,6 +101,8 @@ class Generating(Stage):
         local = self.models[name].local
         if not local and (sampling.beams > 1 or sampling.typical_p < 1):
             raise UsageError(f"--decoding {sampling.method}: endpoints have no such method; {name} would need a local model")
+        if sampling.beams > 1 and not hasattr(self.models[name], "search"):
+            raise UsageError(f"--decoding {sampling.method}: {name} has no such method")
         if sampling.beams > 1 and self.num_return > sampling.beams:
             raise UsageError(f"--num-return {self.num_return}: a search with {sampling.beams} beams has no more answers than that")
         if self.num_return > 1 and sampling.temperature == 0 and sampling.beams == 1:
@@ -94,7 +115,7 @@ class Generating(Stage):
         def run(prompts: list[Prompt]) -> list[Any]:
             for other in self.local:
                 if other is not model:
-                    other.put_away()  # type: ignore[attr-defined]
+                    other.put_away()
             if sampling.beams > 1:
                 return model.search(prompts, sampling, self.num_return)  # type: ignore[attr-defined,no-any-return]
             return [one if isinstance(one, Exception) else [one] for one in model.complete(prompts, sampling)]
@@ -140,11 +161,22 @@ class Generating(Stage):
         return [warning for model in self.models.values() for warning in model.warnings()]
 
 
+def _parsed(model: str) -> tuple[str, Preset | None, str]:
+    """Name, preset and model of `NAME=SPEC` or `SPEC`."""
+    name, mark, spec = model.partition("=")
+    return name, *preset_of(spec if mark else model)
+
+
 def _candidate(name: str, sampling: Sampling, completion: Completion) -> dict[str, Any]:
     return {"model": name, "text": completion.text, "decoding_method": sampling.method, **completion.fields()}
 
 
-def _with_defaults(sampling: Sampling, defaults: dict[str, float], given: Sequence[str]) -> Sampling:
+def _asked(sampling: Sampling, asked: dict[str, Any]) -> Sampling:
+    """The sampling with what was asked for beside it."""
+    return replace(sampling, **{name: value for name, value in asked.items() if value is not None})
+
+
+def _with_defaults(sampling: Sampling, defaults: dict[str, float], given: Collection[str]) -> Sampling:
     """The model's defaults, but for what was asked for."""
     return replace(sampling, **{key: value for key, value in defaults.items() if key not in given})  # type: ignore[arg-type]
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import Any
 
-from blendkit.errors import UsageError
+from blendkit.errors import UsageError, expect_at_least
 from blendkit.registry import nearest
 
 
@@ -32,6 +32,12 @@ class Sampling:
     alternatives: int = 0
     schema: dict[str, Any] | None = None
 
+    def __post_init__(self) -> None:
+        """Raises UsageError for a number that is out of its range."""
+        expect_at_least({"max_new_tokens": 1, "temperature": 0, "top_p": 0, "top_k": 0, "beams": 1}, vars(self))
+        if self.top_p > 1:
+            raise UsageError(f"top_p: expected at most 1, got {self.top_p}")
+
     @property
     def method(self) -> str:
         """The record's `decoding_method`."""
@@ -51,7 +57,8 @@ class Sampling:
 class EndpointOptions:
     """How to reach an OpenAI-compatible server, and within which limits. Prices are in $ a million tokens.
 
-    `cache` is an SQLite file; `emit_batch` and `read_batch` are files in the OpenAI batch format.
+    `cache` is an SQLite file; `emit_batch` and `read_batch` are files in the OpenAI batch format. `asked` is what errors call
+    these options by: the flag that was given, or None where a command was given none.
     """
 
     base_url: str | None = None
@@ -68,6 +75,12 @@ class EndpointOptions:
     emit_batch: str | None = None
     read_batch: str | None = None
     max_body_bytes: int = 64 << 20
+    asked: str | None = "endpoint"
+
+    def __post_init__(self) -> None:
+        """Raises UsageError for a number that is out of its range."""
+        least = {"concurrency": 1, "retries": 0, "timeout": 0, "requests_per_minute": 1, "tokens_per_minute": 1, "price_in": 0, "price_out": 0}
+        expect_at_least({**least, "max_body_bytes": 1}, vars(self))
 
     @property
     def offline(self) -> bool:
@@ -100,6 +113,11 @@ DECODINGS: dict[str, tuple[str, float]] = {
     "min-p": ("min_p", 0.05),
     "temperature": ("temperature", 0.7),
 }
+
+
+def decoding_forms() -> list[str]:
+    """How `--decoding` names each, with the number that it takes where none is given."""
+    return [name if name == "greedy" else f"{name}[:{number:g}]" for name, (_, number) in DECODINGS.items()]
 
 
 def decoded_by(spec: str, sampling: Sampling) -> Sampling:

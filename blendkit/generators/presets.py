@@ -9,7 +9,8 @@ import re
 from dataclasses import dataclass, field
 
 from blendkit.generators.base import Material, Messages
-from blendkit.models.loading import EMBEDDED
+from blendkit.generators.factory import GENERATORS
+from blendkit.models.loading import EMBEDDED, EMBEDDED_GENERATORS
 
 ALPACA = "Below is an instruction that describes a task. Write a response that appropriately completes the request."
 ALPACA_INPUT = (
@@ -199,6 +200,18 @@ PRESETS = {
 
 # How the embedded generators (`embedded:NAME`) sample: little at random, and not longer than what they were trained on.
 EMBEDDED_DEFAULTS: dict[str, float] = {"temperature": 0.6, "top_p": 0.9, "repetition_penalty": 1.1, "max_new_tokens": 192}
+
+
+def generator_rows() -> list[str]:
+    """What `generate --list` shows, a line each: presets, embedded models, and what other packages bring."""
+    lines = [f"{name:9}  {preset.model:47}  {preset.source}{'  needs --trust-remote-code' if preset.code else ''}" for name, preset in PRESETS.items()]
+    lines += [f"{EMBEDDED}:{name}  {GENERATORS[EMBEDDED].about}" for name in EMBEDDED_GENERATORS]
+    return lines + [f"{name}:MODEL  {row.about}" for name, row in GENERATORS.items() if name not in GENERATORS.own]
+
+
+def names_to_suggest() -> list[str]:
+    """All that a SPEC may be which is not any model's own name."""
+    return [*PRESETS, *(f"{EMBEDDED}:{name}" for name in EMBEDDED_GENERATORS), *(name for name in GENERATORS if name not in GENERATORS.own)]
 
 
 def defaults_of(preset: Preset | None, spec: str) -> dict[str, float]:

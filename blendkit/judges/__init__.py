@@ -1,4 +1,4 @@
-"""The table of judges: `embedded` by name, an LLM otherwise."""
+"""The table of judges: one by its name, an LLM otherwise."""
 
 from __future__ import annotations
 
@@ -6,45 +6,69 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from blendkit.errors import UsageError
+from blendkit.registry import Registry, Row, options_of, suggesting
 
 if TYPE_CHECKING:
     from blendkit.generators.options import EndpointOptions
     from blendkit.judges.base import Juror
     from blendkit.judges.judging import Judging
 
+LLM = "LLM"
+JUDGES = Registry(
+    "blendkit.judges",
+    {
+        "embedded": Row("blendkit.judges.embedded:EmbeddedJudge", "a stand-in by BERTScore against the reference"),
+        LLM: Row("blendkit.judges.llm:LLMJudge", form="openai:MODEL, or a local causal model (a directory or a hub id)"),
+    },
+)
+
 
 def make_judge(
-    models: str | Sequence[str] = "embedded", *, name: str | None = None, endpoint: EndpointOptions | None = None, orders: str = "both",
-    schedule: str = "full", seed: int = 0, device: str = "auto", dtype: str = "auto", **llm: Any,
+    model: str | Sequence[str] = "embedded", *, name: str | None = None, orders: str = "both", schedule: str = "full", prompt: str | None = None,
+    verdict_by: str | None = None, max_new_tokens: int | None = None, endpoint: EndpointOptions | None = None, device: str = "auto", dtype: str = "auto",
+    seed: int = 0,
 ) -> Judging:  # fmt: skip
-    """The stage with one judge or several; `models` are NAME=SPEC or SPEC, and `llm` are LLMJudge's own arguments.
+    """The stage with one judge or several; the arguments are those of `blendkit.judge`, and None is the judge's own default.
 
-    `name` is that of a single judge, or of the panel.
+    A judge gets `name` and those of the arguments that its `__init__` names; `model` is what stands behind `NAME:`, or all of it
+    for an LLM.
 
     Raises:
-        UsageError: a flag's value is none, or no judge is given.
+        UsageError: an argument is wrong, no judge is given, or none has an option.
         NoInputError: there is no such model or prompt file.
     """
+    from blendkit.generators.factory import check_models
+    from blendkit.judges.base import Juror
     from blendkit.judges.judging import Judging
     from blendkit.judges.prompting import load_prompt
 
-    if "prompt" in llm:
-        load_prompt(llm["prompt"])  # a mistake shows, whoever judges
-    specs = [models] if isinstance(models, str) else list(models)
+    if prompt is not None:
+        load_prompt(prompt)  # a mistake shows, whoever judges
+    specs = [model] if isinstance(model, str) else list(model)
     if not specs:
         raise UsageError("-m: expected at least one judge")
-    where: dict[str, Any] = {"device": device, "dtype": dtype}
+    parsed = [judge_of(spec) for spec in specs]
+    kinds = {chosen: JUDGES.load_kind(chosen, "-m", Juror) for _, chosen, _ in parsed}
+    takes = {chosen: options_of(kind) for chosen, kind in kinds.items()}
+    options: dict[str, Any] = {"prompt": prompt, "verdict_by": verdict_by, "max_new_tokens": max_new_tokens}
+    asked = endpoint.asked if endpoint else None
+    JUDGES.check_options({**options, "endpoint": asked}, takes, {"endpoint": asked})
+    if llms := [where for _, chosen, where in parsed if chosen == LLM]:
+        check_models(llms, endpoint)
+    options |= {"endpoint": endpoint, "device": device, "dtype": dtype, "seed": seed}
     jurors: list[Juror] = []
-    for spec in specs:
-        own, mark, model = spec.partition("=")
-        label = own if mark else (name if len(specs) == 1 and name else spec)
-        if (model or own) == "embedded":
-            from blendkit.judges.embedded import EmbeddedJudge
-
-            jurors.append(EmbeddedJudge(label, **where))
-        else:
-            from blendkit.generators.options import EndpointOptions
-            from blendkit.judges.llm import LLMJudge
-
-            jurors.append(LLMJudge(model if mark else own, endpoint or EndpointOptions(), name=label, seed=seed, **where, **llm))
+    for spec, (own, chosen, where) in zip(specs, parsed, strict=True):
+        if where and "model" not in takes[chosen]:
+            raise UsageError(f"-m {spec}: {chosen} takes no model")
+        given = {**options, "model": where or None, "name": own or (name if len(specs) == 1 and name else spec)}
+        with suggesting(where, [other for other in JUDGES if other != LLM]):
+            jurors.append(kinds[chosen](**{option: value for option, value in given.items() if option in takes[chosen] and value is not None}))
     return Judging(jurors, panel=name or "panel", orders=orders, schedule=schedule, seed=seed)
+
+
+def judge_of(spec: str) -> tuple[str, str, str]:
+    """The judge's own name (or nothing), its row, and what model it is given (or nothing), of `[NAME=]MODEL`."""
+    own, mark, where = spec.partition("=")
+    own, where = (own, where) if mark else ("", spec)
+    name, _, model = where.partition(":")
+    return (own, name, model) if name in JUDGES and name != LLM else (own, LLM, where)

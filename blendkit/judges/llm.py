@@ -34,9 +34,10 @@ class LLMJudge(Juror):
     """
 
     def __init__(
-        self, spec: str, endpoint: EndpointOptions, *, name: str | None = None, prompt: str = DEFAULT, verdict_by: str = "auto",
+        self, model: str, endpoint: EndpointOptions | None = None, *, name: str | None = None, prompt: str = DEFAULT, verdict_by: str = "auto",
         max_new_tokens: int | None = None, seed: int = 0, device: str = "auto", dtype: str = "auto",
     ) -> None:  # fmt: skip
+        endpoint = endpoint or EndpointOptions()
         if verdict_by not in WAYS:
             raise UsageError(f"--verdict-by {verdict_by}: expected one of {', '.join(WAYS)}")
         if endpoint.offline:
@@ -44,12 +45,12 @@ class LLMJudge(Juror):
                 "--emit-batch, --read-batch: a judge asks again after a reply that it cannot read, which a batch cannot; judge by an endpoint, or locally"
             )
         self.prompt: JudgePrompt = load_prompt(prompt)
-        self.model: TextModel = text_model(spec, endpoint, device, dtype)
-        self.name, self.seed = name or spec, seed
+        self.model: TextModel = text_model(model, endpoint, device, dtype)
+        self.name, self.seed = name or model, seed
         self.local = self.model.local
         if self.prompt.raw and not self.local and endpoint.api == "chat":
             raise UsageError(f"--prompt {self.prompt.name} is a text without a conversation, for models trained on it: add --api completions")
-        self.way = self._way(spec, verdict_by)
+        self.way = self._way(model, verdict_by)
         self.given_up: str | None = None
         tokens = max_new_tokens or self.prompt.max_new_tokens
         self.sampling = Sampling(max_new_tokens=tokens, temperature=0, stop=tuple(self.prompt.stop))
@@ -58,10 +59,14 @@ class LLMJudge(Juror):
         self.overlap = windows_at_once([self.model], endpoint)
         self.job = Job(self.name, self._opinions, self.local, self.model.close)
         by = verdict_by if verdict_by == "auto" and not self.local else self.way
-        self.signature = str(Signature(f"judge:{spec}", prompt=self.prompt.name, by=by, v=VERSION))
+        self.signature = str(Signature(f"judge:{model}", prompt=self.prompt.name, by=by, v=VERSION))
 
     def _way(self, spec: str, asked: str) -> str:
         firsts = [word.split()[0].lower() for word in self.prompt.words.values()]
+        if self.local and not hasattr(self.model, "likelihoods"):
+            if asked not in ("auto", "text"):
+                raise UsageError(f"--verdict-by {asked}: {spec} only writes text; --verdict-by text takes its words")
+            return "text"
         if self.local:
             if asked == "json":
                 raise UsageError("--verdict-by json is for endpoints; a local model's verdict is read by likelihood or text")

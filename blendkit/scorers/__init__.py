@@ -1,106 +1,132 @@
-"""The table of scorers. A new one is a file here and a line in SCORERS."""
+"""The table of scorers. A new one is a file here and a row in SCORERS, or another package's entry point."""
 
 from __future__ import annotations
 
-import difflib
-import inspect
+from collections.abc import Collection
 from functools import cache
-from importlib import import_module
-from typing import Any
 
 from blendkit.errors import UsageError
+from blendkit.registry import Registry, Row, options_of
 from blendkit.scorers.base import Scorer
 
-SCORERS = {
-    "bleu": "bleu:Bleu",
-    "chrf": "bleu:Chrf",
-    "rouge1": "rouge:Rouge",
-    "rouge2": "rouge:Rouge",
-    "rougeL": "rouge:Rouge",
-    "rougeLsum": "rouge:Rouge",
-    "exact-match": "overlap:ExactMatch",
-    "token-f1": "overlap:TokenF1",
-    "bertscore": "bertscore:BertScore",
-    "bertscore-precision": "bertscore:Precision",
-    "bertscore-recall": "bertscore:Recall",
-    "bartscore": "bartscore:BartScore",
-    "bartscore-precision": "bartscore:Precision",
-    "bartscore-recall": "bartscore:Recall",
-    "bartscore-source": "bartscore:FromSource",
-    "bleurt": "bleurt:Bleurt",
-    "mlm": "mlm:MaskedLM",
-    "mlm-norm": "mlm:Normalised",
-    "simcls": "simcls:SimCLS",
-    "summareranker": "summareranker:SummaReranker",
-    "reward": "reward:Reward",
-    "perplexity": "perplexity:Perplexity",
-    "mbr": "mbr:MBR",
-    "cosine": "cosine:Cosine",
-    "length": "baselines:Length",
-    "random": "baselines:Random",
-}
+# What a row's `about` would say stands in the scorer's class, with all else that documents show of it.
+SCORERS = Registry(
+    "blendkit.scorers",
+    {
+        "bleu": Row("blendkit.scorers.bleu:Bleu"),
+        "chrf": Row("blendkit.scorers.bleu:Chrf"),
+        "rouge1": Row("blendkit.scorers.rouge:Rouge"),
+        "rouge2": Row("blendkit.scorers.rouge:Rouge"),
+        "rougeL": Row("blendkit.scorers.rouge:Rouge"),
+        "rougeLsum": Row("blendkit.scorers.rouge:Rouge"),
+        "exact-match": Row("blendkit.scorers.overlap:ExactMatch"),
+        "token-f1": Row("blendkit.scorers.overlap:TokenF1"),
+        "bertscore": Row("blendkit.scorers.bertscore:BertScore"),
+        "bertscore-precision": Row("blendkit.scorers.bertscore:Precision"),
+        "bertscore-recall": Row("blendkit.scorers.bertscore:Recall"),
+        "bartscore": Row("blendkit.scorers.bartscore:BartScore"),
+        "bartscore-precision": Row("blendkit.scorers.bartscore:Precision"),
+        "bartscore-recall": Row("blendkit.scorers.bartscore:Recall"),
+        "bartscore-source": Row("blendkit.scorers.bartscore:FromSource"),
+        "bleurt": Row("blendkit.scorers.bleurt:Bleurt"),
+        "mlm": Row("blendkit.scorers.mlm:MaskedLM"),
+        "mlm-norm": Row("blendkit.scorers.mlm:Normalised"),
+        "simcls": Row("blendkit.scorers.simcls:SimCLS"),
+        "summareranker": Row("blendkit.scorers.summareranker:SummaReranker"),
+        "reward": Row("blendkit.scorers.reward:Reward"),
+        "perplexity": Row("blendkit.scorers.perplexity:Perplexity"),
+        "mbr": Row("blendkit.scorers.mbr:MBR"),
+        "cosine": Row("blendkit.scorers.cosine:Cosine"),
+        "length": Row("blendkit.scorers.baselines:Length"),
+        "random": Row("blendkit.scorers.baselines:Random"),
+    },
+)
 
-LOWER_IS_BETTER = ("perplexity",)
 
+def make_scorer(
+    spec: str, *, device: str = "auto", dtype: str = "auto", seed: int = 0, bertscore_layer: int | None = None, bertscore_idf: str | None = None,
+    bertscore_baseline: str | None = None,
+) -> Scorer:  # fmt: skip
+    """The scorer of `[LABEL=]NAME[:MODEL]`.
 
-def make_scorer(spec: str, **settings: Any) -> Scorer:
-    """The scorer of `[LABEL=]NAME[:MODEL]`; of the settings (device, dtype, seed, …) each takes what it knows.
+    `device`, `dtype` and `seed` are for those that have a model or draw at random; the others are options, None where they are
+    not given (see `BertScore`).
 
     Raises:
-        UsageError: there is no such metric (the nearest name is suggested), or a model is missing or too much.
+        UsageError: there is no such metric (the nearest name is suggested), a model is missing or too much, or the metric does
+            not have an option.
+        NoInputError: there is no such model.
     """
-    label, equals, rest = spec.partition("=")
-    if not equals or label.partition(":")[0] in SCORERS:  # a model's path may hold a =
-        label, rest = "", spec
-    name, _, model = rest.partition(":")
-    if name not in SCORERS:
-        near = difflib.get_close_matches(name, SCORERS, 1, cutoff=0.5)
-        hint = f"; did you mean {near[0]}?" if near else ""
-        raise UsageError(f"--metric {name}: unknown{hint} (there are {', '.join(SCORERS)})")
+    label, name, model = parsed_spec(spec)
     kind = scorer_class(name)
     if model and kind.default_model is None:
         raise UsageError(f"--metric {spec}: {name} takes no model")
     model = model or kind.default_model or ""
     if kind.default_model == "" and not model:
         raise UsageError(f"--metric {spec}: name a model, {name}:MODEL; {kind.about}")
-    if label and better_when_lower(name) != better_when_lower(label):
-        raise UsageError(f"--metric {spec}: lower is better for {name}, and a label must say so: {name}-{label}={rest}")
-    known = inspect.signature(kind.__init__).parameters
-    taken = dict(settings) if "settings" in known else {key: value for key, value in settings.items() if key in known}
-    if kind.default_model is not None:
-        taken["model"] = model
-    if "kind" in known:
-        taken["kind"] = name
-    return kind(label or name, **taken)
+    if label and kind.lower_is_better != better_when_lower(label):
+        better = "lower" if kind.lower_is_better else "higher"
+        example = f"{name}-{label}" if kind.lower_is_better else f"my-{name}"
+        raise UsageError(f"--metric {spec}: {better} is better for {name}, and a label must say so: {example}={spec.partition('=')[2]}")
+    options = {"bertscore_layer": bertscore_layer, "bertscore_idf": bertscore_idf, "bertscore_baseline": bertscore_baseline}
+    takes = options_of(kind, model)
+    SCORERS.check_options(options, {name: takes})
+    given: dict[str, object] = {option: value for option, value in options.items() if value is not None}
+    given |= {"device": device, "dtype": dtype, "seed": seed, "kind": name} | ({} if kind.default_model is None else {"model": model})
+    return kind(label or name, **{option: value for option, value in given.items() if option in takes})
+
+
+def parsed_spec(spec: str) -> tuple[str, str, str]:
+    """Label (or nothing), name and model (or nothing) of `[LABEL=]NAME[:MODEL]`."""
+    label, equals, rest = spec.partition("=")
+    if not equals or label.partition(":")[0] in SCORERS:  # a model's path may hold a =
+        label, rest = "", spec
+    name, _, model = rest.partition(":")
+    return label, name, model
 
 
 def scorer_class(name: str) -> type[Scorer]:
-    """The class behind a name; its library is imported only when one is made."""
-    module, _, attribute = SCORERS[name].partition(":")
-    found: type[Scorer] = getattr(import_module(f"blendkit.scorers.{module}"), attribute)
-    return found
+    """The class behind a name; its library is imported only when one is made.
+
+    Raises:
+        UsageError: there is no such metric.
+    """
+    kind: type[Scorer] = SCORERS.load_kind(name, "--metric", Scorer)
+    return kind
+
+
+def scorer_options(spec: str) -> Collection[str]:
+    """The options of the scorer of `[LABEL=]NAME[:MODEL]`."""
+    _, name, model = parsed_spec(spec)
+    return options_of(scorer_class(name), model)
 
 
 @cache
 def better_when_lower(name: str) -> bool:
-    """Whether a score of this name ranks the lowest first: `perplexity`, and labels that begin with that."""
-    return any(name == metric or name.startswith(f"{metric}-") for metric in LOWER_IS_BETTER)
+    """Whether a score of this name ranks the lowest first: that of such a metric, and labels that begin with the metric's name and a dash."""
+    parts = name.split("-")
+    heads = ("-".join(parts[:length]) for length in range(len(parts), 0, -1))
+    metric = next((head for head in heads if head in SCORERS), None)
+    return metric is not None and scorer_class(metric).lower_is_better
 
 
-def scorer_rows() -> list[dict[str, str]]:
-    """What `score --list` and docs/scorers.md show of each scorer."""
+def scorer_rows(own: bool = False) -> list[dict[str, str]]:
+    """What `score --list` shows of each scorer, and docs/scorers.md of our own ones."""
     rows = []
-    for name in SCORERS:
-        kind = scorer_class(name)
+    for name in SCORERS.own if own else SCORERS:
+        try:
+            kind = scorer_class(name)
+        except UsageError as error:  # another package's: the list shows what is wrong with it
+            rows.append(dict.fromkeys(("needs", "better", "range", "empty text", "model", "source"), "–") | {"metric": name, "what": str(error)})
+            continue
         needs = [word for word, wanted in (("reference", kind.needs_reference), ("x", kind.needs_source)) if wanted]
         model = "none" if kind.default_model is None else kind.default_model or "must be named"
-        better = "lower" if better_when_lower(name) else "higher"
         rows.append(
             {
                 "metric": name,
                 "what": kind.about,
                 "needs": ", ".join(needs) or "nothing",
-                "better": better,
+                "better": "lower" if kind.lower_is_better else "higher",
                 "range": kind.bounds,
                 "empty text": kind.empty,
                 "model": model,

@@ -44,7 +44,8 @@ class Scorer(ABC):
     """Writes `scores[name]` of each candidate; every value is finite, whatever the texts.
 
     The class variables are the scorer's row in `score --list` and docs/scorers.md. A signature tells all that
-    decided a score; a score without it is not a result.
+    decided a score; a score without it is not a result. Of `model`, `kind` (its name in the table), `device`, `dtype`,
+    `seed` and the options of `make_scorer`, a scorer gets those that its `__init__` names behind `name`.
     """
 
     about: ClassVar[str]
@@ -54,6 +55,8 @@ class Scorer(ABC):
     needs_source: ClassVar[bool] = False
     # The default model; "" where one must be named, None where there is none.
     default_model: ClassVar[str | None] = None
+    # The lowest score ranks first; a label of such a scorer begins with its name and a dash.
+    lower_is_better: ClassVar[bool] = False
     # What an empty candidate or reference gets.
     empty: ClassVar[str] = "0"
 

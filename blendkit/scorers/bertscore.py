@@ -44,11 +44,12 @@ class BertScore(ModelScorer):
 
     def __init__(
         self, name: str, model: str = EMBEDDED, device: str = "auto", dtype: str = "auto",
-        layers: int | None = None, idf: str | None = None, baseline: str | None = None,
+        bertscore_layer: int | None = None, bertscore_idf: str | None = None, bertscore_baseline: str | None = None,
     ) -> None:  # fmt: skip
-        """`layers` counts from the input; `idf` is a file of records whose references give the weights of tokens;
-        `baseline` rescales: a language that the package has a baseline of for this model, or a file of that form.
+        """`bertscore_layer` counts from the input; `bertscore_idf` is a file of records whose references give the weights of
+        tokens; `bertscore_baseline` rescales: a language that the package has a baseline of for this model, or a file of that form.
         """
+        layers, idf, baseline = bertscore_layer, bertscore_idf, bertscore_baseline
         from blendkit.models.encoder import Encoder
 
         super().__init__(name, model)

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Collection
 
 from blendkit.errors import UsageError
+from blendkit.registry import options_of
 from blendkit.scorers.base import Item, Scorer, Scores
 from blendkit.signature import Signature
 
@@ -18,13 +19,26 @@ class MBR(Scorer):
     default_model = "bertscore"
     empty = "METRIC's; 0 for one alone"
 
-    def __init__(self, name: str, model: str = "bertscore", **settings: Any) -> None:
+    def __init__(
+        self, name: str, model: str = "bertscore", device: str = "auto", dtype: str = "auto", seed: int = 0, bertscore_layer: int | None = None,
+        bertscore_idf: str | None = None, bertscore_baseline: str | None = None,
+    ) -> None:  # fmt: skip
         from blendkit.scorers import make_scorer
 
         super().__init__(name)
-        self.metric = make_scorer(model, **settings)
+        self.metric = make_scorer(
+            model, device=device, dtype=dtype, seed=seed, bertscore_layer=bertscore_layer, bertscore_idf=bertscore_idf, bertscore_baseline=bertscore_baseline
+        )
         if not self.metric.needs_reference:
             raise UsageError(f"--metric mbr:{model}: {self.metric.name} compares with no reference; try mbr:bertscore or mbr:rouge2")
+
+    @classmethod
+    def takes(cls, model: str) -> Collection[str]:
+        """METRIC's options."""
+        from blendkit.scorers import parsed_spec, scorer_class
+
+        _, name, inner = parsed_spec(model or cls.default_model)
+        return {"model", "device", "dtype", "seed", *options_of(scorer_class(name), inner)}
 
     def rounds(self, items: list[Item]) -> Scores:
         """The metric on all ordered pairs; equal texts are the metric's own matter."""

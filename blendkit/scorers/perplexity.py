@@ -20,7 +20,7 @@ class Perplexity(ModelScorer):
 
     about = "perplexity of the candidate, given x, under a causal LM"
     paper, bounds = "Jelinek et al. 1977", f"1 to {WORST:g}"
-    needs_reference, needs_source = False, True
+    needs_reference, needs_source, lower_is_better = False, True, True
     default_model = "gpt2"
     empty = f"{WORST:g}"
 

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from typing import Any
 
 from blendkit.errors import RecordError, UsageError
 from blendkit.pipeline.stage import Stage
 from blendkit.pipeline.work import Rounds, together
 from blendkit.records import Record, candidates_of, reference_of, source_text
-from blendkit.scorers import make_scorer
+from blendkit.scorers import SCORERS, make_scorer, parsed_spec, scorer_options
 from blendkit.scorers.base import Item, Scorer, items_of
 
 
@@ -24,12 +25,24 @@ class Scoring(Stage):
     # Encoded texts of a window are kept until its pairs are matched.
     window = 16
 
-    def __init__(self, metrics: list[str], device: str = "auto", dtype: str = "auto", seed: int = 0, **settings: Any) -> None:
+    def __init__(
+        self, metrics: Sequence[str], device: str = "auto", dtype: str = "auto", seed: int = 0, *, bertscore_layer: int | None = None,
+        bertscore_idf: str | None = None, bertscore_baseline: str | None = None,
+    ) -> None:  # fmt: skip
+        """Each option goes to the metrics that have it.
+
+        Raises:
+            UsageError: there is no such metric, two have one name, or no metric has an option.
+            NoInputError: there is no such model.
+        """
         from blendkit.models.loading import batch_budget, choose_device
 
+        options: dict[str, Any] = {"bertscore_layer": bertscore_layer, "bertscore_idf": bertscore_idf, "bertscore_baseline": bertscore_baseline}
+        takes = {metric: scorer_options(metric) for metric in dict.fromkeys(metrics)}
+        SCORERS.check_options(options, {parsed_spec(metric)[1]: has for metric, has in takes.items()})
         self.scorers: dict[str, Scorer] = {}
-        for metric in dict.fromkeys(metrics):
-            scorer = make_scorer(metric, device=device, dtype=dtype, seed=seed, **settings)
+        for metric, has in takes.items():
+            scorer = make_scorer(metric, device=device, dtype=dtype, seed=seed, **{option: value for option, value in options.items() if option in has})
             if scorer.name in self.scorers:
                 raise UsageError(f"--metric {metric}: there is a {scorer.name} already; give this one a label, LABEL={metric}")
             self.scorers[scorer.name] = scorer
