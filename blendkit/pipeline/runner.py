@@ -193,7 +193,9 @@ def _run_batch(job: Job, batch: list[Work]) -> list[Any] | None:
         if not out_of_memory(error):
             if isinstance(error, BlendkitError) or not job.budgeted:
                 raise
-            raise NoInputError(f"{job.name}: the model fails as it computes; its files may not fit together: {reason(error)} (see it whole with --debug)") from error
+            raise NoInputError(
+                f"{job.name}: the model fails as it computes; its files may not fit together: {reason(error)} (see it whole with --debug)"
+            ) from error
         if len(batch) == 1:
             raise OutOfMemory(f"{job.name}: not enough memory for one input of {batch[0].length} tokens: use a smaller model or a larger device") from error
     return None
