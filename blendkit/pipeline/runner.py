@@ -13,7 +13,8 @@ from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
-from blendkit.errors import BlendkitError, OutOfMemory, RecordError, out_of_memory
+from blendkit.errors import BlendkitError, NoInputError, OutOfMemory, RecordError, out_of_memory
+from blendkit.models.pretrained import reason
 from blendkit.pipeline.plan import Plan, Window
 from blendkit.pipeline.stage import Stage
 from blendkit.pipeline.threads import overlapped
@@ -182,12 +183,20 @@ def _run_batch(job: Job, batch: list[Work]) -> list[Any] | None:
 
     Raises:
         OutOfMemory: not even one work fits.
+        NoInputError: a model fails as it computes, such as one whose tokenizer knows tokens that its weights do not.
     """
     try:
-        return job.run([work.payload for work in batch])
+        found = job.run([work.payload for work in batch])
+        if len(found) != len(batch):
+            raise ValueError(f"{len(found)} results of {len(batch)} inputs")
+        return found
     except Exception as error:
         if not out_of_memory(error):
-            raise
+            if isinstance(error, BlendkitError) or not job.budgeted:
+                raise
+            raise NoInputError(
+                f"{job.name}: the model fails as it computes; its files may not fit together: {reason(error)} (see it whole with --debug)"
+            ) from error
         if len(batch) == 1:
             raise OutOfMemory(f"{job.name}: not enough memory for one input of {batch[0].length} tokens: use a smaller model or a larger device") from error
     return None

@@ -117,6 +117,7 @@ def load_bart(name: str, device: str, dtype: str) -> tuple[Any, Any, int]:
 
     from blendkit.models.encoder import load_pretrained
     from blendkit.models.fast.bart import Bart
+    from blendkit.models.reading import longest_input
 
     base, _, file = name.partition("+")
     model, tokenizer = load_pretrained(AutoModelForSeq2SeqLM, base, "seq2seq model")
@@ -134,7 +135,7 @@ def load_bart(name: str, device: str, dtype: str) -> tuple[Any, Any, int]:
         if missing:
             raise NoInputError(f"{name}: {Path(file).name} lacks {len(missing)} weights, {missing[0]} first")
     chosen = choose_device(device)
-    longest = min(int(tokenizer.model_max_length), int(model.config.max_position_embeddings), 1024)
+    longest = min(longest_input(model, tokenizer), 1024)
     return Bart(model, chosen, choose_dtype(dtype, chosen)), tokenizer, longest
 
 

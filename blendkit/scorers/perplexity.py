@@ -28,13 +28,14 @@ class Perplexity(ModelScorer):
         from transformers import AutoModelForCausalLM
 
         from blendkit.models.encoder import load_pretrained
+        from blendkit.models.reading import longest_input
 
         super().__init__(name, model)
         self.device = choose_device(device)
         network, self.tokenizer = load_pretrained(AutoModelForCausalLM, model, "causal language model")
         self.texts = TextTokenizer(self.tokenizer)
         self.network = network.to(self.device, choose_dtype(dtype, self.device))
-        self.longest = int(min(self.tokenizer.model_max_length, getattr(network.config, "max_position_embeddings", 1 << 30)))
+        self.longest = longest_input(network, self.tokenizer, otherwise=1 << 24)
         self.job = Job(f"perplexity:{model}", self._perplexities)
 
     def rounds(self, items: list[Item]) -> Scores:

@@ -6,7 +6,7 @@ import traceback
 from collections.abc import Callable
 from typing import Any
 
-from blendkit.errors import BlendkitError, require
+from blendkit.errors import BlendkitError, OutOfMemory, out_of_memory, require
 from blendkit.pipeline.engines.pool import About, Outcome, Replica, Slim
 
 Answer = tuple[bool, Any]
@@ -30,7 +30,8 @@ class Served:
             return False, error
         except Exception as error:
             # An exception of a library may not survive pickling, so only its words are sent.
-            fault = RuntimeError(f"{type(error).__name__}: {error}")
+            words = f"{type(error).__name__}: {error}"
+            fault = OutOfMemory(f"not enough memory in a worker: {words}") if out_of_memory(error) else RuntimeError(words)
             fault.add_note(traceback.format_exc())
             return False, fault
 
