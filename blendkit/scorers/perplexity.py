@@ -28,7 +28,7 @@ class Perplexity(ModelScorer):
         from transformers import AutoModelForCausalLM
 
         from blendkit.models.encoder import load_pretrained
-        from blendkit.models.reading import longest_input
+        from blendkit.models.encoder_reader import longest_input
 
         super().__init__(name, model)
         self.device = choose_device(device)
