@@ -11,9 +11,9 @@ import re
 import sys
 from collections import Counter
 
-from blendkit.commands.generate import EMBEDDED_GENERATORS
 from blendkit.generators.generating import Generating
 from blendkit.generators.options import EndpointOptions, Sampling
+from blendkit.models.loading import EMBEDDED_GENERATORS
 from blendkit.pipeline.runner import apply
 from blendkit.streams.lines import Line, Reader
 
