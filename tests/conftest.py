@@ -5,6 +5,7 @@ from __future__ import annotations
 import gc
 import json
 import os
+import resource
 import signal
 import subprocess
 import sys
@@ -165,3 +166,8 @@ def tiny_chat(tmp_path_factory):
 def tiny_t5(tmp_path_factory):
     """A random seq2seq model (T5-shaped)."""
     return tiny_models.t5(tmp_path_factory.mktemp("models") / "tiny-t5")
+
+
+def limited(megabytes: int):
+    """At most so much more memory than a process needs to start."""
+    return lambda: resource.setrlimit(resource.RLIMIT_DATA, (megabytes << 20, megabytes << 20))

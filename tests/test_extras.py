@@ -8,7 +8,7 @@ import tomllib
 
 import pytest
 from conftest import ROOT, lines, parsed
-from test_tables import made_up
+from made_up import made_up
 
 from blendkit.errors import UsageError, require
 

@@ -6,14 +6,13 @@ import gzip
 import json
 import os
 import pickle
-import resource
 import shutil
 import stat
 import subprocess
 import sys
 
 import pytest
-from conftest import examples, lines
+from conftest import examples, limited, lines
 from hostile import HostileServer
 
 KEY = "sk-planted-0123456789"
@@ -92,11 +91,6 @@ def test_files_have_the_users_umask(blendkit, tmp_path, umask):
             assert stat.S_IMODE(path.stat().st_mode) == 0o666 & ~umask, path
     finally:
         server.stop()
-
-
-def limited(megabytes: int):
-    """At most so much more memory than a process needs to start."""
-    return lambda: resource.setrlimit(resource.RLIMIT_DATA, (megabytes << 20, megabytes << 20))
 
 
 @pytest.mark.parametrize("suffix", [".gz", ".zst"])

@@ -116,8 +116,8 @@ def load_bart(name: str, device: str, dtype: str) -> tuple[Any, Any, int]:
     from transformers import AutoModelForSeq2SeqLM
 
     from blendkit.models.encoder import load_pretrained
-    from blendkit.models.fast.bart import Bart
     from blendkit.models.encoder_reader import longest_input
+    from blendkit.models.fast.bart import Bart
 
     base, _, file = name.partition("+")
     model, tokenizer = load_pretrained(AutoModelForSeq2SeqLM, base, "seq2seq model")

@@ -8,36 +8,9 @@ import math
 import numpy as np
 import pytest
 from conftest import lines, parsed
+from made_up import MODELS, made_up, with_comparisons
 
 import blendkit as library
-
-MODELS = ["a", "b", "c", "d"]
-WORDS = ("A is better", "B is better", "Same good", "Same bad")
-
-
-def made_up(count: int = 200, seed: int = 5) -> list[dict]:
-    """MixInstruct-form records with scores, one ranking, and a fused answer that a second judge's verdicts know."""
-    rng = np.random.default_rng(seed)
-    records = []
-    for number in range(count):
-        strength = rng.normal(size=4) + np.array([0.8, 0.4, 0.0, -0.4])
-        candidates = [
-            {
-                "model": model,
-                "text": "x" * int(rng.integers(5, 60)),
-                "scores": {"bleu": round(float(rng.normal(20, 5)), 3), "perplexity": round(float(rng.uniform(2, 9)), 3)},
-            }
-            for model in MODELS
-        ]
-        results = {}
-        for i in range(4):
-            for j in range(i + 1, 4):
-                difference = strength[i] - strength[j]
-                word = WORDS[0] if difference > 0.3 else WORDS[1] if difference < -0.3 else WORDS[int(rng.integers(2, 4))]
-                results[f"{MODELS[i]},{MODELS[j]}"] = word
-        ranks = (np.argsort(np.argsort(-(strength + rng.normal(size=4)))) + 1).tolist()
-        records.append({"id": str(number), "instruction": "i", "output": "o", "candidates": candidates, "cmp_results": results, "ranks": {"r": ranks}})
-    return records
 
 
 def by_hand(record: dict) -> tuple[np.ndarray, np.ndarray]:
@@ -187,14 +160,6 @@ def test_several_candidates_of_one_model_count_by_their_mean():
     del record["cmp_results"]
     row = next(row for row in library.evaluate([record]) if row["method"] == "a")
     assert row["q"] == 0.5 and row["examples"] == 1
-
-
-def with_comparisons(records: list[dict]) -> list[dict]:
-    rng = np.random.default_rng(2)
-    for record in records:
-        pairs = [[i, j, round(float(rng.normal()), 3)] for i in range(4) for j in range(4) if i != j]
-        record["comparisons"] = {"p": {"pairs": pairs, "schedule": "full"}}
-    return records
 
 
 def test_aggregations_of_full_comparisons(blendkit):

@@ -12,7 +12,7 @@ from xml.etree import ElementTree
 
 import pytest
 from conftest import lines, parsed
-from test_tables import made_up, with_comparisons
+from made_up import made_up, with_comparisons
 
 import blendkit as library
 from blendkit.errors import CheckFailed

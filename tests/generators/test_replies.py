@@ -15,11 +15,10 @@ from contextlib import suppress
 from types import SimpleNamespace
 
 import pytest
-from conftest import lines, parsed
+from conftest import limited, lines, parsed
 from hostile import HostileServer
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from test_security import limited
 
 import blendkit as library
 from blendkit.errors import DataError, OutputError
