@@ -6,6 +6,7 @@ import gc
 import os
 import sys
 import traceback
+import warnings
 from contextlib import suppress
 from importlib import import_module
 from typing import Annotated, Any
@@ -88,6 +89,8 @@ def main() -> None:
     os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     os.environ.setdefault("HF_HUB_VERBOSITY", "error")
+    if not sys.warnoptions:
+        warnings.simplefilter("ignore")
     if foreign := next((argument for argument in sys.argv[1:] if not _is_utf8(argument)), None):
         _say("", f"{os.fsencode(foreign).decode(errors='backslashreplace')!r} is not UTF-8: names go into records and reports, which are")
         _leave(UsageError.exit_code)

@@ -104,7 +104,7 @@ def called():
             patch.setattr(sys, "stdout", out)
             patch.setattr(sys, "stderr", err)
             patch.setattr(cli, "_leave", leave)
-            # It would take the process's own descriptors in place of these files.
+            # It would put the true standard streams in the place of these.
             patch.setattr(cli, "make_safe", lambda: None)
             try:
                 cli.main()

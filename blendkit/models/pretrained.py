@@ -24,6 +24,8 @@ ROOM = 1 << 24
 # What a parameter costs in Python, as numbers; a million tiny layers are many, too.
 OVERHEAD = 1 << 10
 COUNTED = re.compile(r"layer|label|block|expert|depth|head|group|stage|tower|task")
+# By these a generation_config.json asks for another algorithm of the same words, which with absurd numbers does not end.
+DRAFTING = ("assistant_early_exit", "prompt_lookup_num_tokens")
 MOST_COUNTED, MOST = 1_000_000, 1 << 53
 
 
@@ -42,9 +44,14 @@ def pretrained(kind: Any, name: str, what: str, *files: str, trust_remote_code: 
     _never_ask()
     try:
         with _bounded(folder):
-            return kind.from_pretrained(folder, trust_remote_code=trust_remote_code, **options)
+            found = kind.from_pretrained(folder, trust_remote_code=trust_remote_code, **options)
     except BaseException as error:
         raise _typed(error, name, what, trust_remote_code) from error
+    decoding = getattr(found, "generation_config", None)
+    for key in DRAFTING:
+        if getattr(decoding, key, None) is not None:
+            setattr(decoding, key, None)
+    return found
 
 
 def untrained(config: Any, folder: Path, name: str, what: str, kind: Any = None) -> Any:
