@@ -26,7 +26,7 @@ def test_shared_work_is_done_once(called, tmp_path):
     found = []
     for number, (command, _, _) in enumerate(PIPE):
         out, manifest = tmp_path / f"{number}.jsonl", tmp_path / f"{number}.json"
-        code, _, said = called(*command, "--device", "cpu", "-i", source, "-o", out, "--manifest", manifest)
+        code, _, said = called(*command, "-i", source, "-o", out, "--manifest", manifest)
         assert code == 0, said
         counts = json.loads(manifest.read_text())["counts"]
         found.append((command, counts["works"], counts["computed"]))
