@@ -33,7 +33,7 @@ def test_the_functions_take_what_the_commands_take(name):
     command = getattr(import_module(f"blendkit.commands.{name}"), name)
     function = getattr(library, name)
     # The flags of endpoints are the fields of one object.
-    endpoint = {name: "endpoint" for name in ENDPOINTS}
+    endpoint = dict.fromkeys(ENDPOINTS, "endpoint")
     assert_same_arguments(command, function, {**renamed, **endpoint}, positional=positional, without=OUTSIDE, beside=beside)
 
 
