@@ -38,14 +38,12 @@ def test_a_missing_extra_is_one_line_before_anything_is_read(missing, arguments,
     assert not list(tmp_path.iterdir())
 
 
-def test_training_without_its_extra_says_so(monkeypatch):
-    from blendkit.training.loop import train
+def test_an_evaluation_in_training_without_its_extra_says_so(monkeypatch):
+    from blendkit.training.loop import TrainOptions, train
 
-    for name in ("accelerate", "scipy"):
-        with monkeypatch.context() as patch:
-            patch.setitem(sys.modules, name, None)
-            with pytest.raises(UsageError, match=rf"train needs {name}: pip install 'blendkit\[train\]'"):
-                train(None, [object()], None, None)
+    monkeypatch.setitem(sys.modules, "scipy", None)
+    with pytest.raises(UsageError, match=r"--eval needs scipy: pip install 'blendkit\[train\]'"):
+        train(None, [object()], TrainOptions(), None, [object()])
 
 
 def test_ranking_and_ratings_need_no_extra():

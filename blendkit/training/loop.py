@@ -21,7 +21,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from blendkit.errors import DataError, OutOfMemory, OutputError, UsageError
+from blendkit.errors import DataError, OutOfMemory, OutputError, UsageError, require
 from blendkit.seeding import seeded
 from blendkit.training.examples import Example
 from blendkit.training.measure import evaluate
@@ -84,6 +84,8 @@ def train(
     """
     if not examples:
         raise DataError("nothing to train on: no record has two candidates with labels that differ")
+    if evaluation:
+        require("scipy", "train", "--eval")
     from transformers.utils import logging
 
     logging.disable_progress_bar()

@@ -7,7 +7,6 @@ from collections.abc import Sequence
 
 import numpy as np
 import torch
-from scipy import stats
 
 from blendkit.errors import UsageError
 from blendkit.seeding import seeded
@@ -26,6 +25,8 @@ def evaluate(trainee: Trainee, examples: Sequence[Example], seed: int, processes
     Raises:
         UsageError: the kind of model gives no scores.
     """
+    from scipy import stats
+
     trainee.eval()
     own = [trainee.scores(example, random.Random(seeded(seed, "evaluation", example.id))) for example in examples[processes.index :: processes.count]]
     trainee.train()
