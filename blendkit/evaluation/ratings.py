@@ -63,8 +63,6 @@ def ratings_of(examples: list[JudgedExample], seed: int, notes: list[str]) -> li
 
     Of more than MOST_MODELS models there is none, and `notes` says so.
     """
-    from scipy.sparse import csr_matrix
-
     judged = [example for example in examples if example.margin is not None]
     names = list(dict.fromkeys(model for example in judged for model in example.models))
     place = {name: number for number, name in enumerate(names)}
@@ -97,15 +95,15 @@ def ratings_of(examples: list[JudgedExample], seed: int, notes: list[str]) -> li
         )
     if not games:
         return []
-    # Most models meet few others in an example.
-    by_example = csr_matrix((np.concatenate(values), (np.concatenate(owners), np.concatenate(cells))), shape=(len(judged), size * size))
-    total = np.asarray(by_example.sum(axis=0)).reshape(size, size)
+    example_of, cell, result = np.concatenate(owners), np.concatenate(cells), np.concatenate(values)
+    total = np.bincount(cell, result, size * size).astype(np.float64).reshape(size, size)
     played = total + total.T
     strengths = rating(total)
     generator = np.random.default_rng(seed)
     n = len(judged)
-    counts = np.stack([np.bincount(generator.integers(n, size=n), minlength=n) for _ in range(RESAMPLES)]).astype(float)
-    low, high = np.percentile(rating((by_example.T @ counts.T).T.reshape(-1, size, size)), (2.5, 97.5), axis=0)
+    counts = (np.bincount(generator.integers(n, size=n), minlength=n) for _ in range(RESAMPLES))
+    resampled = np.array([np.bincount(cell, result * count[example_of], size * size) for count in counts], dtype=np.float64).reshape(-1, size, size)
+    low, high = np.percentile(rating(resampled), (2.5, 97.5), axis=0)
     first, second, won, owner = (np.array(column) for column in zip(*games, strict=True))
     online, online_low, online_high = online_elo(first, second, won, owner, size, seed)
     with np.errstate(invalid="ignore", divide="ignore"):
