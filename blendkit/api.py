@@ -18,7 +18,8 @@ if TYPE_CHECKING:
     from blendkit.generators.options import EndpointOptions, Sampling
 
 Records = Iterable[Record]
-P, T = ParamSpec("P"), TypeVar("T")
+P = ParamSpec("P")
+T = TypeVar("T")
 __all__ = ["evaluate", "fuse", "generate", "judge", "pair", "rank", "score", "train_fuser", "train_generator", "train_ranker"]
 
 
