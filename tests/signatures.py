@@ -15,7 +15,7 @@ def assert_same_arguments(
 ) -> None:  # fmt: skip
     """`renamed` are flags that have another name in Python; `without` are those that it lacks, and `beside` arguments that have no flag."""
     flags = {renamed.get(name, name): flag for name, flag in inspect.signature(command).parameters.items() if name not in without}
-    arguments = inspect.signature(function, eval_str=True).parameters
+    arguments = inspect.signature(function).parameters
     assert set(flags) | {"records"} == set(arguments) - set(beside), set(flags) ^ set(arguments)
     for name, argument in arguments.items():
         if name == "records" or name in beside:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Collection
 from functools import cache
+from typing import Any
 
 from blendkit.errors import UsageError
 from blendkit.registry import Registry, Row, options_of
@@ -68,7 +69,7 @@ def make_scorer(
         better = "lower" if kind.lower_is_better else "higher"
         example = f"{name}-{label}" if kind.lower_is_better else f"my-{name}"
         raise UsageError(f"--metric {spec}: {better} is better for {name}, and a label must say so: {example}={spec.partition('=')[2]}")
-    options = {"bertscore_layer": bertscore_layer, "bertscore_idf": bertscore_idf, "bertscore_baseline": bertscore_baseline}
+    options: dict[str, Any] = {"bertscore_layer": bertscore_layer, "bertscore_idf": bertscore_idf, "bertscore_baseline": bertscore_baseline}
     takes = options_of(kind, model)
     SCORERS.check_options(options, {name: takes})
     given: dict[str, object] = {option: value for option, value in options.items() if value is not None}
