@@ -43,7 +43,7 @@ def test_an_evaluation_in_training_without_its_extra_says_so(monkeypatch):
 
     monkeypatch.setitem(sys.modules, "scipy", None)
     with pytest.raises(UsageError, match=r"--eval needs scipy: pip install 'blendkit\[train\]'"):
-        train(None, [object()], TrainOptions(), None, evaluation=[object()])
+        train(None, [object()], TrainOptions(), None, settings={}, evaluation=[object()])
 
 
 def test_ranking_and_ratings_need_no_extra():
