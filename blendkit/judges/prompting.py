@@ -7,7 +7,6 @@ A file that is no TOML is the text alone.
 
 from __future__ import annotations
 
-import difflib
 import json
 import re
 from collections import Counter
@@ -21,6 +20,7 @@ import msgspec
 from blendkit.errors import DataError, NoInputError, RecordError, UsageError
 from blendkit.fences import as_it_looks, fence_for
 from blendkit.generators.base import Material
+from blendkit.registry import nearest
 from blendkit.untrusted import read_file, toml_value, typed, utf8
 
 FOLDER = Path(__file__).parent / "prompts"
@@ -184,9 +184,7 @@ def load_prompt(name: str) -> JudgePrompt:
     except NoInputError as error:
         if path.suffix or path.parent != Path():
             raise
-        near = difflib.get_close_matches(name, built_in(), 1)
-        hint = f"; did you mean {near[0]}?" if near else ""
-        raise UsageError(f"--prompt {name}: expected one of {', '.join(built_in())}, or a file{hint}") from error
+        raise UsageError(f"--prompt {name}: expected one of {', '.join(built_in())}, or a file{nearest(name, built_in())}") from error
     try:
         return _prompt(path, utf8(data))
     except RecordError as error:
