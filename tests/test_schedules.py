@@ -235,7 +235,7 @@ def test_truncation_is_told_once(blendkit, tiny_ranker, tmp_path):
     assert counts["sources_cut"] == 1
     assert counts["sources"] == 2
     assert counts["candidates_cut"] >= 1
-    assert f"1 of 2 x ({counts['source_tokens_cut']} tokens)" in told
+    assert f"1 of 2 x ({counts['source_tokens_cut']:,} tokens)" in told
     assert counts["source_tokens_cut"] > 200
 
 
