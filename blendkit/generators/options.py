@@ -83,6 +83,11 @@ class EndpointOptions:
         expect_at_least({**least, "max_body_bytes": 1}, vars(self))
 
     @property
+    def of_use(self) -> str | None:
+        """What errors call these options by where no model has a use for them; None where they are nobody's wish."""
+        return None if self == EndpointOptions() else self.asked
+
+    @property
     def offline(self) -> bool:
         """Whether a batch file stands in for the server."""
         return bool(self.emit_batch or self.read_batch)

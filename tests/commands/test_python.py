@@ -11,7 +11,7 @@ from conftest import examples, lines
 from signatures import assert_same_arguments
 
 import blendkit as library
-from blendkit.commands.options import ENDPOINTS, ENGINES, SHARED
+from blendkit.commands.options import ENDPOINTS, ENGINE_FLAGS, SHARED
 from blendkit.errors import UsageError
 from blendkit.fusers import BY_CONFIG, FUSERS, make_fuser
 from blendkit.generators.options import EndpointOptions, Sampling
@@ -21,7 +21,7 @@ from blendkit.scorers import SCORERS, make_scorer
 
 STAGES = ("generate", "score", "pair", "rank", "fuse", "judge")
 # A command's stream, its processes and its lists.
-OUTSIDE = {*SHARED, *ENGINES, "list_presets", "list_metrics"} - {"device", "dtype", "seed", "window", "batch_tokens"}
+OUTSIDE = {*SHARED, *ENGINE_FLAGS, "list_presets", "list_metrics"} - {"device", "dtype", "seed", "window", "batch_tokens"}
 NOWHERE = EndpointOptions(base_url="http://127.0.0.1:9/v1")
 
 

@@ -13,6 +13,7 @@ from tiny_scorers import SHAPE, scored
 
 from blendkit.pipeline.runner import apply
 from blendkit.scorers import better_when_lower
+from blendkit.scorers.bertscore import BertScore
 from blendkit.scorers.scoring import Scoring
 
 
@@ -75,11 +76,11 @@ def test_bertscore_with_a_roberta_tokenizer_is_the_packages(golden):
 
 
 def test_each_text_is_encoded_once_for_all_columns(tiny, monkeypatch):
+    encoded = []
+    encode = BertScore._encode
+    monkeypatch.setattr(BertScore, "_encode", lambda self, rows: encoded.extend(rows) or encode(self, rows))
     metrics = [f"{name}:{tiny['bertscore']}" for name in ("bertscore-precision", "bertscore-recall", "bertscore")]
     stage = Scoring(metrics, "cpu", "float32")
-    encoded = []
-    run = stage.run
-    monkeypatch.setattr(stage, "run", lambda group, payloads: encoded.extend(payloads if group.endswith("|encode") else []) or run(group, payloads))
     records = examples(2)
     records[0]["candidates"][0]["text"] = records[0]["candidates"][1]["text"]
     list(apply(stage, records))

@@ -267,7 +267,7 @@ def test_table_1_of_a_stream(blendkit, tiny_chat):
         (["convert", "--from", "rewardbench", "none.jsonl"], 66, "none.jsonl: no such file"),
         (["convert", "x.jsonl"], 2, "--from FORM says what the files are"),
         (["convert", "--from", "csv"], 2, "no file given"),
-        (["build", "mixinstrukt", "-o", "x"], 2, "expected mixinstruct, cnn-dailymail, wmt18-zh-en, commongen"),
+        (["build", "mixinstrukt", "-o", "x"], 2, "expected one of mixinstruct, cnn-dailymail, wmt18-zh-en, commongen; did you mean mixinstruct?"),
         (["build", "mixinstruct", "--sizes", "1,2", "-o", "x"], 2, "expected three numbers"),
         (["build", "mixinstruct", "--source", "x", "-o", "x"], 2, "expected NAME=FILE"),
         (["pull", "alpaca"], 2, "expected mixinstruct"),

@@ -227,14 +227,14 @@ KILLED = """
 import os, signal
 from blendkit.training import loop
 
-true = loop._step
+true = loop._Training._update
 
-def step(accelerator, network, trainee, optimizer, batch, number, options):
-    if number == 15:
+def update(self, step):
+    if step == 15:
         os.kill(os.getpid(), signal.SIGKILL)
-    return true(accelerator, network, trainee, optimizer, batch, number, options)
+    return true(self, step)
 
-loop._step = step
+loop._Training._update = update
 from blendkit.cli import main
 main()
 """
