@@ -113,7 +113,7 @@ def generated(models, **settings):
 
 @pytest.mark.parametrize("decoding", [name for name in DECODINGS if name != "greedy"])
 def test_several_candidates_by_each_method(tiny_chat, decoding):
-    records = generated([f"c={tiny_chat}"], decodings=[decoding], num_return=3)
+    records = generated([f"c={tiny_chat}"], decoding=[decoding], num_return=3)
     for record in records:
         assert len(record["candidates"]) == 3
         assert len({candidate["decoding_method"] for candidate in record["candidates"]}) == 1
@@ -131,7 +131,7 @@ def test_methods_side_by_side_and_whatever_the_batch(tiny_chat):
         stage = Generating([f"c={tiny_chat}"], Sampling(max_new_tokens=6), EndpointOptions(), device="cpu", decodings=methods)
         outputs.append([[candidate["text"] for candidate in record["candidates"]] for record in apply(stage, [dict(p) for p in PROMPTS], **plan)])
         assert outputs[0] == outputs[-1]
-    (record, *_) = generated([f"c={tiny_chat}"], decodings=methods)
+    (record, *_) = generated([f"c={tiny_chat}"], decoding=methods)
     assert [candidate["decoding_method"] for candidate in record["candidates"]] == [
         "greedy", "beam(3)", "diverse-beam(3)", "sampling(temperature=0.7,top_p=0.8)", "sampling(temperature=0.7,min_p=0.1)",
     ]  # fmt: skip
@@ -141,7 +141,7 @@ def test_beams_are_those_of_transformers(tiny_chat):
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
     model, tokenizer = AutoModelForCausalLM.from_pretrained(tiny_chat).eval(), AutoTokenizer.from_pretrained(tiny_chat)
-    (record, *_) = generated([f"c={tiny_chat}"], decodings=["beam:4"], num_return=2)
+    (record, *_) = generated([f"c={tiny_chat}"], decoding=["beam:4"], num_return=2)
     ids = tokenizer(f"user: {PROMPTS[0]['instruction']}\nassistant: ", return_tensors="pt", add_special_tokens=False)["input_ids"]
     with torch.inference_mode():
         expected = model.generate(ids, attention_mask=torch.ones_like(ids), max_new_tokens=8, num_beams=4, num_return_sequences=2, do_sample=False)

@@ -130,6 +130,8 @@ def test_an_option_goes_to_those_that_have_it(called):
     # One metric that has it is enough, beside one that has it not.
     list(library.score(examples(1), ["bertscore", "mbr:rouge2"], bertscore_layer=1, device="cpu"))
     make_judge(["embedded", "openai:x"], prompt="pairwise", endpoint=NOWHERE)
+    # Defaults ask for nothing.
+    make_judge(endpoint=EndpointOptions())
 
 
 def test_the_makers_refuse_as_the_commands_do():

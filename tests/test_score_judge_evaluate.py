@@ -49,7 +49,7 @@ def test_random_is_fixed_by_the_seed():
 def test_an_unknown_metric_gets_the_nearest_name(blendkit):
     done = blendkit("score", "--metric", "rogue2", stdin=lines(examples(1)))
     assert done.returncode == 2
-    assert "--metric rogue2: unknown; did you mean rouge2?" in done.stderr
+    assert "; did you mean rouge2?" in done.stderr
 
 
 def test_a_metric_that_misses_the_reference(blendkit):

@@ -174,7 +174,7 @@ def named_forms(registry: Registry) -> str:
 def _endpoint_options(**flags: Any) -> EndpointOptions:
     """An error about them names the first flag that was given; where none was, there is nothing to complain about."""
     given = [name for name, value in flags.items() if value != ENDPOINTS[name][1]]
-    return EndpointOptions(**flags, asked=flag_of(given[0]) if given else None)
+    return EndpointOptions(**flags, asked=flag_of(given[0]) if given else "")
 
 
 def _cache(given: str | None, run: RunOptions) -> str | None:

@@ -54,7 +54,7 @@ def make_fuser(
         "max_new_tokens": max_new_tokens, "num_beams": num_beams, "max_length": max_length, "candidate_maxlength": candidate_maxlength, "layers": layers,
         "temperature": temperature, "show_ranks": show_ranks, "show_scores": show_scores,
     }  # fmt: skip
-    asked = endpoint.asked if endpoint else None
+    asked = endpoint.blamed if endpoint else None
     FUSERS.check_options({**options, "endpoint": asked}, {chosen: takes}, {"num_beams": "--beams", "endpoint": asked})
     alone = models[0] if chosen in BY_CONFIG else models[0].partition(":")[2] or None
     if alone and not {"model", "models"} & set(takes):

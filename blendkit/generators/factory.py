@@ -49,7 +49,7 @@ def check_models(specs: Iterable[str], endpoint: EndpointOptions | None, trust_r
         UsageError: such as `--base-url: local has no such option; openai has`.
     """
     chosen = {name: options_of(GENERATORS.load_kind(name, "--model", TextModel)) for name, _ in map(generator_of, specs)}
-    asked = endpoint.asked if endpoint else None
+    asked = endpoint.blamed if endpoint else None
     GENERATORS.check_options({"endpoint": asked, "trust_remote_code": trust_remote_code or None}, chosen, {"endpoint": asked})
 
 

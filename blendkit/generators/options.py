@@ -57,8 +57,8 @@ class Sampling:
 class EndpointOptions:
     """How to reach an OpenAI-compatible server, and within which limits. Prices are in $ a million tokens.
 
-    `cache` is an SQLite file; `emit_batch` and `read_batch` are files in the OpenAI batch format. `asked` is what errors call
-    these options by: the flag that was given, or None where a command was given none.
+    `cache` is an SQLite file; `emit_batch` and `read_batch` are files in the OpenAI batch format. `asked` is the first
+    flag that a command was given of these, empty where it was given none.
     """
 
     base_url: str | None = None
@@ -75,12 +75,19 @@ class EndpointOptions:
     emit_batch: str | None = None
     read_batch: str | None = None
     max_body_bytes: int = 64 << 20
-    asked: str | None = "endpoint"
+    asked: str | None = None
 
     def __post_init__(self) -> None:
         """Raises UsageError for a number that is out of its range."""
         least = {"concurrency": 1, "retries": 0, "timeout": 0, "requests_per_minute": 1, "tokens_per_minute": 1, "price_in": 0, "price_out": 0}
         expect_at_least({**least, "max_body_bytes": 1}, vars(self))
+
+    @property
+    def blamed(self) -> str | None:
+        """What an error calls these options by; None where nothing was asked for."""
+        if self.asked is not None:
+            return self.asked or None
+        return None if self == EndpointOptions() else "endpoint"
 
     @property
     def offline(self) -> bool:

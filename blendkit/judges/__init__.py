@@ -51,7 +51,7 @@ def make_judge(
     kinds = {chosen: JUDGES.load_kind(chosen, "-m", Juror) for _, chosen, _ in parsed}
     takes = {chosen: options_of(kind) for chosen, kind in kinds.items()}
     options: dict[str, Any] = {"prompt": prompt, "verdict_by": verdict_by, "max_new_tokens": max_new_tokens}
-    asked = endpoint.asked if endpoint else None
+    asked = endpoint.blamed if endpoint else None
     JUDGES.check_options({**options, "endpoint": asked}, takes, {"endpoint": asked})
     if llms := [where for _, chosen, where in parsed if chosen == LLM]:
         check_models(llms, endpoint)
