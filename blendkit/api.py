@@ -316,6 +316,7 @@ def judge(
     yield from apply(stage, records, window=window, batch_tokens=batch_tokens)
 
 
+@named
 def evaluate(
     records: Records, *, versus: Sequence[str] = (), oracle: str | None = None, agreement: str | None = None, baseline: str | None = None,
     ratings: bool = False, length_controlled: str | None = None, aggregations: bool = False, manifests: Sequence[str] = (),

@@ -104,12 +104,19 @@ def parse(line: bytes, number: int) -> Record:
     record = json_value(line)
     if not isinstance(record, dict):
         raise RecordError("", f"expected a JSON object, got {kind_of(record)}")
-    if line.count(b"[") + line.count(b"{") > NESTED:
-        writable(record)
     if "id" not in record:
         record = {"id": str(number), **record}
     validate(record)
+    # Most brackets are those of pairs, verdicts and candidates, of which a value lies in a few at most; what is left bounds the depth.
+    if line.count(b"[") + line.count(b"{") - _containers(record) > NESTED - 8:
+        writable(record)
     return record
+
+
+def _containers(record: Record) -> int:
+    """How many of the record's arrays and objects are pairs, verdicts and candidates."""
+    pairs = sum(len(comparisons["pairs"]) for comparisons in record.get("comparisons", {}).values())
+    return pairs + sum(map(len, record.get("verdicts", {}).values())) + len(record.get("candidates", ()))
 
 
 def writable(record: Record) -> None:
