@@ -109,6 +109,7 @@ class Endpoint(TextModel):
         self._starting = threading.Lock()
         self._session: Any = None
         self._gate: asyncio.Semaphore | None = None
+        self._under_way: dict[str, asyncio.Future[Completion | Exception]] = {}
         if not endpoint.offline:
             _endpoints.add(self)
 
@@ -195,6 +196,17 @@ class Endpoint(TextModel):
     async def _one(self, body: dict[str, Any], key: str, cached: Completion | None) -> Completion | Exception:
         if cached is not None:
             return self._counted(cached, paid=False)
+        if (same := self._under_way.get(key)) is not None:
+            # Another window in work has asked just this.
+            answer = await asyncio.shield(same)
+            return self._counted(answer, paid=False) if isinstance(answer, Completion) else answer
+        self._under_way[key] = asyncio.ensure_future(self._in_turn(body, key))
+        try:
+            return await self._under_way[key]
+        finally:
+            del self._under_way[key]
+
+    async def _in_turn(self, body: dict[str, Any], key: str) -> Completion | Exception:
         assert self._gate is not None
         async with self._gate:
             if self._gone is not None:

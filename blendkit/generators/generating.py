@@ -133,9 +133,10 @@ class Generating(Stage):
             for number, (sampling, job) in enumerate(zip(self.samplings[name], self.jobs[name], strict=True)):
                 searched = sampling.beams > 1
                 for copy in range(1 if searched else self.num_return):
-                    parts = [name, record["id"], *([f"{number}.{copy}"] if number or copy else [])]
-                    prompt = Prompt(messages, seeded(self.seed, *parts), written, stop)
                     drawn = sampling.temperature > 0 and not searched
+                    # Where nothing is drawn, equal prompts are one request, whichever records they are of.
+                    parts = [name, *([record["id"]] if drawn else []), *([f"{number}.{copy}"] if number or copy else [])]
+                    prompt = Prompt(messages, seeded(self.seed, *parts), written, stop)
                     key = (record["id"], copy) if drawn else (source_text(record), prompt.text())
                     length = model.length(prompt) + sampling.max_new_tokens
                     works.append(Work(job, key, length * sampling.beams, prompt))

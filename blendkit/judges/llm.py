@@ -91,7 +91,7 @@ class LLMJudge(Juror):
         for first, second in shown:
             texts = {"request": source, "reference": reference}
             texts |= {"answer_a": record["candidates"][first]["text"], "answer_b": record["candidates"][second]["text"]}
-            prompt = self._asking(texts, seeded(self.seed, record["id"]))
+            prompt = self._asking(texts, seeded(self.seed, "judge"))
             works.append(Work(self.job, prompt.messages[0]["content"], self.model.length(prompt), (prompt, texts)))
         opinions: list[Opinion] = yield works
         with self._counting:

@@ -176,6 +176,16 @@ def test_a_cache_is_keyed_by_what_decides_the_answer(serve, tmp_path):
     assert sum(other.asked.values()) == 3
 
 
+@pytest.mark.parametrize("temperature", [0.0, 0.7])
+def test_equal_prompts_of_windows_that_are_in_work_together_are_paid_once_unless_they_are_sampled(serve, tmp_path, temperature):
+    server = serve(latency=0.2)
+    records = [{"id": str(number), "instruction": "the same"} for number in range(24)]
+    options = EndpointOptions(base_url=server.url, cache=str(tmp_path / "cache.sqlite"))
+    found = list(library.generate(records, ["m=openai:x"], endpoint=options, temperature=temperature, window=4))
+    assert len(found) == 24 and all(record["candidates"][0]["text"] == "Reply to the same" for record in found)
+    assert server.asked["the same"] == (24 if temperature else 1)
+
+
 def test_a_stage_with_a_cache_may_run_again_and_again(serve, tmp_path):
     from blendkit.generators.generating import Generating
     from blendkit.pipeline.runner import apply
