@@ -30,12 +30,14 @@ from blendkit.sources.reading import rows
 from blendkit.sources.tasks import read_task
 
 
-def budget(quick: int, slow: int) -> Callable:
-    """The test twice: a few examples always, many more under the marker `slow`; the same ones in every run."""
+def budget(quick: int, slow: int, *drawn: st.SearchStrategy) -> Callable:
+    """The test twice, on what is drawn: a few examples always, many more under the marker `slow`; the same ones in every run."""
 
     def decorated(test: Callable) -> Callable:
         def of(examples: int) -> Callable:
-            return settings(max_examples=examples, deadline=None, derandomize=True, database=None, suppress_health_check=list(HealthCheck))(test)
+            # A test has its settings once, so that each size is a test of its own.
+            sized = settings(max_examples=examples, deadline=None, derandomize=True, database=None, suppress_health_check=list(HealthCheck))
+            return sized(given(*drawn)(test))
 
         def run(size: str) -> None:
             of({"quick": quick, "slow": slow}[size])()
@@ -134,8 +136,7 @@ def command(*arguments: str, stdin: bytes = b"") -> int:
 
 
 @pytest.mark.filterwarnings("error::RuntimeWarning")
-@budget(80, 2000)
-@given(st.data())
+@budget(80, 2000, st.data())
 def test_a_record_of_any_shape(data):
     """What `check` takes, rank and evaluate take, too; what it does not take, it says."""
     lines = [orjson.dumps(whole_record(1)), json.dumps(changed(data.draw, whole_record())).encode(errors="surrogatepass")]
@@ -158,8 +159,7 @@ def test_a_record_of_any_shape(data):
     assert command("evaluate", *more, stdin=stdin) in (0, 2, 65)
 
 
-@budget(200, 5000)
-@given(st.binary(max_size=60), st.integers(0, 300), st.integers(0, 60))
+@budget(200, 5000, st.binary(max_size=60), st.integers(0, 300), st.integers(0, 60))
 def test_a_line_with_damaged_bytes(put, start, size):
     line = orjson.dumps(whole_record())
     damaged = line[:start] + put + line[start + size :]
@@ -167,8 +167,7 @@ def test_a_line_with_damaged_bytes(put, start, size):
         verdicts_of(parse(damaged, 1))
 
 
-@budget(150, 4000)
-@given(st.data())
+@budget(150, 4000, st.data())
 def test_cmp_results_of_any_shape(data):
     results = data.draw(junk | st.dictionaries(st.sampled_from(["a,b", "b,c", "c,a", "a", ",", "a,b,c"]), junk | st.just("A is better"), max_size=3))
     text = data.draw(
@@ -200,8 +199,7 @@ PROMPT = {
 }
 
 
-@budget(150, 4000)
-@given(st.data())
+@budget(150, 4000, st.data())
 def test_a_prompt_file_of_any_shape(data):
     content = changed(data.draw, PROMPT)
     text = "\n".join(f"{json.dumps(key)} = {toml(value)}" for key, value in content.items())
@@ -230,8 +228,7 @@ MANIFEST = {
 TABLE = [{"table": 2, "method": "a", "kind": "model", "examples": 2, "q": 0.5, "intervals": {"q": [0.1, 0.9]}}, {"table": 3, "method": "r", "pearson": 1.0}]
 
 
-@budget(100, 3000)
-@given(st.data())
+@budget(100, 3000, st.data())
 def test_a_manifest_and_an_earlier_table_of_any_shape(data):
     from blendkit.evaluation.checks import compare, read_rows
     from blendkit.evaluation.stages import read_stages
@@ -298,8 +295,7 @@ def test_there_is_a_row_of_every_form():
     assert set(ROWS) == {*FORMS, *SOURCES, *TASKS}
 
 
-@budget(250, 8000)
-@given(st.data())
+@budget(250, 8000, st.data())
 def test_a_row_of_any_shape_of_every_form(data):
     """A converter gives records that `check` takes, or names the row."""
     name = data.draw(st.sampled_from(sorted(ROWS)))
@@ -315,8 +311,7 @@ def test_a_row_of_any_shape_of_every_form(data):
             assert error.exit_code == 65 and str(error).startswith(f"{path}:2: ")
 
 
-@budget(150, 5000)
-@given(st.binary(max_size=80), st.sampled_from([",", "\t", '"', "\n", "\r", "\x00"]), st.lists(st.text(max_size=8), min_size=1, max_size=6))
+@budget(150, 5000, st.binary(max_size=80), st.sampled_from([",", "\t", '"', "\n", "\r", "\x00"]), st.lists(st.text(max_size=8), min_size=1, max_size=6))
 def test_a_table_of_any_bytes(tail, delimiter, cells):
     file = io.StringIO()
     with contextlib.suppress(csv.Error):
