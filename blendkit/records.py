@@ -32,7 +32,7 @@ class Message(TypedDict):
 
 
 class Candidate(TypedDict):
-    """One answer to x; its text may be empty."""
+    """One answer to x; its text may be empty. `reasoning` is what the model thought before it, which no other model is shown."""
 
     model: str
     text: str
@@ -41,6 +41,7 @@ class Candidate(TypedDict):
     sources: NotRequired[list[Index]]
     finish_reason: NotRequired[str | None]
     usage: NotRequired[dict[str, Any] | None]
+    reasoning: NotRequired[str | None]
 
 
 class Comparisons(TypedDict):

@@ -47,6 +47,7 @@ class Completion:
     """What the model wrote, why it ended (`stop` or `length`), token counts (and `cost` in $), and the tokens' mean log-probability in nats.
 
     `alternatives` are what the first token that is no blank could have been, with log-probabilities, where they were asked for.
+    `text` is the answer alone; what the model thought before it is `reasoning`.
     """
 
     text: str
@@ -54,6 +55,12 @@ class Completion:
     usage: dict[str, Any] | None
     logprob: float | None = None
     alternatives: dict[str, float] | None = None
+    reasoning: str | None = None
+
+    @property
+    def reasoned(self) -> bool:
+        """Whether the model thought first, by what it wrote or by the server's count of tokens."""
+        return self.reasoning is not None or bool((self.usage or {}).get("reasoning_tokens"))
 
     def fields(self) -> dict[str, Any]:
         """What a candidate records of it, beside the text."""
@@ -62,6 +69,8 @@ class Completion:
             found["usage"] = self.usage
         if self.logprob is not None:
             found["scores"] = {"logprobs": round(self.logprob, 6)}
+        if self.reasoning:
+            found["reasoning"] = self.reasoning
         return found
 
     def as_dict(self) -> dict[str, Any]:

@@ -15,7 +15,8 @@ class Sampling:
 
     `diverse` makes each beam a group of its own (Vijayakumar et al. 2018), with a penalty for a token that an earlier
     group chose in the same step. `alternatives` is how many likely tokens to tell of the first place, `schema` the JSON
-    Schema that the answer must follow; both are for endpoints.
+    Schema that the answer must follow; both are for endpoints. `effort` is how much a model that reasons shall do so
+    (none, low, medium, high; None leaves it to the model); `max_new_tokens` are for the answer alone.
     """
 
     max_new_tokens: int = 512
@@ -31,6 +32,7 @@ class Sampling:
     logprobs: bool = False
     alternatives: int = 0
     schema: dict[str, Any] | None = None
+    effort: str | None = None
 
     def __post_init__(self) -> None:
         """Raises UsageError for a number that is out of its range."""
