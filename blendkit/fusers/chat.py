@@ -13,9 +13,11 @@ from typing import Any
 from blendkit.errors import UsageError, expect_at_least
 from blendkit.fences import fence_for, plain_name, quoted
 from blendkit.fusers.base import appended, top_candidates
+from blendkit.generators.answers import Answers
 from blendkit.generators.base import Prompt, TextModel
 from blendkit.generators.factory import check_models, text_model, windows_at_once
 from blendkit.generators.options import EndpointOptions, Sampling
+from blendkit.generators.reasoning import check_reasoning
 from blendkit.pipeline.stage import Stage
 from blendkit.pipeline.work import Rounds, Work
 from blendkit.records import Record, source_text
@@ -47,9 +49,12 @@ class ChatFuser(Stage):
 
     def __init__(
         self, models: Sequence[str], name: str | None = None, endpoint: EndpointOptions | None = None, *, layers: int = 1, show_ranks: bool = False,
-        show_scores: bool = False, max_new_tokens: int = 1024, temperature: float = 0.0, seed: int = 0, device: str = "auto", dtype: str = "auto",
+        show_scores: bool = False, max_new_tokens: int = 1024, temperature: float = 0.0, reasoning_effort: str | None = None, keep_reasoning: str = "field",
+        seed: int = 0, device: str = "auto", dtype: str = "auto",
     ) -> None:  # fmt: skip
         expect_at_least({"layers": 1}, {"layers": layers})
+        check_reasoning(keep_reasoning, reasoning_effort)
+        self.answers = Answers(keep_reasoning)
         if len(set(models)) < len(models):
             raise UsageError("fuse: a model is named twice")
         if name and len(models) > 1 and layers == 1:
@@ -60,13 +65,14 @@ class ChatFuser(Stage):
             raise UsageError("--layers: a second round reads the answers of the first, which a batch file does not have yet")
         self.models: dict[str, TextModel] = {spec: text_model(spec, endpoint, device, dtype) for spec in models}
         self.final_name, self.layers, self.seed = name or models[0], layers, seed
-        self.sampling = Sampling(max_new_tokens=max_new_tokens, temperature=temperature)
+        self.sampling = Sampling(max_new_tokens=max_new_tokens, temperature=temperature, effort=reasoning_effort)
         self.jobs = {spec: model.completing(self.sampling) for spec, model in self.models.items()}
         self.show_ranks, self.show_scores = show_ranks, show_scores
         self.overlap = windows_at_once(self.models.values(), endpoint)
         self.passes_records = not endpoint.emit_batch
         shown = "+".join(part for part, wanted in (("ranks", show_ranks), ("scores", show_scores)) if wanted) or "no"
         known = {"layers": layers, "shown": shown, "decoding": self.sampling.method, "seed": seed}
+        known |= {"effort": reasoning_effort} if reasoning_effort else {}
         self.signature = str(Signature("chat-fuser", models=",".join(models), **known, v=VERSION))
 
     def rounds(self, record: Record) -> Rounds[None]:
@@ -82,6 +88,8 @@ class ChatFuser(Stage):
             written = []
             for spec, completion in zip(models, (yield works), strict=True):
                 name = (self.final_name if len(models) == 1 else spec) if last else f"{spec}@{layer}"
+                if self.passes_records:
+                    completion = self.answers.taken(name, completion)
                 appended(record, name, completion.text, sources, **completion.fields())
                 written.append(len(record["candidates"]) - 1)
             sources = written
@@ -108,8 +116,8 @@ class ChatFuser(Stage):
 
     def describe(self) -> dict[str, Any]:
         """Signature and models."""
-        return {"signatures": [self.signature], "models": {spec: model.describe() for spec, model in self.models.items()}}
+        return {"signatures": [self.signature], "models": {spec: model.describe() for spec, model in self.models.items()}, **self.answers.describe()}
 
     def warnings(self) -> list[str]:
-        """The models' own."""
-        return [warning for model in self.models.values() for warning in model.warnings()]
+        """The models' own, and empty answers."""
+        return [*(warning for model in self.models.values() for warning in model.warnings()), *self.answers.warnings()]

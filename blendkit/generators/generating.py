@@ -8,10 +8,12 @@ from functools import partial
 from typing import Any
 
 from blendkit.errors import UsageError, expect_at_least
+from blendkit.generators.answers import Answers
 from blendkit.generators.base import Completion, Messages, Prompt, TextModel
 from blendkit.generators.factory import check_models, text_model, windows_at_once
 from blendkit.generators.options import EndpointOptions, Sampling, decoded_by
 from blendkit.generators.presets import Preset, defaults_of, names_to_suggest, preset_of
+from blendkit.generators.reasoning import check_reasoning
 from blendkit.pipeline.stage import Stage
 from blendkit.pipeline.work import Job, Work
 from blendkit.records import Record, source_text
@@ -51,6 +53,8 @@ class Generating(Stage):
         repetition_penalty: float | None = None,
         stop: Sequence[str] | None = None,
         logprobs: bool | None = None,
+        reasoning_effort: str | None = None,
+        keep_reasoning: str = "field",
     ) -> None:
         """`max_new_tokens` and all behind it stand above `sampling`'s; a model's own defaults give way to both.
 
@@ -59,9 +63,11 @@ class Generating(Stage):
             NoInputError: there is no such model.
         """
         expect_at_least({"num_return": 1}, {"num_return": num_return})
+        check_reasoning(keep_reasoning, reasoning_effort)
+        self.answers = Answers(keep_reasoning)
         asked = {
             "max_new_tokens": max_new_tokens, "temperature": temperature, "top_p": top_p, "top_k": top_k, "repetition_penalty": repetition_penalty,
-            "stop": None if stop is None else tuple(stop), "logprobs": logprobs,
+            "stop": None if stop is None else tuple(stop), "logprobs": logprobs, "effort": reasoning_effort,
         }  # fmt: skip
         sampling = _asked(sampling or Sampling(), asked)
         # What differs from the defaults was asked for, too.
@@ -151,15 +157,17 @@ class Generating(Stage):
                 found: list[Completion] = []
                 while len(found) < self.num_return:
                     found += next(given)
-                candidates += [_candidate(name, sampling, completion) for completion in found]
+                taken = [self.answers.taken(name, completion) for completion in found] if self.passes_records else found
+                candidates += [_candidate(name, sampling, completion) for completion in taken]
 
     def describe(self) -> dict[str, Any]:
         """Models, sampling and number of answers."""
-        return {"models": {name: model.describe() for name, model in self.models.items()}, "sampling": vars(self.sampling), "num_return": self.num_return}
+        models = {name: model.describe() for name, model in self.models.items()}
+        return {"models": models, "sampling": vars(self.sampling), "num_return": self.num_return, **self.answers.describe()}
 
     def warnings(self) -> list[str]:
-        """The warnings of the models."""
-        return [warning for model in self.models.values() for warning in model.warnings()]
+        """The warnings of the models, and empty answers."""
+        return [*(warning for model in self.models.values() for warning in model.warnings()), *self.answers.warnings()]
 
 
 def _parsed(model: str) -> tuple[str, Preset | None, str]:

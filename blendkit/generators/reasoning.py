@@ -106,6 +106,17 @@ def _by_channel(text: str) -> tuple[str, str | None]:
     return (text[: first.start()] + final).strip(), thoughts or None
 
 
+def answer_begins(text: str) -> int:
+    """Where the answer begins in a text whose reasoning may stand before it, in characters; 0 where there is none."""
+    channels = text.rfind("<|channel|>final<|message|>")
+    if channels >= 0:
+        return channels + len("<|channel|>final<|message|>")
+    if not (_OPEN.match(text) or _closes_alone(text)):
+        return 0
+    ends = [match.end() for match in _CLOSE.finditer(text)]
+    return ends[-1] if ends else len(text)
+
+
 def joined(completion: Completion) -> str:
     """Reasoning and answer as one text, for `--keep-reasoning text`."""
     return f"<think>\n{completion.reasoning}\n</think>\n\n{completion.text}" if completion.reasoning else completion.text

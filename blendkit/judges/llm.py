@@ -12,6 +12,7 @@ from blendkit.errors import RecordError, UsageError
 from blendkit.generators.base import Completion, Material, Messages, Prompt, TextModel, Unsupported
 from blendkit.generators.factory import text_model, windows_at_once
 from blendkit.generators.options import EndpointOptions, Sampling
+from blendkit.generators.reasoning import check_reasoning
 from blendkit.judges.base import Juror, Opinion, Opinions, Shown
 from blendkit.judges.prompting import DEFAULT, JudgePrompt, load_prompt
 from blendkit.pipeline.work import Job, Work
@@ -35,11 +36,12 @@ class LLMJudge(Juror):
 
     def __init__(
         self, model: str, endpoint: EndpointOptions | None = None, *, name: str | None = None, prompt: str = DEFAULT, verdict_by: str = "auto",
-        max_new_tokens: int | None = None, seed: int = 0, device: str = "auto", dtype: str = "auto",
+        max_new_tokens: int | None = None, reasoning_effort: str | None = None, seed: int = 0, device: str = "auto", dtype: str = "auto",
     ) -> None:  # fmt: skip
         endpoint = endpoint or EndpointOptions()
         if verdict_by not in WAYS:
             raise UsageError(f"--verdict-by {verdict_by}: expected one of {', '.join(WAYS)}")
+        check_reasoning(effort=reasoning_effort)
         if endpoint.offline:
             raise UsageError(
                 "--emit-batch, --read-batch: a judge asks again after a reply that it cannot read, which a batch cannot; judge by an endpoint, or locally"
@@ -53,13 +55,14 @@ class LLMJudge(Juror):
         self.way = self._way(model, verdict_by)
         self.given_up: str | None = None
         tokens = max_new_tokens or self.prompt.max_new_tokens
-        self.sampling = Sampling(max_new_tokens=tokens, temperature=0, stop=tuple(self.prompt.stop))
+        self.sampling = Sampling(max_new_tokens=tokens, temperature=0, stop=tuple(self.prompt.stop), effort=reasoning_effort)
         self.unparsed = self.asked = 0
         self._counting = threading.Lock()
         self.overlap = windows_at_once([self.model], endpoint)
         self.job = Job(self.name, self._opinions, self.local, self.model.close)
         by = verdict_by if verdict_by == "auto" and not self.local else self.way
-        self.signature = str(Signature(f"judge:{model}", prompt=self.prompt.name, by=by, v=VERSION))
+        effort = {"effort": reasoning_effort} if reasoning_effort else {}
+        self.signature = str(Signature(f"judge:{model}", prompt=self.prompt.name, by=by, **effort, v=VERSION))
 
     def _way(self, spec: str, asked: str) -> str:
         firsts = [word.split()[0].lower() for word in self.prompt.words.values()]
