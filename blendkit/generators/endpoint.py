@@ -368,9 +368,7 @@ class Endpoint(TextModel):
             found.append(f"{self.spec} does not take all of a request: {self._adapted.message()}")
         found += self._room.warnings(self.spec)
         if self.repaired:
-            found.append(
-                f"{self.repaired} answers of {self.spec} held what no text holds (half characters, NULs, bytes that are no UTF-8); U+FFFD stands there"
-            )
+            found.append(f"{self.repaired} answers of {self.spec} held half characters, NULs or broken UTF-8; U+FFFD stands there")
         if self.hidden:
             found.append(f"{self.hidden} answers of {self.spec} quoted a key or password; *** stands in its place")
         if self.cut:

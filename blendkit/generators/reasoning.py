@@ -108,13 +108,12 @@ def _by_channel(text: str) -> tuple[str, str | None]:
 
 def answer_begins(text: str) -> int:
     """Where the answer begins in a text whose reasoning may stand before it, in characters; 0 where there is none."""
-    channels = text.rfind("<|channel|>final<|message|>")
-    if channels >= 0:
-        return channels + len("<|channel|>final<|message|>")
-    if not (_OPEN.match(text) or _closes_alone(text)):
+    answer, reasoning = apart(text)
+    if reasoning is None:
         return 0
-    ends = [match.end() for match in _CLOSE.finditer(text)]
-    return ends[-1] if ends else len(text)
+    place = text.rfind(answer) if answer else len(text)
+    # Where there is reasoning within the answer, its end counts.
+    return place if place >= 0 else [match.end() for match in _CLOSE.finditer(text)][-1]
 
 
 def joined(completion: Completion) -> str:

@@ -152,8 +152,7 @@ def read_reply(data: bytes, api: str, logprobs: bool = False) -> Reply:
         reply = _typed(data, kind)
     except msgspec.ValidationError as error:
         _said_error(data)
-        # A number such as 1e999 is no fault of the answer.
-        if "out of range" not in str(error):
+        if not _too_large(error):
             raise BadReply(f"answers with {what}: {_in_our_words(error)}") from None
         reply, repaired = _decoded(_repaired(data), kind, what), True
     except ValueError:
@@ -332,11 +331,18 @@ def _decoded(data: bytes | msgspec.Raw, kind: Any, what: str) -> Any:
     try:
         return msgspec.json.decode(data, type=kind)
     except msgspec.ValidationError as error:
+        if _too_large(error):
+            return _decoded(_repaired(bytes(data)), kind, what)
         raise BadReply(f"answers with {what}: {_in_our_words(error)}") from None
     except RecursionError:
         raise BadReply(f"answers with {what}: it is nested too deep") from None
     except ValueError:
         raise BadReply("answers with something that is no JSON") from None
+
+
+def _too_large(error: msgspec.ValidationError) -> bool:
+    """Whether a number such as -1e999 is the fault, which is no fault of the answer."""
+    return str(error).startswith("Number out of range")
 
 
 def _in_our_words(error: msgspec.ValidationError) -> str:
