@@ -41,7 +41,7 @@ def fastapi(name, kind="extra_forbidden", message="Extra inputs are not permitte
 
 # What servers say, and what is done: OpenAI, Azure, Groq, Mistral, Gemini, DeepSeek, Anthropic, vLLM, llama.cpp and gateways, as they have been reported.
 REFUSALS = [
-    (openai("Unsupported parameter: 'max_tokens' is not supported with this model. Use 'max_completion_tokens' instead.", "max_tokens", "unsupported_parameter"),
+    (openai("Unsupported parameter: 'max_tokens' is not supported with this model. Use 'max_completion_tokens' instead.", "max_tokens", "unsupported"),
      {"max_tokens": "max_completion_tokens"}),
     (openai("Unrecognized request argument supplied: max_tokens"), {"max_tokens": "max_completion_tokens"}),
     (openai("max_tokens is too large: 512. This model supports at most 256 completion tokens, whereas you provided 512.", "max_tokens"), {"max_tokens": 256}),

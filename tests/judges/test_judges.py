@@ -225,7 +225,7 @@ def test_json_in_words_where_the_server_has_no_structured_output(serving):
     assert "response_format" not in server.bodies[-1]
     assert "Reply with a JSON object" in server.bodies[-1]["messages"][0]["content"]
     assert stage.describe()["models"]["j"]["adapted"] == {"response_format": None}
-    assert "openai:x does not take all of a request: response_format is left out" in stage.warnings()
+    assert "openai:j does not take all of a request: response_format is left out" in stage.warnings()
 
 
 def test_a_reply_that_is_none_is_asked_for_once_more(serving):
