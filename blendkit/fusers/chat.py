@@ -13,11 +13,11 @@ from typing import Any
 from blendkit.errors import UsageError, expect_at_least
 from blendkit.fences import fence_for, plain_name, quoted
 from blendkit.fusers.base import appended, top_candidates
-from blendkit.generators.answers import Answers
 from blendkit.generators.base import Prompt, TextModel
 from blendkit.generators.factory import check_models, text_model, windows_at_once
 from blendkit.generators.options import EndpointOptions, Sampling
 from blendkit.generators.reasoning import check_reasoning
+from blendkit.generators.recording import Recording
 from blendkit.pipeline.stage import Stage
 from blendkit.pipeline.work import Rounds, Work
 from blendkit.records import Record, source_text
@@ -54,7 +54,7 @@ class ChatFuser(Stage):
     ) -> None:  # fmt: skip
         expect_at_least({"layers": 1}, {"layers": layers})
         check_reasoning(keep_reasoning, reasoning_effort)
-        self.answers = Answers(keep_reasoning)
+        self.recording = Recording(keep_reasoning)
         if len(set(models)) < len(models):
             raise UsageError("fuse: a model is named twice")
         if name and len(models) > 1 and layers == 1:
@@ -89,7 +89,7 @@ class ChatFuser(Stage):
             for spec, completion in zip(models, (yield works), strict=True):
                 name = (self.final_name if len(models) == 1 else spec) if last else f"{spec}@{layer}"
                 if self.passes_records:
-                    completion = self.answers.taken(name, completion)
+                    completion = self.recording.taken(name, completion)
                 appended(record, name, completion.text, sources, **completion.fields())
                 written.append(len(record["candidates"]) - 1)
             sources = written
@@ -116,8 +116,8 @@ class ChatFuser(Stage):
 
     def describe(self) -> dict[str, Any]:
         """Signature and models."""
-        return {"signatures": [self.signature], "models": {spec: model.describe() for spec, model in self.models.items()}, **self.answers.describe()}
+        return {"signatures": [self.signature], "models": {spec: model.describe() for spec, model in self.models.items()}, **self.recording.describe()}
 
     def warnings(self) -> list[str]:
         """The models' own, and empty answers."""
-        return [*(warning for model in self.models.values() for warning in model.warnings()), *self.answers.warnings()]
+        return [*(warning for model in self.models.values() for warning in model.warnings()), *self.recording.warnings()]

@@ -8,12 +8,12 @@ from functools import partial
 from typing import Any
 
 from blendkit.errors import UsageError, expect_at_least
-from blendkit.generators.answers import Answers
 from blendkit.generators.base import Completion, Messages, Prompt, TextModel
 from blendkit.generators.factory import check_models, text_model, windows_at_once
 from blendkit.generators.options import EndpointOptions, Sampling, decoded_by
 from blendkit.generators.presets import Preset, defaults_of, names_to_suggest, preset_of
 from blendkit.generators.reasoning import check_reasoning
+from blendkit.generators.recording import Recording
 from blendkit.pipeline.stage import Stage
 from blendkit.pipeline.work import Job, Work
 from blendkit.records import Record, source_text
@@ -64,7 +64,7 @@ class Generating(Stage):
         """
         expect_at_least({"num_return": 1}, {"num_return": num_return})
         check_reasoning(keep_reasoning, reasoning_effort)
-        self.answers = Answers(keep_reasoning)
+        self.recording = Recording(keep_reasoning)
         asked = {
             "max_new_tokens": max_new_tokens, "temperature": temperature, "top_p": top_p, "top_k": top_k, "repetition_penalty": repetition_penalty,
             "stop": None if stop is None else tuple(stop), "logprobs": logprobs, "effort": reasoning_effort,
@@ -157,17 +157,17 @@ class Generating(Stage):
                 found: list[Completion] = []
                 while len(found) < self.num_return:
                     found += next(given)
-                taken = [self.answers.taken(name, completion) for completion in found] if self.passes_records else found
+                taken = [self.recording.taken(name, completion) for completion in found] if self.passes_records else found
                 candidates += [_candidate(name, sampling, completion) for completion in taken]
 
     def describe(self) -> dict[str, Any]:
         """Models, sampling and number of answers."""
         models = {name: model.describe() for name, model in self.models.items()}
-        return {"models": models, "sampling": vars(self.sampling), "num_return": self.num_return, **self.answers.describe()}
+        return {"models": models, "sampling": vars(self.sampling), "num_return": self.num_return, **self.recording.describe()}
 
     def warnings(self) -> list[str]:
         """The warnings of the models, and empty answers."""
-        return [*(warning for model in self.models.values() for warning in model.warnings()), *self.answers.warnings()]
+        return [*(warning for model in self.models.values() for warning in model.warnings()), *self.recording.warnings()]
 
 
 def _parsed(model: str) -> tuple[str, Preset | None, str]:

@@ -9,7 +9,7 @@ from blendkit.generators.base import Completion
 from blendkit.generators.reasoning import check_reasoning, kept
 
 
-class Answers:
+class Recording:
     """Counts the answers of each model that are empty, by the reason why they ended: refusals, filters, calls of tools.
 
     Raises:
