@@ -75,7 +75,7 @@ class LocalModel(TextModel):
             kind = AutoModelForSeq2SeqLM if self.seq2seq else AutoModelForCausalLM
             # Nothing else that the checkpoint says of decoding is even read.
             unread = {} if self.trust else {"generation_config": GenerationConfig()}
-            network = pretrained(kind, self.spec, WHAT, trust_remote_code=self.trust, dtype=self.dtype, **unread)
+            network = pretrained(kind, self.spec, WHAT, trust_remote_code=self.trust, whole=True, dtype=self.dtype, **unread)
             network.generation_config = GenerationConfig(**self.decoding, eos_token_id=sorted(self.answers.ends) or None, pad_token_id=self.answers.pad)
             self._network = network.to(self.device).eval()
         return self._network

@@ -158,6 +158,17 @@ def test_the_token_behind_an_answer_in_the_template_ends_an_answer(changed):
     assert LocalModel(str(changed(LOOP)), "cpu").answers.ends == {1}
 
 
+def test_weights_that_are_missing_are_not_drawn_at_random(called, changed):
+    from safetensors.torch import load_file, save_file
+
+    folder = changed()
+    weights = load_file(folder / "model.safetensors")
+    del weights["lm_head.weight"]
+    save_file(weights, folder / "model.safetensors", {"format": "pt"})
+    code, out, err = called("generate", "-m", folder, "--max-new-tokens", "2", stdin='{"id":"a","instruction":"x"}\n')
+    assert (code, out) == (66, "") and "lacks 1 weights of LlamaForCausalLM, lm_head.weight first" in err, err
+
+
 def test_a_panel_of_bare_checkpoints_judges_and_fuses(called, changed):
     folder = changed(ALTERNATING, **BARE, tokenizer={"pad_token": None, "eos_token": None})
     records = examples(1)
