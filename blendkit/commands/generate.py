@@ -66,6 +66,10 @@ def generate(
         str,
         typer.Option(help="Where a model's reasoning goes: a `field` of its own, the `text` before the answer, or `none`.", rich_help_panel=DECODING),
     ] = "field",
+    on_truncate: Annotated[
+        str | None,
+        typer.Option(help="A prompt longer than the model reads: `warn` (cut it, say so at the end) or `fail` (local models).", show_default="warn"),
+    ] = None,
     trust_remote_code: Annotated[bool, typer.Option("--trust-remote-code", help="Run code that a checkpoint brings (local models).")] = False,
 ) -> None:
     """Let every model answer every record.
@@ -92,7 +96,7 @@ def generate(
             model, None, endpoint, system, run.seed, run.device, run.dtype, decodings=decoding or (), num_return=num_return,
             trust_remote_code=trust_remote_code, max_new_tokens=max_new_tokens, temperature=temperature, top_p=top_p, top_k=top_k,
             repetition_penalty=repetition_penalty, stop=stop, logprobs=logprobs or None,
-            reasoning_effort=reasoning_effort, keep_reasoning=keep_reasoning,
+            reasoning_effort=reasoning_effort, keep_reasoning=keep_reasoning, on_truncate=on_truncate,
         )  # fmt: skip
 
     run_stage(make, run)

@@ -62,6 +62,14 @@ def judge(
             rich_help_panel=LLM_JUDGES,
         ),
     ] = None,
+    on_truncate: Annotated[
+        str | None,
+        typer.Option(
+            help="A prompt longer than a local model reads: `warn` (cut its longest texts, say so at the end) or `fail`.",
+            show_default="warn",
+            rich_help_panel=LLM_JUDGES,
+        ),
+    ] = None,
 ) -> None:
     """Give a verdict on every pair of candidates, the reference in hand.
 
@@ -78,7 +86,7 @@ def judge(
 
         return make_judge(
             model or "embedded", name=name, endpoint=endpoint, orders=orders, schedule=schedule, seed=run.seed, device=run.device, dtype=run.dtype,
-            prompt=prompt, verdict_by=verdict_by, max_new_tokens=max_new_tokens, reasoning_effort=reasoning_effort,
+            prompt=prompt, verdict_by=verdict_by, max_new_tokens=max_new_tokens, reasoning_effort=reasoning_effort, on_truncate=on_truncate,
         )  # fmt: skip
 
     run_stage(make, run)
