@@ -88,11 +88,11 @@ def without_attention_dropout(encoder: Any) -> None:
             module.p = 0.0
 
 
-def load_pretrained(kind: Any, name: str, what: str) -> tuple[Any, Any]:
+def load_pretrained(kind: Any, name: str, what: str, whole: bool = False) -> tuple[Any, Any]:
     """A model by one of transformers' Auto classes, float32, for inference, and its tokenizer.
 
     Raises:
-        NoInputError: there is no such model, or it is not what the class loads.
+        NoInputError: there is no such model, it is not what the class loads, or, if `whole`, it is of another class with more weights.
     """
     from transformers import AutoTokenizer
 
@@ -102,6 +102,9 @@ def load_pretrained(kind: Any, name: str, what: str) -> tuple[Any, Any]:
     missing = sorted(key for key in report["missing_keys"] if what != "encoder" or "pooler." not in key)
     if missing:
         raise NoInputError(f"no {what} in {name}: its checkpoint lacks {len(missing)} weights of a {type(model).__name__}, such as {missing[0]}")
+    more, named = sorted(report["unexpected_keys"]), (model.config.architectures or [type(model).__name__])[0]
+    if whole and more and named != type(model).__name__:
+        raise NoInputError(f"no {what} in {name}: it is a {named}, with {len(more)} weights that a {type(model).__name__} has no use for, such as {more[0]}")
     model = model.eval()
     encoder = getattr(model, "encoder", None)
     # Of a seq2seq model, the encoder is what encodes.

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import ClassVar
 
+from blendkit.models.cuts import Cuts
 from blendkit.models.loading import fingerprint, shared
 from blendkit.pipeline.work import Job, Rounds, Work
 from blendkit.records import Record
@@ -76,6 +77,11 @@ class Scorer(ABC):
     def models(self) -> dict[str, str]:
         """Models by name, each with its revision or hash."""
         return {}
+
+    @cached_property
+    def cuts(self) -> Cuts:
+        """What did not fit into the model, for a scorer that counts it."""
+        return Cuts()
 
 
 class TextScorer(Scorer):

@@ -43,7 +43,8 @@ class RewardTrainee(Pointwise):
         self.model = pretrained(AutoModelForSequenceClassification, backbone, what, num_labels=1, dtype=torch.float32)
         if self.tokenizer.pad_token_id is None:
             self.tokenizer.pad_token = self.tokenizer.eos_token
-        self.model.config.pad_token_id = self.tokenizer.pad_token_id
+        # Without one, transformers cannot tell where the rows of a batch end.
+        self.model.config.pad_token_id = self.tokenizer.pad_token_id or 0
         self.pairing, self.loss = pairing, PAIR_LOSSES[loss]
         self.texts = TextTokenizer(self.tokenizer)
         self.longest = longest_input(self.model, self.tokenizer)
@@ -61,7 +62,7 @@ class RewardTrainee(Pointwise):
 
     def logits(self, rows: list[Input]) -> Tensor:
         """Gives the rewards, [N, 1]."""
-        inputs = padded([ids for ids, _ in rows], self.tokenizer.pad_token_id)
+        inputs = padded([ids for ids, _ in rows], self.model.config.pad_token_id)
         if all(types is not None for _, types in rows):
             inputs["token_type_ids"] = padded([types or () for _, types in rows], 0)["input_ids"]
         found: Tensor = self.model(**to_device(inputs, next(self.model.parameters()).device)).logits

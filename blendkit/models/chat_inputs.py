@@ -1,0 +1,85 @@
+"""A conversation as token ids, for models that score its last answer: by the chat template, whatever roles it takes and whatever day it is."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from datetime import datetime
+from typing import Any
+
+from blendkit.errors import RecordError
+from blendkit.models.text_tokenizer import TextTokenizer
+
+# The date for templates that ask for one, such as Llama 3.2's: a score shall not change overnight. Where nobody tells
+# them the time, these templates write this one.
+TODAY = datetime(2024, 7, 26)
+INSTRUCTIONS = ("system", "developer")
+
+Turn = dict[str, str]
+
+
+def chat_ids(texts: TextTokenizer, messages: Sequence[tuple[str, str]], add_generation_prompt: bool = False) -> list[int]:
+    """Token ids of (role, content) messages by the chat template, at least one. The template spells its special tokens itself, the start of text among them.
+
+    Instructions (`system`) move into the user's turn that follows where the template refuses them, or leaves them out.
+
+    Raises:
+        NoInputError: the template is broken, or there is none to choose among several.
+        RecordError: it refuses the messages.
+    """
+    turns = [{"role": role, "content": text} for role, text in messages]
+    return started(texts.read(_written(texts, turns, add_generation_prompt), add_special_tokens=False), texts.tokenizer)
+
+
+def started(ids: Sequence[int], tokenizer: Any) -> list[int]:
+    """The ids, or a start of text where there are none: a model reads nothing from nothing."""
+    return list(ids) or [next((token for token in (*_starts(tokenizer), tokenizer.eos_token_id) if token is not None), 0)]
+
+
+def cut_front(ids: list[int], longest: int, tokenizer: Any) -> list[int]:
+    """The last `longest` ids, as the answer is at the end; a start of text stays."""
+    if len(ids) <= longest:
+        return ids
+    kept = ids[:1] if longest > 1 and ids[0] in _starts(tokenizer) else []
+    return kept + ids[len(ids) - longest + len(kept) :]
+
+
+def dated(texts: TextTokenizer) -> str | None:
+    """The date that the chat template is told, for signatures; None where it does not ask."""
+    return TODAY.date().isoformat() if "strftime_now" in str(texts.tokenizer.chat_template) else None
+
+
+def _written(texts: TextTokenizer, turns: list[Turn], prompt: bool) -> str:
+    def chat(turns: list[Turn]) -> str:
+        return texts.chat(turns, add_generation_prompt=prompt, strftime_now=TODAY.strftime)
+
+    folded = _folded(turns)
+    try:
+        text = chat(turns)
+    except RecordError:
+        if folded == turns:
+            raise
+        return chat(folded)
+    bare = [turn for turn in turns if turn["role"] not in INSTRUCTIONS]
+    if bare == turns:
+        return text
+    try:
+        ignored = chat(bare) == text
+    except RecordError:
+        ignored = False
+    return chat(folded) if ignored else text
+
+
+def _folded(turns: list[Turn]) -> list[Turn]:
+    """Instructions as part of the user's turn, and the user's turns in a row as one, for templates where two speak in turn."""
+    found: list[Turn] = []
+    for turn in turns:
+        role = "user" if turn["role"] in INSTRUCTIONS else turn["role"]
+        if found and found[-1]["role"] == role == "user":
+            found[-1] = {"role": role, "content": f"{found[-1]['content']}\n\n{turn['content']}"}
+        else:
+            found.append({"role": role, "content": turn["content"]})
+    return found
+
+
+def _starts(tokenizer: Any) -> tuple[int | None, int | None]:
+    return tokenizer.bos_token_id, tokenizer.cls_token_id
