@@ -9,9 +9,12 @@ from typing import Any
 from blendkit.errors import RecordError
 from blendkit.models.text_tokenizer import TextTokenizer
 
-# The date for templates that ask for one, such as Llama 3.2's: a score shall not change overnight. Where nobody tells
-# them the time, these templates write this one.
-TODAY = datetime(2024, 7, 26)
+# What templates that ask for the date are told, such as Llama 3.2's: a score shall not change overnight. It is the date that
+# they write themselves where nobody tells them the time. transformers passes no function on to a template, but a macro may be one.
+TODAY = datetime(2024, 7, 26, 12)
+_CODES = ("%-d", "%d", "%b", "%B", "%Y", "%y", "%m", "%A", "%a", "%j", "%H", "%M", "%S")
+_FORMATTED = "".join(f"|replace('{code}', '{TODAY.strftime(code)}')" for code in _CODES)
+CLOCK = f"{{%- macro strftime_now(form) -%}}{{{{ form{_FORMATTED} }}}}{{%- endmacro +%}}"
 INSTRUCTIONS = ("system", "developer")
 
 Turn = dict[str, str]
@@ -50,7 +53,7 @@ def dated(texts: TextTokenizer) -> str | None:
 
 def _written(texts: TextTokenizer, turns: list[Turn], prompt: bool) -> str:
     def chat(turns: list[Turn]) -> str:
-        return texts.chat(turns, add_generation_prompt=prompt, strftime_now=TODAY.strftime)
+        return texts.chat(turns, add_generation_prompt=prompt, preamble=CLOCK if dated(texts) else "")
 
     folded = _folded(turns)
     try:

@@ -84,7 +84,9 @@ def longest_input(model: Any, tokenizer: Any, otherwise: int = 512) -> int:
         NoInputError: the checkpoint's files say something that is no such number.
     """
     name = tokenizer.name_or_path
-    positions = length_in({"max_position_embeddings": getattr(model.config, "max_position_embeddings", None)}, name, otherwise, "max_position_embeddings")
+    said = getattr(model.config, "max_position_embeddings", None)
+    # transformers has -1 for XLNet, which has relative positions.
+    positions = length_in({"max_position_embeddings": None if said == -1 else said}, name, otherwise, "max_position_embeddings")
     fits = tokenizer.model_max_length
     # transformers has 1e30 for tokenizers that do not say.
     if isinstance(fits, bool) or not isinstance(fits, int | float) or not fits >= 1:

@@ -22,8 +22,8 @@ class _Endless(BaseException):
     """Ends a template. It is no Exception, so that no handler in between catches it."""
 
 
-def rendered(tokenizer: Any, messages: list[dict[str, Any]], **options: Any) -> str:
-    """The messages as the tokenizer's chat template writes them.
+def rendered(tokenizer: Any, messages: list[dict[str, Any]], preamble: str = "", **options: Any) -> str:
+    """The messages as the tokenizer's chat template writes them, with what a template `preamble` before it defines.
 
     Raises:
         NoInputError: the template is broken, or needs more time or memory than any good one does.
@@ -40,7 +40,7 @@ def rendered(tokenizer: Any, messages: list[dict[str, Any]], **options: Any) -> 
     absent = {key: "" for key in SPECIAL if getattr(tokenizer, key, None) is None}
     try:
         with _limited():
-            text = str(tokenizer.apply_chat_template(messages, chat_template=template, tokenize=False, **absent, **options))
+            text = str(tokenizer.apply_chat_template(messages, chat_template=preamble + template, tokenize=False, **absent, **options))
     except BlendkitError:
         raise
     except _Endless as error:
