@@ -69,7 +69,14 @@ def encoder(folder, kind="ModernBert", labels=1, **config):
 
     tokenizer = bert_tokenizer()
     torch.manual_seed(0)
-    shape = {**ENCODER, "vocab_size": len(tokenizer), "num_labels": labels, "pad_token_id": 0, **({} if kind == "XLNet" else {"max_position_embeddings": 512}), **config}
+    shape = {
+        **ENCODER,
+        "vocab_size": len(tokenizer),
+        "num_labels": labels,
+        "pad_token_id": 0,
+        **({} if kind == "XLNet" else {"max_position_embeddings": 512}),
+        **config,
+    }
     return saved(getattr(transformers, f"{kind}ForSequenceClassification")(getattr(transformers, f"{kind}Config")(**shape)), tokenizer, folder)
 
 
@@ -103,4 +110,3 @@ def edited(folder, file="config.json", **more):
     content = json.loads(path.read_text()) | more
     path.write_text(json.dumps({key: value for key, value in content.items() if value is not None}))
     return folder
-

@@ -10,6 +10,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from blendkit.errors import NoInputError
+from blendkit.models.chat_inputs import started
 from blendkit.models.encoder_reader import EncoderReader, Ids, longest_input
 from blendkit.models.loading import EMBEDDED, choose_device, choose_dtype
 from blendkit.models.pretrained import pretrained
@@ -40,13 +41,13 @@ class Encoder:
         self.reader = EncoderReader(model, self.tokenizer.pad_token_id, self.device, self.dtype, places_only=False)
 
     def ids(self, texts: Sequence[str]) -> list[list[int]]:
-        """Token ids with special tokens, cut to what fits."""
+        """Token ids with special tokens, cut to what fits; a start of text where a text has no token."""
         if not texts:
             return []
         # As bert-score has it: for these tokenizers a first word is like one after a space.
         prefix: dict[str, Any] = {"add_prefix_space": True} if type(self.tokenizer).__name__.startswith(("Roberta", "GPT2")) else {}
         found = self.texts(texts, add_special_tokens=True, truncation=True, max_length=self.longest, **prefix)
-        return [list(ids) for ids in found["input_ids"]]
+        return [started(ids, self.tokenizer) for ids in found["input_ids"]]
 
     def embed(self, rows: Sequence[Ids]) -> Tensor:
         """Mean-pooled, L2-normalised embeddings of token ids, [n, H], float32 on the CPU."""

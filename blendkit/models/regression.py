@@ -21,6 +21,8 @@ MASKING = {
     *FAMILIES, "albert", "camembert", "convbert", "data2vec-text", "deberta", "distilbert", "electra", "ernie", "eurobert", "megatron-bert", "mpnet",
     "roberta-prelayernorm", "roformer", "xlm-roberta-xl", "xmod",
 }  # fmt: skip
+# How the classes of causal LMs are called.
+WRITERS = ("ForCausalLM", "LMHeadModel")
 HEADS = "a scorer reads sequence classifiers (…ForSequenceClassification)"
 
 
@@ -136,8 +138,8 @@ def _expect_classifier(name: str, kind: str, code: Any) -> None:
 
     if kind.endswith("ForTokenClassification"):
         raise NoInputError(f"{name} is a {kind}: it judges each token or step (a process reward model), not an answer as a whole; {HEADS}")
-    if kind.endswith(("ForCausalLM", "ForConditionalGeneration")):
-        more = f" or the logit of one token (reward:{name}#TOKEN; #0 for Nemotron's)" if kind.endswith("ForCausalLM") else ""
+    if kind.endswith((*WRITERS, "ForConditionalGeneration")):
+        more = f" or the logit of one token (reward:{name}#TOKEN; #0 for Nemotron's)" if kind.endswith(WRITERS) else ""
         raise NoInputError(f"{name} is a {kind}, which writes text and has no head for a score; {HEADS}{more}, and judge --model asks a model that writes")
     classes = code if isinstance(code, dict) else {}
     where = classes.get("AutoModelForSequenceClassification") or next(iter(classes.values()), None)

@@ -32,6 +32,9 @@ def rendered(tokenizer: Any, messages: list[dict[str, Any]], preamble: str = "",
     from jinja2 import TemplateSyntaxError
 
     name = tokenizer.name_or_path
+    several = tokenizer.chat_template
+    if isinstance(several, dict) and "default" not in several:
+        raise NoInputError(f"{name} has several chat templates ({', '.join(map(str, several))[:200]}) and none called default")
     try:
         template = tokenizer.get_chat_template()
     except Exception as error:

@@ -51,3 +51,7 @@ class Prefilter:
     def signature(self) -> str:
         """The scorer's signature, or the name of the field that was read."""
         return self.scorer.signature if self.scorer else f"field:{self.name}"
+
+    def warnings(self) -> list[str]:
+        """What the scorer had to cut."""
+        return self.scorer.cuts.message(f"--prefilter {self.spec}") if self.scorer else []

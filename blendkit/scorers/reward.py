@@ -40,9 +40,9 @@ class Reward(RegressionScorer):
         super().__init__(name, model, device, dtype)
 
     def loaded(self, device: str, dtype: str) -> Regressor | TokenLogit:
-        from blendkit.models.regression import architecture
+        from blendkit.models.regression import WRITERS, architecture
 
-        if not self.label or not architecture(self.model_name).endswith("ForCausalLM"):
+        if not self.label or not architecture(self.model_name).endswith(WRITERS):
             return super().loaded(device, dtype)
         from blendkit.models.token_logit import TokenLogit
 

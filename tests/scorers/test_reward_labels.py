@@ -136,7 +136,10 @@ def test_a_token_that_is_none_is_refused(called, nemotron, token, said):
     assert said in refused(called, f"reward:{nemotron}#{token}", 2)
 
 
-GATED = {"architectures": ["LlamaForRewardModelWithGating"], "auto_map": {"AutoModelForSequenceClassification": "modeling_custom.LlamaForRewardModelWithGating"}}
+GATED = {
+    "architectures": ["LlamaForRewardModelWithGating"],
+    "auto_map": {"AutoModelForSequenceClassification": "modeling_custom.LlamaForRewardModelWithGating"},
+}
 REFUSED = {
     "code of its own": (GATED, "is a LlamaForRewardModelWithGating by code of its own (modeling_custom.LlamaForRewardModelWithGating), which no scorer runs"),
     "a type of its own": ({"model_type": "internlm2", "architectures": ["InternLM2ForRewardModel"], "auto_map": {"AutoModel": "m.InternLM2ForRewardModel"}},
