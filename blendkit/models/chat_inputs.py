@@ -6,31 +6,27 @@ from collections.abc import Sequence
 from datetime import datetime
 from typing import Any
 
-from blendkit.errors import RecordError
+from blendkit.models.conversations import Conversations
 from blendkit.models.text_tokenizer import TextTokenizer
 
 # What templates that ask for the date are told, such as Llama 3.2's: a score shall not change overnight. It is the date that
 # they write themselves where nobody tells them the time. transformers passes no function on to a template, but a macro may be one.
 TODAY = datetime(2024, 7, 26, 12)
-_CODES = ("%-d", "%d", "%b", "%B", "%Y", "%y", "%m", "%A", "%a", "%j", "%H", "%M", "%S")
-_FORMATTED = "".join(f"|replace('{code}', '{TODAY.strftime(code)}')" for code in _CODES)
+_CODES = ("%d", "%b", "%B", "%Y", "%y", "%m", "%A", "%a", "%j", "%H", "%M", "%S")
+_FORMATTED = "".join(f"|replace('{code}', '{shown}')" for code, shown in [("%-d", TODAY.day), *((code, TODAY.strftime(code)) for code in _CODES)])
 CLOCK = f"{{%- macro strftime_now(form) -%}}{{{{ form{_FORMATTED} }}}}{{%- endmacro +%}}"
-INSTRUCTIONS = ("system", "developer")
-
-Turn = dict[str, str]
 
 
-def chat_ids(texts: TextTokenizer, messages: Sequence[tuple[str, str]], add_generation_prompt: bool = False) -> list[int]:
+def chat_ids(chats: Conversations, messages: Sequence[tuple[str, str]], add_generation_prompt: bool = False) -> list[int]:
     """Token ids of (role, content) messages by the chat template, at least one. The template spells its special tokens itself, the start of text among them.
-
-    Instructions (`system`) move into the user's turn that follows where the template refuses them, or leaves them out.
 
     Raises:
         NoInputError: the template is broken, or there is none to choose among several.
-        RecordError: it refuses the messages.
+        RecordError: it refuses the messages in every form.
     """
     turns = [{"role": role, "content": text} for role, text in messages]
-    return started(texts.read(_written(texts, turns, add_generation_prompt), add_special_tokens=False), texts.tokenizer)
+    text = chats.text(turns, add_generation_prompt=add_generation_prompt, preamble=CLOCK if dated(chats.texts) else "")
+    return started(chats.texts.read(text, add_special_tokens=False), chats.texts.tokenizer)
 
 
 def started(ids: Sequence[int], tokenizer: Any) -> list[int]:
@@ -49,39 +45,6 @@ def cut_front(ids: list[int], longest: int, tokenizer: Any) -> list[int]:
 def dated(texts: TextTokenizer) -> str | None:
     """The date that the chat template is told, for signatures; None where it does not ask."""
     return TODAY.date().isoformat() if "strftime_now" in str(texts.tokenizer.chat_template) else None
-
-
-def _written(texts: TextTokenizer, turns: list[Turn], prompt: bool) -> str:
-    def chat(turns: list[Turn]) -> str:
-        return texts.chat(turns, add_generation_prompt=prompt, preamble=CLOCK if dated(texts) else "")
-
-    folded = _folded(turns)
-    try:
-        text = chat(turns)
-    except RecordError:
-        if folded == turns:
-            raise
-        return chat(folded)
-    bare = [turn for turn in turns if turn["role"] not in INSTRUCTIONS]
-    if bare == turns:
-        return text
-    try:
-        ignored = chat(bare) == text
-    except RecordError:
-        ignored = False
-    return chat(folded) if ignored else text
-
-
-def _folded(turns: list[Turn]) -> list[Turn]:
-    """Instructions as part of the user's turn, and the user's turns in a row as one, for templates where two speak in turn."""
-    found: list[Turn] = []
-    for turn in turns:
-        role = "user" if turn["role"] in INSTRUCTIONS else turn["role"]
-        if found and found[-1]["role"] == role == "user":
-            found[-1] = {"role": role, "content": f"{found[-1]['content']}\n\n{turn['content']}"}
-        else:
-            found.append({"role": role, "content": turn["content"]})
-    return found
 
 
 def _starts(tokenizer: Any) -> tuple[int | None, int | None]:

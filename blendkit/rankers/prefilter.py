@@ -53,5 +53,5 @@ class Prefilter:
         return self.scorer.signature if self.scorer else f"field:{self.name}"
 
     def warnings(self) -> list[str]:
-        """What the scorer had to cut."""
-        return self.scorer.cuts.message(f"--prefilter {self.spec}") if self.scorer else []
+        """What the scorer tells, such as what it had to cut."""
+        return [f"--prefilter {self.spec}: {line}" for line in self.scorer.warnings()] if self.scorer else []

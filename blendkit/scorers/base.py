@@ -83,6 +83,10 @@ class Scorer(ABC):
         """What did not fit into the model, for a scorer that counts it."""
         return Cuts()
 
+    def warnings(self) -> list[str]:
+        """What a person should know at the end, one line each."""
+        return self.cuts.message(self.name)
+
 
 class TextScorer(Scorer):
     """A scorer without a model: one number from an item's texts, in one round. Equal `settings` give equal scores."""

@@ -6,6 +6,7 @@ import math
 from typing import Any
 
 from blendkit.models.chat_inputs import chat_ids, cut_front, dated, started
+from blendkit.models.conversations import Conversations
 from blendkit.models.loading import choose_device, choose_dtype, to_device
 from blendkit.models.text_tokenizer import TextTokenizer
 from blendkit.pipeline.work import Job, Work
@@ -35,6 +36,7 @@ class Perplexity(ModelScorer):
         self.device = choose_device(device)
         network, self.tokenizer = load_pretrained(AutoModelForCausalLM, model, "causal language model")
         self.texts = TextTokenizer(self.tokenizer)
+        self.chats = Conversations(self.texts)
         self.network = network.to(self.device, choose_dtype(dtype, self.device))
         self.longest = longest_input(network, self.tokenizer, otherwise=1 << 24)
         self.job = Job(f"perplexity:{model}", self._perplexities)
@@ -59,7 +61,7 @@ class Perplexity(ModelScorer):
     def _prompt(self, item: Item) -> list[int]:
         """Token ids that stand before the answer; at least one, because the first token cannot be predicted from nothing."""
         if self.texts.templated:
-            return chat_ids(self.texts, item.messages, add_generation_prompt=True)
+            return chat_ids(self.chats, item.messages, add_generation_prompt=True)
         return started(self.texts([f"{item.source}\n" if item.source else ""])["input_ids"][0], self.tokenizer)
 
     def _perplexities(self, payloads: list[Any]) -> list[float]:
@@ -79,6 +81,9 @@ class Perplexity(ModelScorer):
                 values.append((part.logsumexp(-1) - part.gather(1, gold[:, None])[:, 0]).mean())
             losses = torch.stack(values).tolist()
         return [min(math.exp(min(loss, 100.0)), WORST) for loss in losses]
+
+    def warnings(self) -> list[str]:
+        return [*super().warnings(), *self.chats.warnings(self.model_name)]
 
     @property
     def signature(self) -> str:

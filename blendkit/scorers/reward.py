@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING, Any
 
 from blendkit.errors import UsageError
 from blendkit.models.chat_inputs import chat_ids, cut_front, dated
+from blendkit.models.conversations import Conversations
 from blendkit.models.cuts import Cuts
 from blendkit.models.loading import shared
-from blendkit.models.text_tokenizer import TextTokenizer
 from blendkit.registry import nearest
 from blendkit.scorers.base import Item
 from blendkit.scorers.regression import Input, RegressionScorer, text_pairs
@@ -38,6 +38,7 @@ class Reward(RegressionScorer):
         self.spec = model
         model, self.label = split_label(model)
         super().__init__(name, model, device, dtype)
+        self.chats = Conversations(self.regressor.texts)
 
     def loaded(self, device: str, dtype: str) -> Regressor | TokenLogit:
         from blendkit.models.regression import WRITERS, architecture
@@ -51,7 +52,10 @@ class Reward(RegressionScorer):
         return shared(("token", name, token, device, dtype), lambda: TokenLogit(name, token, device, dtype))
 
     def encoded(self, items: list[Item]) -> list[Input]:
-        return reward_inputs(self.regressor.texts, items, self.regressor.longest, self.cuts)
+        return reward_inputs(self.chats, items, self.regressor.longest, self.cuts)
+
+    def warnings(self) -> list[str]:
+        return [*super().warnings(), *self.chats.warnings(self.model_name)]
 
     def label_place(self) -> int:
         """The place of the label that the metric names.
@@ -88,14 +92,14 @@ def split_label(model: str) -> tuple[str, str | None]:
     return (name, label) if sharp and not os.path.isdir(model) else (model, None)
 
 
-def reward_inputs(tokenizer: TextTokenizer, items: list[Item], longest: int, cuts: Cuts | None = None) -> list[Input]:
+def reward_inputs(chats: Conversations, items: list[Item], longest: int, cuts: Cuts | None = None) -> list[Input]:
     """Token ids and token types of each item; `cuts` counts what was too long."""
-    if not tokenizer.templated:
-        return text_pairs(tokenizer, [item.source for item in items], [item.candidate for item in items], longest, cuts)
+    if not chats.texts.templated:
+        return text_pairs(chats.texts, [item.source for item in items], [item.candidate for item in items], longest, cuts)
     rows: list[Input] = []
     for item in items:
-        ids = chat_ids(tokenizer, [*item.messages, ("assistant", item.candidate)])
+        ids = chat_ids(chats, [*item.messages, ("assistant", item.candidate)])
         if cuts is not None:
             cuts.count(len(ids), longest)
-        rows.append((tuple(cut_front(ids, longest, tokenizer.tokenizer)), None))
+        rows.append((tuple(cut_front(ids, longest, chats.texts.tokenizer)), None))
     return rows

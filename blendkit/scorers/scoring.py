@@ -88,5 +88,5 @@ class Scoring(Stage):
         }
 
     def warnings(self) -> list[str]:
-        """What was cut, one line a metric."""
-        return [line for name, scorer in self.scorers.items() for line in scorer.cuts.message(name)]
+        """What the scorers tell, such as what was cut."""
+        return [line for scorer in self.scorers.values() for line in scorer.warnings()]
