@@ -21,10 +21,12 @@ from blendkit.generators import requests
 from blendkit.generators.base import Completion, Prompt, TextModel, Unsupported
 from blendkit.generators.batch_file import BatchAnswers, BatchWriter
 from blendkit.generators.cache import Cache
+from blendkit.generators.extra_body import with_extra
 from blendkit.generators.limits import Meter, RateLimit, connections
 from blendkit.generators.options import EndpointOptions, Sampling
 from blendkit.generators.replies import BadReply, read_kept, read_reply
 from blendkit.generators.server import ROUTES, Refused, Server, TryAgain
+from blendkit.terminal_text import say
 
 FEATURES = ("response_format", "json_schema", "logprobs")  # what not every server has; its refusal names them
 GONE = 3  # requests in a row that used up their retries
@@ -57,15 +59,16 @@ class Endpoint(TextModel):
     local = False
 
     def __init__(self, model: str, endpoint: EndpointOptions) -> None:
-        if endpoint.max_cost is not None and not (endpoint.price_in or endpoint.price_out):
-            raise UsageError("--max-cost needs --price-in and --price-out, in $ a million tokens")
+        if endpoint.max_cost is not None and not endpoint.priced:
+            whose = f"{endpoint.asked}: " if endpoint.own else ""
+            raise UsageError(f"{whose}--max-cost needs --price-in and --price-out, in $ a million tokens, or both of each model in its table; 0 is free")
         self.spec, self._model, self.options = f"openai:{model}", model, endpoint
         self.server = Server(model, endpoint)
         self._writer = BatchWriter(endpoint.emit_batch, ROUTES[endpoint.api]) if endpoint.emit_batch else None
         self._answers = BatchAnswers(endpoint.read_batch, endpoint.max_body_bytes) if endpoint.read_batch else None
         self._cache = Cache(endpoint.cache, endpoint.max_body_bytes) if endpoint.cache and not endpoint.offline else None
         self._limit = RateLimit(endpoint.requests_per_minute, endpoint.tokens_per_minute)
-        self.meter = Meter(endpoint.price_in, endpoint.price_out, endpoint.max_cost)
+        self.meter = Meter(endpoint.price_in, endpoint.price_out, *endpoint.purses())
         self._gone: BlendkitError | None = None
         self._last_success, self._failures = 0.0, 0
         self.cut = self.unbelieved = self.hidden = self.unreadable = 0
@@ -81,7 +84,7 @@ class Endpoint(TextModel):
 
     def complete(self, prompts: list[Prompt], sampling: Sampling) -> list[Completion | Exception]:
         """All prompts, at most `concurrency` at a time; once the server is gone, the rest fail at once."""
-        bodies = [requests.request_body(self._model, self.options.api, prompt, sampling) for prompt in prompts]
+        bodies = [with_extra(requests.request_body(self._model, self.options.api, prompt, sampling), self.options.extra_body) for prompt in prompts]
         keys = [requests.digest(body) for body in bodies]
         if self._writer is not None:
             for key, body in zip(keys, bodies, strict=True):
@@ -93,7 +96,7 @@ class Endpoint(TextModel):
             if self._loop is None:
                 self._loop = asyncio.new_event_loop()
                 threading.Thread(target=_serve, args=(self._loop,), name="endpoint", daemon=True).start()
-        asked = [(body, f"{self.server.where} {key}") for key, body in zip(keys, bodies, strict=True)]
+        asked = [(body, f"{self.server.identity} {key}") for key, body in zip(keys, bodies, strict=True)]
         return [self._without_secrets(result) for result in asyncio.run_coroutine_threadsafe(self._all(asked), self._loop).result()]
 
     def _without_secrets(self, result: Completion | Exception) -> Completion | Exception:
@@ -172,7 +175,7 @@ class Endpoint(TextModel):
     async def _asked(self, body: dict[str, Any], key: str) -> Completion | Exception:
         """Asks until there is an answer, the retries are used up, or the server is gone."""
         reason, first, answered = "", 0.0, False
-        most = (requests.tokens(body), int(body["max_tokens"]))
+        most = (requests.tokens(body), requests.answer_tokens(body))
         for attempt in range(self.options.retries + 1):
             await self._limit.wait(sum(most))
             if self._gone is not None:
@@ -184,7 +187,8 @@ class Endpoint(TextModel):
                 backoff = min(LONGEST_BACKOFF, FIRST_BACKOFF * 2**attempt) * random.uniform(0.5, 1.0)
                 if attempt < self.options.retries:
                     if error.wait is not None:
-                        self._limit.pause(error.wait)
+                        if self._limit.pause(error.wait) and error.wait > self.options.timeout:
+                            say(f"{self.server.where} {error}; it asks for {error.wait:.0f} s of patience: waiting")
                     else:
                         await asyncio.sleep(backoff)
                 continue
