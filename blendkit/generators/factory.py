@@ -115,13 +115,10 @@ def check_models(specs: Iterable[str], endpoint: EndpointOptions | None, trust_r
     Raises:
         UsageError: such as `--base-url: local has no such option; openai has`.
     """
-    specs = list(specs)
     tables = endpoint.named if endpoint else {}
     rows = {generator_of(tables[spec].spec if spec in tables else spec)[0] for spec in specs}
     takes = {name: options_of(GENERATORS.load_kind(name, "--model", TextModel)) for name in sorted(rows)}
-    if endpoint and any(spec in tables for spec in specs):
-        endpoint = endpoint.beside_tables
-    asked = endpoint.of_use if endpoint else None
+    asked = endpoint.beside_tables.of_use if endpoint else None
     GENERATORS.check_options({"endpoint": asked, "trust_remote_code": trust_remote_code or None}, takes, {"endpoint": asked})
 
 

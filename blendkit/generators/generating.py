@@ -74,7 +74,7 @@ class Generating(Stage):
             raise UsageError("generate: expected at least one model")
         endpoint = for_run(endpoint, [name or spec for name, spec in parsed])
         found = [chosen(spec, endpoint, name) for name, spec in parsed]
-        check_models([preset_of(one.spec)[1] for one in found], endpoint.beside_tables if any(one.table for one in found) else endpoint, trust_remote_code)
+        check_models([preset_of(one.spec)[1] for one in found], endpoint.beside_tables, trust_remote_code)
         self.sampling, self.seed, self.num_return = sampling, seed, num_return
         self.systems = {one.name: system if system is not None or one.table is None else one.table.system for one in found}
         self.models: dict[str, TextModel] = {}

@@ -120,8 +120,8 @@ def _entry(place: str, name: str, table: object) -> Entry:
         if key not in fields:
             raise RecordError(f"{name}.{key}", f"there is no such setting{nearest(key, fields)}")
     try:
-        own, server, decoding = (typed({key: value for key, value in table.items() if fields[key] is part}, part) for part in parts)
         _check_finite(table)
+        own, server, decoding = (typed({key: value for key, value in table.items() if fields[key] is part}, part) for part in parts)
     except RecordError as error:
         raise RecordError("", f"{name}.{error}") from None
     assert isinstance(own, _Own)

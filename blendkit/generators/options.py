@@ -120,7 +120,7 @@ class EndpointOptions:
     @property
     def of_use(self) -> str | None:
         """What errors call these options by where no model has a use for them; None where they are nobody's wish."""
-        return None if self == EndpointOptions() else self.asked
+        return None if replace(self, asked=EndpointOptions.asked) == EndpointOptions() else self.asked
 
     @property
     def beside_tables(self) -> EndpointOptions:

@@ -73,8 +73,8 @@ class Server:
         hold([key, *self._address.secrets, *(self._headers.get(header.name, "") for header in options.headers if header.secret)])
         if key and self._address.authorization:
             raise UsageError(f"two credentials: {flag.rstrip(':')} has some, and {self._variable} is set; the server reads one of them only")
-        by_header = any(name.lower() == "authorization" for name in self._headers)
-        if not (key or by_header or options.offline or options.own_server) and self.where == DEFAULT_URL:
+        self._by_header = any(name.lower() == "authorization" for name in self._headers)
+        if not (key or self._by_header or options.offline or options.own_server) and self.where == DEFAULT_URL:
             raise EndpointError(f"{KEY} is not set; set it, or name another server with --base-url")
         self._keyed = bool(self._authorization) or any(header.secret for header in options.headers)
         # What is added to a request decides the answer as much as what is in it.
@@ -91,11 +91,11 @@ class Server:
             return
         timeout = self._aiohttp.ClientTimeout(total=self.options.timeout)
         connector = self._aiohttp.TCPConnector(limit=many, ssl=self._certificates)
-        headers = {"accept-encoding": "gzip", "authorization": self._authorization or ""} | {name.lower(): value for name, value in self._headers.items()}
+        headers = {"Accept-Encoding": "gzip", **self._headers}
+        if self._authorization and not self._by_header:
+            headers["Authorization"] = self._authorization
         # aiohttp would decompress without a limit.
-        self._session = self._aiohttp.ClientSession(
-            timeout=timeout, connector=connector, headers={name: value for name, value in headers.items() if value}, auto_decompress=False
-        )
+        self._session = self._aiohttp.ClientSession(timeout=timeout, connector=connector, headers=headers, auto_decompress=False)
 
     async def close(self) -> None:
         """Closes the connections; `open` makes new ones."""
