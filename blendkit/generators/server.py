@@ -146,7 +146,8 @@ class Server:
         except self._aiohttp.ClientSSLError as error:
             raise self._untrusted(error) from None
         except self._aiohttp.ClientError as error:
-            raise TryAgain(f"cannot be reached ({type(error).__name__})") from None
+            words = str(getattr(getattr(error, "os_error", None), "strerror", None) or "")
+            raise TryAgain(f"cannot be reached ({type(error).__name__}{_said(self.quoted(words))})") from None
 
     def _moved(self, url: str, always: bool) -> None:
         """A redirect for good is followed once; to https, another proxy may lead."""
@@ -176,7 +177,8 @@ class Server:
         message = self.quoted(what_it_says(data))
         said = f"(HTTP {status}){_said(message)}"
         if 300 <= status < 400:
-            place = self.quoted(in_urls(headers.get("Location", "nowhere")))
+            place = headers.get("Location", "nowhere")
+            place = self.quoted(in_urls(f"http:{place}")[5:] if place.startswith("//") else in_urls(place))
             why = "where nothing is sent" if status in KEPT_METHOD else "which would make a GET of the request, so nothing is sent there"
             return EndpointError(f"{where} redirects to {place} (HTTP {status}), {why}; if that is right, name it with --base-url")
         if status in (403, 404) and _about_a_parameter(data, message):

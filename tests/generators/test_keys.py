@@ -161,7 +161,11 @@ def test_one_server_does_not_quote_the_key_of_another(called, serve):
         (["-m", "openai:x", "--base-url", "URL"], 401, "refuses the key (HTTP 401): it is old; check OPENAI_API_KEY"),
         (["-m", "openai:x", "--base-url", "URL", "--key-env", "MY_KEY"], 401, "refuses the key (HTTP 401): it is old; check MY_KEY"),
         (["-m", "openai:x", "--base-url", "URL", "--key-env", "MY_KEY"], 403, "refuses us (HTTP 403): it is old; check MY_KEY"),
-        (["-m", "openai:x@URL"], 401, "refuses to answer (HTTP 401): it is old; no key was sent, as a model with an address of its own gets only what is named"),
+        (
+            ["-m", "openai:x@URL"],
+            401,
+            "refuses to answer (HTTP 401): it is old; no key was sent, as a model with an address of its own gets only what is named",
+        ),
     ],
 )
 def test_a_refused_key_is_named_and_the_server_quoted(called, serve, flags, status, said):
@@ -192,7 +196,16 @@ def test_a_key_for_a_model_that_is_not_there():
 
 
 def test_a_command_line_is_kept_without_secrets():
-    given = ["generate", "--extra-header", "Authorization: Bearer abc", "--extra-header=X-Key:v", "--extra-header", "X-Team: t", "-m", "openai:x@http://u:pw@h/v1"]
+    given = [
+        "generate",
+        "--extra-header",
+        "Authorization: Bearer abc",
+        "--extra-header=X-Key:v",
+        "--extra-header",
+        "X-Team: t",
+        "-m",
+        "openai:x@http://u:pw@h/v1",
+    ]
     kept = ["generate", "--extra-header", "Authorization:***", "--extra-header=X-Key:***", "--extra-header", "X-Team: t", "-m", "openai:x@http://***@h/v1"]
     assert arguments_without_secrets(given) == kept
     assert arguments_without_secrets(["--extra-header", "api-key:env:NAME"]) == ["--extra-header", "api-key:env:NAME"]

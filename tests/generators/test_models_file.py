@@ -95,7 +95,9 @@ def test_three_servers_two_keys_and_two_prices_are_one_run(called, serve, writte
     assert f"openai:big: 2 answers for ${2 * 0.006:.4f}" in said
     # The cache is one file, and has the answers of all.
     asked = sum(len(server.bodies) for server in places.values())
-    code, _, said = called("generate", "--models", path, "-o", tmp_path / "again.jsonl", "--cache", f"{out}.cache.sqlite", "--max-new-tokens", 9, stdin=prompts("a"))
+    code, _, said = called(
+        "generate", "--models", path, "-o", tmp_path / "again.jsonl", "--cache", f"{out}.cache.sqlite", "--max-new-tokens", 9, stdin=prompts("a")
+    )
     assert code == 0, said
     assert sum(len(server.bodies) for server in places.values()) == asked
 
@@ -104,12 +106,14 @@ def test_names_choose_tables_rename_them_and_stand_beside_other_specs(called, se
     monkeypatch.delenv("OPENAI_API_KEY", raising=False)
     one, two = serve(), serve()
     path = written(f'[a]\nmodel = "openai:x"\nbase_url = "{one.url}"\n[b]\nmodel = "openai:y"\nbase_url = "{one.url}"\n')
-    code, out, said = called("generate", "--models", path, "-m", "b", "-m", "c=a", "-m", f"d=openai:z@{two.url}", "-m", f"openai:@v2@{two.url}", stdin=prompts("p"))
+    code, out, said = called(
+        "generate", "--models", path, "-m", "b", "-m", "c=a", "-m", f"d=openai:z@{two.url}", "-m", f"openai:@v2@{two.url}", stdin=prompts("p")
+    )
     assert code == 0, said
     assert [each["model"] for each in parsed(out)[0]["candidates"]] == ["b", "c", "d", f"openai:@v2@{two.url}"]
     assert [body["model"] for body in one.bodies] in (["y", "x"], ["x", "y"]) and {body["model"] for body in two.bodies} == {"z", "@v2"}
     code, _, said = called("generate", "--models", path, "-m", "ab", stdin=prompts("p"))
-    assert code == 66 and "no model ab" in said
+    assert code == 66 and "no model 'ab'" in said
     path = written(f'[large]\nmodel = "openai:x"\nbase_url = "{one.url}"\n')
     code, _, said = called("generate", "--models", path, "-m", "lagre", stdin=prompts("p"))
     assert code == 66 and "did you mean large?" in said
