@@ -168,7 +168,7 @@ class Server:
         """A proxy's own refusal."""
         words = f"{self.where} cannot be reached: the proxy {self._proxy.name if self._proxy else ''} answers HTTP {status}{_said(self.quoted(message))}"
         if status == 407:
-            return EndpointError(f"{words}; its user and password stand in its URL, http://USER:PASSWORD@HOST:PORT")
+            return EndpointError(f"{words}; its user and password stand in its URL, as USER:PASSWORD before @HOST")
         return EndpointError(words) if status < 500 else TryAgain(words.removeprefix(f"{self.where} "))
 
     def refusal(self, status: int, data: bytes, headers: Any) -> Exception:

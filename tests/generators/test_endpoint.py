@@ -69,7 +69,7 @@ def test_one_request_that_never_works_is_reported_and_the_others_are_kept(blendk
 
 def test_a_bad_request_among_good_ones_does_not_stop_the_others(serve):
     server = serve(lambda prompt, attempt: "500" if prompt == "question 1" else None, latency=0.01)
-    with pytest.raises(RecordError, match="answers HTTP 500: no: .*, after 1 retries"):
+    with pytest.raises(RecordError, match=r"answers HTTP 500: no: .*, after 1 retries"):
         generate(prompts(40), server, retries=1, concurrency=2)
     # Its window is done to the end; of later ones only what was asked already.
     assert sum(server.answered.values()) >= 15

@@ -242,7 +242,7 @@ def test_the_password_of_an_address_is_no_part_of_a_name(called, serve):
 
 def test_all_models_spend_from_one_purse(serve, written):
     server = serve()
-    path = written(f'[a]\nmodel = "openai:x"\n[b]\nmodel = "openai:y"\n[free]\nmodel = "openai:z"\nprice_in = 0\n')
+    path = written('[a]\nmodel = "openai:x"\n[b]\nmodel = "openai:y"\n[free]\nmodel = "openai:z"\nprice_in = 0\n')
     options = EndpointOptions(base_url=server.url, models=path, concurrency=1, price_out=100_000, price_in=0, max_cost=2.0)
     # An answer costs $0.5, and one on its way $1: the third would exceed it, whichever model's it is.
     records = [{"id": str(number), "instruction": f"p{number}"} for number in range(4)]
