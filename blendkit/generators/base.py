@@ -27,13 +27,15 @@ class Prompt:
     """A conversation to be continued, and the seed of its own sampling.
 
     `format`, where there is one, makes a text of the messages, in place of the model's chat template, with each text of
-    theirs as its `material` gives it; `stop` are texts at which that format's answers end.
+    theirs as its `material` gives it; `stop` are texts at which that format's answers end. `quoted` are texts of others
+    inside the messages: where a prompt is too long for the model, these are cut, and whole messages only where there are none.
     """
 
     messages: Messages
     seed: int = 0
     format: Format | None = None
     stop: tuple[str, ...] = ()
+    quoted: tuple[str, ...] = ()
 
     def text(self, material: Material = str) -> str:
         """The messages as one text, for models that take no conversation; what is foreign in it goes through `material`."""

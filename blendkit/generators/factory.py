@@ -21,7 +21,7 @@ OVERLAP = 4
 GENERATORS = Registry(
     "blendkit.generators",
     {
-        "local": Row("blendkit.generators.local:LocalModel", "a model for transformers", form="a hub id or a directory"),
+        "local": Row("blendkit.generators.local:LocalModel", "a model for transformers", form="a hub id, a directory or FILE.gguf"),
         "embedded": Row(
             "blendkit.generators.local:LocalModel",
             "a tiny language model inside the package, for trying the pipe out; its answers make no sense",
@@ -109,7 +109,7 @@ def for_run(endpoint: EndpointOptions, names: Collection[str]) -> EndpointOption
     return replace(endpoint, purse=Purse(endpoint.max_cost))
 
 
-def check_models(specs: Iterable[str], endpoint: EndpointOptions | None, trust_remote_code: bool = False) -> None:
+def check_models(specs: Iterable[str], endpoint: EndpointOptions | None, trust_remote_code: bool = False, on_truncate: str | None = None) -> None:
     """Options must be of some use to some model.
 
     Raises:
@@ -119,10 +119,12 @@ def check_models(specs: Iterable[str], endpoint: EndpointOptions | None, trust_r
     rows = {generator_of(tables[spec].spec if spec in tables else spec)[0] for spec in specs}
     takes = {name: options_of(GENERATORS.load_kind(name, "--model", TextModel)) for name in sorted(rows)}
     asked = endpoint.beside_tables.of_use if endpoint else None
-    GENERATORS.check_options({"endpoint": asked, "trust_remote_code": trust_remote_code or None}, takes, {"endpoint": asked})
+    GENERATORS.check_options({"endpoint": asked, "trust_remote_code": trust_remote_code or None, "on_truncate": on_truncate}, takes, {"endpoint": asked})
 
 
-def text_model(spec: str, endpoint: EndpointOptions, device: str = "auto", dtype: str = "auto", trust_remote_code: bool = False) -> TextModel:
+def text_model(
+    spec: str, endpoint: EndpointOptions, device: str = "auto", dtype: str = "auto", trust_remote_code: bool = False, on_truncate: str | None = None
+) -> TextModel:
     """`openai:MODEL` is an endpoint, `NAME:MODEL` another package's; all else is a hub id or a directory for transformers.
 
     A model gets those of the options that its `__init__` names.
@@ -138,6 +140,8 @@ def text_model(spec: str, endpoint: EndpointOptions, device: str = "auto", dtype
     name, model = generator_of(one.spec)
     kind = GENERATORS.load_kind(name, "--model", TextModel)
     options: dict[str, Any] = {"endpoint": one.endpoint, "device": device, "dtype": dtype, "trust_remote_code": trust_remote_code}
+    if on_truncate is not None:
+        options["on_truncate"] = on_truncate
     takes = options_of(kind)
     if one.endpoint.own and "endpoint" not in takes:
         raise UsageError(f"{one.endpoint.asked}: {one.endpoint.own[0]} is for a model behind a server, openai:MODEL; {one.spec} is none")

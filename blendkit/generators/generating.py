@@ -12,6 +12,8 @@ from blendkit.generators.base import Completion, Messages, Prompt, TextModel
 from blendkit.generators.factory import check_models, chosen, for_run, split_name, text_model, windows_at_once
 from blendkit.generators.options import EndpointOptions, Sampling, decoded_by
 from blendkit.generators.presets import Preset, defaults_of, names_to_suggest, preset_of
+from blendkit.generators.reasoning import check_reasoning
+from blendkit.generators.recording import Recording
 from blendkit.pipeline.stage import Stage
 from blendkit.pipeline.work import Job, Work
 from blendkit.records import Record, source_text
@@ -44,6 +46,7 @@ class Generating(Stage):
         decodings: Sequence[str] = (),
         num_return: int = 1,
         trust_remote_code: bool = False,
+        on_truncate: str | None = None,
         max_new_tokens: int | None = None,
         temperature: float | None = None,
         top_p: float | None = None,
@@ -51,6 +54,8 @@ class Generating(Stage):
         repetition_penalty: float | None = None,
         stop: Sequence[str] | None = None,
         logprobs: bool | None = None,
+        reasoning_effort: str | None = None,
+        keep_reasoning: str = "field",
     ) -> None:
         """`max_new_tokens` and all behind it stand above `sampling`'s; a model's own defaults give way to both.
 
@@ -59,9 +64,11 @@ class Generating(Stage):
             NoInputError: there is no such model.
         """
         expect_at_least({"num_return": 1}, {"num_return": num_return})
+        check_reasoning(keep_reasoning, reasoning_effort)
+        self.recording = Recording(keep_reasoning)
         asked = {
             "max_new_tokens": max_new_tokens, "temperature": temperature, "top_p": top_p, "top_k": top_k, "repetition_penalty": repetition_penalty,
-            "stop": None if stop is None else tuple(stop), "logprobs": logprobs,
+            "stop": None if stop is None else tuple(stop), "logprobs": logprobs, "effort": reasoning_effort,
         }  # fmt: skip
         sampling = _asked(sampling or Sampling(), asked)
         # What differs from the defaults was asked for, too.
@@ -74,7 +81,7 @@ class Generating(Stage):
             raise UsageError("generate: expected at least one model")
         endpoint = for_run(endpoint, [name or spec for name, spec in parsed])
         found = [chosen(spec, endpoint, name) for name, spec in parsed]
-        check_models([preset_of(one.spec)[1] for one in found], endpoint.beside_tables, trust_remote_code)
+        check_models([preset_of(one.spec)[1] for one in found], endpoint.beside_tables, trust_remote_code, on_truncate)
         self.sampling, self.seed, self.num_return = sampling, seed, num_return
         self.systems = {one.name: system if system is not None or one.table is None else one.table.system for one in found}
         self.models: dict[str, TextModel] = {}
@@ -88,7 +95,7 @@ class Generating(Stage):
                 raise UsageError(f"-m {name}: the name {name} is given twice")
             self.presets[name] = preset
             with suggesting(where, [*endpoint.named, *names_to_suggest()]):
-                self.models[name] = text_model(where, one.endpoint, device, dtype, trust_remote_code)
+                self.models[name] = text_model(where, one.endpoint, device, dtype, trust_remote_code, on_truncate)
             base = _with_defaults(sampling, {**defaults_of(preset, where), **(one.table.sampling if one.table else {})}, given)
             self.samplings[name] = [decoded_by(decoding, base) for decoding in decodings] or [base]
             for drawn in self.samplings[name]:
@@ -158,15 +165,17 @@ class Generating(Stage):
                 found: list[Completion] = []
                 while len(found) < self.num_return:
                     found += next(given)
-                candidates += [_candidate(name, sampling, completion) for completion in found]
+                taken = [self.recording.taken(name, completion) for completion in found] if self.passes_records else found
+                candidates += [_candidate(name, sampling, completion) for completion in taken]
 
     def describe(self) -> dict[str, Any]:
         """Models, sampling and number of answers."""
-        return {"models": {name: model.describe() for name, model in self.models.items()}, "sampling": vars(self.sampling), "num_return": self.num_return}
+        models = {name: model.describe() for name, model in self.models.items()}
+        return {"models": models, "sampling": vars(self.sampling), "num_return": self.num_return, **self.recording.describe()}
 
     def warnings(self) -> list[str]:
-        """The warnings of the models."""
-        return [warning for model in self.models.values() for warning in model.warnings()]
+        """The warnings of the models, and empty answers."""
+        return [*(warning for model in self.models.values() for warning in model.warnings()), *self.recording.warnings()]
 
 
 def _candidate(name: str, sampling: Sampling, completion: Completion) -> dict[str, Any]:

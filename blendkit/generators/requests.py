@@ -34,6 +34,8 @@ def request_body(model: str, api: str, prompt: Prompt, sampling: Sampling) -> di
     if sampling.alternatives:
         chat = api == "chat"
         request |= {"logprobs": True, "top_logprobs": sampling.alternatives} if chat else {"logprobs": sampling.alternatives}
+    if sampling.effort and api == "chat":
+        request["reasoning_effort"] = sampling.effort
     if sampling.schema:
         request["response_format"] = {"type": "json_schema", "json_schema": {"name": "reply", "strict": True, "schema": sampling.schema}}
     return request

@@ -25,7 +25,8 @@ JUDGES = Registry(
 
 def make_judge(
     model: str | Sequence[str] = "embedded", *, name: str | None = None, orders: str = "both", schedule: str = "full", prompt: str | None = None,
-    verdict_by: str | None = None, max_new_tokens: int | None = None, endpoint: EndpointOptions | None = None, device: str = "auto", dtype: str = "auto",
+    verdict_by: str | None = None, max_new_tokens: int | None = None, reasoning_effort: str | None = None,
+    on_truncate: str | None = None, endpoint: EndpointOptions | None = None, device: str = "auto", dtype: str = "auto",
     seed: int = 0,
 ) -> Judging:  # fmt: skip
     """The stage with one judge or several; the arguments are those of `blendkit.judge`, and None is the judge's own default.
@@ -51,11 +52,17 @@ def make_judge(
     parsed = [judge_of(spec, named) for spec in specs]
     kinds = {chosen: JUDGES.load_kind(chosen, "-m", Juror) for _, chosen, _ in parsed}
     takes = {chosen: options_of(kind) for chosen, kind in kinds.items()}
-    options: dict[str, Any] = {"prompt": prompt, "verdict_by": verdict_by, "max_new_tokens": max_new_tokens}
+    options: dict[str, Any] = {
+        "prompt": prompt,
+        "verdict_by": verdict_by,
+        "max_new_tokens": max_new_tokens,
+        "reasoning_effort": reasoning_effort,
+        "on_truncate": on_truncate,
+    }
     asked = endpoint.of_use if endpoint else None
     JUDGES.check_options({**options, "endpoint": asked}, takes, {"endpoint": asked})
     if llms := [where for _, chosen, where in parsed if chosen == LLM]:
-        check_models(llms, endpoint)
+        check_models(llms, endpoint, on_truncate=on_truncate)
         endpoint = for_run(endpoint, [part for own, _, where in parsed for part in (own, where) if part]) if endpoint else None
     options |= {"endpoint": endpoint, "device": device, "dtype": dtype, "seed": seed}
     jurors: list[Juror] = []

@@ -12,6 +12,7 @@ from blendkit.errors import RecordError, UsageError
 from blendkit.generators.base import Completion, Material, Messages, Prompt, TextModel, Unsupported
 from blendkit.generators.factory import chosen, text_model, windows_at_once
 from blendkit.generators.options import EndpointOptions, Sampling
+from blendkit.generators.reasoning import check_reasoning
 from blendkit.judges.base import Juror, Opinion, Opinions, Shown
 from blendkit.judges.prompting import DEFAULT, JudgePrompt, load_prompt
 from blendkit.pipeline.work import Job, Work
@@ -35,18 +36,20 @@ class LLMJudge(Juror):
 
     def __init__(
         self, model: str, endpoint: EndpointOptions | None = None, *, name: str | None = None, prompt: str = DEFAULT, verdict_by: str = "auto",
-        max_new_tokens: int | None = None, seed: int = 0, device: str = "auto", dtype: str = "auto",
+        max_new_tokens: int | None = None, reasoning_effort: str | None = None, on_truncate: str | None = None, seed: int = 0,
+        device: str = "auto", dtype: str = "auto",
     ) -> None:  # fmt: skip
         one = chosen(model, endpoint or EndpointOptions(), name or "")
         endpoint = one.endpoint
         if verdict_by not in WAYS:
             raise UsageError(f"--verdict-by {verdict_by}: expected one of {', '.join(WAYS)}")
+        check_reasoning(effort=reasoning_effort)
         if endpoint.offline:
             raise UsageError(
                 "--emit-batch, --read-batch: a judge asks again after a reply that it cannot read, which a batch cannot; judge by an endpoint, or locally"
             )
         self.prompt: JudgePrompt = load_prompt(prompt)
-        self.model: TextModel = text_model(one.spec, endpoint, device, dtype)
+        self.model: TextModel = text_model(one.spec, endpoint, device, dtype, on_truncate=on_truncate)
         self.name, self.seed = one.name, seed
         self.local = self.model.local
         if self.prompt.raw and not self.local and endpoint.api == "chat":
@@ -54,13 +57,14 @@ class LLMJudge(Juror):
         self.way = self._way(one.spec, verdict_by)
         self.given_up: str | None = None
         tokens = max_new_tokens or self.prompt.max_new_tokens
-        self.sampling = one.sampling(Sampling(max_new_tokens=tokens, temperature=0, stop=tuple(self.prompt.stop)))
+        self.sampling = one.sampling(Sampling(max_new_tokens=tokens, temperature=0, stop=tuple(self.prompt.stop), effort=reasoning_effort))
         self.unparsed = self.asked = 0
         self._counting = threading.Lock()
         self.overlap = windows_at_once([self.model], endpoint)
         self.job = Job(self.name, self._opinions, self.local, self.model.close)
         by = verdict_by if verdict_by == "auto" and not self.local else self.way
-        self.signature = str(Signature(f"judge:{one.spec}", prompt=self.prompt.name, by=by, v=VERSION))
+        effort = {"effort": self.sampling.effort} if self.sampling.effort else {}
+        self.signature = str(Signature(f"judge:{one.spec}", prompt=self.prompt.name, by=by, **effort, v=VERSION))
 
     def _way(self, spec: str, asked: str) -> str:
         firsts = [word.split()[0].lower() for word in self.prompt.words.values()]
@@ -103,7 +107,7 @@ class LLMJudge(Juror):
     def _asking(self, texts: dict[str, str], seed: int, as_json: bool = False) -> Prompt:
         content = self.prompt.filled(texts, as_json)
         written = partial(_raw, self.prompt, texts, as_json) if self.prompt.raw else None
-        return Prompt([{"role": "user", "content": content}], seed, written)
+        return Prompt([{"role": "user", "content": content}], seed, written, quoted=tuple(texts.values()))
 
     def _opinions(self, payloads: list[tuple[Prompt, dict[str, str]]]) -> list[Any]:
         """One opinion a prompt, or its fault."""
@@ -119,7 +123,7 @@ class LLMJudge(Juror):
         again = [place for place, reply in enumerate(replies) if isinstance(reply, Completion) and self.prompt.parse(reply.text) is None]
         # A format of its own, as in PandaLM, has no second turn.
         if again and not self.prompt.raw:
-            seconds = [Prompt(_second_turn(prompts[place].messages, replies[place], self.prompt.again()), prompts[place].seed) for place in again]
+            seconds = [replace(prompts[place], messages=_second_turn(prompts[place].messages, replies[place], self.prompt.again())) for place in again]
             for place, reply in zip(again, self.model.complete(seconds, sampling), strict=True):
                 replies[place] = reply
         return [self._opinion(reply) for reply in replies]
@@ -152,7 +156,10 @@ class LLMJudge(Juror):
         verdicts, words = list(self.prompt.words), list(self.prompt.words.values())
         found = self.model.likelihoods(prompts, words, begun)
         reasons_given = begun or [""] * len(prompts)
-        return [_weighted(dict(zip(verdicts, values, strict=True)), reason.strip()[:200]) for values, reason in zip(found, reasons_given, strict=True)]
+        return [
+            values if isinstance(values, Exception) else _weighted(dict(zip(verdicts, values, strict=True)), reason.strip()[:200])
+            for values, reason in zip(found, reasons_given, strict=True)
+        ]
 
     def _served_likelihoods(self, prompts: list[Prompt]) -> list[Any]:
         # A few tokens, because some models begin with a line break.

@@ -95,20 +95,20 @@ def test_a_server_that_is_gone_ends_the_run_and_keeps_what_was_answered(blendkit
 
     def plan(prompt, attempt):
         seen.append(prompt)
-        return "close" if len(seen) > 20 else None
+        return "close" if len(seen) > 40 else None
 
     server = serve(plan)
     out = tmp_path / "out.jsonl"
     flags = ["generate", "-m", "openai:x", "--base-url", server.url, "--retries", 1, "--concurrency", 2, "--window", 8, "-o", out]
-    done = blendkit(*flags, stdin=lines(prompts(40)))
+    done = blendkit(*flags, stdin=lines(prompts(60)))
     assert done.returncode == 69
     assert f"{server.url} cut the connection (ServerDisconnectedError), after 1 retries; is the server running?" in done.stderr
     assert len(done.stderr.splitlines()) == 1
     assert [record["id"] for record in parsed(out.read_text())] == [f"r{number}" for number in range(len(parsed(out.read_text())))]
-    assert len(parsed(out.read_text())) >= 16
+    assert len(parsed(out.read_text())) >= 8
     server.plan = lambda prompt, attempt: None
-    assert blendkit(*flags, "--resume", stdin=lines(prompts(40))).returncode == 0
-    assert [record["id"] for record in parsed(out.read_text())] == [f"r{number}" for number in range(40)]
+    assert blendkit(*flags, "--resume", stdin=lines(prompts(60))).returncode == 0
+    assert [record["id"] for record in parsed(out.read_text())] == [f"r{number}" for number in range(60)]
     assert set(server.answered.values()) == {1}  # nothing was paid twice
 
 
