@@ -16,15 +16,17 @@ class HostileServer:
     429, 429-date, 500, cut, close, not-json, html, late, empty-choices, no-message, length, 400, quota, no-schema;
     bodies without end: gzip-bomb, gzip-members, endless, endless-400, trickle, headers; `redirect:URL`; `wait:SECONDS`;
     echo (all that was asked, key and all, in a refusal). Bytes or a dict in place of a name are a body with status 200,
-    a pair (status, body) one with another.
+    a tuple (status, body) one with another, and (status, body, header lines) with these, too.
     `refuse(body)` is such a fault by what a request holds, or None. `reply(body)` gives another text, or a whole message.
     `asked` counts attempts a prompt, `answered` whole good answers. `top(body)` gives the
-    first token's alternatives with log-probabilities, where the request asks for them.
+    first token's alternatives with log-probabilities, where the request asks for them. With `tls`, a context with a
+    certificate, it speaks https.
     """
 
-    def __init__(self, plan=lambda prompt, attempt: None, latency: float = 0.0, late: float = 60.0, reply=None, top=None, refuse=None) -> None:
+    def __init__(self, plan=lambda prompt, attempt: None, latency: float = 0.0, late: float = 60.0, reply=None, top=None, refuse=None, tls=None) -> None:
         self.refuse = refuse
         self.plan, self.latency, self.late, self.reply, self.top = plan, latency, late, reply, top
+        self.tls = tls
         self.asked: Counter[str] = Counter()
         self.answered: Counter[str] = Counter()
         self.bodies: list[dict] = []
@@ -36,8 +38,8 @@ class HostileServer:
 
     def _serve(self, ready: threading.Event) -> None:
         asyncio.set_event_loop(self._loop)
-        server = self._loop.run_until_complete(asyncio.start_server(self._talk, "127.0.0.1", 0))
-        self.url = f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}/v1"
+        server = self._loop.run_until_complete(asyncio.start_server(self._talk, "127.0.0.1", 0, ssl=self.tls))
+        self.url = f"http{'s' if self.tls else ''}://127.0.0.1:{server.sockets[0].getsockname()[1]}/v1"
         ready.set()
         self._loop.run_forever()
 

@@ -26,7 +26,8 @@ def generate(
         typer.Option(
             "-m",
             "--model",
-            help=f"NAME=SPEC or SPEC: {SPECS}. May be given several times.",
+            help=f"NAME=SPEC or SPEC: {SPECS}, or a name in --models. May be given several times.",
+            show_default="all of --models",
         ),
     ] = None,
     list_presets: Annotated[bool, typer.Option("--list", help="Show the presets: the paper's eleven LLMs, and the embedded models.")] = False,
@@ -86,14 +87,14 @@ def generate(
         for line in generator_rows():
             print(line)
         return
-    if not model:
+    if not model and not endpoint.models:
         raise UsageError(f"no model given: -m NAME=SPEC, where SPEC is {SPECS}")
 
     def make() -> Stage:
         from blendkit.generators.generating import Generating
 
         return Generating(
-            model, None, endpoint, system, run.seed, run.device, run.dtype, decodings=decoding or (), num_return=num_return,
+            model or (), None, endpoint, system, run.seed, run.device, run.dtype, decodings=decoding or (), num_return=num_return,
             trust_remote_code=trust_remote_code, max_new_tokens=max_new_tokens, temperature=temperature, top_p=top_p, top_k=top_k,
             repetition_penalty=repetition_penalty, stop=stop, logprobs=logprobs or None,
             reasoning_effort=reasoning_effort, keep_reasoning=keep_reasoning, on_truncate=on_truncate,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from blendkit.errors import UsageError
@@ -10,6 +10,7 @@ from blendkit.pipeline.stage import Stage
 from blendkit.registry import Registry, Row, options_of, suggesting
 
 if TYPE_CHECKING:
+    from blendkit.generators.models_file import Entry
     from blendkit.generators.options import EndpointOptions
 
 FUSERS = Registry(
@@ -45,10 +46,16 @@ def make_fuser(
     models = [model] if isinstance(model, str) else list(model)
     if not models:
         raise UsageError("fuse: expected at least one model")
-    kinds = {fuser_of(spec) for spec in models}
+    named = endpoint.named if endpoint else {}
+    kinds = {fuser_of(spec, named) for spec in models}
     if len(models) > 1 and kinds != {"ChatFuser"}:
         raise UsageError("fuse: several models must all be chat models (openai:MODEL, or local ones)")
     chosen = kinds.pop()
+    if chosen != "ChatFuser" and models[0] in named and endpoint:
+        table = named[models[0]]
+        if table.endpoint:
+            raise UsageError(f"{table.place}: {next(iter(table.endpoint))} is for a model behind a server, openai:MODEL; {table.spec} is none")
+        name, models, endpoint = name or models[0], [table.spec], endpoint.beside_tables
     kind = FUSERS.load_kind(chosen, "--model", Stage)
     takes = options_of(kind)
     options: dict[str, Any] = {
@@ -66,12 +73,14 @@ def make_fuser(
     return fuser
 
 
-def fuser_of(spec: str) -> str:
-    """The row of a `--model`.
+def fuser_of(spec: str, named: Mapping[str, Entry]) -> str:
+    """The row of a `--model`, which may be one of the `named` models.
 
     Raises:
         NoInputError: there is no such model.
     """
+    tables = list(named)
+    spec = named[spec].spec if spec in named else spec
     name = spec.partition(":")[0]
     if name in FUSERS and name not in BY_CONFIG:
         return name
@@ -81,6 +90,6 @@ def fuser_of(spec: str) -> str:
 
     from blendkit.models.pretrained import pretrained
 
-    with suggesting(spec, [name for name in FUSERS if name not in BY_CONFIG]):
+    with suggesting(spec, [*tables, *(name for name in FUSERS if name not in BY_CONFIG)]):
         config = pretrained(AutoConfig, spec, "model that could fuse", "config.json")
     return "GenFuser" if config.is_encoder_decoder else "ChatFuser"

@@ -14,7 +14,7 @@ from blendkit.errors import UsageError, expect_at_least
 from blendkit.fences import fence_for, plain_name, quoted
 from blendkit.fusers.base import appended, top_candidates
 from blendkit.generators.base import Prompt, TextModel
-from blendkit.generators.factory import check_models, text_model, windows_at_once
+from blendkit.generators.factory import check_models, chosen, for_run, text_model, windows_at_once
 from blendkit.generators.options import EndpointOptions, Sampling
 from blendkit.generators.reasoning import check_reasoning
 from blendkit.generators.recording import Recording
@@ -55,25 +55,26 @@ class ChatFuser(Stage):
         expect_at_least({"layers": 1}, {"layers": layers})
         check_reasoning(keep_reasoning, reasoning_effort)
         self.recording = Recording(keep_reasoning)
-        if len(set(models)) < len(models):
+        endpoint = for_run(endpoint or EndpointOptions(), models)
+        found = [chosen(spec, endpoint) for spec in models]
+        if len({one.name for one in found}) < len(models):
             raise UsageError("fuse: a model is named twice")
         if name and len(models) > 1 and layers == 1:
             raise UsageError("--name: several models without --layers write several answers, each under its model's name")
         check_models(models, endpoint, on_truncate=on_truncate)
-        endpoint = endpoint or EndpointOptions()
         if layers > 1 and endpoint.offline:
             raise UsageError("--layers: a second round reads the answers of the first, which a batch file does not have yet")
-        self.models: dict[str, TextModel] = {spec: text_model(spec, endpoint, device, dtype, on_truncate=on_truncate) for spec in models}
-        self.final_name, self.layers, self.seed = name or models[0], layers, seed
+        self.models: dict[str, TextModel] = {one.name: text_model(one.spec, one.endpoint, device, dtype, on_truncate=on_truncate) for one in found}
+        self.final_name, self.layers, self.seed = name or found[0].name, layers, seed
         self.sampling = Sampling(max_new_tokens=max_new_tokens, temperature=temperature, effort=reasoning_effort)
-        self.jobs = {spec: model.completing(self.sampling) for spec, model in self.models.items()}
+        self.jobs = {one.name: self.models[one.name].completing(one.sampling(self.sampling)) for one in found}
         self.show_ranks, self.show_scores = show_ranks, show_scores
         self.overlap = windows_at_once(self.models.values(), endpoint)
         self.passes_records = not endpoint.emit_batch
         shown = "+".join(part for part, wanted in (("ranks", show_ranks), ("scores", show_scores)) if wanted) or "no"
         known = {"layers": layers, "shown": shown, "decoding": self.sampling.method, "seed": seed}
         known |= {"effort": reasoning_effort} if reasoning_effort else {}
-        self.signature = str(Signature("chat-fuser", models=",".join(models), **known, v=VERSION))
+        self.signature = str(Signature("chat-fuser", models=",".join(self.models), **known, v=VERSION))
 
     def rounds(self, record: Record) -> Rounds[None]:
         """A round a layer; each appends its answers."""

@@ -24,11 +24,13 @@ from blendkit.generators.adaptation import STATUSES, Adapted, adapted_to, read_s
 from blendkit.generators.base import Completion, Prompt, TextModel
 from blendkit.generators.batch_file import BatchAnswers, BatchWriter
 from blendkit.generators.cache import Cache
+from blendkit.generators.extra_body import with_extra
 from blendkit.generators.limits import Meter, RateLimit, connections
 from blendkit.generators.options import EndpointOptions, Sampling
 from blendkit.generators.reasoning import Room
 from blendkit.generators.replies import BadReply, SaidError, read_kept, read_reply
 from blendkit.generators.server import ROUTES, Refused, Server, TryAgain
+from blendkit.terminal_text import say
 
 GONE = 3  # requests in a row that used up their retries
 FIRST_BACKOFF, LONGEST_BACKOFF = 0.5, 30.0
@@ -63,15 +65,16 @@ class Endpoint(TextModel):
     local = False
 
     def __init__(self, model: str, endpoint: EndpointOptions) -> None:
-        if endpoint.max_cost is not None and not (endpoint.price_in or endpoint.price_out):
-            raise UsageError("--max-cost needs --price-in and --price-out, in $ a million tokens")
+        if endpoint.max_cost is not None and not endpoint.priced:
+            whose = f"{endpoint.asked}: " if endpoint.own else ""
+            raise UsageError(f"{whose}--max-cost needs --price-in and --price-out, in $ a million tokens, or both of each model in its table; 0 is free")
         self.spec, self._model, self.options = f"openai:{model}", model, endpoint
         self.server = Server(model, endpoint)
         self._writer = BatchWriter(endpoint.emit_batch, ROUTES[endpoint.api]) if endpoint.emit_batch else None
         self._answers = BatchAnswers(endpoint.read_batch, endpoint.max_body_bytes) if endpoint.read_batch else None
         self._cache = Cache(endpoint.cache, endpoint.max_body_bytes) if endpoint.cache and not endpoint.offline else None
         self._limit = RateLimit(endpoint.requests_per_minute, endpoint.tokens_per_minute)
-        self.meter = Meter(endpoint.price_in, endpoint.price_out, endpoint.max_cost)
+        self.meter = Meter(endpoint.price_in, endpoint.price_out, *endpoint.purses())
         self._gone: BlendkitError | None = None
         self._last_success, self._failures = 0.0, 0
         self.cut = self.unbelieved = self.hidden = self.unreadable = self.repaired = 0
@@ -93,7 +96,7 @@ class Endpoint(TextModel):
         return found
 
     def _complete(self, prompts: list[Prompt], sampling: Sampling) -> list[Completion | Exception]:
-        bodies = [requests.request_body(self._model, self.options.api, prompt, sampling) for prompt in prompts]
+        bodies = [with_extra(requests.request_body(self._model, self.options.api, prompt, sampling), self.options.extra_body) for prompt in prompts]
         if self._writer is not None:
             for body in bodies:
                 self._writer.add(requests.digest(body), body)
@@ -150,11 +153,11 @@ class Endpoint(TextModel):
 
     def _key(self, body: dict[str, Any]) -> str:
         """By which the cache finds the answer."""
-        return f"{self.server.where} {requests.digest(body)}"
+        return f"{self.server.identity} {requests.digest(body)}"
 
     @property
     def _of_model(self) -> str:
-        return f"{self.server.where} takes of {self._model} {self.options.api}"
+        return f"{self.server.identity} takes of {self._model} {self.options.api}"
 
     def _kept(self, keys: list[str]) -> dict[str, Completion]:
         """What the cache has; rows that nobody can read are taken out, and their questions asked again."""
@@ -198,7 +201,7 @@ class Endpoint(TextModel):
     async def _asked(self, body: dict[str, Any]) -> Completion | Exception:
         """Asks until there is an answer, the retries are used up, or the server is gone; what it does not take of the request is changed."""
         reason, first, answered, attempt, fixes = "", 0.0, False, 0, 0
-        most = (requests.tokens(body), int(body["max_tokens"]))
+        most = (requests.tokens(body), requests.answer_tokens(body))
         adapted = self._adapted
         while attempt <= self.options.retries:
             await self._limit.wait(sum(most))
@@ -216,7 +219,8 @@ class Endpoint(TextModel):
                 backoff = min(LONGEST_BACKOFF, FIRST_BACKOFF * 2**attempt) * random.uniform(0.5, 1.0)
                 if attempt < self.options.retries:
                     if error.wait is not None:
-                        self._limit.pause(error.wait)
+                        if self._limit.pause(error.wait) and error.wait > self.options.timeout:
+                            say(f"{self.server.where} {error}; it asks for {error.wait:.0f} s of patience: waiting")
                     else:
                         await asyncio.sleep(backoff)
                 attempt += 1
@@ -272,7 +276,7 @@ class Endpoint(TextModel):
     @property
     def _given(self) -> frozenset[str]:
         """Parameters that the user has written, which nobody else changes."""
-        return frozenset()
+        return frozenset(self.options.extra_body or ())
 
     async def _metered(self, body: dict[str, Any], key: str, most: tuple[int, int]) -> Completion:
         """One request, and what it cost: an answer without a count of tokens counts as the most that it can have had."""

@@ -50,3 +50,8 @@ def tokens(body: dict[str, Any]) -> int:
     """About four characters a token."""
     text = body.get("prompt") or "".join(message["content"] for message in body.get("messages", ()))
     return len(text) // 4 + 1
+
+
+def answer_tokens(body: dict[str, Any]) -> int:
+    """The most that an answer may have."""
+    return int(body.get("max_completion_tokens") or body["max_tokens"])

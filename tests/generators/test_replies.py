@@ -356,8 +356,8 @@ def test_a_log_probability_that_is_none_is_left_out(serve):
 # Refusals
 
 
-@pytest.mark.parametrize("place", ["http://localhost:9/elsewhere", "/v1/again", "//evil.example/x"])
-def test_a_redirect_is_not_followed(blendkit, serve, place):
+@pytest.mark.parametrize("place", ["http://localhost:9/elsewhere", "//evil.example/x"])
+def test_a_redirect_to_another_host_is_not_followed(blendkit, serve, place):
     server = serve(lambda prompt, attempt: f"redirect:{place}")
     done = blendkit(*asking(server), stdin=prompts("a", "b"), env={**os.environ, "OPENAI_API_KEY": "sk-planted-0123456789"})
     assert done.returncode == 69
