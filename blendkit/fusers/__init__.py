@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from blendkit.errors import UsageError
+from blendkit.generators.factory import WHOLE, generator_of
 from blendkit.pipeline.stage import Stage
 from blendkit.registry import Registry, Row, options_of, suggesting
 
@@ -19,7 +20,9 @@ FUSERS = Registry(
         "GenFuser": Row(
             "blendkit.fusers.genfuser:GenFuser", "reads the top K as the paper's does", form="a seq2seq directory or hub id such as llm-blender/gen_fuser_3b"
         ),
-        "ChatFuser": Row("blendkit.fusers.chat:ChatFuser", "read the top K as quoted material", form="one or several chat models, openai:MODEL or local ones"),
+        "ChatFuser": Row(
+            "blendkit.fusers.chat:ChatFuser", "read the top K as quoted material", form="one or several chat models, openai:MODEL, vllm:MODEL or local ones"
+        ),
     },
 )
 # What a checkpoint can be is read from its config, and not from its name.
@@ -46,7 +49,7 @@ def make_fuser(
         raise UsageError("fuse: expected at least one model")
     kinds = {fuser_of(spec) for spec in models}
     if len(models) > 1 and kinds != {"ChatFuser"}:
-        raise UsageError("fuse: several models must all be chat models (openai:MODEL, or local ones)")
+        raise UsageError("fuse: several models must all be chat models (openai:MODEL, vllm:MODEL, or local ones)")
     chosen = kinds.pop()
     kind = FUSERS.load_kind(chosen, "--model", Stage)
     takes = options_of(kind)
@@ -73,7 +76,7 @@ def fuser_of(spec: str) -> str:
     name = spec.partition(":")[0]
     if name in FUSERS and name not in BY_CONFIG:
         return name
-    if name == "openai":
+    if generator_of(spec)[0] not in WHOLE:
         return "ChatFuser"
     from transformers import AutoConfig
 

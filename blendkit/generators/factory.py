@@ -22,6 +22,7 @@ GENERATORS = Registry(
             "a tiny language model inside the package, for trying the pipe out; its answers make no sense",
             form="embedded:a",
         ),
+        "vllm": Row("blendkit.generators.vllm:VllmModel", "a model for vLLM, in this process", form="vllm:MODEL"),
         "openai": Row("blendkit.generators.endpoint:Endpoint", "any OpenAI-compatible server", form="openai:MODEL"),
     },
 )

@@ -18,7 +18,7 @@ JUDGES = Registry(
     "blendkit.judges",
     {
         "embedded": Row("blendkit.judges.embedded:EmbeddedJudge", "a stand-in by BERTScore against the reference"),
-        LLM: Row("blendkit.judges.llm:LLMJudge", form="openai:MODEL, or a local causal model (a directory or a hub id)"),
+        LLM: Row("blendkit.judges.llm:LLMJudge", form="openai:MODEL, vllm:MODEL, or a local causal model (a directory or a hub id)"),
     },
 )
 
@@ -69,6 +69,7 @@ def make_judge(
 def judge_of(spec: str) -> tuple[str, str, str]:
     """The judge's own name (or nothing), its row, and what model it is given (or nothing), of `[NAME=]MODEL`."""
     own, mark, where = spec.partition("=")
-    own, where = (own, where) if mark else ("", spec)
+    # Behind a question mark stand settings.
+    own, where = (own, where) if mark and "?" not in own else ("", spec)
     name, _, model = where.partition(":")
     return (own, name, model) if name in JUDGES and name != LLM else (own, LLM, where)
