@@ -58,6 +58,7 @@ def generate(
     stop: Sequence[str] = (),
     logprobs: bool = False,
     trust_remote_code: bool = False,
+    on_truncate: str | None = None,
     sampling: Sampling | None = None,
     endpoint: EndpointOptions | None = None,
     window: int | None = None,
@@ -70,7 +71,7 @@ def generate(
 
     Args:
         records: with `instruction` and `input`, or `messages`.
-        models: NAME=SPEC or SPEC: a hub id, a directory, openai:MODEL, a preset, PRESET:MODEL, or embedded:a.
+        models: NAME=SPEC or SPEC: a hub id, a directory, FILE.gguf, openai:MODEL, a preset, PRESET:MODEL, or embedded:a.
         system: a system message before every prompt.
         max_new_tokens: tokens to write at most; None is 512, or the model's own.
         num_return: candidates a model and decoding.
@@ -82,6 +83,7 @@ def generate(
         stop: texts at which an answer ends.
         logprobs: adds `scores.logprobs`, the mean log-probability of an answer's tokens, in nats.
         trust_remote_code: runs code that a checkpoint brings (local models).
+        on_truncate: a prompt longer than a local model reads is cut (`warn`, as None) or refused (`fail`).
         sampling: all of decoding in one object; the arguments above stand above it.
         endpoint: how to reach the server of openai:MODEL.
         window: records in flight; None is the stage's own.
@@ -102,7 +104,7 @@ def generate(
     stage = Generating(
         [models] if isinstance(models, str) else models, sampling, endpoint, system, seed, device, dtype, decodings=decoding, num_return=num_return,
         trust_remote_code=trust_remote_code, max_new_tokens=max_new_tokens, temperature=temperature, top_p=top_p, top_k=top_k,
-        repetition_penalty=repetition_penalty, stop=stop or None, logprobs=logprobs or None,
+        repetition_penalty=repetition_penalty, stop=stop or None, logprobs=logprobs or None, on_truncate=on_truncate,
     )  # fmt: skip
     yield from apply(stage, records, window=window, batch_tokens=batch_tokens)
 
@@ -224,6 +226,7 @@ def fuse(
     temperature: float | None = None,
     show_ranks: bool | None = None,
     show_scores: bool | None = None,
+    on_truncate: str | None = None,
     endpoint: EndpointOptions | None = None,
     window: int | None = None,
     batch_tokens: int | None = None,
@@ -247,6 +250,7 @@ def fuse(
         temperature: 0 is greedy. ChatFuser: 0.
         show_ranks: tells the model each candidate's ranks. ChatFuser: False.
         show_scores: tells the model each candidate's scores. ChatFuser: False.
+        on_truncate: a prompt longer than a local model reads has its longest texts cut (`warn`) or is refused (`fail`). ChatFuser: warn.
         endpoint: how to reach the server of openai:MODEL. ChatFuser.
         window: this and all that follow are as in `generate`.
 
@@ -261,7 +265,8 @@ def fuse(
 
     stage = make_fuser(
         model, name=name, max_new_tokens=max_new_tokens, num_beams=num_beams, max_length=max_length, candidate_maxlength=candidate_maxlength, layers=layers,
-        temperature=temperature, show_ranks=show_ranks, show_scores=show_scores, endpoint=endpoint, device=device, dtype=dtype, seed=seed,
+        temperature=temperature, show_ranks=show_ranks, show_scores=show_scores, on_truncate=on_truncate, endpoint=endpoint, device=device,
+        dtype=dtype, seed=seed,
     )  # fmt: skip
     yield from apply(stage, records, window=window, batch_tokens=batch_tokens)
 
@@ -277,6 +282,7 @@ def judge(
     prompt: str | None = None,
     verdict_by: str | None = None,
     max_new_tokens: int | None = None,
+    on_truncate: str | None = None,
     endpoint: EndpointOptions | None = None,
     window: int | None = None,
     batch_tokens: int | None = None,
@@ -297,6 +303,7 @@ def judge(
         prompt: the name of a prompt, or a file. LLM: pairwise-with-reference.
         verdict_by: likelihood, json, text or auto. LLM: auto.
         max_new_tokens: tokens of a reply at most. LLM: the prompt's own.
+        on_truncate: a prompt longer than a local model reads has its longest texts cut (`warn`) or is refused (`fail`). LLM: warn.
         endpoint: how to reach the server of openai:MODEL. LLM.
         window: this and all that follow are as in `generate`.
 
@@ -310,8 +317,8 @@ def judge(
     from blendkit.pipeline.runner import apply
 
     stage = make_judge(
-        model, name=name, orders=orders, schedule=schedule, prompt=prompt, verdict_by=verdict_by, max_new_tokens=max_new_tokens, endpoint=endpoint,
-        device=device, dtype=dtype, seed=seed,
+        model, name=name, orders=orders, schedule=schedule, prompt=prompt, verdict_by=verdict_by, max_new_tokens=max_new_tokens, on_truncate=on_truncate,
+        endpoint=endpoint, device=device, dtype=dtype, seed=seed,
     )  # fmt: skip
     yield from apply(stage, records, window=window, batch_tokens=batch_tokens)
 

@@ -45,6 +45,14 @@ def fuse(
         ),
     ] = None,
     temperature: Annotated[float | None, typer.Option(min=0, help="0 is greedy.", show_default="0", rich_help_panel=CHAT)] = None,
+    on_truncate: Annotated[
+        str | None,
+        typer.Option(
+            help="A prompt longer than a local model reads: `warn` (cut its longest texts, say so at the end) or `fail`.",
+            show_default="warn",
+            rich_help_panel=CHAT,
+        ),
+    ] = None,
     show_ranks: Annotated[bool | None, typer.Option("--show-ranks", help="Tell the model each candidate's ranks.", rich_help_panel=CHAT)] = None,
     show_scores: Annotated[bool | None, typer.Option("--show-scores", help="Tell the model each candidate's scores.", rich_help_panel=CHAT)] = None,
 ) -> None:
@@ -62,7 +70,7 @@ def fuse(
         return make_fuser(
             model or "consensus", name=name, max_new_tokens=max_new_tokens, num_beams=num_beams, max_length=max_length,
             candidate_maxlength=candidate_maxlength, layers=layers, temperature=temperature, show_ranks=show_ranks, show_scores=show_scores,
-            endpoint=endpoint, device=run.device, dtype=run.dtype, seed=run.seed,
+            on_truncate=on_truncate, endpoint=endpoint, device=run.device, dtype=run.dtype, seed=run.seed,
         )  # fmt: skip
 
     run_stage(make, run)

@@ -54,6 +54,10 @@ def generate(
     ] = None,
     stop: Annotated[list[str] | None, typer.Option(help="End at this text. May be given several times.", rich_help_panel=DECODING)] = None,
     logprobs: Annotated[bool, typer.Option("--logprobs", help="Add scores.logprobs: the mean over an answer's tokens.", rich_help_panel=DECODING)] = False,
+    on_truncate: Annotated[
+        str | None,
+        typer.Option(help="A prompt longer than the model reads: `warn` (cut it, say so at the end) or `fail` (local models).", show_default="warn"),
+    ] = None,
     trust_remote_code: Annotated[bool, typer.Option("--trust-remote-code", help="Run code that a checkpoint brings (local models).")] = False,
 ) -> None:
     """Let every model answer every record.
@@ -79,7 +83,7 @@ def generate(
         return Generating(
             model, None, endpoint, system, run.seed, run.device, run.dtype, decodings=decoding or (), num_return=num_return,
             trust_remote_code=trust_remote_code, max_new_tokens=max_new_tokens, temperature=temperature, top_p=top_p, top_k=top_k,
-            repetition_penalty=repetition_penalty, stop=stop, logprobs=logprobs or None,
+            repetition_penalty=repetition_penalty, stop=stop, logprobs=logprobs or None, on_truncate=on_truncate,
         )  # fmt: skip
 
     run_stage(make, run)

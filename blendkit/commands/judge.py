@@ -54,6 +54,14 @@ def judge(
     max_new_tokens: Annotated[
         int | None, typer.Option(min=1, help="Tokens of a reply at most.", show_default="the prompt's own", rich_help_panel=LLM_JUDGES)
     ] = None,
+    on_truncate: Annotated[
+        str | None,
+        typer.Option(
+            help="A prompt longer than a local model reads: `warn` (cut its longest texts, say so at the end) or `fail`.",
+            show_default="warn",
+            rich_help_panel=LLM_JUDGES,
+        ),
+    ] = None,
 ) -> None:
     """Give a verdict on every pair of candidates, the reference in hand.
 
@@ -70,7 +78,7 @@ def judge(
 
         return make_judge(
             model or "embedded", name=name, endpoint=endpoint, orders=orders, schedule=schedule, seed=run.seed, device=run.device, dtype=run.dtype,
-            prompt=prompt, verdict_by=verdict_by, max_new_tokens=max_new_tokens,
+            prompt=prompt, verdict_by=verdict_by, max_new_tokens=max_new_tokens, on_truncate=on_truncate,
         )  # fmt: skip
 
     run_stage(make, run)

@@ -47,18 +47,19 @@ class ChatFuser(Stage):
 
     def __init__(
         self, models: Sequence[str], name: str | None = None, endpoint: EndpointOptions | None = None, *, layers: int = 1, show_ranks: bool = False,
-        show_scores: bool = False, max_new_tokens: int = 1024, temperature: float = 0.0, seed: int = 0, device: str = "auto", dtype: str = "auto",
+        show_scores: bool = False, max_new_tokens: int = 1024, temperature: float = 0.0, on_truncate: str | None = None, seed: int = 0,
+        device: str = "auto", dtype: str = "auto",
     ) -> None:  # fmt: skip
         expect_at_least({"layers": 1}, {"layers": layers})
         if len(set(models)) < len(models):
             raise UsageError("fuse: a model is named twice")
         if name and len(models) > 1 and layers == 1:
             raise UsageError("--name: several models without --layers write several answers, each under its model's name")
-        check_models(models, endpoint)
+        check_models(models, endpoint, on_truncate=on_truncate)
         endpoint = endpoint or EndpointOptions()
         if layers > 1 and endpoint.offline:
             raise UsageError("--layers: a second round reads the answers of the first, which a batch file does not have yet")
-        self.models: dict[str, TextModel] = {spec: text_model(spec, endpoint, device, dtype) for spec in models}
+        self.models: dict[str, TextModel] = {spec: text_model(spec, endpoint, device, dtype, on_truncate=on_truncate) for spec in models}
         self.final_name, self.layers, self.seed = name or models[0], layers, seed
         self.sampling = Sampling(max_new_tokens=max_new_tokens, temperature=temperature)
         self.jobs = {spec: model.completing(self.sampling) for spec, model in self.models.items()}
@@ -96,7 +97,7 @@ class ChatFuser(Stage):
         texts = [record["candidates"][index]["text"] for index in order]
         headings = [f"ANSWER {number}{self._known(record, index)}" for number, index in enumerate(order, 1)]
         material = quoted(fence_for([source, *texts]), [("REQUEST", source), *zip(headings, texts, strict=True)])
-        return Prompt([{"role": "user", "content": f"{TASK}\n\n{material}\n\n{CLOSING}"}], seed)
+        return Prompt([{"role": "user", "content": f"{TASK}\n\n{material}\n\n{CLOSING}"}], seed, quoted=(source, *texts))
 
     def _known(self, record: Record, index: int) -> str:
         """Rank and scores of a candidate, as a heading's addition."""

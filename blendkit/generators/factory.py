@@ -16,7 +16,7 @@ OVERLAP = 4
 GENERATORS = Registry(
     "blendkit.generators",
     {
-        "local": Row("blendkit.generators.local:LocalModel", "a model for transformers", form="a hub id or a directory"),
+        "local": Row("blendkit.generators.local:LocalModel", "a model for transformers", form="a hub id, a directory or FILE.gguf"),
         "embedded": Row(
             "blendkit.generators.local:LocalModel",
             "a tiny language model inside the package, for trying the pipe out; its answers make no sense",
@@ -43,7 +43,7 @@ def generator_of(spec: str) -> tuple[str, str]:
     return name, spec if name in WHOLE else model
 
 
-def check_models(specs: Iterable[str], endpoint: EndpointOptions | None, trust_remote_code: bool = False) -> None:
+def check_models(specs: Iterable[str], endpoint: EndpointOptions | None, trust_remote_code: bool = False, on_truncate: str | None = None) -> None:
     """Options must be of some use to some model.
 
     Raises:
@@ -51,10 +51,12 @@ def check_models(specs: Iterable[str], endpoint: EndpointOptions | None, trust_r
     """
     chosen = {name: options_of(GENERATORS.load_kind(name, "--model", TextModel)) for name, _ in map(generator_of, specs)}
     asked = endpoint.of_use if endpoint else None
-    GENERATORS.check_options({"endpoint": asked, "trust_remote_code": trust_remote_code or None}, chosen, {"endpoint": asked})
+    GENERATORS.check_options({"endpoint": asked, "trust_remote_code": trust_remote_code or None, "on_truncate": on_truncate}, chosen, {"endpoint": asked})
 
 
-def text_model(spec: str, endpoint: EndpointOptions, device: str = "auto", dtype: str = "auto", trust_remote_code: bool = False) -> TextModel:
+def text_model(
+    spec: str, endpoint: EndpointOptions, device: str = "auto", dtype: str = "auto", trust_remote_code: bool = False, on_truncate: str | None = None
+) -> TextModel:
     """`openai:MODEL` is an endpoint, `NAME:MODEL` another package's; all else is a hub id or a directory for transformers.
 
     A model gets those of the options that its `__init__` names.
@@ -69,6 +71,8 @@ def text_model(spec: str, endpoint: EndpointOptions, device: str = "auto", dtype
     name, model = generator_of(spec)
     kind = GENERATORS.load_kind(name, "--model", TextModel)
     options: dict[str, Any] = {"endpoint": endpoint, "device": device, "dtype": dtype, "trust_remote_code": trust_remote_code}
+    if on_truncate is not None:
+        options["on_truncate"] = on_truncate
     takes = options_of(kind)
     made: TextModel = kind(model, **{option: value for option, value in options.items() if option in takes})
     return made

@@ -44,6 +44,7 @@ class Generating(Stage):
         decodings: Sequence[str] = (),
         num_return: int = 1,
         trust_remote_code: bool = False,
+        on_truncate: str | None = None,
         max_new_tokens: int | None = None,
         temperature: float | None = None,
         top_p: float | None = None,
@@ -68,7 +69,7 @@ class Generating(Stage):
         given = {name for name, value in asked.items() if value is not None} | {
             name for name, value in vars(sampling).items() if value != vars(Sampling())[name]
         }
-        check_models([_parsed(model)[2] for model in models], endpoint, trust_remote_code)
+        check_models([_parsed(model)[2] for model in models], endpoint, trust_remote_code, on_truncate)
         endpoint = endpoint or EndpointOptions()
         self.sampling, self.system, self.seed, self.num_return = sampling, system, seed, num_return
         self.models: dict[str, TextModel] = {}
@@ -81,7 +82,7 @@ class Generating(Stage):
                 raise UsageError(f"-m {model}: the name {name} is given twice")
             self.presets[name] = preset
             with suggesting(where, names_to_suggest()):
-                self.models[name] = text_model(where, endpoint, device, dtype, trust_remote_code)
+                self.models[name] = text_model(where, endpoint, device, dtype, trust_remote_code, on_truncate)
             base = _with_defaults(sampling, defaults_of(preset, where), given)
             self.samplings[name] = [decoded_by(decoding, base) for decoding in decodings] or [base]
             for one in self.samplings[name]:

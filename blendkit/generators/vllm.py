@@ -6,17 +6,19 @@ import gc
 import json
 import os
 from collections.abc import Sequence
+from dataclasses import replace
 from itertools import takewhile
 from typing import Any
 
 from blendkit.errors import BlendkitError, RecordError, UsageError, require
+from blendkit.generators.answers import Answers
 from blendkit.generators.base import Completion, Prompt, TextModel
 from blendkit.generators.options import Sampling
 from blendkit.generators.prompting import Encoded, Prompting, Truncation, positions_of
-from blendkit.generators.reasoning import Room, apart
+from blendkit.generators.reasoning import Room
 from blendkit.generators.vllm_faults import fault_of, fault_of_start
 from blendkit.models.loading import choose_device, choose_dtype, fingerprint, locate
-from blendkit.models.pretrained import pretrained
+from blendkit.models.pretrained import decoding_of, pretrained
 from blendkit.streams.standard_streams import stdout_as_stderr
 
 WHAT = "model that generates text"
@@ -62,11 +64,12 @@ class VllmModel(TextModel):
         # vLLM knows better, once it has started.
         longest = self.settings.get("max_model_len")
         self.prompting = Prompting(tokenizer, self.spec, longest if isinstance(longest, int) and longest > 0 else positions_of(config), on_truncate)
-        self._special = {number: str(token) for number, token in tokenizer.added_tokens_decoder.items() if token.special}
+        turns = self.prompting.conversations.turn_end() if self.prompting.texts.templated else set()
+        ends = {*decoding_of(self.name, config)["eos_token_id"], *turns, tokenizer.eos_token_id} - {None}
+        self.answers = Answers(tokenizer, ends, -1)
         self._engine: Any = None
         self._fault: BlendkitError | None = None
-        self.cut = Truncation()
-        self.room = Room()
+        self.room, self.truncation = Room(), Truncation()
 
     def start(self) -> Any:
         """The `vllm.LLM`, started when it is first needed. What kept it from starting once will do so again."""
@@ -118,34 +121,58 @@ class VllmModel(TextModel):
 
     def complete(self, prompts: list[Prompt], sampling: Sampling) -> list[Completion | Exception]:
         """Completes a window's prompts. Each is sampled by its own seed."""
-        return self.room.complete(self._completed, prompts, sampling)
-
-    def _completed(self, prompts: list[Prompt], sampling: Sampling) -> list[Completion | Exception]:
-        self.check(sampling)
-        self.start()  # the engine says how long a prompt may be
-        found: list[Any] = [self._encoded(prompt, sampling) for prompt in prompts]
-        good = [(place, encoded) for place, encoded in enumerate(found) if isinstance(encoded, Encoded)]
-        self.cut.add(encoded.cut for _, encoded in good)
-        outputs = self._generated([(encoded.ids, _parameters(prompts[place], sampling, encoded.room)) for place, encoded in good])
-        for (place, encoded), output in zip(good, outputs, strict=True):
-            found[place] = self._completion(output, encoded, sampling.logprobs)
+        cut: dict[int, int] = {}
+        found = self.room.complete(lambda some, wider: self._completed(some, wider, cut), prompts, sampling)
+        self.truncation.add(cut.values())
         return found
 
-    def _encoded(self, prompt: Prompt, sampling: Sampling) -> Encoded | RecordError:
-        try:
-            return self.prompting.encoded(prompt, sampling.max_new_tokens, sampling.effort)
-        except RecordError as error:
-            return error
+    def _completed(self, prompts: list[Prompt], sampling: Sampling, cut: dict[int, int]) -> list[Completion | Exception]:
+        """The answers, or a prompt's fault; `cut` is told the tokens that were cut off each prompt, by its identity."""
+        self.check(sampling)
+        self.start()  # the engine says how long a prompt may be
+        found: list[Any] = []
+        asked: list[Asked] = []
+        for prompt in prompts:
+            try:
+                encoded = self.prompting.encoded(prompt, sampling.max_new_tokens, sampling.effort)
+            except RecordError as error:
+                found.append(error)
+                continue
+            cut[id(prompt)] = encoded.cut
+            found.append(encoded)
+            asked.append((encoded.ids, self._parameters(prompt, sampling, encoded)))
+        outputs = iter(self._generated(asked))
+        return [
+            self._completion(next(outputs), one, _stops(prompt, sampling), sampling.logprobs) if isinstance(one, Encoded) else one
+            for prompt, one in zip(prompts, found, strict=True)
+        ]
 
-    def _completion(self, output: Any, encoded: Encoded, logprobs: bool) -> Completion:
-        written, text = list(output.token_ids), output.text
-        answer, reasoning = apart(text, encoded.opened)
-        # Special tokens are no text; but what looks like one, spelled with other tokens, is.
-        for token in {self._special[token] for token in written if token in self._special}:
-            answer = answer.replace(token, "")
-        counts = {"prompt_tokens": len(encoded.ids), "completion_tokens": len(written)}
-        mean = output.cumulative_logprob / len(written) if logprobs and written else None
-        return Completion(answer.strip(), output.finish_reason, counts, mean, reasoning=reasoning)
+    def _parameters(self, prompt: Prompt, sampling: Sampling, encoded: Encoded) -> dict[str, Any]:
+        """Arguments of vLLM's SamplingParams."""
+        # vLLM would find a stop in the reasoning, too; behind it, the stop is found when all is written.
+        reasons = encoded.opened or bool(self.room.given) or sampling.effort not in (None, "none")
+        return {
+            "max_tokens": encoded.room,
+            "temperature": sampling.temperature,
+            "top_p": max(sampling.top_p, 1e-6),  # it has no 0
+            "top_k": sampling.top_k,
+            "min_p": sampling.min_p,
+            "repetition_penalty": sampling.repetition_penalty,
+            "seed": prompt.seed,
+            "stop": [] if reasons else _stops(prompt, sampling),
+            "stop_token_ids": sorted(self.answers.ends),
+            "logprobs": 0 if sampling.logprobs else None,
+            # A stop may be a special token.
+            "skip_special_tokens": False,
+        }
+
+    def _completion(self, output: Any, encoded: Encoded, stops: list[str], logprobs: bool) -> Completion:
+        written = list(output.token_ids)
+        found = self.answers.completion(written, len(encoded.ids), stops, encoded.opened)
+        if logprobs:
+            found = replace(found, logprob=output.cumulative_logprob / max(1, len(written)))
+        # vLLM may know of ends that the checkpoint's files do not name.
+        return found if found.finish_reason == "stop" else replace(found, finish_reason=output.finish_reason)
 
     def likelihoods(self, prompts: list[Prompt], answers: list[str], begun: list[str] | None = None) -> list[list[float] | Exception]:
         """Log-probability, in nats, of each of the answers as the continuation of each prompt, [prompts][answers]; or the prompt's fault.
@@ -168,7 +195,7 @@ class VllmModel(TextModel):
             encoded = self.prompting.settled(prompt, begun, answers)
         except RecordError as error:
             return error
-        self.cut.add([encoded.cut])
+        self.truncation.add([encoded.cut])
         whole = [self.prompting.ids(prompt, encoded.text + answer) for answer in answers]
         # A token that spans the prompt's end belongs to the answers, and so does each answer's last token, though the answer may
         # be another one's beginning.
@@ -197,27 +224,15 @@ class VllmModel(TextModel):
         """Model, settings, device and number type."""
         dtype = str(self._engine.llm_engine.model_config.dtype) if self._engine else self.dtype
         known = {"model": f"{self.name}@{fingerprint(self.name)}", "vllm": self.settings, "device": self.device, "dtype": dtype}
-        return {**known, **self.cut.describe(), **self.room.describe()}
+        return {**known, **self.truncation.describe(), **self.room.describe()}
 
     def warnings(self) -> list[str]:
         """What was cut, what was said otherwise, and what reasoning took."""
-        return [*self.cut.warnings(self.spec), *self.prompting.warnings(), *self.room.warnings(self.spec)]
+        return [*self.truncation.warnings(self.spec), *self.prompting.warnings(), *self.room.warnings(self.spec)]
 
 
-def _parameters(prompt: Prompt, sampling: Sampling, room: int) -> dict[str, Any]:
-    """Arguments of vLLM's SamplingParams. Special tokens are texts to it, so that they may be stops, or mark reasoning."""
-    return {
-        "max_tokens": room,
-        "temperature": sampling.temperature,
-        "top_p": max(sampling.top_p, 1e-6),  # vLLM has no 0
-        "top_k": sampling.top_k,
-        "min_p": sampling.min_p,
-        "repetition_penalty": sampling.repetition_penalty,
-        "seed": prompt.seed,
-        "stop": [stop for stop in dict.fromkeys((*sampling.stop, *prompt.stop)) if stop],
-        "logprobs": 0 if sampling.logprobs else None,
-        "skip_special_tokens": False,
-    }
+def _stops(prompt: Prompt, sampling: Sampling) -> list[str]:
+    return [stop for stop in dict.fromkeys((*sampling.stop, *prompt.stop)) if stop]
 
 
 def settings_of(model: str) -> tuple[str, dict[str, Any]]:

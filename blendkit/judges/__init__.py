@@ -25,8 +25,8 @@ JUDGES = Registry(
 
 def make_judge(
     model: str | Sequence[str] = "embedded", *, name: str | None = None, orders: str = "both", schedule: str = "full", prompt: str | None = None,
-    verdict_by: str | None = None, max_new_tokens: int | None = None, endpoint: EndpointOptions | None = None, device: str = "auto", dtype: str = "auto",
-    seed: int = 0,
+    verdict_by: str | None = None, max_new_tokens: int | None = None, on_truncate: str | None = None, endpoint: EndpointOptions | None = None,
+    device: str = "auto", dtype: str = "auto", seed: int = 0,
 ) -> Judging:  # fmt: skip
     """The stage with one judge or several; the arguments are those of `blendkit.judge`, and None is the judge's own default.
 
@@ -50,11 +50,11 @@ def make_judge(
     parsed = [judge_of(spec) for spec in specs]
     kinds = {chosen: JUDGES.load_kind(chosen, "-m", Juror) for _, chosen, _ in parsed}
     takes = {chosen: options_of(kind) for chosen, kind in kinds.items()}
-    options: dict[str, Any] = {"prompt": prompt, "verdict_by": verdict_by, "max_new_tokens": max_new_tokens}
+    options: dict[str, Any] = {"prompt": prompt, "verdict_by": verdict_by, "max_new_tokens": max_new_tokens, "on_truncate": on_truncate}
     asked = endpoint.of_use if endpoint else None
     JUDGES.check_options({**options, "endpoint": asked}, takes, {"endpoint": asked})
     if llms := [where for _, chosen, where in parsed if chosen == LLM]:
-        check_models(llms, endpoint)
+        check_models(llms, endpoint, on_truncate=on_truncate)
     options |= {"endpoint": endpoint, "device": device, "dtype": dtype, "seed": seed}
     jurors: list[Juror] = []
     for spec, (own, chosen, where) in zip(specs, parsed, strict=True):

@@ -35,7 +35,7 @@ class LLMJudge(Juror):
 
     def __init__(
         self, model: str, endpoint: EndpointOptions | None = None, *, name: str | None = None, prompt: str = DEFAULT, verdict_by: str = "auto",
-        max_new_tokens: int | None = None, seed: int = 0, device: str = "auto", dtype: str = "auto",
+        max_new_tokens: int | None = None, on_truncate: str | None = None, seed: int = 0, device: str = "auto", dtype: str = "auto",
     ) -> None:  # fmt: skip
         endpoint = endpoint or EndpointOptions()
         if verdict_by not in WAYS:
@@ -45,7 +45,7 @@ class LLMJudge(Juror):
                 "--emit-batch, --read-batch: a judge asks again after a reply that it cannot read, which a batch cannot; judge by an endpoint, or locally"
             )
         self.prompt: JudgePrompt = load_prompt(prompt)
-        self.model: TextModel = text_model(model, endpoint, device, dtype)
+        self.model: TextModel = text_model(model, endpoint, device, dtype, on_truncate=on_truncate)
         self.name, self.seed = name or model, seed
         self.local = self.model.local
         if self.prompt.raw and not self.local and endpoint.api == "chat":
@@ -102,7 +102,7 @@ class LLMJudge(Juror):
     def _asking(self, texts: dict[str, str], seed: int, as_json: bool = False) -> Prompt:
         content = self.prompt.filled(texts, as_json)
         written = partial(_raw, self.prompt, texts, as_json) if self.prompt.raw else None
-        return Prompt([{"role": "user", "content": content}], seed, written)
+        return Prompt([{"role": "user", "content": content}], seed, written, quoted=tuple(texts.values()))
 
     def _opinions(self, payloads: list[tuple[Prompt, dict[str, str]]]) -> list[Any]:
         """One opinion a prompt, or its fault."""
@@ -118,7 +118,7 @@ class LLMJudge(Juror):
         again = [place for place, reply in enumerate(replies) if isinstance(reply, Completion) and self.prompt.parse(reply.text) is None]
         # A format of its own, as in PandaLM, has no second turn.
         if again and not self.prompt.raw:
-            seconds = [Prompt(_second_turn(prompts[place].messages, replies[place], self.prompt.again()), prompts[place].seed) for place in again]
+            seconds = [replace(prompts[place], messages=_second_turn(prompts[place].messages, replies[place], self.prompt.again())) for place in again]
             for place, reply in zip(again, self.model.complete(seconds, sampling), strict=True):
                 replies[place] = reply
         return [self._opinion(reply) for reply in replies]
@@ -147,9 +147,10 @@ class LLMJudge(Juror):
             begun = [f"{reason.text} {self.prompt.lead} " if isinstance(reason, Completion) else "" for reason in reasons]
         verdicts, words = list(self.prompt.words), list(self.prompt.words.values())
         found = self.model.likelihoods(prompts, words, begun)  # type: ignore[attr-defined]
+        reasons_given = begun or [""] * len(prompts)
         return [
             values if isinstance(values, Exception) else _weighted(dict(zip(verdicts, values, strict=True)), reason.strip()[:200])
-            for values, reason in zip(found, begun or [""] * len(prompts), strict=True)
+            for values, reason in zip(found, reasons_given, strict=True)
         ]
 
     def _served_likelihoods(self, prompts: list[Prompt]) -> list[Any]:

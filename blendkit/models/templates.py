@@ -15,6 +15,7 @@ SECONDS = 10.0
 LARGEST = 64 << 20
 # How much more memory than before the process may take meanwhile, in bytes.
 MEMORY = 1 << 30
+SPECIAL = ("bos_token", "eos_token", "pad_token", "unk_token")
 
 
 class _Endless(BaseException):
@@ -33,8 +34,13 @@ def rendered(tokenizer: Any, messages: list[dict[str, Any]], **options: Any) -> 
     name = tokenizer.name_or_path
     try:
         template = tokenizer.get_chat_template()
+    except Exception as error:
+        raise NoInputError(f"{name} has no chat template to use: {_short(error)}") from error
+    # A template adds these to its texts, which without a value is an error; a token that there is not is no text.
+    absent = {key: "" for key in SPECIAL if getattr(tokenizer, key, None) is None}
+    try:
         with _limited():
-            text = str(tokenizer.apply_chat_template(messages, chat_template=template, tokenize=False, **options))
+            text = str(tokenizer.apply_chat_template(messages, chat_template=template, tokenize=False, **absent, **options))
     except BlendkitError:
         raise
     except _Endless as error:
