@@ -81,7 +81,8 @@ class VllmModel(TextModel):
             except Exception as error:
                 self._fault = fault_of_start(error, self.spec, self.settings)
                 raise self._fault from error
-            self.prompting.positions = self._engine.llm_engine.model_config.max_model_len
+            known = self._engine.llm_engine.model_config
+            self.prompting.positions, self.dtype = known.max_model_len, str(known.dtype).removeprefix("torch.")
         return self._engine
 
     def _started(self) -> Any:
@@ -222,8 +223,7 @@ class VllmModel(TextModel):
 
     def describe(self) -> dict[str, Any]:
         """Model, settings, device and number type."""
-        dtype = str(self._engine.llm_engine.model_config.dtype) if self._engine else self.dtype
-        known = {"model": f"{self.name}@{fingerprint(self.name)}", "vllm": self.settings, "device": self.device, "dtype": dtype}
+        known = {"model": f"{self.name}@{fingerprint(self.name)}", "vllm": self.settings, "device": self.device, "dtype": self.dtype}
         return {**known, **self.truncation.describe(), **self.room.describe()}
 
     def warnings(self) -> list[str]:
@@ -248,7 +248,7 @@ def settings_of(model: str) -> tuple[str, dict[str, Any]]:
         if not (mark and key.isidentifier()):
             raise UsageError(f"-m vllm:{model}: expected vllm:MODEL?NAME=VALUE&NAME=VALUE, got {part!r}")
         if key in FLAGS:
-            raise UsageError(f"-m vllm:{model}: {key} is {FLAGS[key]}")
+            raise UsageError(f"-m vllm:{name}: {key} is {FLAGS[key]}")
         try:
             settings[key] = json.loads(value)
         except (ValueError, RecursionError):

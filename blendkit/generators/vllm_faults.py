@@ -21,11 +21,12 @@ def fault_of_start(error: Exception, spec: str, settings: Collection[str]) -> Bl
     said = reason(error)
     if isinstance(error, ImportError):
         return UsageError(f"vLLM cannot be imported: {said}")
+    # Where it does not take a setting that was given, that is the fault, and not the model or the machine.
+    refused = isinstance(error, TypeError) or "validation error" in str(error)
+    if refused and any(setting in str(error) for setting in settings):
+        return UsageError(f"-m {spec}: {said}")
     if _memory(error):
         return EngineTooLarge(f"{spec}: not enough memory: {said}")
-    # Where it speaks of a setting that was given, that is the fault, and not the model.
-    if any(setting in str(error) for setting in settings):
-        return UsageError(f"-m {spec}: {said}")
     return NoInputError(f"{spec}: vLLM does not start: {said}")
 
 
