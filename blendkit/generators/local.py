@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import gc
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, nullcontext
 from dataclasses import replace
 from itertools import takewhile
 from typing import Any
@@ -74,7 +75,7 @@ class LocalModel(TextModel):
             kind = AutoModelForSeq2SeqLM if self.seq2seq else AutoModelForCausalLM
             # Nothing else that the checkpoint says of decoding is even read.
             unread = {} if self.trust else {"generation_config": GenerationConfig()}
-            network = pretrained(kind, self.spec, WHAT, trust_remote_code=self.trust, dtype=self.dtype, **unread)
+            network = pretrained(kind, self.spec, WHAT, trust_remote_code=self.trust, whole=True, dtype=self.dtype, **unread)
             network.generation_config = GenerationConfig(**self.decoding, eos_token_id=sorted(self.answers.ends) or None, pad_token_id=self.answers.pad)
             self._network = network.to(self.device).eval()
         return self._network
@@ -145,18 +146,19 @@ class LocalModel(TextModel):
         rooms = [one.room for one in encoded]
         criteria: list[Any] = []
         if stops or min(rooms) < max(rooms):
-            criteria.append(Endings(self.answers, stops, begun, rooms, [one.opened for one in encoded], copies * beams))
-        output = self.model.generate(
-            input_ids=ids,
-            attention_mask=mask,
-            do_sample=False,
-            num_beams=beams,
-            num_return_sequences=count if beams > 1 else 1,
-            max_new_tokens=max(rooms),
-            repetition_penalty=sampling.repetition_penalty,
-            logits_processor=LogitsProcessorList(processors),
-            stopping_criteria=StoppingCriteriaList(criteria),
-        )
+            criteria.append(Endings(self.answers, stops, begun, rooms, [one.opened for one in encoded]))
+        with self._inside() if min(rooms) < max(rooms) else nullcontext():
+            output = self.model.generate(
+                input_ids=ids,
+                attention_mask=mask,
+                do_sample=False,
+                num_beams=beams,
+                num_return_sequences=count if beams > 1 else 1,
+                max_new_tokens=max(rooms),
+                repetition_penalty=sampling.repetition_penalty,
+                logits_processor=LogitsProcessorList(processors),
+                stopping_criteria=StoppingCriteriaList(criteria),
+            )
         each = count if beams > 1 else copies
         owners = [one for one in encoded for _ in range(each)]
         written = [row[: owner.room] for row, owner in zip(output[:, begun:].tolist(), owners, strict=True)]
@@ -166,6 +168,22 @@ class LocalModel(TextModel):
             values = self._log_probabilities([owner.ids for owner in owners], kept)
             found = [replace(one, logprob=value) for one, value in zip(found, values, strict=True)]
         return [found[number * each : number * each + count] for number in range(len(prompts))]
+
+    @contextmanager
+    def _inside(self) -> Iterator[None]:
+        """Keeps rows that have come to their last position there, while others of the batch go on: nothing reads what they write."""
+        last = (self.prompting.positions or 0) - 1
+
+        def clamp(network: Any, inputs: Any, named: dict[str, Any]) -> Any:
+            places = named.get("position_ids")
+            return (inputs, named | {"position_ids": places.clamp(max=last)}) if isinstance(places, Tensor) else None
+
+        hook = self.model.register_forward_pre_hook(clamp, with_kwargs=True) if last > 0 else None
+        try:
+            yield
+        finally:
+            if hook is not None:
+                hook.remove()
 
     def _padded(self, rows: Sequence[list[int]]) -> tuple[Tensor, Tensor]:
         """Ids and mask, [rows, tokens]. A decoder continues from its last column, so its padding stands on the left; what it is does not matter."""

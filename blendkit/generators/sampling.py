@@ -62,12 +62,12 @@ class DiverseGroups:
 class Endings:
     """Ends a row at one of the stops, unless that stands in its reasoning, and where the model's positions do.
 
-    `each` rows in a row belong to one prompt; `width` columns are the prompts', `rooms` the tokens that may follow each
-    prompt, and `opened` says which prompts have opened the reasoning.
+    `width` columns are the prompts', `rooms` the tokens that may follow each prompt, and `opened` says which prompts have
+    opened the reasoning.
     """
 
-    def __init__(self, answers: Answers, stops: Sequence[str], width: int, rooms: list[int], opened: list[bool], each: int) -> None:
-        self.answers, self.stops, self.width, self.each = answers, tuple(stops), width, each
+    def __init__(self, answers: Answers, stops: Sequence[str], width: int, rooms: list[int], opened: list[bool]) -> None:
+        self.answers, self.stops, self.width = answers, tuple(stops), width
         self.rooms, self.opened = rooms, opened
         self._shortest = min(rooms)
         # Most tokens have a character or more; one of bytes has less, and such tokens are few in a row.
@@ -76,12 +76,13 @@ class Endings:
     def __call__(self, input_ids: Tensor, scores: Tensor, **more: Any) -> Tensor:
         rows, columns = input_ids.shape
         done = [False] * rows
+        each = rows // len(self.rooms)  # a search tries several continuations of a prompt
         written = columns - self.width
         if written >= self._shortest:
-            done = [written >= self.rooms[row // self.each] for row in range(rows)]
+            done = [written >= self.rooms[row // each] for row in range(rows)]
         if self.stops and written > 0:
             tails = self.answers.texts(input_ids[:, max(self.width, columns - self._tail) :].tolist())
             for row, tail in enumerate(tails):
                 if not done[row] and any(stop in tail for stop in self.stops):
-                    done[row] = self.answers.stopped(input_ids[row, self.width :].tolist(), self.stops, self.opened[row // self.each])
+                    done[row] = self.answers.stopped(input_ids[row, self.width :].tolist(), self.stops, self.opened[row // each])
         return torch.tensor(done, dtype=torch.bool, device=input_ids.device)

@@ -33,14 +33,15 @@ DRAFTING = ("assistant_early_exit", "prompt_lookup_num_tokens")
 MOST_COUNTED, MOST = 1_000_000, 1 << 53
 
 
-def pretrained(kind: Any, name: str, what: str, *files: str, trust_remote_code: bool = False, **options: Any) -> Any:
+def pretrained(kind: Any, name: str, what: str, *files: str, trust_remote_code: bool = False, whole: bool = False, **options: Any) -> Any:
     """`kind.from_pretrained` of the model `name` (see `locate`, which takes `files`); `what` says in messages what it should be.
 
     The checkpoint's own code runs only with `trust_remote_code`; nothing is asked, and neither stdin nor stdout is touched.
+    A network that is `whole` has all of its weights from the checkpoint; transformers would draw what is missing at random.
 
     Raises:
         NoInputError: there is no such model, it is damaged, it is of another kind, its config asks for far more than its
-            weights fill, it is an adapter of another model, or it needs code of its own.
+            weights fill, it is an adapter of another model, it is not whole, or it needs code of its own.
         OutOfMemory: it does not fit.
     """
     header = gguf_header(name) if is_gguf(name) else None
@@ -50,10 +51,15 @@ def pretrained(kind: Any, name: str, what: str, *files: str, trust_remote_code: 
     _never_ask()
     try:
         with _bounded(_limit(folder) if header is None else _limit_of(header)), _alone(header) as file:
-            where = {"gguf_file": file.name} if file else {}
-            found = kind.from_pretrained(file.parent if file else folder, trust_remote_code=trust_remote_code, **where, **options)
+            more = {"output_loading_info": True} if whole else {}
+            more |= {"gguf_file": file.name} if file else {}
+            found = kind.from_pretrained(file.parent if file else folder, trust_remote_code=trust_remote_code, **more, **options)
     except BaseException as error:
         raise _typed(error, name, what, trust_remote_code) from error
+    if whole:
+        found, told = found
+        if missing := sorted(told["missing_keys"]):
+            raise NoInputError(f"no {what} in {name}: it lacks {len(missing)} weights of {type(found).__name__}, {missing[0]} first")
     if header is not None:
         # The folder is gone.
         found.name_or_path = name
@@ -181,25 +187,25 @@ class _TooLarge(Exception):
     """A network asks for more memory than its weights can fill."""
 
 
-def _limit(folder: Path) -> tuple[int, int]:
-    """The numbers that a network may have, by its weights, and the bytes of these."""
+def _limit(folder: Path) -> tuple[int, int, str]:
+    """The numbers that a network may have, by its weights, the bytes of these, and where it is described."""
     stored = sum(path.stat().st_size for pattern in ("*.safetensors", "*.bin", "*.pt", "*.pth") for path in folder.glob(pattern))
     packed = '"quantization_config"' in (folder / "config.json").read_text(errors="replace")
-    return stored * (PACKED_PER_BYTE if packed else PER_BYTE) + ROOM, stored
+    return stored * (PACKED_PER_BYTE if packed else PER_BYTE) + ROOM, stored, "config.json"
 
 
-def _limit_of(header: Header) -> tuple[int, int]:
+def _limit_of(header: Header) -> tuple[int, int, str]:
     """The same by a GGUF file's header: tied weights are stored once."""
-    return PER_BYTE * header.numbers + ROOM, header.path.stat().st_size
+    return PER_BYTE * header.numbers + ROOM, header.path.stat().st_size, "its header"
 
 
 @contextmanager
-def _bounded(limits: tuple[int, int]) -> Iterator[None]:
+def _bounded(limits: tuple[int, int, str]) -> Iterator[None]:
     """Counts the parameters and buffers that this thread registers on `meta`, and stops it as soon as they are too many."""
     from torch.nn.modules import module
 
     here = threading.get_ident()
-    limit, stored = limits
+    limit, stored, where = limits
     total = 0
 
     def count(owner: Any, name: str, tensor: Any) -> None:
@@ -207,7 +213,7 @@ def _bounded(limits: tuple[int, int]) -> Iterator[None]:
         if tensor is not None and tensor.is_meta and threading.get_ident() == here:
             total += tensor.numel() + OVERHEAD
             if total > limit:
-                raise _TooLarge(f"config.json describes a network of more than {total:,} numbers, but its weights are {stored:,} bytes")
+                raise _TooLarge(f"{where} describes a network of more than {total:,} numbers, but its weights are {stored:,} bytes")
 
     hooks = [module.register_module_parameter_registration_hook(count), module.register_module_buffer_registration_hook(count)]
     try:
