@@ -58,6 +58,8 @@ def pretrained(kind: Any, name: str, what: str, *files: str, trust_remote_code: 
         raise _typed(error, name, what, trust_remote_code) from error
     if whole:
         found, told = found
+        if told["mismatched_keys"]:
+            raise NoInputError(f"no {what} in {name}: {len(told['mismatched_keys'])} weights are of another shape than its configuration says")
         # Buffers are computed.
         if missing := sorted({name for name, _ in found.named_parameters(remove_duplicate=False)} & set(told["missing_keys"])):
             raise NoInputError(f"no {what} in {name}: it lacks {len(missing)} weights of {type(found).__name__}, {missing[0]} first")
