@@ -14,7 +14,7 @@ from blendkit.errors import BlendkitError, RecordError, UsageError, require
 from blendkit.generators.answers import Answers
 from blendkit.generators.base import Completion, Prompt, TextModel
 from blendkit.generators.options import Sampling
-from blendkit.generators.prompting import Encoded, Prompting, Truncation, positions_of
+from blendkit.generators.prompting import EncodedPrompt, Prompting, PromptTruncation, positions_of
 from blendkit.generators.reasoning import Room
 from blendkit.generators.vllm_faults import fault_of, fault_of_start
 from blendkit.models.loading import choose_device, choose_dtype, fingerprint, locate
@@ -69,7 +69,7 @@ class VllmModel(TextModel):
         self.answers = Answers(tokenizer, ends, -1)
         self._engine: Any = None
         self._fault: BlendkitError | None = None
-        self.room, self.truncation = Room(), Truncation()
+        self.room, self.truncation = Room(), PromptTruncation()
 
     def start(self) -> Any:
         """The `vllm.LLM`, started when it is first needed. What kept it from starting once will do so again."""
@@ -144,11 +144,11 @@ class VllmModel(TextModel):
             asked.append((encoded.ids, self._parameters(prompt, sampling, encoded)))
         outputs = iter(self._generated(asked))
         return [
-            self._completion(next(outputs), one, _stops(prompt, sampling), sampling.logprobs) if isinstance(one, Encoded) else one
+            self._completion(next(outputs), one, _stops(prompt, sampling), sampling.logprobs) if isinstance(one, EncodedPrompt) else one
             for prompt, one in zip(prompts, found, strict=True)
         ]
 
-    def _parameters(self, prompt: Prompt, sampling: Sampling, encoded: Encoded) -> dict[str, Any]:
+    def _parameters(self, prompt: Prompt, sampling: Sampling, encoded: EncodedPrompt) -> dict[str, Any]:
         """Arguments of vLLM's SamplingParams."""
         # vLLM would find a stop in the reasoning, too; behind it, the stop is found when all is written.
         reasons = encoded.opened or bool(self.room.given) or sampling.effort not in (None, "none")
@@ -167,7 +167,7 @@ class VllmModel(TextModel):
             "skip_special_tokens": False,
         }
 
-    def _completion(self, output: Any, encoded: Encoded, stops: list[str], logprobs: bool) -> Completion:
+    def _completion(self, output: Any, encoded: EncodedPrompt, stops: list[str], logprobs: bool) -> Completion:
         written = list(output.token_ids)
         found = self.answers.completion(written, len(encoded.ids), stops, encoded.opened)
         if logprobs:
