@@ -122,10 +122,14 @@ def test_consensus_says_nothing_twice_and_adds_what_others_agree_on():
 
 
 def test_consensus_puts_a_space_behind_an_answer_that_was_cut_off():
-    cut = "Bread rises because yeast makes carbon dioxide gas. The gas is caught in the"
-    others = ["Yeast makes gas. The gas is caught in the dough by gluten.", "Yeast produces gas. The gas is caught in the dough by its gluten."]
-    text = fused([cut, *others], [0, 1, 2])
-    assert text.startswith(cut) and not text.startswith(f"{cut}The")
+    import torch
+
+    from blendkit.fusers.consensus import fuse_units
+
+    first, cut, new = torch.eye(4)[0], torch.eye(4)[1], torch.tensor([0.0, 0.8, 0.6, 0.0])
+    parts = [[("One thing.", " "), ("Another thing is that", "")]] + [[("One thing.", " "), ("Others say so.", "")]] * 2
+    embeddings = [torch.stack([first, cut]), *[torch.stack([first, new])] * 2]
+    assert fuse_units(parts, embeddings, torch.ones(3) / 3) == "One thing. Another thing is that Others say so."
 
 
 def test_fuse_before_rank_says_so(blendkit):
