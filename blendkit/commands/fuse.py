@@ -48,8 +48,8 @@ def fuse(
     on_truncate: Annotated[
         str | None,
         typer.Option(
-            help="A prompt longer than a local model reads: `warn` (cut its longest texts, say so at the end) or `fail`.",
-            show_default="warn",
+            help="A prompt longer than a local model reads: `warn` (as without it: cut its longest texts, say so at the end) or `fail`.",
+            show_default=False,
             rich_help_panel=CHAT,
         ),
     ] = None,

@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from blendkit.errors import UsageError
+from blendkit.generators.factory import WHOLE, generator_of
 from blendkit.pipeline.stage import Stage
 from blendkit.registry import Registry, Row, options_of, suggesting
 
@@ -20,7 +21,9 @@ FUSERS = Registry(
         "GenFuser": Row(
             "blendkit.fusers.genfuser:GenFuser", "reads the top K as the paper's does", form="a seq2seq directory or hub id such as llm-blender/gen_fuser_3b"
         ),
-        "ChatFuser": Row("blendkit.fusers.chat:ChatFuser", "read the top K as quoted material", form="one or several chat models, openai:MODEL or local ones"),
+        "ChatFuser": Row(
+            "blendkit.fusers.chat:ChatFuser", "read the top K as quoted material", form="one or several chat models, openai:MODEL, vllm:MODEL or local ones"
+        ),
     },
 )
 # What a checkpoint can be is read from its config, and not from its name.
@@ -49,7 +52,7 @@ def make_fuser(
     named = endpoint.named if endpoint else {}
     kinds = {fuser_of(spec, named) for spec in models}
     if len(models) > 1 and kinds != {"ChatFuser"}:
-        raise UsageError("fuse: several models must all be chat models (openai:MODEL, or local ones)")
+        raise UsageError("fuse: several models must all be chat models (openai:MODEL, vllm:MODEL, or local ones)")
     chosen = kinds.pop()
     if chosen != "ChatFuser" and models[0] in named and endpoint:
         table = named[models[0]]
@@ -84,7 +87,7 @@ def fuser_of(spec: str, named: Mapping[str, Entry]) -> str:
     name = spec.partition(":")[0]
     if name in FUSERS and name not in BY_CONFIG:
         return name
-    if name == "openai":
+    if generator_of(spec)[0] not in WHOLE:
         return "ChatFuser"
     from transformers import AutoConfig
 

@@ -70,6 +70,7 @@ class ChatFuser(Stage):
         self.sampling = Sampling(max_new_tokens=max_new_tokens, temperature=temperature, effort=reasoning_effort)
         self.jobs = {one.name: self.models[one.name].completing(one.sampling(self.sampling)) for one in found}
         self.show_ranks, self.show_scores = show_ranks, show_scores
+        self.window = max(self.window, *(model.window for model in self.models.values()))
         self.overlap = windows_at_once(self.models.values(), endpoint)
         self.passes_records = not endpoint.emit_batch
         shown = "+".join(part for part, wanted in (("ranks", show_ranks), ("scores", show_scores)) if wanted) or "no"

@@ -89,6 +89,8 @@ class TextModel(ABC):
 
     # It runs in this process, and not behind an endpoint.
     local = True
+    # Records that a stage's window should hold at least for its sake.
+    window = 1
     spec: str
 
     @abstractmethod
@@ -97,7 +99,15 @@ class TextModel(ABC):
 
     def completing(self, sampling: Sampling) -> Job:
         """The job of continuing prompts."""
-        return Job(self.spec, partial(self.complete, sampling=sampling), self.local, self.close)
+        return Job(self.spec, partial(self.complete, sampling=sampling), self.budgeted, self.close)
+
+    @property
+    def budgeted(self) -> bool:
+        """Whether its batches keep to the token budget; else it gets all that a window has for it at once."""
+        return self.local
+
+    def check(self, sampling: Sampling) -> None:  # noqa: B027
+        """Raises UsageError for a way of decoding that the model does not have."""
 
     def length(self, prompt: Prompt) -> int:
         """About how many tokens the prompt has."""

@@ -27,6 +27,7 @@ GENERATORS = Registry(
             "a tiny language model inside the package, for trying the pipe out; its answers make no sense",
             form="embedded:a",
         ),
+        "vllm": Row("blendkit.generators.vllm:VllmModel", "a model for vLLM, in this process", form="vllm:MODEL"),
         "openai": Row("blendkit.generators.endpoint:Endpoint", "any OpenAI-compatible server", form="openai:MODEL"),
     },
 )
@@ -67,8 +68,8 @@ class Chosen:
 
 
 def split_name(model: str) -> tuple[str, str]:
-    """Name (or nothing) and SPEC of `NAME=SPEC` or `SPEC`; a `=` in a URL is the URL's."""
-    before, _, _ = (_AT_URL.split(model, maxsplit=1)[0]).partition("=")
+    """Name (or nothing) and SPEC of `NAME=SPEC` or `SPEC`; a `=` in a URL is the URL's, and one behind a question mark a setting's."""
+    before = re.split(r"=|\?|@https?://", model, maxsplit=1)[0]
     return (before, model[len(before) + 1 :]) if model[len(before) : len(before) + 1] == "=" else ("", model)
 
 

@@ -105,7 +105,9 @@ class Generating(Stage):
         self.local = [model for model in self.models.values() if model.local]
         if len(self.local) > 1:
             self.window = SEVERAL_LOCAL
-        elif not self.local:
+        elif self.local:
+            self.window = max(self.window, *(model.window for model in self.models.values()))
+        else:
             # A window holds enough questions to keep all `concurrency` requests busy.
             self.window = max(16, 4 * max(one.endpoint.concurrency for one in found))
             self.overlap = windows_at_once(self.models.values(), endpoint)
@@ -116,6 +118,7 @@ class Generating(Stage):
         local = self.models[name].local
         if not local and (sampling.beams > 1 or sampling.typical_p < 1):
             raise UsageError(f"--decoding {sampling.method}: endpoints have no such method; {name} would need a local model")
+        self.models[name].check(sampling)
         if sampling.beams > 1 and not hasattr(self.models[name], "search"):
             raise UsageError(f"--decoding {sampling.method}: {name} has no such method")
         if sampling.beams > 1 and self.num_return > sampling.beams:
@@ -135,7 +138,7 @@ class Generating(Stage):
                 return model.search(prompts, sampling, self.num_return)  # type: ignore[attr-defined,no-any-return]
             return [one if isinstance(one, Exception) else [one] for one in model.complete(prompts, sampling)]
 
-        return Job(name, run, model.local, model.close)
+        return Job(name, run, model.budgeted, model.close)
 
     def plan(self, record: Record) -> list[Work]:
         """One prompt a candidate, or a search. Sampling differs from record to record, so equal prompts stay apart."""

@@ -18,7 +18,7 @@ JUDGES = Registry(
     "blendkit.judges",
     {
         "embedded": Row("blendkit.judges.embedded:EmbeddedJudge", "a stand-in by BERTScore against the reference"),
-        LLM: Row("blendkit.judges.llm:LLMJudge", form="openai:MODEL, or a local causal model (a directory or a hub id)"),
+        LLM: Row("blendkit.judges.llm:LLMJudge", form="openai:MODEL, vllm:MODEL, or a local causal model (a directory or a hub id)"),
     },
 )
 

@@ -28,7 +28,7 @@ Reply = tuple[str, bool]
 
 
 class LLMJudge(Juror):
-    """`openai:MODEL` or a local model.
+    """`openai:MODEL`, `vllm:MODEL` or a local model.
 
     By `likelihood`, the verdict is the word that the model finds likeliest, and comes with a probability. A reply in words
     is parsed strictly, asked for once more, and then `unparsed`.
@@ -61,7 +61,7 @@ class LLMJudge(Juror):
         self.unparsed = self.asked = 0
         self._counting = threading.Lock()
         self.overlap = windows_at_once([self.model], endpoint)
-        self.job = Job(self.name, self._opinions, self.local, self.model.close)
+        self.job = Job(self.name, self._opinions, self.model.budgeted, self.model.close)
         by = verdict_by if verdict_by == "auto" and not self.local else self.way
         effort = {"effort": self.sampling.effort} if self.sampling.effort else {}
         self.signature = str(Signature(f"judge:{one.spec}", prompt=self.prompt.name, by=by, **effort, v=VERSION))
@@ -145,16 +145,13 @@ class LLMJudge(Juror):
         return Opinion(verdict) if verdict else Opinion("unparsed", reason=reply.text[:200])
 
     def _local_likelihoods(self, prompts: list[Prompt]) -> list[Any]:
-        from blendkit.generators.local import LocalModel
-
-        assert isinstance(self.model, LocalModel)
         begun = None
         if self.prompt.lead:
             # The reasoning is the model's own; what it would have ended with is asked for by likelihood.
             reasons = self.model.complete(prompts, replace(self.sampling, stop=(self.prompt.lead,)))
             begun = [f"{reason.text} {self.prompt.lead} " if isinstance(reason, Completion) else "" for reason in reasons]
         verdicts, words = list(self.prompt.words), list(self.prompt.words.values())
-        found = self.model.likelihoods(prompts, words, begun)
+        found = self.model.likelihoods(prompts, words, begun)  # type: ignore[attr-defined]
         reasons_given = begun or [""] * len(prompts)
         return [
             values if isinstance(values, Exception) else _weighted(dict(zip(verdicts, values, strict=True)), reason.strip()[:200])

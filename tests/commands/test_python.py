@@ -100,7 +100,7 @@ def test_the_defaults_that_the_help_shows_are_the_kinds_own():
         ("generate -m embedded:a --timeout 3", "--timeout: embedded has no such option; openai has"),
         (
             "generate -m openai:x --base-url http://127.0.0.1:9/v1 --trust-remote-code",
-            "--trust-remote-code: openai has no such option; local and embedded have",
+            "--trust-remote-code: openai has no such option; local, embedded and vllm have",
         ),
     ],
 )
