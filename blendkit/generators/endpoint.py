@@ -134,7 +134,7 @@ class Endpoint(TextModel):
         try:
             if self._gate is None:
                 self._open()
-            keys = [self._key(self._adapted.of(body)) for body in bodies]
+            keys = [self._key(self._adapted.of(body, self._given)) for body in bodies]
             cached = self._kept(keys)
         except BlendkitError as error:
             self._gone = error
@@ -207,7 +207,7 @@ class Endpoint(TextModel):
             await self._limit.wait(sum(most))
             if self._gone is not None:
                 return self._gone
-            sent = adapted.of(body)
+            sent = adapted.of(body, self._given)
             key = self._key(sent)
             try:
                 if fixes and (cached := self._kept([key]).get(key)) is not None:
@@ -254,12 +254,12 @@ class Endpoint(TextModel):
     def _changed(self, refused: Refused, sent: dict[str, Any], adapted: Adapted) -> Adapted | None:
         """How the request may be put instead: as others have learned meanwhile, or as this refusal says."""
         known = adapted.joined(self._adapted)
-        if known.of(sent) != sent:
+        if known.of(sent, self._given) != sent:
             return known
         changed = (
             adapted_to(refused.data, str(refused), sent, known, [name for name in sent if name not in self._given]) if refused.status in STATUSES else None
         )
-        return changed if changed is not None and changed.of(sent) != sent else None
+        return changed if changed is not None and changed.of(sent, self._given) != sent else None
 
     def _learned(self, adapted: Adapted) -> None:
         """An answer came to a request so changed: from now on all are."""
