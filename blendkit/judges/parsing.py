@@ -109,6 +109,8 @@ class VerdictReader:
     def read(self, reply: str) -> str | None:
         """The one verdict that the reply states, or None."""
         text = _cleaned(reply)
+        if not self.lead and (verdict := self._words.get(plain(text))) is not None:
+            return verdict
         if self.lead:
             found = {verdict for part in self._behind_leads(text) if (verdict := self._at(self._stated, part))}
         else:
