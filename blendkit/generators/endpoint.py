@@ -7,7 +7,6 @@ whole core for 75 % of the possible rate, aiohttp a tenth of one for 95 % (docs/
 from __future__ import annotations
 
 import asyncio
-import os
 import random
 import threading
 import time
@@ -17,32 +16,19 @@ from typing import Any
 
 import orjson
 
-from blendkit.credentials import Address, Secrets
-from blendkit.errors import BlendkitError, EndpointError, NoInputError, RecordError, UsageError
+from blendkit.errors import BlendkitError, EndpointError, RecordError, UsageError
 from blendkit.generators import requests
 from blendkit.generators.base import Completion, Prompt, TextModel, Unsupported
 from blendkit.generators.batch_file import BatchAnswers, BatchWriter
 from blendkit.generators.cache import Cache
-from blendkit.generators.limits import Meter, RateLimit, connections, retry_after
+from blendkit.generators.limits import Meter, RateLimit, connections
 from blendkit.generators.options import EndpointOptions, Sampling
-from blendkit.generators.replies import REFUSAL_BYTES, BadReply, read_body, read_kept, read_reply, what_it_says
+from blendkit.generators.replies import BadReply, read_kept, read_reply
+from blendkit.generators.server import ROUTES, Refused, Server, TryAgain
 
-DEFAULT_URL = "https://api.openai.com/v1"
-AGAIN = (408, 409, 425, 429)  # and every 5xx: another try may succeed
 FEATURES = ("response_format", "json_schema", "logprobs")  # what not every server has; its refusal names them
 GONE = 3  # requests in a row that used up their retries
 FIRST_BACKOFF, LONGEST_BACKOFF = 0.5, 30.0
-LONGEST_WAIT = 3600.0  # seconds that a server may ask for before it counts as gone
-QUOTED = 300  # characters of what a server says
-ROUTES = {"chat": "chat/completions", "completions": "completions"}
-
-
-class TryAgain(Exception):
-    """A request failed in a way that may pass; `wait` is what the server asked for, in seconds; `paid`: there was an answer all the same."""
-
-    def __init__(self, reason: str, wait: float | None = None, paid: bool = False) -> None:
-        super().__init__(reason)
-        self.wait, self.paid = wait, paid
 
 
 class Exhausted(Exception):
@@ -61,10 +47,7 @@ _endpoints: weakref.WeakSet[Endpoint] = weakref.WeakSet()
 
 
 class Endpoint(TextModel):
-    """The key comes from OPENAI_API_KEY; with a --base-url it may be absent, as local servers ask for none.
-
-    A key in the base URL is sent as it stands there, and is no part of any name. Nothing that leaves (exceptions, texts,
-    what a cache keeps) holds a credential.
+    """A model behind a server. Nothing that leaves (exceptions, texts, what a cache keeps) holds a credential.
 
     Raises:
         UsageError: the `api` extra is not installed, options that do not go together, or a base URL that is none.
@@ -74,28 +57,12 @@ class Endpoint(TextModel):
     local = False
 
     def __init__(self, model: str, endpoint: EndpointOptions) -> None:
-        try:
-            import aiohttp
-        except ImportError as error:
-            raise UsageError("an openai: model needs aiohttp: pip install 'blendkit[api]'") from error
-        if endpoint.api not in ROUTES:
-            raise UsageError(f"--api {endpoint.api}: expected {' or '.join(ROUTES)}")
         if endpoint.max_cost is not None and not (endpoint.price_in or endpoint.price_out):
             raise UsageError("--max-cost needs --price-in and --price-out, in $ a million tokens")
-        self._aiohttp = aiohttp
         self.spec, self._model, self.options = f"openai:{model}", model, endpoint
-        self._key = os.environ.get("OPENAI_API_KEY", "").strip()
-        if any(not sign.isprintable() for sign in self._key):
-            raise UsageError("OPENAI_API_KEY holds control characters or is no UTF-8; no header can carry it")
-        self._address = Address.parsed(endpoint.base_url or os.environ.get("OPENAI_BASE_URL") or DEFAULT_URL)
-        self._where = self._address.name
-        self._secrets = Secrets([self._key, *self._address.secrets])
-        if self._key and self._address.authorization:
-            raise UsageError("two credentials: --base-url has some, and OPENAI_API_KEY is set; the server reads one of them only")
+        self.server = Server(model, endpoint)
         self._writer = BatchWriter(endpoint.emit_batch, ROUTES[endpoint.api]) if endpoint.emit_batch else None
         self._answers = BatchAnswers(endpoint.read_batch, endpoint.max_body_bytes) if endpoint.read_batch else None
-        if not self._key and self._where == DEFAULT_URL and not endpoint.offline:
-            raise EndpointError("OPENAI_API_KEY is not set; set it, or name another server with --base-url")
         self._cache = Cache(endpoint.cache, endpoint.max_body_bytes) if endpoint.cache and not endpoint.offline else None
         self._limit = RateLimit(endpoint.requests_per_minute, endpoint.tokens_per_minute)
         self.meter = Meter(endpoint.price_in, endpoint.price_out, endpoint.max_cost)
@@ -107,7 +74,6 @@ class Endpoint(TextModel):
         # One loop in a thread of its own serves all windows in work; connections stay open between them.
         self._loop: asyncio.AbstractEventLoop | None = None
         self._starting = threading.Lock()
-        self._session: Any = None
         self._gate: asyncio.Semaphore | None = None
         self._under_way: dict[str, asyncio.Future[Completion | Exception]] = {}
         if not endpoint.offline:
@@ -127,44 +93,34 @@ class Endpoint(TextModel):
             if self._loop is None:
                 self._loop = asyncio.new_event_loop()
                 threading.Thread(target=_serve, args=(self._loop,), name="endpoint", daemon=True).start()
-        asked = [(body, f"{self._where} {key}") for key, body in zip(keys, bodies, strict=True)]
+        asked = [(body, f"{self.server.where} {key}") for key, body in zip(keys, bodies, strict=True)]
         return [self._without_secrets(result) for result in asyncio.run_coroutine_threadsafe(self._all(asked), self._loop).result()]
 
     def _without_secrets(self, result: Completion | Exception) -> Completion | Exception:
         """What leaves: a server may quote the key that it got, or a URL that has one."""
         if isinstance(result, Exception):
-            result.args = (self._secrets.masked(str(result)),)
+            result.args = (self.server.masked(str(result)),)
             return result
-        parts = [result.text, result.finish_reason or "", *(result.alternatives or ())]
-        if parts == [self._secrets.masked_whole(part) for part in parts]:
-            return result
-        self.hidden += 1
-        masked = self._secrets.masked_whole
-        others = {masked(token): value for token, value in result.alternatives.items()} if result.alternatives else None
-        return replace(result, text=masked(result.text), finish_reason=result.finish_reason and masked(result.finish_reason), alternatives=others)
+        clean = self.server.without_secrets(result)
+        self.hidden += clean is not result
+        return clean
 
     def _from_batch(self, key: str, body: dict[str, Any]) -> Completion | Exception:
         assert self._answers is not None
         answer = self._answers.get(key)
         if isinstance(answer, str):
-            return RecordError("", f"{self.spec}: {self._quoted(answer)}")
+            return RecordError("", f"{self.spec}: {self.server.quoted(answer)}")
         try:
             return self._counted(self._completion(answer, body), paid=True)
         except BadReply as error:
             return RecordError("", f"{self.spec}: the batch {error}")
 
     async def _all(self, asked: list[tuple[dict[str, Any], str]]) -> list[Completion | Exception]:
-        if self._session is None:
+        if self._gate is None:
             many, files = connections(self.options.concurrency, len(_endpoints))
             if many < self.options.concurrency:
                 self._fewer = f"--concurrency {self.options.concurrency}: this process may open {files} files (ulimit -n), so {many} requests go at a time"
-            timeout = self._aiohttp.ClientTimeout(total=self.options.timeout)
-            connector = self._aiohttp.TCPConnector(limit=many)
-            headers = {"Accept-Encoding": "gzip"}
-            if authorization := f"Bearer {self._key}" if self._key else self._address.authorization:
-                headers["Authorization"] = authorization
-            # aiohttp would decompress without a limit.
-            self._session = self._aiohttp.ClientSession(timeout=timeout, connector=connector, headers=headers, auto_decompress=False)
+            self.server.open(many)
             self._gate = asyncio.Semaphore(many)
         try:
             cached = self._kept([key for _, key in asked])
@@ -245,7 +201,7 @@ class Endpoint(TextModel):
                     self._gone = self._gone or error
                     self._not_kept = str(error)
             return self._counted(completion, paid=True)
-        failure = Exhausted(f"{self._where} {reason}, after {self.options.retries} retries", first, answered)
+        failure = Exhausted(f"{self.server.where} {reason}, after {self.options.retries} retries", first, answered)
         self._failures += 1
         if self._failures >= GONE:
             self._gone = self._gone or EndpointError(f"{failure}; is the server running?")
@@ -271,51 +227,14 @@ class Endpoint(TextModel):
 
     async def _attempt(self, body: dict[str, Any], key: str) -> Completion:
         """One request. Raises TryAgain, or a fault that no second try will mend."""
-        headers = {"Content-Type": "application/json", "Idempotency-Key": key.rpartition(" ")[2]}
-        url = self._address.of(ROUTES[self.options.api])
         try:
-            # A redirect is not followed: the prompt, if not the key, would go to whom nobody named.
-            async with self._session.post(url, data=orjson.dumps(body), headers=headers, allow_redirects=False) as reply:
-                if reply.status != 200:
-                    raise self._refused(reply.status, await read_body(reply, REFUSAL_BYTES, whole=False), reply.headers)
-                return self._completion(await read_body(reply, self.options.max_body_bytes), body)
-        except TimeoutError:
-            raise TryAgain(f"gave no answer in {self.options.timeout:g} s") from None
+            return self._completion(await self.server.ask(body, key.rpartition(" ")[2]), body)
         except BadReply as error:
             raise TryAgain(str(error), paid=True) from None
-        except (self._aiohttp.ClientPayloadError, self._aiohttp.ServerDisconnectedError, ConnectionError) as error:
-            raise TryAgain(f"cut the connection ({type(error).__name__})") from None
-        except self._aiohttp.InvalidURL:
-            raise UsageError(f"--base-url {self._where}: expected http://HOST:PORT/v1 or the like") from None
-        except self._aiohttp.ClientResponseError:
-            raise TryAgain("answers with headers that are too long or no HTTP", paid=True) from None
-        except self._aiohttp.ClientError as error:
-            raise TryAgain(f"cannot be reached ({type(error).__name__})") from None
-
-    def _refused(self, status: int, data: bytes, headers: Any) -> Exception:
-        where = self._where
-        message = self._quoted(what_it_says(data))
-        if 300 <= status < 400:
-            place = self._quoted(headers.get("Location", "nowhere"))
-            return EndpointError(f"{where} redirects to {place} (HTTP {status}), where nothing is sent; if that is right, name it with --base-url")
-        if status in (401, 403):
-            return EndpointError(f"{where} refuses the key (HTTP {status}); check OPENAI_API_KEY")
-        if status == 404:
-            return NoInputError(f"{where} has no model {self._model!r} (HTTP 404)")
-        if status == 402 or (status == 429 and "insufficient_quota" in data.decode(errors="replace")):
-            return EndpointError(f"{where} says that the account has no more credit (HTTP {status})")
-        if status in AGAIN or status >= 500:
-            wait = retry_after(headers)
-            if wait is not None and not wait <= LONGEST_WAIT:
-                return EndpointError(f"{where} answers HTTP {status} and asks for {wait:.0f} s of patience; go on with --resume later")
-            return TryAgain(f"answers HTTP {status}", wait)
-        if status in (400, 422, 501) and any(name in message for name in FEATURES):
-            return Unsupported("", f"{self.spec} refuses what was asked for (HTTP {status}): {message}")
-        return RecordError("", f"{self.spec} refuses this prompt (HTTP {status}): {message}")
-
-    def _quoted(self, text: str) -> str:
-        """The beginning of foreign words, masked before they are cut, so that no piece of a secret stays at their end."""
-        return self._secrets.masked(text[: 20 * QUOTED])[:QUOTED]
+        except Refused as refused:
+            if refused.status in (400, 422, 501) and any(name in str(refused) for name in FEATURES):
+                raise Unsupported("", f"{self.spec} refuses what was asked for (HTTP {refused.status}): {refused}") from None
+            raise RecordError("", f"{self.spec} refuses this prompt (HTTP {refused.status}): {refused}") from None
 
     def _completion(self, data: bytes, body: dict[str, Any]) -> Completion:
         """A response's body, priced. Raises BadReply when it is none."""
@@ -337,20 +256,19 @@ class Endpoint(TextModel):
 
     def describe(self) -> dict[str, Any]:
         """The model and where it is, without credentials, and what was asked and paid."""
-        return {"model": self.spec, "base_url": self._where, "api": self.options.api, **self.meter.describe()}
+        return {"model": self.spec, "base_url": self.server.where, "api": self.options.api, **self.meter.describe()}
 
     def close(self) -> None:
         """Closes the connections; the next call opens new ones."""
-        loop, session = self._loop, self._session
-        self._loop = self._session = None
+        loop, self._loop = self._loop, None
         if loop is not None:
             # Waited for: the next call's loop is another thread, and the cache serves one at a time.
-            asyncio.run_coroutine_threadsafe(self._shut(session), loop).result()
+            asyncio.run_coroutine_threadsafe(self._shut(), loop).result()
             loop.call_soon_threadsafe(loop.stop)
 
-    async def _shut(self, session: Any) -> None:
-        if session is not None:
-            await session.close()
+    async def _shut(self) -> None:
+        self._gate = None
+        await self.server.close()
         if self._cache is not None:
             self._cache.close()
 
