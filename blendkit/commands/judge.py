@@ -54,6 +54,10 @@ def judge(
     max_new_tokens: Annotated[
         int | None, typer.Option(min=1, help="Tokens of a reply at most.", show_default="the prompt's own", rich_help_panel=LLM_JUDGES)
     ] = None,
+    max_unparsed: Annotated[
+        float,
+        typer.Option(help="End with 70 when more than this share (0 to 1) of a judge's verdicts could not be read; all records are written all the same."),
+    ] = 0.2,
 ) -> None:
     """Give a verdict on every pair of candidates, the reference in hand.
 
@@ -70,7 +74,7 @@ def judge(
 
         return make_judge(
             model or "embedded", name=name, endpoint=endpoint, orders=orders, schedule=schedule, seed=run.seed, device=run.device, dtype=run.dtype,
-            prompt=prompt, verdict_by=verdict_by, max_new_tokens=max_new_tokens,
+            prompt=prompt, verdict_by=verdict_by, max_new_tokens=max_new_tokens, max_unparsed=max_unparsed,
         )  # fmt: skip
 
     run_stage(make, run)

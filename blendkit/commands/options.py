@@ -103,7 +103,14 @@ ENDPOINTS: dict[str, tuple[Any, Any]] = {
     "price_out": (_endpoint(float, "$ a million tokens of answer.", min=0.0), 0.0),
     "max_cost": (_endpoint(float | None, "Stop before this many $ are exceeded."), None),
     "emit_batch": (_endpoint(str | None, "Ask nothing: write the requests to this file, in the OpenAI batch format."), None),
-    "read_batch": (_endpoint(str | None, "Take the answers from this file, the output of such a batch."), None),
+    "read_batch": (
+        _endpoint(
+            list[str] | None,
+            "Take the answers from this file, the output of such a batch; it may be given several times. With --emit-batch, what has no "
+            "usable answer there is written as the next batch.",
+        ),
+        None,
+    ),
 }
 
 

@@ -64,7 +64,7 @@ class ChatFuser(Stage):
         self.jobs = {spec: model.completing(self.sampling) for spec, model in self.models.items()}
         self.show_ranks, self.show_scores = show_ranks, show_scores
         self.overlap = windows_at_once(self.models.values(), endpoint)
-        self.passes_records = not endpoint.emit_batch
+        self.passes_records = not endpoint.only_emits
         shown = "+".join(part for part, wanted in (("ranks", show_ranks), ("scores", show_scores)) if wanted) or "no"
         known = {"layers": layers, "shown": shown, "decoding": self.sampling.method, "seed": seed}
         self.signature = str(Signature("chat-fuser", models=",".join(models), **known, v=VERSION))

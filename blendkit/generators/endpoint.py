@@ -19,7 +19,7 @@ import orjson
 from blendkit.errors import BlendkitError, EndpointError, RecordError, UsageError
 from blendkit.generators import requests
 from blendkit.generators.base import Completion, Prompt, TextModel, Unsupported
-from blendkit.generators.batch_file import BatchAnswers, BatchWriter
+from blendkit.generators.batch_file import Batch
 from blendkit.generators.cache import Cache
 from blendkit.generators.limits import Meter, RateLimit, connections
 from blendkit.generators.options import EndpointOptions, Sampling
@@ -61,8 +61,7 @@ class Endpoint(TextModel):
             raise UsageError("--max-cost needs --price-in and --price-out, in $ a million tokens")
         self.spec, self._model, self.options = f"openai:{model}", model, endpoint
         self.server = Server(model, endpoint)
-        self._writer = BatchWriter(endpoint.emit_batch, ROUTES[endpoint.api]) if endpoint.emit_batch else None
-        self._answers = BatchAnswers(endpoint.read_batch, endpoint.max_body_bytes) if endpoint.read_batch else None
+        self._batch = Batch(endpoint, ROUTES[endpoint.api], self.server.quoted) if endpoint.offline else None
         self._cache = Cache(endpoint.cache, endpoint.max_body_bytes) if endpoint.cache and not endpoint.offline else None
         self._limit = RateLimit(endpoint.requests_per_minute, endpoint.tokens_per_minute)
         self.meter = Meter(endpoint.price_in, endpoint.price_out, endpoint.max_cost)
@@ -83,12 +82,8 @@ class Endpoint(TextModel):
         """All prompts, at most `concurrency` at a time; once the server is gone, the rest fail at once."""
         bodies = [requests.request_body(self._model, self.options.api, prompt, sampling) for prompt in prompts]
         keys = [requests.digest(body) for body in bodies]
-        if self._writer is not None:
-            for key, body in zip(keys, bodies, strict=True):
-                self._writer.add(key, body)
-            return [Completion("", None, None) for _ in prompts]
-        if self._answers is not None:
-            return [self._without_secrets(self._from_batch(key, body)) for key, body in zip(keys, bodies, strict=True)]
+        if self._batch is not None:
+            return [self._without_secrets(self._from_batch(self._batch, key, body)) for key, body in zip(keys, bodies, strict=True)]
         with self._starting:
             if self._loop is None:
                 self._loop = asyncio.new_event_loop()
@@ -105,15 +100,18 @@ class Endpoint(TextModel):
         self.hidden += clean is not result
         return clean
 
-    def _from_batch(self, key: str, body: dict[str, Any]) -> Completion | Exception:
-        assert self._answers is not None
-        answer = self._answers.get(key)
-        if isinstance(answer, str):
-            return RecordError("", f"{self.spec}: {self.server.quoted(answer)}")
-        try:
+    def _from_batch(self, batch: Batch, key: str, body: dict[str, Any]) -> Completion | Exception:
+        def read(answer: bytes) -> Completion:
             return self._counted(self._completion(answer, body), paid=True)
-        except BadReply as error:
-            return RecordError("", f"{self.spec}: the batch {error}")
+
+        def refusal(status: int, data: bytes) -> Exception:
+            fault = self.server.refusal(status, data, {})
+            return self._refusal(fault) if isinstance(fault, Refused) else fault
+
+        found = batch.answer(key, body, read, refusal)
+        if isinstance(found, RecordError) and not isinstance(found, Unsupported):
+            found.args = (f"{self.spec}: {found}",)
+        return found
 
     async def _all(self, asked: list[tuple[dict[str, Any], str]]) -> list[Completion | Exception]:
         if self._gate is None:
@@ -232,9 +230,12 @@ class Endpoint(TextModel):
         except BadReply as error:
             raise TryAgain(str(error), paid=True) from None
         except Refused as refused:
-            if refused.status in (400, 422, 501) and any(name in str(refused) for name in FEATURES):
-                raise Unsupported("", f"{self.spec} refuses what was asked for (HTTP {refused.status}): {refused}") from None
-            raise RecordError("", f"{self.spec} refuses this prompt (HTTP {refused.status}): {refused}") from None
+            raise self._refusal(refused) from None
+
+    def _refusal(self, refused: Refused) -> RecordError:
+        if refused.status in (400, 422, 501) and any(name in str(refused) for name in FEATURES):
+            return Unsupported("", f"{self.spec} refuses what was asked for (HTTP {refused.status}): {refused}")
+        return RecordError("", f"{self.spec} refuses this prompt (HTTP {refused.status}): {refused}")
 
     def _completion(self, data: bytes, body: dict[str, Any]) -> Completion:
         """A response's body, priced. Raises BadReply when it is none."""
@@ -260,6 +261,8 @@ class Endpoint(TextModel):
 
     def close(self) -> None:
         """Closes the connections; the next call opens new ones."""
+        if self._batch is not None:
+            self._batch.close()
         loop, self._loop = self._loop, None
         if loop is not None:
             # Waited for: the next call's loop is another thread, and the cache serves one at a time.
@@ -275,10 +278,8 @@ class Endpoint(TextModel):
     def warnings(self) -> list[str]:
         """What a run cost, and how many answers were cut off."""
         found = []
-        if self._writer is not None:
-            found.append(
-                f"{self._writer.count} requests are in {self.options.emit_batch}; give the batch's output to --read-batch, with the same records and flags"
-            )
+        if self._batch is not None:
+            found += self._batch.warnings()
         found += [said for said in (self._fewer, self._not_kept) if said]
         if self.unreadable:
             found.append(f"{self.unreadable} rows of --cache {self.options.cache} were no answers of ours; their questions were asked again")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -59,7 +60,7 @@ class Sampling:
 class EndpointOptions:
     """How to reach an OpenAI-compatible server, and within which limits. Prices are in $ a million tokens.
 
-    `cache` is an SQLite file; `emit_batch` and `read_batch` are files in the OpenAI batch format. `asked` is what errors call
+    `cache` is an SQLite file; `emit_batch` and `read_batch` (one or several) are files in the OpenAI batch format. `asked` is what errors call
     these options by: the flag that was given, or None where a command was given none.
     """
 
@@ -75,7 +76,7 @@ class EndpointOptions:
     price_out: float = 0.0
     max_cost: float | None = None
     emit_batch: str | None = None
-    read_batch: str | None = None
+    read_batch: str | Sequence[str] | None = None
     max_body_bytes: int = 64 << 20
     asked: str | None = "endpoint"
 
@@ -90,9 +91,19 @@ class EndpointOptions:
         return None if self == EndpointOptions() else self.asked
 
     @property
+    def batches(self) -> tuple[str, ...]:
+        """The files that answers are read from."""
+        return (self.read_batch,) if isinstance(self.read_batch, str) else tuple(self.read_batch or ())
+
+    @property
+    def only_emits(self) -> bool:
+        """Whether requests are written down, and there are no answers at all."""
+        return bool(self.emit_batch) and not self.batches
+
+    @property
     def offline(self) -> bool:
         """Whether a batch file stands in for the server."""
-        return bool(self.emit_batch or self.read_batch)
+        return bool(self.emit_batch or self.batches)
 
     def share(self, workers: int) -> EndpointOptions:
         """One worker's part of the limits, which are for all of them together.

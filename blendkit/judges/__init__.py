@@ -25,8 +25,8 @@ JUDGES = Registry(
 
 def make_judge(
     model: str | Sequence[str] = "embedded", *, name: str | None = None, orders: str = "both", schedule: str = "full", prompt: str | None = None,
-    verdict_by: str | None = None, max_new_tokens: int | None = None, endpoint: EndpointOptions | None = None, device: str = "auto", dtype: str = "auto",
-    seed: int = 0,
+    verdict_by: str | None = None, max_new_tokens: int | None = None, max_unparsed: float = 0.2, endpoint: EndpointOptions | None = None,
+    device: str = "auto", dtype: str = "auto", seed: int = 0,
 ) -> Judging:  # fmt: skip
     """The stage with one judge or several; the arguments are those of `blendkit.judge`, and None is the judge's own default.
 
@@ -63,7 +63,9 @@ def make_judge(
         given = {**options, "model": where or None, "name": own or (name if len(specs) == 1 and name else spec)}
         with suggesting(where, [other for other in JUDGES if other != LLM]):
             jurors.append(kinds[chosen](**{option: value for option, value in given.items() if option in takes[chosen] and value is not None}))
-    return Judging(jurors, panel=name or "panel", orders=orders, schedule=schedule, seed=seed)
+    # Where requests are only written down, there are no verdicts to pass on.
+    passes = not (endpoint and endpoint.only_emits)
+    return Judging(jurors, panel=name or "panel", orders=orders, schedule=schedule, seed=seed, max_unparsed=max_unparsed, passes_records=passes)
 
 
 def judge_of(spec: str) -> tuple[str, str, str]:

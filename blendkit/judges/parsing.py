@@ -111,18 +111,16 @@ class VerdictReader:
         text = _cleaned(reply)
         if not self.lead and (verdict := self._words.get(plain(text))) is not None:
             return verdict
-        if self.lead:
-            found = {verdict for part in self._behind_leads(text) if (verdict := self._at(self._stated, part))}
-        else:
-            found = self._stated_in(text)
+        found = set(self._behind_leads(text)) if self.lead else self._stated_in(text)
         return found.pop() if len(found) == 1 and _CLASH not in found else None
 
     def _behind_leads(self, text: str) -> Iterator[str]:
-        """What stands behind each lead, to the end of its line or of the next one with something on it."""
+        """The verdicts that stand behind a lead, on its line or the next one with something on it."""
         spelled = re.compile(_spelling(self.lead), re.IGNORECASE)
         for match in spelled.finditer(text):
             rest = text[match.end() : match.end() + 400].lstrip(" \t\n:")
-            yield from rest.split("\n", 1)[:1]
+            if verdict := self._at(self._stated, rest.partition("\n")[0]):
+                yield verdict
 
     def _stated_in(self, text: str) -> set[str]:
         found, text = self._fields(text)
@@ -243,7 +241,7 @@ def _begins_line(text: str, place: int) -> bool:
 def _cleaned(reply: str) -> str:
     """The answer behind reasoning that was left in, full-width letters as plain ones."""
     for opening, closing in TAGS.items():
-        before, found, behind = reply.rpartition(closing)
+        _, found, behind = reply.rpartition(closing)
         if found:
             reply = behind
         elif reply.lstrip().startswith(opening):

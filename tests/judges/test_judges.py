@@ -217,7 +217,7 @@ def test_a_reply_that_is_none_is_asked_for_once_more(serving):
         {"role": "assistant", "content": "the first one, I think"},
         {"role": "user", "content": "That is none of the choices. Reply with exactly one of: A, B, C, D"},
     ]
-    found, stage = judged(serving(reply=lambda body: "both"), of_quality(2, 1), name="j", verdict_by="text")
+    found, stage = judged(serving(reply=lambda body: "both"), of_quality(2, 1), name="j", verdict_by="text", max_unparsed=1)
     assert [(row["verdict"], row["reason"]) for row in found["j"]] == [("unparsed", "both")] * 2
     assert "2 of 2 replies were no verdict, twice; they are recorded as unparsed" in stage.warnings()
 

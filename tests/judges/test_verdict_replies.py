@@ -159,6 +159,8 @@ UNPARSED = [
     "A, while longer, is worse.",
     "Answer A, though longer, loses.",
 ]  # fmt: skip
+
+
 @pytest.mark.parametrize(("reply", "verdict"), READ)
 def test_an_unambiguous_reply_is_read(reply, verdict):
     assert load_prompt("pairwise").parse(reply) == verdict
@@ -196,8 +198,8 @@ def test_words_of_ones_own(tmp_path):
 
 @pytest.mark.parametrize(
     "piece",
-    ["A", "[[", "[[A ", "\\boxed{", '"verdict": "', '"', '\\"', " ", "\n", "Verdict: A or ", "if verdict: A ", "<answer>", "<think></think>", "so, ", "A, ", "A. ",
-     "A: b\n", "*", "“", "'", "If the verdict is A then x. ", "A (", "tie-", "x ", "is better"],
+    ["A", "[[", "[[A ", "\\boxed{", '"verdict": "', '"', '\\"', " ", "\n", "Verdict: A or ", "if verdict: A ", "<answer>", "<think></think>", "so, ", "A, ",
+     "A. ", "A: b\n", "*", "“", "'", "If the verdict is A then x. ", "A (", "tie-", "x ", "is better"],
 )  # fmt: skip
 def test_a_long_reply_is_gone_through_once(piece):
     """A pattern that went through it again and again would take hours."""
