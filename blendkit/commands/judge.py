@@ -61,7 +61,8 @@ def judge(
 ) -> None:
     """Give a verdict on every pair of candidates, the reference in hand.
 
-    Writes `verdicts`: A, B, tie-good or tie-bad for candidates a and b (`unparsed` after two replies that are neither).
+    Writes `verdicts`: A, B, tie-good or tie-bad for candidates a and b (`unparsed` after two replies that are neither; too many
+    of them end with 70).
     Several judges each write their own, and the majority's are those of the judge `panel`. The default, `embedded`, is a
     stand-in that needs no network: it prefers the candidate whose BERTScore against the reference is higher, and knows
     nothing else. For results to report, name an LLM.

@@ -11,7 +11,7 @@ from blendkit.judges.base import Opinion
 from blendkit.terminal_text import excerpt
 
 # So many replies are shown, each to so many characters.
-EXAMPLES, SHOWN = 2, 200
+EXAMPLES, SHOWN = 2, 160
 
 
 @dataclass

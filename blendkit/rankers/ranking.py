@@ -26,7 +26,7 @@ class Ranking(Stage):
     """Writes `ranks[name]` for the candidates that LLMs wrote, and `top`, the indices of the best K.
 
     Comparisons that come with an `order` (bubble and sorting schedules) rank by it first, unless an aggregation
-    is named. A candidate that was in no comparison ranks below all that were. A fused candidate gets no rank:
+    is named. A candidate that was in no comparison, or in no verdict that could be read, ranks below all that were. A fused candidate gets no rank:
     `ranks` ends before it.
     """
 
@@ -105,9 +105,8 @@ class Ranking(Stage):
         given = [verdict for verdict in verdicts[self.key] if verdict["a"] < n and verdict["b"] < n]
         m = verdict_matrix(given, n)
         if n > 1 and not compared(m).any():
-            raise RecordError(
-                f"verdicts.{self.key}", f"no verdict could be read ({len(given)} unparsed)" if given else "expected at least one verdict, got none"
-            )
+            problem = f"no verdict could be read ({len(given)} unparsed)" if given else "expected at least one verdict, got none"
+            raise RecordError(f"verdicts.{self.key}", problem)
         return m
 
     def _comparisons(self, record: Record) -> dict[str, Any]:
