@@ -58,6 +58,22 @@ def judge(
         float,
         typer.Option(help="End with 70 when more than this share (0 to 1) of a judge's verdicts could not be read; all records are written all the same."),
     ] = 0.2,
+    reasoning_effort: Annotated[
+        str | None,
+        typer.Option(
+            help="How much a model that reasons shall do so: none, low, medium, high. Its tokens (0, 1024, 4096, 16384) are beside --max-new-tokens.",
+            show_default=False,
+            rich_help_panel=LLM_JUDGES,
+        ),
+    ] = None,
+    on_truncate: Annotated[
+        str | None,
+        typer.Option(
+            help="A prompt longer than a local model reads: `warn` (as without it: cut its longest texts, say so at the end) or `fail`.",
+            show_default=False,
+            rich_help_panel=LLM_JUDGES,
+        ),
+    ] = None,
 ) -> None:
     """Give a verdict on every pair of candidates, the reference in hand.
 
@@ -75,7 +91,8 @@ def judge(
 
         return make_judge(
             model or "embedded", name=name, endpoint=endpoint, orders=orders, schedule=schedule, seed=run.seed, device=run.device, dtype=run.dtype,
-            prompt=prompt, verdict_by=verdict_by, max_new_tokens=max_new_tokens, max_unparsed=max_unparsed,
+            prompt=prompt, verdict_by=verdict_by, max_new_tokens=max_new_tokens, reasoning_effort=reasoning_effort, on_truncate=on_truncate,
+            max_unparsed=max_unparsed,
         )  # fmt: skip
 
     run_stage(make, run)

@@ -27,13 +27,15 @@ class Prompt:
     """A conversation to be continued, and the seed of its own sampling.
 
     `format`, where there is one, makes a text of the messages, in place of the model's chat template, with each text of
-    theirs as its `material` gives it; `stop` are texts at which that format's answers end.
+    theirs as its `material` gives it; `stop` are texts at which that format's answers end. `quoted` are texts of others
+    inside the messages: where a prompt is too long for the model, these are cut, and whole messages only where there are none.
     """
 
     messages: Messages
     seed: int = 0
     format: Format | None = None
     stop: tuple[str, ...] = ()
+    quoted: tuple[str, ...] = ()
 
     def text(self, material: Material = str) -> str:
         """The messages as one text, for models that take no conversation; what is foreign in it goes through `material`."""
@@ -91,6 +93,8 @@ class TextModel(ABC):
 
     # It runs in this process, and not behind an endpoint.
     local = True
+    # Records that a stage's window should hold at least for its sake.
+    window = 1
     spec: str
 
     @abstractmethod
@@ -99,7 +103,15 @@ class TextModel(ABC):
 
     def completing(self, sampling: Sampling) -> Job:
         """The job of continuing prompts."""
-        return Job(self.spec, partial(self.complete, sampling=sampling), self.local, self.close)
+        return Job(self.spec, partial(self.complete, sampling=sampling), self.budgeted, self.close)
+
+    @property
+    def budgeted(self) -> bool:
+        """Whether its batches keep to the token budget; else it gets all that a window has for it at once."""
+        return self.local
+
+    def check(self, sampling: Sampling) -> None:  # noqa: B027
+        """Raises UsageError for a way of decoding that the model does not have."""
 
     def length(self, prompt: Prompt) -> int:
         """About how many tokens the prompt has."""

@@ -13,9 +13,10 @@ import msgspec
 import orjson
 
 from blendkit.errors import DataError, NoInputError, OutputError, RecordError
-from blendkit.generators.base import Completion, Unanswered, Unsupported
+from blendkit.generators.base import Completion, Unanswered
 from blendkit.generators.options import EndpointOptions
-from blendkit.generators.replies import BadReply, what_it_says
+from blendkit.generators.replies import BadReply, SaidError, what_it_says
+from blendkit.generators.requests import digest
 
 NOTHING = msgspec.Raw(b"null")
 # Of a fault's text, no more than this is kept.
@@ -39,12 +40,13 @@ class Batch:
         self._quoted = quoted
         self.requests = 0
 
-    def answer(self, key: str, body: dict[str, Any], read: Callable[[bytes], Completion], refusal: Callable[[int, bytes], Exception]) -> Completion | Exception:
-        """What the batch has for a request, or the fault that stands for it.
+    def find(self, body: dict[str, Any]) -> bytes | Errored | None:
+        """What the batch says to a request: a response's body, an error, or nothing."""
+        return self._answers.get(digest(body)) if self._answers is not None else None
 
-        `read` makes a completion of a body or raises BadReply; `refusal` says what an answer of another status means.
-        Unsupported is passed on as it is: without the feature, the request is another one.
-        """
+    def answer(self, body: dict[str, Any], read: Callable[[bytes], Completion]) -> Completion | Exception:
+        """The answer to a request, or the fault that stands for it; `read` makes a completion of a response's body."""
+        key = digest(body)
         if self._answers is None:
             self._next(key, body)
             return Completion("", None, None)
@@ -52,15 +54,14 @@ class Batch:
         if found is None:
             problem = f"{self._answers.name} has no answer to it; was the batch made with the same records and flags?"
         elif isinstance(found, Errored):
-            fault = refusal(found.status, found.data) if found.status else None
-            if isinstance(fault, Unsupported):
-                return fault
             problem = f"the batch has an error for it: {self._quoted(what_it_says(found.data))}"
         else:
             try:
                 return read(found)
             except BadReply as error:
                 problem = f"the batch {error}"
+            except SaidError as error:
+                problem = f"the batch has an error for it: {self._quoted(str(error))}"
         if self._writer is None:
             return Unanswered("", problem) if found is None else RecordError("", problem)
         self._next(key, body)

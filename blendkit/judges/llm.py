@@ -10,8 +10,9 @@ from typing import Any
 
 from blendkit.errors import RecordError, UsageError
 from blendkit.generators.base import Completion, Material, Messages, Prompt, TextModel, Unanswered, Unsupported
-from blendkit.generators.factory import text_model, windows_at_once
+from blendkit.generators.factory import chosen, text_model, windows_at_once
 from blendkit.generators.options import EndpointOptions, Sampling
+from blendkit.generators.reasoning import check_reasoning
 from blendkit.judges.base import Juror, Opinion, Opinions, Shown
 from blendkit.judges.prompting import DEFAULT, JudgePrompt, load_prompt
 from blendkit.pipeline.work import Job, Work
@@ -28,7 +29,7 @@ WAITING = Opinion("unparsed", reason="there is no answer yet", waiting=True)
 
 
 class LLMJudge(Juror):
-    """`openai:MODEL` or a local model.
+    """`openai:MODEL`, `vllm:MODEL` or a local model.
 
     By `likelihood`, the verdict is the word that the model finds likeliest, and comes with a probability. A reply in words
     is parsed strictly, asked for once more, and then `unparsed`.
@@ -36,31 +37,34 @@ class LLMJudge(Juror):
 
     def __init__(
         self, model: str, endpoint: EndpointOptions | None = None, *, name: str | None = None, prompt: str = DEFAULT, verdict_by: str = "auto",
-        max_new_tokens: int | None = None, seed: int = 0, device: str = "auto", dtype: str = "auto",
+        max_new_tokens: int | None = None, reasoning_effort: str | None = None, on_truncate: str | None = None, seed: int = 0,
+        device: str = "auto", dtype: str = "auto",
     ) -> None:  # fmt: skip
-        endpoint = endpoint or EndpointOptions()
+        one = chosen(model, endpoint or EndpointOptions(), name or "")
+        endpoint = one.endpoint
         if verdict_by not in WAYS:
             raise UsageError(f"--verdict-by {verdict_by}: expected one of {', '.join(WAYS)}")
+        check_reasoning(effort=reasoning_effort)
         self.prompt: JudgePrompt = load_prompt(prompt)
-        self.model: TextModel = text_model(model, endpoint, device, dtype)
-        self.name, self.seed = name or model, seed
+        self.model: TextModel = text_model(one.spec, endpoint, device, dtype, on_truncate=on_truncate)
+        self.name, self.seed = one.name, seed
         self.local = self.model.local
         if self.prompt.raw and not self.local and endpoint.api == "chat":
             raise UsageError(f"--prompt {self.prompt.name} is a text without a conversation, for models trained on it: add --api completions")
-        self.way = self._way(model, verdict_by)
+        self.way = self._way(one.spec, verdict_by)
         self.given_up: str | None = None
         tokens = max_new_tokens or self.prompt.max_new_tokens
-        self.sampling = Sampling(max_new_tokens=tokens, temperature=0, stop=tuple(self.prompt.stop))
+        self.sampling = one.sampling(Sampling(max_new_tokens=tokens, temperature=0, stop=tuple(self.prompt.stop), effort=reasoning_effort))
         self.unparsed = self.asked = self.waiting = 0
         # Answers come from a batch; with `only_emits`, there are none yet.
-        self._batch = endpoint.offline and not self.local
         self._only_emits = endpoint.only_emits and not self.local
-        self._asks_again = not self._batch or bool(endpoint.emit_batch)
+        self._asks_again = self.local or not endpoint.offline or bool(endpoint.emit_batch)
         self._counting = threading.Lock()
         self.overlap = windows_at_once([self.model], endpoint)
-        self.job = Job(self.name, self._opinions, self.local, self.model.close)
+        self.job = Job(self.name, self._opinions, self.model.budgeted, self.model.close)
         by = verdict_by if verdict_by == "auto" and not self.local else self.way
-        self.signature = str(Signature(f"judge:{model}", prompt=self.prompt.name, by=by, v=VERSION))
+        effort = {"effort": self.sampling.effort} if self.sampling.effort else {}
+        self.signature = str(Signature(f"judge:{one.spec}", prompt=self.prompt.name, by=by, **effort, v=VERSION))
 
     def _way(self, spec: str, asked: str) -> str:
         firsts = [word.split()[0].lower() for word in self.prompt.words.values()]
@@ -105,7 +109,7 @@ class LLMJudge(Juror):
     def _asking(self, texts: dict[str, str], seed: int, as_json: bool = False) -> Prompt:
         content = self.prompt.filled(texts, as_json)
         written = partial(_raw, self.prompt, texts, as_json) if self.prompt.raw else None
-        return Prompt([{"role": "user", "content": content}], seed, written)
+        return Prompt([{"role": "user", "content": content}], seed, written, quoted=tuple(texts.values()))
 
     def _opinions(self, payloads: list[tuple[Prompt, dict[str, str]]]) -> list[Any]:
         """One opinion a prompt, or its fault."""
@@ -123,7 +127,7 @@ class LLMJudge(Juror):
         again = [place for place, reply in enumerate(replies) if isinstance(reply, Completion) and self.prompt.parse(reply.text) is None]
         # A format of its own, as in PandaLM, has no second turn.
         if again and not self.prompt.raw:
-            seconds = [Prompt(_second_turn(prompts[place].messages, replies[place], self.prompt.again()), prompts[place].seed) for place in again]
+            seconds = [replace(prompts[place], messages=_second_turn(prompts[place].messages, replies[place], self.prompt.again())) for place in again]
             for place, reply in zip(again, self.model.complete(seconds, sampling), strict=True):
                 # A batch that is only read may have no second turn; what there is stands.
                 if self._asks_again or not isinstance(reply, Unanswered):
@@ -158,18 +162,18 @@ class LLMJudge(Juror):
         return said[:QUOTED] or f"an empty reply (finish_reason {reply.finish_reason})"
 
     def _local_likelihoods(self, prompts: list[Prompt]) -> list[Any]:
-        from blendkit.generators.local import LocalModel
-
-        assert isinstance(self.model, LocalModel)
         begun = None
         if self.prompt.lead:
             # The reasoning is the model's own; what it would have ended with is asked for by likelihood.
             reasons = self.model.complete(prompts, replace(self.sampling, stop=(self.prompt.lead,)))
             begun = [f"{reason.text} {self.prompt.lead} " if isinstance(reason, Completion) else "" for reason in reasons]
         verdicts, words = list(self.prompt.words), list(self.prompt.words.values())
-        found = self.model.likelihoods(prompts, words, begun)
+        found = self.model.likelihoods(prompts, words, begun)  # type: ignore[attr-defined]
         reasons_given = begun or [""] * len(prompts)
-        return [_weighted(dict(zip(verdicts, values, strict=True)), reason.strip()[:200]) for values, reason in zip(found, reasons_given, strict=True)]
+        return [
+            values if isinstance(values, Exception) else _weighted(dict(zip(verdicts, values, strict=True)), reason.strip()[:200])
+            for values, reason in zip(found, reasons_given, strict=True)
+        ]
 
     def _served_likelihoods(self, prompts: list[Prompt]) -> list[Any]:
         # A few tokens, because some models begin with a line break.

@@ -192,11 +192,14 @@ def choose_dtype(name: str, device: torch.device) -> torch.dtype:
 
 @cache
 def fingerprint(name: str) -> str:
-    """A model's revision (hub) or the first 12 hex digits of its weights' SHA-256 (directory)."""
-    folder = locate(name)
-    if folder.parent.name == "snapshots":
-        return folder.name[:12]
-    weights = sorted(folder.glob("*.safetensors")) or sorted(folder.glob("*.bin"))
+    """A model's revision (hub) or the first 12 hex digits of its weights' SHA-256 (directory, GGUF file)."""
+    if name.lower().endswith(".gguf"):
+        weights = [Path(name)]
+    else:
+        folder = locate(name)
+        if folder.parent.name == "snapshots":
+            return folder.name[:12]
+        weights = sorted(folder.glob("*.safetensors")) or sorted(folder.glob("*.bin"))
     digest = hashlib.sha256()
     for path in weights:
         with path.open("rb") as file:

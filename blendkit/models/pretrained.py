@@ -7,7 +7,10 @@ for weights, so what a network would allocate is counted while it is built, on t
 
 from __future__ import annotations
 
+import json
+import os
 import re
+import tempfile
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -15,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from blendkit.errors import BlendkitError, NoInputError, OutOfMemory, out_of_memory
+from blendkit.models.gguf import Header, gguf_header, is_gguf, quicker, scale_positions
 from blendkit.models.loading import locate, read_config
 
 # A network may have so many numbers for each byte of weights on the disk: room for tied weights, which are stored once,
@@ -29,29 +33,98 @@ DRAFTING = ("assistant_early_exit", "prompt_lookup_num_tokens")
 MOST_COUNTED, MOST = 1_000_000, 1 << 53
 
 
-def pretrained(kind: Any, name: str, what: str, *files: str, trust_remote_code: bool = False, **options: Any) -> Any:
+def pretrained(kind: Any, name: str, what: str, *files: str, trust_remote_code: bool = False, whole: bool = False, **options: Any) -> Any:
     """`kind.from_pretrained` of the model `name` (see `locate`, which takes `files`); `what` says in messages what it should be.
 
     The checkpoint's own code runs only with `trust_remote_code`; nothing is asked, and neither stdin nor stdout is touched.
+    A network that is `whole` has all of its weights from the checkpoint; transformers would draw what is missing at random.
 
     Raises:
         NoInputError: there is no such model, it is damaged, it is of another kind, its config asks for far more than its
-            weights fill, it is an adapter of another model, or it needs code of its own.
+            weights fill, it is an adapter of another model, it is not whole, or it needs code of its own.
         OutOfMemory: it does not fit.
     """
-    folder = locate(name, *files)
-    check_checkpoint(folder, name)
+    header = gguf_header(name) if is_gguf(name) else None
+    folder = locate(name, *files) if header is None else header.path.parent
+    if header is None:
+        check_checkpoint(folder, name)
     _never_ask()
     try:
-        with _bounded(folder):
-            found = kind.from_pretrained(folder, trust_remote_code=trust_remote_code, **options)
+        with _bounded(_limit(folder) if header is None else _limit_of(header)), _alone(header) as file:
+            more: dict[str, Any] = {"output_loading_info": True} if whole else {}
+            more |= {"gguf_file": file.name} if file else {}
+            found = kind.from_pretrained(file.parent if file else folder, trust_remote_code=trust_remote_code, **more, **options)
     except BaseException as error:
         raise _typed(error, name, what, trust_remote_code) from error
+    if whole:
+        found, told = found
+        if told["mismatched_keys"]:
+            raise NoInputError(f"no {what} in {name}: {len(told['mismatched_keys'])} weights are of another shape than its configuration says")
+        # Buffers are computed.
+        if missing := sorted({name for name, _ in found.named_parameters(remove_duplicate=False)} & set(told["missing_keys"])):
+            raise NoInputError(f"no {what} in {name}: it lacks {len(missing)} weights of {type(found).__name__}, {missing[0]} first")
+    if header is not None:
+        # The folder is gone.
+        found.name_or_path = name
+        if hasattr(found, "modules"):
+            scale_positions(found, header)
     decoding = getattr(found, "generation_config", None)
     for key in DRAFTING:
         if getattr(decoding, key, None) is not None:
             setattr(decoding, key, None)
     return found
+
+
+@contextmanager
+def _alone(header: Header | None) -> Iterator[Path | None]:
+    """A GGUF file in a folder of its own, as transformers would rather read a tokenizer.json beside it; nothing for a folder's checkpoint."""
+    if header is None:
+        yield None
+        return
+    with tempfile.TemporaryDirectory() as folder, quicker(header):
+        file = Path(folder) / "model.gguf"
+        try:
+            file.symlink_to(header.path)
+        except OSError:  # Windows lets not everybody do so
+            os.link(header.path, file)
+        yield file
+
+
+# What a checkpoint may say of decoding: ids of its vocabulary, and no number, penalty or algorithm.
+DECODING = ("bos_token_id", "eos_token_id", "pad_token_id", "decoder_start_token_id", "forced_bos_token_id")
+
+
+def decoding_of(name: str, config: Any) -> dict[str, Any]:
+    """The ids by which a model's texts begin and end, of generation_config.json or else of the config; those that its vocabulary does not have are left out.
+
+    `eos_token_id` and `pad_token_id` are lists.
+
+    Raises:
+        NoInputError: there is no such model.
+    """
+    size = getattr(config.get_text_config(), "vocab_size", None) or MOST
+    found: dict[str, Any] = {}
+    for key in DECODING:
+        given = (source.get(key) if isinstance(source, dict) else getattr(source, key, None) for source in _said(name, config))
+        value = next((value for value in given if value is not None), None)
+        ids = [token for token in (value if isinstance(value, list) else [value]) if isinstance(token, int) and not isinstance(token, bool)]
+        known = [token for token in ids if 0 <= token < size]
+        if key in ("eos_token_id", "pad_token_id"):
+            found[key] = known
+        elif known:
+            found[key] = known[0]
+    return found
+
+
+def _said(name: str, config: Any) -> list[Any]:
+    """Where the ids of a checkpoint stand, what counts most first."""
+    own: Any = {}
+    if not is_gguf(name):
+        try:
+            own = json.loads((locate(name) / "generation_config.json").read_bytes())
+        except (OSError, ValueError, RecursionError):
+            own = {}
+    return [own if isinstance(own, dict) else {}, config, config.get_text_config()]
 
 
 def untrained(config: Any, folder: Path, name: str, what: str, kind: Any = None) -> Any:
@@ -68,7 +141,7 @@ def untrained(config: Any, folder: Path, name: str, what: str, kind: Any = None)
     _never_ask()
     try:
         described = AutoConfig.for_model(**config)
-        with _bounded(folder), torch.device("meta"):
+        with _bounded(_limit(folder)), torch.device("meta"):
             (kind or AutoModel).from_config(described, trust_remote_code=False)
         return (kind or AutoModel).from_config(described, trust_remote_code=False)
     except BaseException as error:
@@ -117,15 +190,25 @@ class _TooLarge(Exception):
     """A network asks for more memory than its weights can fill."""
 
 
+def _limit(folder: Path) -> tuple[int, int, str]:
+    """The numbers that a network may have, by its weights, the bytes of these, and where it is described."""
+    stored = sum(path.stat().st_size for pattern in ("*.safetensors", "*.bin", "*.pt", "*.pth") for path in folder.glob(pattern))
+    packed = '"quantization_config"' in (folder / "config.json").read_text(errors="replace")
+    return stored * (PACKED_PER_BYTE if packed else PER_BYTE) + ROOM, stored, "config.json"
+
+
+def _limit_of(header: Header) -> tuple[int, int, str]:
+    """The same by a GGUF file's header: tied weights are stored once."""
+    return PER_BYTE * header.numbers + ROOM, header.path.stat().st_size, "its header"
+
+
 @contextmanager
-def _bounded(folder: Path) -> Iterator[None]:
+def _bounded(limits: tuple[int, int, str]) -> Iterator[None]:
     """Counts the parameters and buffers that this thread registers on `meta`, and stops it as soon as they are too many."""
     from torch.nn.modules import module
 
     here = threading.get_ident()
-    stored = sum(path.stat().st_size for pattern in ("*.safetensors", "*.bin", "*.pt", "*.pth") for path in folder.glob(pattern))
-    packed = '"quantization_config"' in (folder / "config.json").read_text(errors="replace")
-    limit = stored * (PACKED_PER_BYTE if packed else PER_BYTE) + ROOM
+    limit, stored, where = limits
     total = 0
 
     def count(owner: Any, name: str, tensor: Any) -> None:
@@ -133,7 +216,7 @@ def _bounded(folder: Path) -> Iterator[None]:
         if tensor is not None and tensor.is_meta and threading.get_ident() == here:
             total += tensor.numel() + OVERHEAD
             if total > limit:
-                raise _TooLarge(f"config.json describes a network of more than {total:,} numbers, but its weights are {stored:,} bytes")
+                raise _TooLarge(f"{where} describes a network of more than {total:,} numbers, but its weights are {stored:,} bytes")
 
     hooks = [module.register_module_parameter_registration_hook(count), module.register_module_buffer_registration_hook(count)]
     try:

@@ -15,14 +15,15 @@ SECONDS = 10.0
 LARGEST = 64 << 20
 # How much more memory than before the process may take meanwhile, in bytes.
 MEMORY = 1 << 30
+SPECIAL = ("bos_token", "eos_token", "pad_token", "unk_token")
 
 
 class _Endless(BaseException):
     """Ends a template. It is no Exception, so that no handler in between catches it."""
 
 
-def rendered(tokenizer: Any, messages: list[dict[str, Any]], **options: Any) -> str:
-    """The messages as the tokenizer's chat template writes them.
+def rendered(tokenizer: Any, messages: list[dict[str, Any]], preamble: str = "", **options: Any) -> str:
+    """The messages as the tokenizer's chat template writes them, with what a template `preamble` before it defines.
 
     Raises:
         NoInputError: the template is broken, or needs more time or memory than any good one does.
@@ -31,10 +32,18 @@ def rendered(tokenizer: Any, messages: list[dict[str, Any]], **options: Any) -> 
     from jinja2 import TemplateSyntaxError
 
     name = tokenizer.name_or_path
+    several = tokenizer.chat_template
+    if isinstance(several, dict) and "default" not in several:
+        raise NoInputError(f"{name} has several chat templates ({', '.join(map(str, several))[:200]}) and none called default")
     try:
         template = tokenizer.get_chat_template()
+    except Exception as error:
+        raise NoInputError(f"{name} has no chat template to use: {_short(error)}") from error
+    # A template adds these to its texts, which without a value is an error; a token that there is not is no text.
+    absent = {key: "" for key in SPECIAL if getattr(tokenizer, key, None) is None}
+    try:
         with _limited():
-            text = str(tokenizer.apply_chat_template(messages, chat_template=template, tokenize=False, **options))
+            text = str(tokenizer.apply_chat_template(messages, chat_template=preamble + template, tokenize=False, **absent, **options))
     except BlendkitError:
         raise
     except _Endless as error:

@@ -108,10 +108,13 @@ class TextTokenizer:
             return text
         return "".join(f"{self._mark}{ord(letter):07d}" if place in hidden else letter for place, letter in enumerate(text))
 
-    def chat(self, messages: Sequence[Mapping[str, Any]], add_generation_prompt: bool = False) -> str:
-        """The conversation by the chat template, for `read(…, add_special_tokens=False)`: all that the messages hold is material."""
+    def chat(self, messages: Sequence[Mapping[str, Any]], add_generation_prompt: bool = False, **variables: Any) -> str:
+        """The conversation by the chat template, for `read(…, add_special_tokens=False)`: all that the messages hold is material.
+
+        `variables` are the template's own, such as `enable_thinking`.
+        """
         shown = [{key: self._role(value) if key == "role" else self._material_of(value) for key, value in message.items()} for message in messages]
-        return rendered(self.tokenizer, shown, add_generation_prompt=add_generation_prompt)
+        return rendered(self.tokenizer, shown, add_generation_prompt=add_generation_prompt, **variables)
 
     def _role(self, role: str) -> str:
         # A template that writes `<|` and the role and `|>` would make a token of a role that is half of one.

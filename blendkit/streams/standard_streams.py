@@ -6,6 +6,8 @@ import errno
 import io
 import os
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager, redirect_stdout
 from typing import Any, TextIO
 
 from blendkit.errors import OutputError
@@ -77,3 +79,20 @@ def _text(raw: io.FileIO, like: TextIO | None, errors: str) -> TextIO:
     """A text stream as Python makes it: standard error and a terminal get each line at once."""
     by_line = raw.fileno() == 2 or raw.isatty()
     return io.TextIOWrapper(io.BufferedWriter(raw), like.encoding if like else "utf-8", like.errors if like else errors, line_buffering=by_line)
+
+
+@contextmanager
+def stdout_as_stderr() -> Iterator[None]:
+    """Within it, what libraries print, and processes that they start, goes to standard error; nothing of ours may be written meanwhile."""
+    with redirect_stdout(sys.stderr):
+        try:
+            kept = os.dup(1)
+        except OSError:  # closed
+            yield
+            return
+        try:
+            os.dup2(2, 1)
+            yield
+        finally:
+            os.dup2(kept, 1)
+            os.close(kept)

@@ -151,7 +151,7 @@ def test_beams_are_those_of_transformers(tiny_chat):
 
 def test_diverse_beams_avoid_each_others_tokens():
     """By hand: two groups, four tokens, a penalty of 1 nat."""
-    from blendkit.generators.local import DiverseGroups
+    from blendkit.generators.sampling import DiverseGroups
 
     scores = torch.log(torch.tensor([[0.5, 0.3, 0.15, 0.05], [0.5, 0.3, 0.15, 0.05]]))
     adjusted = DiverseGroups(2)(torch.zeros(2, 1), scores)

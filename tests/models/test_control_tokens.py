@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 
 from blendkit.generators.base import Prompt
 from blendkit.generators.options import EndpointOptions
+from blendkit.generators.prompting import Prompting
 from blendkit.models.text_tokenizer import TextTokenizer
 
 # Words that somebody added and runs of spaces are text, though they are added tokens.
@@ -239,7 +240,7 @@ def local(tiny_chat):
 
     model = LocalModel(str(tiny_chat), "cpu")
     model.tokenizer = FAMILIES["chatml"]()
-    model.texts = TextTokenizer(model.tokenizer)
+    model.prompting = Prompting(model.tokenizer, "chatml")
     return model
 
 
@@ -257,7 +258,7 @@ def test_no_judge_and_no_chat_fuser_reads_one(local, tiny_chat):
             record = {"id": "r", "instruction": text, "output": text, "candidates": [{"model": "m", "text": text}, {"model": "n", "text": "y" + text}]}
             (work,) = next(judge.rounds(record, [(0, 1)]))
             prompt = work.payload[0]
-            ids = local._ids(prompt)
+            ids = local.prompting.encoded(prompt, 1).ids
             assert work.length == local.length(prompt) == len(ids)
             return counted(local.tokenizer, [ids])
 
@@ -269,7 +270,7 @@ def test_no_judge_and_no_chat_fuser_reads_one(local, tiny_chat):
 
     def fused(text):
         record = {"id": "r", "instruction": text, "candidates": [{"model": text, "text": text}], "top": [0]}
-        return counted(local.tokenizer, [local._ids(fuser.prompt(record, [0], str(tiny_chat), 1))])
+        return counted(local.tokenizer, [local.prompting.encoded(fuser.prompt(record, [0], str(tiny_chat), 1), 1).ids])
 
     assert (
         fused(hostile(local.tokenizer))
@@ -284,17 +285,17 @@ def test_no_preset_reads_one_from_a_record(local):
     from blendkit.generators.presets import PRESETS
 
     local.tokenizer.add_special_tokens({"additional_special_tokens": ["<|prompter|>", "<|assistant|>", "<eoh>", "<|USER|>", "<|ASSISTANT|>", "<|Human|>"]})
-    local.texts = TextTokenizer(local.tokenizer)
+    local.prompting = Prompting(local.tokenizer, "presets")
     for preset in PRESETS.values():
 
         def seen(text, preset=preset):
             turns = [{"role": role, "content": text} for role in ("system", "user", "assistant", "user")]
             prompts = [Prompt(turns, format=preset.text), Prompt(turns[1:2], format=partial(preset.text, instruction=text, given=text))]
-            return [counted(local.tokenizer, [local._ids(prompt)]) for prompt in prompts]
+            return [counted(local.tokenizer, [local.prompting.encoded(prompt, 1).ids]) for prompt in prompts]
 
         assert seen(hostile(local.tokenizer)) == seen("word")
     names = local.tokenizer.get_added_vocab()
-    (row,) = counted(local.tokenizer, [local._ids(Prompt([{"role": "user", "content": "<|prompter|>"}], format=PRESETS["oasst"].text))])
+    (row,) = counted(local.tokenizer, [local.prompting.encoded(Prompt([{"role": "user", "content": "<|prompter|>"}], format=PRESETS["oasst"].text), 1).ids])
     assert row == Counter([names["<|prompter|>"], names["<|endoftext|>"], names["<|assistant|>"]])
 
 
