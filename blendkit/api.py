@@ -73,7 +73,8 @@ def generate(
 
     Args:
         records: with `instruction` and `input`, or `messages`.
-        models: NAME=SPEC or SPEC: a hub id, a directory, FILE.gguf, openai:MODEL, a preset, PRESET:MODEL, or embedded:a.
+        models: NAME=SPEC or SPEC: a hub id, a directory, FILE.gguf, openai:MODEL, a preset, PRESET:MODEL, embedded:a, or a
+            name in `endpoint.models`; without one, all names there.
         system: a system message before every prompt.
         max_new_tokens: tokens to write at most; None is 512, or the model's own.
         num_return: candidates a model and decoding.
@@ -90,7 +91,7 @@ def generate(
         trust_remote_code: runs code that a checkpoint brings (local models).
         on_truncate: a prompt longer than a local model reads is cut (`warn`, as None) or refused (`fail`).
         sampling: all of decoding in one object; the arguments above stand above it.
-        endpoint: how to reach the server of openai:MODEL.
+        endpoint: how to reach the server of openai:MODEL; its `models` is a TOML file with a table a model.
         window: records in flight; None is the stage's own.
         batch_tokens: padded tokens a batch; None is the stage's own.
         device: auto, cpu, cuda, cuda:N or mps.

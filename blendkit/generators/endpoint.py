@@ -387,7 +387,8 @@ class Endpoint(TextModel):
             found.append(f"{self.cut} answers of {self.spec} ended at --max-new-tokens (finish_reason `length`)")
         if self.meter.priced:
             cached = f", {self.meter.cached:,} from the cache" if self.meter.cached else ""
-            found.append(f"{self.spec}: {self.meter.requests:,} answers for ${self.meter.spent:.4f}{cached}")
+            where = f" at {self.server.where}" if self.options.own_server else ""
+            found.append(f"{self.spec}{where}: {self.meter.requests:,} answers for ${self.meter.spent:.4f}{cached}")
         return found
 
 

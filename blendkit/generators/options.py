@@ -10,7 +10,7 @@ from typing import Any
 from blendkit.credentials import Address, hold
 from blendkit.errors import UsageError, expect_at_least
 from blendkit.generators.extra_body import check_extra_body, secrets_in
-from blendkit.generators.headers import VARIABLE, Header, merged
+from blendkit.generators.headers import VARIABLE, ExtraHeader, merged
 from blendkit.generators.limits import Purse
 from blendkit.generators.models_file import Entry, load_models
 from blendkit.registry import nearest
@@ -92,7 +92,7 @@ class EndpointOptions:
     read_batch: str | Sequence[str] | None = None
     max_body_bytes: int = 64 << 20
     key_env: str | Sequence[str] | None = None
-    extra_header: Sequence[str | Header] | None = None
+    extra_header: Sequence[str | ExtraHeader] | None = None
     extra_body: Mapping[str, Any] | None = None
     models: str | None = None
     asked: str | None = "endpoint"
@@ -107,15 +107,15 @@ class EndpointOptions:
         if self.models and not self.named:
             object.__setattr__(self, "named", load_models(self.models))
         if self.extra_header is not None:
-            headers = [header if isinstance(header, Header) else Header.parsed(header) for header in self.extra_header]
+            headers = [header if isinstance(header, ExtraHeader) else ExtraHeader.parsed(header) for header in self.extra_header]
             object.__setattr__(self, "extra_header", merged((), headers))
         check_extra_body(self.extra_body)
         hold(secrets_in(self.extra_body))
 
     @property
-    def headers(self) -> tuple[Header, ...]:
+    def headers(self) -> tuple[ExtraHeader, ...]:
         """Those that are added to each request."""
-        return tuple(header for header in self.extra_header or () if isinstance(header, Header))
+        return tuple(header for header in self.extra_header or () if isinstance(header, ExtraHeader))
 
     @property
     def of_use(self) -> str | None:
