@@ -72,7 +72,7 @@ class ChatFuser(Stage):
         self.show_ranks, self.show_scores = show_ranks, show_scores
         self.window = max(self.window, *(model.window for model in self.models.values()))
         self.overlap = windows_at_once(self.models.values(), endpoint)
-        self.passes_records = not endpoint.emit_batch
+        self.passes_records = not endpoint.only_emits
         shown = "+".join(part for part, wanted in (("ranks", show_ranks), ("scores", show_scores)) if wanted) or "no"
         known = {"layers": layers, "shown": shown, "decoding": self.sampling.method, "seed": seed}
         known |= {"effort": reasoning_effort} if reasoning_effort else {}

@@ -112,7 +112,7 @@ class Generating(Stage):
             self.window = max(16, 4 * max(one.endpoint.concurrency for one in found))
             self.overlap = windows_at_once(self.models.values(), endpoint)
         # Requests that are only written down bring no candidates.
-        self.passes_records = not endpoint.emit_batch
+        self.passes_records = not endpoint.only_emits
 
     def _check(self, name: str, sampling: Sampling) -> None:
         local = self.models[name].local

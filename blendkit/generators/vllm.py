@@ -24,6 +24,8 @@ from blendkit.streams.standard_streams import stdout_as_stderr
 WHAT = "model that generates text"
 # What vLLM is started with; a SPEC's own settings stand above it. Log-probabilities are the model's, before any sampling setting.
 SETTINGS = {"enable_prefix_caching": True, "logprobs_mode": "raw_logprobs", "use_tqdm_on_load": False}
+# On a CPU vLLM 0.32 dies of a prompt with a seed that it computes in parts ("CPU Generator does not use offset").
+ON_CPU = {"enable_chunked_prefill": False}
 # Settings that are given otherwise.
 FLAGS = {
     "model": "what stands before the question mark", "tokenizer": "the model's own", "dtype": "--dtype", "seed": "--seed",
@@ -92,7 +94,8 @@ class VllmModel(TextModel):
         with stdout_as_stderr():
             from vllm import LLM
 
-            return LLM(model=folder, tokenizer=folder, dtype=self.dtype, trust_remote_code=self.trust, **{**SETTINGS, **self.settings})
+            settings = SETTINGS | ({} if self.device == "cuda" else ON_CPU) | self.settings
+            return LLM(model=folder, tokenizer=folder, dtype=self.dtype, trust_remote_code=self.trust, **settings)
 
     def put_away(self) -> None:
         """Ends the engine and frees its memory; the next batch starts it again."""
