@@ -17,6 +17,8 @@ from blendkit.generators.reasoning import TAGS
 _INVISIBLE = re.compile("[\u00ad\u200b-\u200f\u2060\ufeff]")
 # Line ends of every kind become one.
 _ENDS = re.compile("\r\n|[\r\x0b\x0c\x85\u2028\u2029]")
+# Tokens that end a turn, which some servers leave in.
+_CONTROL = re.compile(r"<\|\w{1,40}\|>|</?s>")
 _FENCE = re.compile(r"^[ \t]*(?:```|~~~)[^\n`]*$", re.MULTILINE)
 # A text in quotes on one line; one that does not end there takes the rest of the line, so that nothing is gone through twice.
 _QUOTED = re.compile(r'"((?:[^"\\\n]|\\.)++)("?)|[“„]([^”“\n]++)(”?)')
@@ -41,8 +43,8 @@ _BETTER = (
     r"[ ](?:better|superior|best|preferable|stronger|winner)|[ ]wins)(?!\w)(?:[ ](?:overall|answer|response|one|choice|option|candidate)){0,2}"
 )
 _SO = (
-    r"(?:(?:so|thus|therefore|hence|overall|ultimately|finally|in[ ]conclusion|in[ ]summary|to[ ]conclude|on[ ]balance|in[ ]my[ ](?:opinion|view)"
-    r"|I[ ](?:think|believe|conclude|find)(?:[ ]that)?),?[ ]){0,3}"
+    r"(?:(?:so|but|no|yes|wait|actually|however|rather|on[ ]second[ ]thought|conclusion|thus|therefore|hence|overall|ultimately|finally|in[ ]conclusion|in[ ]summary|to[ ]conclude|on[ ]balance|in[ ]my[ ](?:opinion|view)"
+    r"|I[ ](?:think|believe|conclude|find)(?:[ ]that)?)[,:]?[*_]{0,2}[ ]){0,3}"
 )
 _REASON = r",?\s+(?:because|since|as|due\s+to|for\s+being)\b"
 _TURN = r"(?!\s*(?:but|although|though|however|only|except|if|when|unless|while|yet|or|and|in|at|not)\b)"
@@ -247,7 +249,7 @@ def _cleaned(reply: str) -> str:
         elif reply.lstrip().startswith(opening):
             return ""
     text = reply if reply.isascii() else unicodedata.normalize("NFKC", _INVISIBLE.sub("", reply)).replace("。", ".")
-    return _ENDS.sub("\n", text)
+    return _ENDS.sub("\n", _CONTROL.sub(" ", text))
 
 
 def _spelling(word: str) -> str:

@@ -92,6 +92,9 @@ READ = [
     ("<verdict>A</verdict><reason>B is better</reason>", "A"),
     ("verdict: B\nreason: it is better", "B"),
     ('{"reason": "They said \\"verdict\\": \\"B\\".", "verdict": "A"}', "A"),
+    ("**Conclusion:** Answer B is better.", "B"),
+    ("A<|im_end|>", "A"),
+    ("B</s>", "B"),
     # reasoning that was left in
     ("<think>B, or is it? Verdict: B.</think>\n\nA", "A"),
     ("Verdict: B, no, wait.</think>Verdict: A", "A"),
@@ -151,6 +154,8 @@ UNPARSED = [
     "Verdict: not A",
     "The winner is not A.",
     "A?",
+    "Verdict: A.\n\nWait, actually B is better.",
+    "Verdict: A > B",
     "A+",
     "B is better than A in style.",
     "I would choose A if it were shorter.",
