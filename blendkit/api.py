@@ -57,6 +57,8 @@ def generate(
     repetition_penalty: float | None = None,
     stop: Sequence[str] = (),
     logprobs: bool = False,
+    reasoning_effort: str | None = None,
+    keep_reasoning: str = "field",
     trust_remote_code: bool = False,
     on_truncate: str | None = None,
     sampling: Sampling | None = None,
@@ -82,6 +84,9 @@ def generate(
         repetition_penalty: above 1 discourages repetition, in local models; None is 1, or the model's own.
         stop: texts at which an answer ends.
         logprobs: adds `scores.logprobs`, the mean log-probability of an answer's tokens, in nats.
+        reasoning_effort: how much a model that reasons shall do so: none, low, medium, high, for which it gets 0, 1024, 4096 or 16384
+            tokens beside `max_new_tokens`; None leaves it to the model, with 4096 once a reply shows that it reasons.
+        keep_reasoning: what a model thought goes into the candidate's `reasoning` (field), before its text (text), or nowhere (none).
         trust_remote_code: runs code that a checkpoint brings (local models).
         on_truncate: a prompt longer than a local model reads is cut (`warn`, as None) or refused (`fail`).
         sampling: all of decoding in one object; the arguments above stand above it.
@@ -104,7 +109,8 @@ def generate(
     stage = Generating(
         [models] if isinstance(models, str) else models, sampling, endpoint, system, seed, device, dtype, decodings=decoding, num_return=num_return,
         trust_remote_code=trust_remote_code, max_new_tokens=max_new_tokens, temperature=temperature, top_p=top_p, top_k=top_k,
-        repetition_penalty=repetition_penalty, stop=stop or None, logprobs=logprobs or None, on_truncate=on_truncate,
+        repetition_penalty=repetition_penalty, stop=stop or None, logprobs=logprobs or None,
+        reasoning_effort=reasoning_effort, keep_reasoning=keep_reasoning, on_truncate=on_truncate,
     )  # fmt: skip
     yield from apply(stage, records, window=window, batch_tokens=batch_tokens)
 
@@ -226,6 +232,8 @@ def fuse(
     temperature: float | None = None,
     show_ranks: bool | None = None,
     show_scores: bool | None = None,
+    reasoning_effort: str | None = None,
+    keep_reasoning: str | None = None,
     on_truncate: str | None = None,
     endpoint: EndpointOptions | None = None,
     window: int | None = None,
@@ -250,6 +258,8 @@ def fuse(
         temperature: 0 is greedy. ChatFuser: 0.
         show_ranks: tells the model each candidate's ranks. ChatFuser: False.
         show_scores: tells the model each candidate's scores. ChatFuser: False.
+        reasoning_effort: as in `generate`. ChatFuser.
+        keep_reasoning: as in `generate`. ChatFuser: field.
         on_truncate: a prompt longer than a local model reads has its longest texts cut (`warn`) or is refused (`fail`). ChatFuser: warn.
         endpoint: how to reach the server of openai:MODEL. ChatFuser.
         window: this and all that follow are as in `generate`.
@@ -265,8 +275,8 @@ def fuse(
 
     stage = make_fuser(
         model, name=name, max_new_tokens=max_new_tokens, num_beams=num_beams, max_length=max_length, candidate_maxlength=candidate_maxlength, layers=layers,
-        temperature=temperature, show_ranks=show_ranks, show_scores=show_scores, on_truncate=on_truncate, endpoint=endpoint, device=device,
-        dtype=dtype, seed=seed,
+        temperature=temperature, show_ranks=show_ranks, show_scores=show_scores, reasoning_effort=reasoning_effort,
+        keep_reasoning=keep_reasoning, on_truncate=on_truncate, endpoint=endpoint, device=device, dtype=dtype, seed=seed,
     )  # fmt: skip
     yield from apply(stage, records, window=window, batch_tokens=batch_tokens)
 
@@ -282,6 +292,7 @@ def judge(
     prompt: str | None = None,
     verdict_by: str | None = None,
     max_new_tokens: int | None = None,
+    reasoning_effort: str | None = None,
     on_truncate: str | None = None,
     endpoint: EndpointOptions | None = None,
     window: int | None = None,
@@ -303,6 +314,7 @@ def judge(
         prompt: the name of a prompt, or a file. LLM: pairwise-with-reference.
         verdict_by: likelihood, json, text or auto. LLM: auto.
         max_new_tokens: tokens of a reply at most. LLM: the prompt's own.
+        reasoning_effort: as in `generate`. LLM.
         on_truncate: a prompt longer than a local model reads has its longest texts cut (`warn`) or is refused (`fail`). LLM: warn.
         endpoint: how to reach the server of openai:MODEL. LLM.
         window: this and all that follow are as in `generate`.
@@ -317,8 +329,9 @@ def judge(
     from blendkit.pipeline.runner import apply
 
     stage = make_judge(
-        model, name=name, orders=orders, schedule=schedule, prompt=prompt, verdict_by=verdict_by, max_new_tokens=max_new_tokens, on_truncate=on_truncate,
-        endpoint=endpoint, device=device, dtype=dtype, seed=seed,
+        model, name=name, orders=orders, schedule=schedule, prompt=prompt, verdict_by=verdict_by, max_new_tokens=max_new_tokens,
+        reasoning_effort=reasoning_effort, on_truncate=on_truncate, endpoint=endpoint,
+        device=device, dtype=dtype, seed=seed,
     )  # fmt: skip
     yield from apply(stage, records, window=window, batch_tokens=batch_tokens)
 

@@ -1,6 +1,6 @@
 """Credentials: taken out of a URL before it names anything, and masked in every word that leaves.
 
-Nothing here reads a netrc file, and requests go through no proxy of the environment.
+Nothing here reads a netrc file. Proxies of the environment are asked by the credentials in their own URLs.
 """
 
 from __future__ import annotations
@@ -28,6 +28,9 @@ URLS = ("OPENAI_BASE_URL", "HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY", "http_proxy
 # How parameters that hold a secret end, and the ones that surely hold none.
 SECRET_NAME = r"(?:key|token|secret|passwd|password|pwd|auth|authorization|sig|signature|credentials?|code|session)"
 PLAIN_PARAMETERS = ("api-version", "version", "deployment", "model", "region")
+_SECRET_NAMED = re.compile(rf"(?:{SECRET_NAME}|cookie)$", re.IGNORECASE)
+# What people paste behind the address of a server, longest first.
+ROUTES = ("/chat/completions", "/completions")
 
 _IN_URL = re.compile(r"(?<=://)[^\s\"'<>]*@")
 _IN_QUERY = re.compile(rf"([?&;][^\s\"'<>=&;#]*{SECRET_NAME}=)[^\s\"'<>&#]+", re.IGNORECASE)
@@ -52,14 +55,19 @@ class Address:
 
     @classmethod
     def parsed(cls, text: str, flag: str = "--base-url") -> Address:
-        """Raises UsageError for what is no address of a server; the message does not quote a credential."""
+        """The address; blanks around it and the route of a request at the end of its path are left out.
+
+        Raises:
+            UsageError: it is no address of a server; the message does not quote a credential.
+        """
+        text = text.strip()
         try:
             parts = urlsplit(text)
             fine = parts.scheme in ("http", "https") and bool(parts.hostname) and parts.port != 0 and not _BLANK.search(text)
         except ValueError:
             fine = False
         if not fine:
-            raise UsageError(f"{flag} {in_urls(text)}: expected http://HOST:PORT/v1 or the like; a password's special characters are written as %XX")
+            raise UsageError(f"{flag} {_expected(text)}")
         user, mark, host = parts.netloc.rpartition("@")
         name, _, password = (unquote(part) for part in user.partition(":"))
         # A name beside a password is none; alone, it is the key.
@@ -71,14 +79,16 @@ class Address:
             secrets.append(code)
         shown = []
         for parameter, value in parse_qsl(parts.query, keep_blank_values=True):
-            if re.search(f"{SECRET_NAME}$", parameter, re.IGNORECASE):
+            if named_like_a_secret(parameter):
                 secrets.append(value)
             elif parameter.lower() in PLAIN_PARAMETERS:
                 shown.append((parameter, value))
             else:
                 secrets += [value] if len(value) >= LEAST_IN_DATA else []
                 shown.append((parameter, hashlib.sha256(value.encode(errors="surrogateescape")).hexdigest()[:16]))
-        place = f"{parts.scheme}://{host}{parts.path.rstrip('/')}"
+        path = parts.path.rstrip("/")
+        route = next((route for route in ROUTES if path.endswith(route)), "")
+        place = f"{parts.scheme}://{host}{path.removesuffix(route).rstrip('/')}"
         return cls(
             url=place + (f"?{parts.query}" if parts.query else ""),
             name=place + (f"?{urlencode(shown)}" if shown else ""),
@@ -88,8 +98,11 @@ class Address:
 
     def of(self, route: str) -> str:
         """The URL of a route below it; the query stays at the end."""
-        place, mark, query = self.url.partition("?")
-        return f"{place}/{route}{mark}{query}"
+        return _below(self.url, route)
+
+    def named(self, route: str) -> str:
+        """The same without credentials, for people."""
+        return _below(self.name, route)
 
 
 class Secrets:
@@ -107,15 +120,22 @@ class Secrets:
         short = "|".join(re.escape(secret) for secret in self._all if secret not in long)
         before = rf"(?:\b(?:bearer|basic)\s+|(?:{SECRET_NAME}|provided)[\"']?\s*[:=]\s*[\"']?)"
         self._short = re.compile(f"({before})(?:{short})(?!\\w)", re.IGNORECASE) if short else None
+        self._whole = [variant for secret in self._all if len(secret) >= LEAST_IN_DATA for variant in _variants(secret)]
 
     @classmethod
     def of_process(cls, environment: Mapping[str, str] = os.environ, arguments: Sequence[str] | None = None) -> Secrets:
-        """Those of the environment, and of the URLs on the command line."""
-        found = [environment[name].strip() for name in KEYS if environment.get(name)]
+        """Those of the environment, of the command line's URLs and headers, and those that a part of the process holds."""
+        found = list(_held)
+        found += [environment[name].strip() for name in KEYS if environment.get(name)]
         urls = [environment[name] for name in URLS if environment.get(name)]
-        for argument in sys.argv[1:] if arguments is None else arguments:
+        arguments = sys.argv[1:] if arguments is None else arguments
+        for argument, before in zip(arguments, ["", *arguments], strict=False):
             flag, mark, value = argument.partition("=")
             urls += [text for text in (argument, value if mark and flag.startswith("-") else "") if "://" in text]
+            # In openai:MODEL@URL the address begins behind the model.
+            urls += [f"http{place}" for place in argument.split("@http")[1:2]]
+            if header := _secret_header(argument, before):
+                found.append(header[1].strip())
         for url in urls:
             try:
                 found += Address.parsed(url).secrets
@@ -149,11 +169,66 @@ class Secrets:
 
     def masked_whole(self, text: str) -> str:
         """Data without those of them that are long enough never to be meant, each in one piece."""
-        for secret in self._all:
-            if len(secret) >= LEAST_IN_DATA:
-                for variant in _variants(secret):
-                    text = text.replace(variant, MASK)
+        for variant in self._whole:
+            text = text.replace(variant, MASK)
         return text
+
+
+# A dict for its order. What one part of the process holds, no other may say: a gateway may quote the key of another model.
+_held: dict[str, None] = {}
+_of_held = (0, Secrets([]))
+
+
+def hold(secrets: Iterable[str]) -> None:
+    """From now on, all of these are masked in everything that leaves this process."""
+    _held.update(dict.fromkeys(secret for secret in secrets if secret))
+
+
+def held() -> Secrets:
+    """All that is held by now."""
+    global _of_held
+    known = list(_held)
+    if _of_held[0] != len(known):
+        _of_held = (len(known), Secrets(known))
+    return _of_held[1]
+
+
+def named_like_a_secret(name: str) -> bool:
+    """Whether a parameter or header of this name holds a secret, such as `api-key` or `Authorization`."""
+    return _SECRET_NAMED.search(name.strip()) is not None
+
+
+def arguments_without_secrets(arguments: Sequence[str]) -> list[str]:
+    """A command line as it may be kept."""
+    secrets = Secrets.of_process(arguments=arguments)
+    found = []
+    for argument, before in zip(arguments, ["", *arguments], strict=False):
+        header = _secret_header(argument, before)
+        found.append(secrets.masked_whole(in_urls(header[0] + MASK if header else argument)))
+    return found
+
+
+def _secret_header(argument: str, before: str) -> tuple[str, str] | None:
+    """What stands before the value, and the value, where an argument is `--extra-header NAME:VALUE` with a secret in it."""
+    lead, header = ("--extra-header=", argument.partition("=")[2]) if argument.startswith("--extra-header=") else ("", argument)
+    name, mark, value = header.partition(":")
+    if not mark or not (lead or before == "--extra-header") or not named_like_a_secret(name) or value.strip().startswith("env:"):
+        return None
+    return f"{lead}{name}:", value
+
+
+def _below(url: str, route: str) -> str:
+    place, mark, query = url.partition("?")
+    return f"{place}/{route}{mark}{query}"
+
+
+def _expected(text: str) -> str:
+    """What is wrong with an address, without its credentials."""
+    form = "expected http://HOST:PORT/v1 or the like"
+    if "://" in text:
+        return f"{in_urls(text)}: {form}; a password's special characters are written as %XX"
+    whole = in_urls(f"http://{text}")
+    return f"{whole.removeprefix('http://')}: {form}; did you mean {whole}?" if text else f"is empty: {form}"
 
 
 def in_urls(text: str) -> str:

@@ -53,13 +53,35 @@ under `evaluate`'s tables.
 
 """
 
+REWARDS = """
+## Reward models
+
+`reward:MODEL` takes a sequence classifier of transformers (`…ForSequenceClassification`), an encoder or a causal LM, such as
+Skywork-Reward-V2. The conversation with the candidate as its last turn is written by the model's chat template, default system
+prompt included; of several templates the one called `default` is taken, and a model without one reads the pair (x, candidate). A
+system message moves into the user's turn where the template has no system role. A candidate's `reasoning` is not read. The score is
+the head's logit at the last token that is no padding token, as in transformers for one row at a time; it does not depend on the batch.
+
+- **Several labels**: one is named, by its name or index: `--metric helpful=reward:MODEL#helpfulness --metric long=reward:MODEL#4`. The
+  score is that label's logit, before any softmax or sigmoid, and the signature names the label. A classifier of two classes needs a
+  label, too. Labels of one model are one pass.
+- **Nemotron's reward models** (causal LMs, whose reward is the logit of token 0 behind the answer): `reward:MODEL#0`; any other token
+  by its id or text.
+- **Dates**: a template that asks for the date (Llama 3.2's) is told 26 July 2024, the one that it writes where there is no clock, so
+  that a score is the same tomorrow. `perplexity` does the same.
+- **Too long** conversations are cut at the front, a start of text stays; how many were cut is told at the end and in the manifest
+  (`truncation`). Pairs of texts lose the end of the longer text.
+- Refused, with a line that says why: models with code of their own (ArmoRM, QRM, InternLM2: nothing runs it here), heads that judge
+  each token (process reward models), adapters, and models that write text, for which there is `judge`.
+"""
+
 
 def scorers_page() -> str:
     """One row a scorer, as Markdown."""
     rows = [{key: f"`{value}`" if key == "metric" else value.replace("|", "\\|") for key, value in row.items()} for row in scorer_rows(own=True)]
     columns = list(rows[0])
     lines = [columns, ["---"] * len(columns), *([row[column] for column in columns] for row in rows)]
-    return SCORERS_HEAD + "".join(f"| {' | '.join(cells)} |\n" for cells in lines)
+    return SCORERS_HEAD + "".join(f"| {' | '.join(cells)} |\n" for cells in lines) + REWARDS
 
 
 def schema_page() -> bytes:

@@ -33,4 +33,5 @@ def standing(text: str) -> str:
 
 def say(message: str, command: str = "") -> None:
     """One line on stderr, under the command's name. All that blendkit tells a person outside of tables goes through here."""
-    print(f"blendkit {command}: {one_line(message)}" if command else f"blendkit: {one_line(message)}", file=sys.stderr)
+    # In one piece, as several threads may speak.
+    print(f"blendkit{f' {command}' if command else ''}: {one_line(message)}\n", end="", file=sys.stderr)

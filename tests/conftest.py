@@ -21,6 +21,9 @@ ROOT = Path(__file__).parent.parent
 EXAMPLES = ROOT / "docs" / "examples"
 SHARED = ROOT.parent / "shared"
 os.environ["HF_HUB_OFFLINE"] = "1"
+# Servers of tests are on the loopback interface, which a proxy of the environment would not find.
+for _name in [name for name in os.environ if name.lower() in ("http_proxy", "https_proxy", "all_proxy", "no_proxy")]:
+    del os.environ[_name]
 if "PYTEST_XDIST_WORKER" in os.environ:
     # Two processes that each take all cores are slower than one.
     os.environ.setdefault("OMP_NUM_THREADS", "1")

@@ -15,13 +15,18 @@ class HostileServer:
 
     429, 429-date, 500, cut, close, not-json, html, late, empty-choices, no-message, length, 400, quota, no-schema;
     bodies without end: gzip-bomb, gzip-members, endless, endless-400, trickle, headers; `redirect:URL`; `wait:SECONDS`;
-    echo (all that was asked, key and all, in a refusal). Bytes or a dict in place of a name are a body with status 200.
-    `asked` counts attempts a prompt, `answered` whole good answers. `reply(body)` gives another text, and
-    `top(body)` the first token's alternatives with log-probabilities, where the request asks for them.
+    echo (all that was asked, key and all, in a refusal). Bytes or a dict in place of a name are a body with status 200,
+    a tuple (status, body) one with another, and (status, body, header lines) with these, too.
+    `refuse(body)` is such a fault by what a request holds, or None. `reply(body)` gives another text, or a whole message.
+    `asked` counts attempts a prompt, `answered` whole good answers. `top(body)` gives the
+    first token's alternatives with log-probabilities, where the request asks for them. With `tls`, a context with a
+    certificate, it speaks https.
     """
 
-    def __init__(self, plan=lambda prompt, attempt: None, latency: float = 0.0, late: float = 60.0, reply=None, top=None) -> None:
+    def __init__(self, plan=lambda prompt, attempt: None, latency: float = 0.0, late: float = 60.0, reply=None, top=None, refuse=None, tls=None) -> None:
+        self.refuse = refuse
         self.plan, self.latency, self.late, self.reply, self.top = plan, latency, late, reply, top
+        self.tls = tls
         self.asked: Counter[str] = Counter()
         self.answered: Counter[str] = Counter()
         self.bodies: list[dict] = []
@@ -33,8 +38,8 @@ class HostileServer:
 
     def _serve(self, ready: threading.Event) -> None:
         asyncio.set_event_loop(self._loop)
-        server = self._loop.run_until_complete(asyncio.start_server(self._talk, "127.0.0.1", 0))
-        self.url = f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}/v1"
+        server = self._loop.run_until_complete(asyncio.start_server(self._talk, "127.0.0.1", 0, ssl=self.tls))
+        self.url = f"http{'s' if self.tls else ''}://127.0.0.1:{server.sockets[0].getsockname()[1]}/v1"
         ready.set()
         self._loop.run_forever()
 
@@ -59,12 +64,14 @@ class HostileServer:
         """Writes a reply; True when the connection ends with it."""
         prompt = body["messages"][-1]["content"] if "messages" in body else body["prompt"]
         self.asked[prompt] += 1
-        fault = self.plan(prompt, self.asked[prompt])
+        fault = self.plan(prompt, self.asked[prompt]) or (self.refuse(body) if self.refuse else None)
         if self.latency:
             await asyncio.sleep(self.latency)
         good = self._completion(body, prompt)
         if isinstance(fault, bytes | dict):
             return self._write(writer, 200, fault)
+        if isinstance(fault, tuple):
+            return self._write(writer, *fault)
         if isinstance(fault, str) and await self._without_end(fault, writer):
             return True
         if fault == "echo":
@@ -134,7 +141,9 @@ class HostileServer:
     def _completion(self, body: dict, prompt: str) -> dict:
         text = self.reply(body) if self.reply else f"Reply to {prompt}"
         choice: dict = {"index": 0, "finish_reason": "stop"}
-        choice |= {"message": {"role": "assistant", "content": text}} if "messages" in body else {"text": text}
+        message = text if isinstance(text, dict) else {"role": "assistant", "content": text}
+        choice |= {"message": message} if "messages" in body else {"text": text}
+        choice |= {"finish_reason": message.pop("finish_reason", "stop")}
         if self.top and body.get("top_logprobs"):
             others = [{"token": token, "logprob": value} for token, value in self.top(body).items()]
             blank = {"token": "\n", "logprob": -0.1, "top_logprobs": []}

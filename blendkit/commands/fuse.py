@@ -48,13 +48,29 @@ def fuse(
     on_truncate: Annotated[
         str | None,
         typer.Option(
-            help="A prompt longer than a local model reads: `warn` (cut its longest texts, say so at the end) or `fail`.",
-            show_default="warn",
+            help="A prompt longer than a local model reads: `warn` (as without it: cut its longest texts, say so at the end) or `fail`.",
+            show_default=False,
             rich_help_panel=CHAT,
         ),
     ] = None,
     show_ranks: Annotated[bool | None, typer.Option("--show-ranks", help="Tell the model each candidate's ranks.", rich_help_panel=CHAT)] = None,
     show_scores: Annotated[bool | None, typer.Option("--show-scores", help="Tell the model each candidate's scores.", rich_help_panel=CHAT)] = None,
+    reasoning_effort: Annotated[
+        str | None,
+        typer.Option(
+            help="How much a model that reasons shall do so: none, low, medium, high. Its tokens (0, 1024, 4096, 16384) are beside --max-new-tokens.",
+            show_default=False,
+            rich_help_panel=CHAT,
+        ),
+    ] = None,
+    keep_reasoning: Annotated[
+        str | None,
+        typer.Option(
+            help="What a model thought before it answered: in a `field` of its own, in the `text` before the answer, or `none`.",
+            show_default="field",
+            rich_help_panel=CHAT,
+        ),
+    ] = None,
 ) -> None:
     """Write one better answer from the top candidates.
 
@@ -70,7 +86,8 @@ def fuse(
         return make_fuser(
             model or "consensus", name=name, max_new_tokens=max_new_tokens, num_beams=num_beams, max_length=max_length,
             candidate_maxlength=candidate_maxlength, layers=layers, temperature=temperature, show_ranks=show_ranks, show_scores=show_scores,
-            on_truncate=on_truncate, endpoint=endpoint, device=run.device, dtype=run.dtype, seed=run.seed,
+            reasoning_effort=reasoning_effort, keep_reasoning=keep_reasoning, on_truncate=on_truncate, endpoint=endpoint,
+            device=run.device, dtype=run.dtype, seed=run.seed,
         )  # fmt: skip
 
     run_stage(make, run)

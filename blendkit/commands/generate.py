@@ -26,7 +26,8 @@ def generate(
         typer.Option(
             "-m",
             "--model",
-            help=f"NAME=SPEC or SPEC: {SPECS}. May be given several times.",
+            help=f"NAME=SPEC or SPEC: {SPECS}, or a name in --models. May be given several times.",
+            show_default="all of --models",
         ),
     ] = None,
     list_presets: Annotated[bool, typer.Option("--list", help="Show the presets: the paper's eleven LLMs, and the embedded models.")] = False,
@@ -54,6 +55,18 @@ def generate(
     ] = None,
     stop: Annotated[list[str] | None, typer.Option(help="End at this text. May be given several times.", rich_help_panel=DECODING)] = None,
     logprobs: Annotated[bool, typer.Option("--logprobs", help="Add scores.logprobs: the mean over an answer's tokens.", rich_help_panel=DECODING)] = False,
+    reasoning_effort: Annotated[
+        str | None,
+        typer.Option(
+            help="How much a model that reasons shall do so: none, low, medium, high. Its tokens (0, 1024, 4096, 16384) are beside --max-new-tokens.",
+            show_default="the model's own",
+            rich_help_panel=DECODING,
+        ),
+    ] = None,
+    keep_reasoning: Annotated[
+        str,
+        typer.Option(help="Where a model's reasoning goes: a `field` of its own, the `text` before the answer, or `none`.", rich_help_panel=DECODING),
+    ] = "field",
     on_truncate: Annotated[
         str | None,
         typer.Option(help="A prompt longer than the model reads: `warn` (cut it, say so at the end) or `fail` (local models).", show_default="warn"),
@@ -74,16 +87,17 @@ def generate(
         for line in generator_rows():
             print(line)
         return
-    if not model:
+    if not model and not endpoint.models:
         raise UsageError(f"no model given: -m NAME=SPEC, where SPEC is {SPECS}")
 
     def make() -> Stage:
         from blendkit.generators.generating import Generating
 
         return Generating(
-            model, None, endpoint, system, run.seed, run.device, run.dtype, decodings=decoding or (), num_return=num_return,
+            model or (), None, endpoint, system, run.seed, run.device, run.dtype, decodings=decoding or (), num_return=num_return,
             trust_remote_code=trust_remote_code, max_new_tokens=max_new_tokens, temperature=temperature, top_p=top_p, top_k=top_k,
-            repetition_penalty=repetition_penalty, stop=stop, logprobs=logprobs or None, on_truncate=on_truncate,
+            repetition_penalty=repetition_penalty, stop=stop, logprobs=logprobs or None,
+            reasoning_effort=reasoning_effort, keep_reasoning=keep_reasoning, on_truncate=on_truncate,
         )  # fmt: skip
 
     run_stage(make, run)

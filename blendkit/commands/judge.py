@@ -54,11 +54,19 @@ def judge(
     max_new_tokens: Annotated[
         int | None, typer.Option(min=1, help="Tokens of a reply at most.", show_default="the prompt's own", rich_help_panel=LLM_JUDGES)
     ] = None,
+    reasoning_effort: Annotated[
+        str | None,
+        typer.Option(
+            help="How much a model that reasons shall do so: none, low, medium, high. Its tokens (0, 1024, 4096, 16384) are beside --max-new-tokens.",
+            show_default=False,
+            rich_help_panel=LLM_JUDGES,
+        ),
+    ] = None,
     on_truncate: Annotated[
         str | None,
         typer.Option(
-            help="A prompt longer than a local model reads: `warn` (cut its longest texts, say so at the end) or `fail`.",
-            show_default="warn",
+            help="A prompt longer than a local model reads: `warn` (as without it: cut its longest texts, say so at the end) or `fail`.",
+            show_default=False,
             rich_help_panel=LLM_JUDGES,
         ),
     ] = None,
@@ -78,7 +86,7 @@ def judge(
 
         return make_judge(
             model or "embedded", name=name, endpoint=endpoint, orders=orders, schedule=schedule, seed=run.seed, device=run.device, dtype=run.dtype,
-            prompt=prompt, verdict_by=verdict_by, max_new_tokens=max_new_tokens, on_truncate=on_truncate,
+            prompt=prompt, verdict_by=verdict_by, max_new_tokens=max_new_tokens, reasoning_effort=reasoning_effort, on_truncate=on_truncate,
         )  # fmt: skip
 
     run_stage(make, run)

@@ -10,6 +10,8 @@ from typing import Annotated, Any
 
 import typer
 
+from blendkit.credentials import hold
+from blendkit.generators.extra_body import extra_body_of
 from blendkit.generators.options import EndpointOptions
 from blendkit.pipeline.engines.options import ENGINES, EngineOptions
 from blendkit.pipeline.run import RunOptions
@@ -87,23 +89,42 @@ def _endpoint(kind: Any, text: str, **more: Any) -> Any:
 
 
 ENDPOINTS: dict[str, tuple[Any, Any]] = {
-    "base_url": (_endpoint(str | None, "The server; OPENAI_BASE_URL otherwise."), None),
+    "base_url": (_endpoint(str | None, "The server; OPENAI_BASE_URL otherwise. A model's own stands behind it: openai:MODEL@URL."), None),
+    "key_env": (
+        _endpoint(
+            list[str] | None,
+            "The environment's variable with the key, as NAME, or MODEL=NAME for one model. May be given several times.",
+            show_default="OPENAI_API_KEY",
+        ),
+        None,
+    ),
+    "extra_header": (
+        _endpoint(
+            list[str] | None,
+            "NAME:VALUE, a header of every request; VALUE env:VARIABLE is read from the environment. May be given several times.",
+        ),
+        None,
+    ),
+    "extra_body": (_endpoint(str | None, "A JSON object whose fields are added to every request, above blendkit's own; null leaves one out."), None),
     "api": (_endpoint(str, "chat, or completions (a plain text, by the preset's format where there is one)."), "chat"),
     "concurrency": (_endpoint(int, "Requests at a time.", min=1), 8),
     "requests_per_minute": (_endpoint(int | None, "At most so many requests a minute.", min=1), None),
     "tokens_per_minute": (_endpoint(int | None, "At most so many tokens a minute, prompt and the most that may be written.", min=1), None),
     "retries": (_endpoint(int, "Retries, with backoff and as Retry-After says, before the server counts as gone.", min=0), 5),
     "timeout": (_endpoint(float, "Seconds to wait for one answer, to its last byte."), 120.0),
+    "max_wait": (_endpoint(float, "Seconds that a server may ask to be left alone (Retry-After); longer ends the run.", min=0.0), 600.0),
     "max_body_bytes": (_endpoint(int, "A longer answer, decompressed, is a bad one.", min=1, show_default="64 MB"), EndpointOptions.max_body_bytes),
     "cache": (
         _endpoint(str | None, "Keep answers in this SQLite file, and ask no question twice; `none` keeps none.", show_default="OUTPUT.cache.sqlite with -o"),
         None,
     ),
-    "price_in": (_endpoint(float, "$ a million tokens of prompt: adds `cost` to usage.", min=0.0), 0.0),
-    "price_out": (_endpoint(float, "$ a million tokens of answer.", min=0.0), 0.0),
-    "max_cost": (_endpoint(float | None, "Stop before this many $ are exceeded."), None),
+    "price_in": (_endpoint(float | None, "$ a million tokens of prompt: adds `cost` to usage.", min=0.0), None),
+    "price_out": (_endpoint(float | None, "$ a million tokens of answer.", min=0.0), None),
+    "max_cost": (_endpoint(float | None, "Stop before this many $, of all models together, are exceeded.", min=0.0), None),
     "emit_batch": (_endpoint(str | None, "Ask nothing: write the requests to this file, in the OpenAI batch format."), None),
     "read_batch": (_endpoint(str | None, "Take the answers from this file, the output of such a batch."), None),
+    # The last: a model that it names has a use for it, whatever the model is.
+    "models": (_endpoint(str | None, "A TOML file with a table [NAME] a model: where it is, its key, price and limits; -m NAME then means it."), None),
 }
 
 
@@ -134,7 +155,7 @@ def with_run_options(
             if endpoint:
                 given = arguments["endpoint"]
                 arguments["endpoint"] = made = replace(given.share(run.engine.workers), cache=_cache(given.cache, run))
-                run.files += roles_of({"read_batch": "--read-batch"}, vars(made))
+                run.files += roles_of({"read_batch": "--read-batch", "models": "--models"}, vars(made))
                 run.files += roles_of({"cache": "--cache", "emit_batch": "--emit-batch"}, vars(made), writes=True)
             one_role_each(run.roles())
             function(**arguments)
@@ -174,7 +195,10 @@ def named_forms(registry: Registry) -> str:
 def _endpoint_options(**flags: Any) -> EndpointOptions:
     """An error about them names the first flag that was given; where none was, there is nothing to complain about."""
     given = [name for name, value in flags.items() if value != ENDPOINTS[name][1]]
-    return EndpointOptions(**flags, asked=flag_of(given[0]) if given else None)
+    made = EndpointOptions(**{**flags, "extra_body": extra_body_of(flags["extra_body"])}, asked=flag_of(given[0]) if given else None)
+    # Where workers ask, this process has the last word all the same.
+    hold(made.secrets())
+    return made
 
 
 def _cache(given: str | None, run: RunOptions) -> str | None:

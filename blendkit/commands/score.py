@@ -37,6 +37,7 @@ def score(
 
     Writes `candidates[].scores`, and `signatures`: what decided each score. A model is a hub id or a directory;
     `--list` shows each metric's default. Two scores of one metric need labels: big=bertscore:roberta-large.
+    Of a reward model with several outputs one is named: reward:MODEL#helpfulness.
 
     Example: blendkit score --metric bleu --metric bertscore --metric mbr:rouge2 < records.jsonl
     """

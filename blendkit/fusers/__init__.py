@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from blendkit.errors import UsageError
@@ -11,6 +11,7 @@ from blendkit.pipeline.stage import Stage
 from blendkit.registry import Registry, Row, options_of, suggesting
 
 if TYPE_CHECKING:
+    from blendkit.generators.models_file import Entry
     from blendkit.generators.options import EndpointOptions
 
 FUSERS = Registry(
@@ -32,8 +33,9 @@ BY_CONFIG = ("GenFuser", "ChatFuser")
 def make_fuser(
     model: str | Sequence[str] = "consensus", *, name: str | None = None, max_new_tokens: int | None = None, num_beams: int | None = None,
     max_length: int | None = None, candidate_maxlength: int | None = None, layers: int | None = None, temperature: float | None = None,
-    show_ranks: bool | None = None, show_scores: bool | None = None, on_truncate: str | None = None, endpoint: EndpointOptions | None = None,
-    device: str = "auto", dtype: str = "auto", seed: int = 0,
+    show_ranks: bool | None = None, show_scores: bool | None = None, reasoning_effort: str | None = None, keep_reasoning: str | None = None,
+    on_truncate: str | None = None, endpoint: EndpointOptions | None = None, device: str = "auto", dtype: str = "auto",
+    seed: int = 0,
 ) -> Stage:  # fmt: skip
     """The stage of one or several `--model`; the arguments are those of `blendkit.fuse`, and None is the kind's own default.
 
@@ -47,15 +49,22 @@ def make_fuser(
     models = [model] if isinstance(model, str) else list(model)
     if not models:
         raise UsageError("fuse: expected at least one model")
-    kinds = {fuser_of(spec) for spec in models}
+    named = endpoint.named if endpoint else {}
+    kinds = {fuser_of(spec, named) for spec in models}
     if len(models) > 1 and kinds != {"ChatFuser"}:
         raise UsageError("fuse: several models must all be chat models (openai:MODEL, vllm:MODEL, or local ones)")
     chosen = kinds.pop()
+    if chosen != "ChatFuser" and models[0] in named and endpoint:
+        table = named[models[0]]
+        if table.endpoint:
+            raise UsageError(f"{table.place}: {next(iter(table.endpoint))} is for a model behind a server, openai:MODEL; {table.spec} is none")
+        name, models, endpoint = name or models[0], [table.spec], endpoint.beside_tables
     kind = FUSERS.load_kind(chosen, "--model", Stage)
     takes = options_of(kind)
     options: dict[str, Any] = {
         "max_new_tokens": max_new_tokens, "num_beams": num_beams, "max_length": max_length, "candidate_maxlength": candidate_maxlength, "layers": layers,
-        "temperature": temperature, "show_ranks": show_ranks, "show_scores": show_scores, "on_truncate": on_truncate,
+        "temperature": temperature, "show_ranks": show_ranks, "show_scores": show_scores, "reasoning_effort": reasoning_effort,
+        "keep_reasoning": keep_reasoning, "on_truncate": on_truncate,
     }  # fmt: skip
     asked = endpoint.of_use if endpoint else None
     FUSERS.check_options({**options, "endpoint": asked}, {chosen: takes}, {"num_beams": "--beams", "endpoint": asked})
@@ -67,12 +76,14 @@ def make_fuser(
     return fuser
 
 
-def fuser_of(spec: str) -> str:
-    """The row of a `--model`.
+def fuser_of(spec: str, named: Mapping[str, Entry]) -> str:
+    """The row of a `--model`, which may be one of the `named` models.
 
     Raises:
         NoInputError: there is no such model.
     """
+    tables = list(named)
+    spec = named[spec].spec if spec in named else spec
     name = spec.partition(":")[0]
     if name in FUSERS and name not in BY_CONFIG:
         return name
@@ -82,6 +93,6 @@ def fuser_of(spec: str) -> str:
 
     from blendkit.models.pretrained import pretrained
 
-    with suggesting(spec, [name for name in FUSERS if name not in BY_CONFIG]):
+    with suggesting(spec, [*tables, *(name for name in FUSERS if name not in BY_CONFIG)]):
         config = pretrained(AutoConfig, spec, "model that could fuse", "config.json")
     return "GenFuser" if config.is_encoder_decoder else "ChatFuser"

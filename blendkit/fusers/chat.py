@@ -14,8 +14,10 @@ from blendkit.errors import UsageError, expect_at_least
 from blendkit.fences import fence_for, plain_name, quoted
 from blendkit.fusers.base import appended, top_candidates
 from blendkit.generators.base import Prompt, TextModel
-from blendkit.generators.factory import check_models, text_model, windows_at_once
+from blendkit.generators.factory import check_models, chosen, for_run, text_model, windows_at_once
 from blendkit.generators.options import EndpointOptions, Sampling
+from blendkit.generators.reasoning import check_reasoning
+from blendkit.generators.recording import Recording
 from blendkit.pipeline.stage import Stage
 from blendkit.pipeline.work import Rounds, Work
 from blendkit.records import Record, source_text
@@ -47,29 +49,33 @@ class ChatFuser(Stage):
 
     def __init__(
         self, models: Sequence[str], name: str | None = None, endpoint: EndpointOptions | None = None, *, layers: int = 1, show_ranks: bool = False,
-        show_scores: bool = False, max_new_tokens: int = 1024, temperature: float = 0.0, on_truncate: str | None = None, seed: int = 0,
-        device: str = "auto", dtype: str = "auto",
+        show_scores: bool = False, max_new_tokens: int = 1024, temperature: float = 0.0, reasoning_effort: str | None = None, keep_reasoning: str = "field",
+        on_truncate: str | None = None, seed: int = 0, device: str = "auto", dtype: str = "auto",
     ) -> None:  # fmt: skip
         expect_at_least({"layers": 1}, {"layers": layers})
-        if len(set(models)) < len(models):
+        check_reasoning(keep_reasoning, reasoning_effort)
+        self.recording = Recording(keep_reasoning)
+        endpoint = for_run(endpoint or EndpointOptions(), models)
+        found = [chosen(spec, endpoint) for spec in models]
+        if len({one.name for one in found}) < len(models):
             raise UsageError("fuse: a model is named twice")
         if name and len(models) > 1 and layers == 1:
             raise UsageError("--name: several models without --layers write several answers, each under its model's name")
         check_models(models, endpoint, on_truncate=on_truncate)
-        endpoint = endpoint or EndpointOptions()
         if layers > 1 and endpoint.offline:
             raise UsageError("--layers: a second round reads the answers of the first, which a batch file does not have yet")
-        self.models: dict[str, TextModel] = {spec: text_model(spec, endpoint, device, dtype, on_truncate=on_truncate) for spec in models}
-        self.final_name, self.layers, self.seed = name or models[0], layers, seed
-        self.sampling = Sampling(max_new_tokens=max_new_tokens, temperature=temperature)
-        self.jobs = {spec: model.completing(self.sampling) for spec, model in self.models.items()}
+        self.models: dict[str, TextModel] = {one.name: text_model(one.spec, one.endpoint, device, dtype, on_truncate=on_truncate) for one in found}
+        self.final_name, self.layers, self.seed = name or found[0].name, layers, seed
+        self.sampling = Sampling(max_new_tokens=max_new_tokens, temperature=temperature, effort=reasoning_effort)
+        self.jobs = {one.name: self.models[one.name].completing(one.sampling(self.sampling)) for one in found}
         self.show_ranks, self.show_scores = show_ranks, show_scores
         self.window = max(self.window, *(model.window for model in self.models.values()))
         self.overlap = windows_at_once(self.models.values(), endpoint)
         self.passes_records = not endpoint.emit_batch
         shown = "+".join(part for part, wanted in (("ranks", show_ranks), ("scores", show_scores)) if wanted) or "no"
         known = {"layers": layers, "shown": shown, "decoding": self.sampling.method, "seed": seed}
-        self.signature = str(Signature("chat-fuser", models=",".join(models), **known, v=VERSION))
+        known |= {"effort": reasoning_effort} if reasoning_effort else {}
+        self.signature = str(Signature("chat-fuser", models=",".join(self.models), **known, v=VERSION))
 
     def rounds(self, record: Record) -> Rounds[None]:
         """A round a layer; each appends its answers."""
@@ -84,6 +90,8 @@ class ChatFuser(Stage):
             written = []
             for spec, completion in zip(models, (yield works), strict=True):
                 name = (self.final_name if len(models) == 1 else spec) if last else f"{spec}@{layer}"
+                if self.passes_records:
+                    completion = self.recording.taken(name, completion)
                 appended(record, name, completion.text, sources, **completion.fields())
                 written.append(len(record["candidates"]) - 1)
             sources = written
@@ -110,8 +118,8 @@ class ChatFuser(Stage):
 
     def describe(self) -> dict[str, Any]:
         """Signature and models."""
-        return {"signatures": [self.signature], "models": {spec: model.describe() for spec, model in self.models.items()}}
+        return {"signatures": [self.signature], "models": {spec: model.describe() for spec, model in self.models.items()}, **self.recording.describe()}
 
     def warnings(self) -> list[str]:
-        """The models' own."""
-        return [warning for model in self.models.values() for warning in model.warnings()]
+        """The models' own, and empty answers."""
+        return [*(warning for model in self.models.values() for warning in model.warnings()), *self.recording.warnings()]

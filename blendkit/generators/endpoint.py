@@ -7,42 +7,36 @@ whole core for 75 % of the possible rate, aiohttp a tenth of one for 95 % (docs/
 from __future__ import annotations
 
 import asyncio
-import os
 import random
+import re
 import threading
 import time
 import weakref
+from contextlib import suppress
 from dataclasses import replace
 from typing import Any
 
 import orjson
 
-from blendkit.credentials import Address, Secrets
-from blendkit.errors import BlendkitError, EndpointError, NoInputError, RecordError, UsageError
+from blendkit.errors import BlendkitError, EndpointError, RecordError, UsageError
 from blendkit.generators import requests
-from blendkit.generators.base import Completion, Prompt, TextModel, Unsupported
+from blendkit.generators.adaptation import STATUSES, Adapted, adapted_to, read_stored, stored
+from blendkit.generators.base import Completion, Prompt, TextModel
 from blendkit.generators.batch_file import BatchAnswers, BatchWriter
 from blendkit.generators.cache import Cache
-from blendkit.generators.limits import Meter, RateLimit, connections, retry_after
+from blendkit.generators.extra_body import with_extra
+from blendkit.generators.limits import Meter, RateLimit, connections
 from blendkit.generators.options import EndpointOptions, Sampling
-from blendkit.generators.replies import REFUSAL_BYTES, BadReply, read_body, read_kept, read_reply, what_it_says
+from blendkit.generators.reasoning import Room
+from blendkit.generators.replies import BadReply, SaidError, read_kept, read_reply
+from blendkit.generators.server import ROUTES, Refused, Server, TryAgain
+from blendkit.terminal_text import say
 
-DEFAULT_URL = "https://api.openai.com/v1"
-AGAIN = (408, 409, 425, 429)  # and every 5xx: another try may succeed
-FEATURES = ("response_format", "json_schema", "logprobs")  # what not every server has; its refusal names them
 GONE = 3  # requests in a row that used up their retries
 FIRST_BACKOFF, LONGEST_BACKOFF = 0.5, 30.0
-LONGEST_WAIT = 3600.0  # seconds that a server may ask for before it counts as gone
-QUOTED = 300  # characters of what a server says
-ROUTES = {"chat": "chat/completions", "completions": "completions"}
-
-
-class TryAgain(Exception):
-    """A request failed in a way that may pass; `wait` is what the server asked for, in seconds; `paid`: there was an answer all the same."""
-
-    def __init__(self, reason: str, wait: float | None = None, paid: bool = False) -> None:
-        super().__init__(reason)
-        self.wait, self.paid = wait, paid
+MOST_FIXES = 16  # changes of one request, until its refusal is its own fault
+# Codes of an error in a 200 that may pass, where it has a word in place of a status.
+PASSING = re.compile(r"rate.?limit|overload|time.?out|unavailable|busy|(?:server|internal|api|upstream|engine)_?error|capacity|exhausted", re.IGNORECASE)
 
 
 class Exhausted(Exception):
@@ -61,10 +55,7 @@ _endpoints: weakref.WeakSet[Endpoint] = weakref.WeakSet()
 
 
 class Endpoint(TextModel):
-    """The key comes from OPENAI_API_KEY; with a --base-url it may be absent, as local servers ask for none.
-
-    A key in the base URL is sent as it stands there, and is no part of any name. Nothing that leaves (exceptions, texts,
-    what a cache keeps) holds a credential.
+    """A model behind a server. Nothing that leaves (exceptions, texts, what a cache keeps) holds a credential.
 
     Raises:
         UsageError: the `api` extra is not installed, options that do not go together, or a base URL that is none.
@@ -74,40 +65,25 @@ class Endpoint(TextModel):
     local = False
 
     def __init__(self, model: str, endpoint: EndpointOptions) -> None:
-        try:
-            import aiohttp
-        except ImportError as error:
-            raise UsageError("an openai: model needs aiohttp: pip install 'blendkit[api]'") from error
-        if endpoint.api not in ROUTES:
-            raise UsageError(f"--api {endpoint.api}: expected {' or '.join(ROUTES)}")
-        if endpoint.max_cost is not None and not (endpoint.price_in or endpoint.price_out):
-            raise UsageError("--max-cost needs --price-in and --price-out, in $ a million tokens")
-        self._aiohttp = aiohttp
+        if endpoint.max_cost is not None and not endpoint.priced:
+            whose = f"{endpoint.asked}: " if endpoint.own else ""
+            raise UsageError(f"{whose}--max-cost needs --price-in and --price-out, in $ a million tokens, or both of each model in its table; 0 is free")
         self.spec, self._model, self.options = f"openai:{model}", model, endpoint
-        self._key = os.environ.get("OPENAI_API_KEY", "").strip()
-        if any(not sign.isprintable() for sign in self._key):
-            raise UsageError("OPENAI_API_KEY holds control characters or is no UTF-8; no header can carry it")
-        self._address = Address.parsed(endpoint.base_url or os.environ.get("OPENAI_BASE_URL") or DEFAULT_URL)
-        self._where = self._address.name
-        self._secrets = Secrets([self._key, *self._address.secrets])
-        if self._key and self._address.authorization:
-            raise UsageError("two credentials: --base-url has some, and OPENAI_API_KEY is set; the server reads one of them only")
+        self.server = Server(model, endpoint)
         self._writer = BatchWriter(endpoint.emit_batch, ROUTES[endpoint.api]) if endpoint.emit_batch else None
         self._answers = BatchAnswers(endpoint.read_batch, endpoint.max_body_bytes) if endpoint.read_batch else None
-        if not self._key and self._where == DEFAULT_URL and not endpoint.offline:
-            raise EndpointError("OPENAI_API_KEY is not set; set it, or name another server with --base-url")
         self._cache = Cache(endpoint.cache, endpoint.max_body_bytes) if endpoint.cache and not endpoint.offline else None
         self._limit = RateLimit(endpoint.requests_per_minute, endpoint.tokens_per_minute)
-        self.meter = Meter(endpoint.price_in, endpoint.price_out, endpoint.max_cost)
+        self.meter = Meter(endpoint.price_in, endpoint.price_out, *endpoint.purses())
         self._gone: BlendkitError | None = None
         self._last_success, self._failures = 0.0, 0
-        self.cut = self.unbelieved = self.hidden = self.unreadable = 0
+        self.cut = self.unbelieved = self.hidden = self.unreadable = self.repaired = 0
+        self._room, self._adapted = Room(), Adapted()
         self._fewer: str | None = None
         self._not_kept: str | None = None
         # One loop in a thread of its own serves all windows in work; connections stay open between them.
         self._loop: asyncio.AbstractEventLoop | None = None
         self._starting = threading.Lock()
-        self._session: Any = None
         self._gate: asyncio.Semaphore | None = None
         self._under_way: dict[str, asyncio.Future[Completion | Exception]] = {}
         if not endpoint.offline:
@@ -115,63 +91,73 @@ class Endpoint(TextModel):
 
     def complete(self, prompts: list[Prompt], sampling: Sampling) -> list[Completion | Exception]:
         """All prompts, at most `concurrency` at a time; once the server is gone, the rest fail at once."""
-        bodies = [requests.request_body(self._model, self.options.api, prompt, sampling) for prompt in prompts]
-        keys = [requests.digest(body) for body in bodies]
+        found = self._complete(prompts, sampling) if self.options.offline else self._room.complete(self._complete, prompts, sampling)
+        self.cut += sum(isinstance(result, Completion) and result.finish_reason == "length" for result in found)
+        return found
+
+    def _complete(self, prompts: list[Prompt], sampling: Sampling) -> list[Completion | Exception]:
+        bodies = [with_extra(requests.request_body(self._model, self.options.api, prompt, sampling), self.options.extra_body) for prompt in prompts]
         if self._writer is not None:
-            for key, body in zip(keys, bodies, strict=True):
-                self._writer.add(key, body)
+            for body in bodies:
+                self._writer.add(requests.digest(body), body)
             return [Completion("", None, None) for _ in prompts]
         if self._answers is not None:
-            return [self._without_secrets(self._from_batch(key, body)) for key, body in zip(keys, bodies, strict=True)]
+            return [self._without_secrets(self._from_batch(requests.digest(body), body)) for body in bodies]
         with self._starting:
             if self._loop is None:
                 self._loop = asyncio.new_event_loop()
                 threading.Thread(target=_serve, args=(self._loop,), name="endpoint", daemon=True).start()
-        asked = [(body, f"{self._where} {key}") for key, body in zip(keys, bodies, strict=True)]
-        return [self._without_secrets(result) for result in asyncio.run_coroutine_threadsafe(self._all(asked), self._loop).result()]
+        return [self._without_secrets(result) for result in asyncio.run_coroutine_threadsafe(self._all(bodies), self._loop).result()]
 
     def _without_secrets(self, result: Completion | Exception) -> Completion | Exception:
         """What leaves: a server may quote the key that it got, or a URL that has one."""
         if isinstance(result, Exception):
-            result.args = (self._secrets.masked(str(result)),)
+            result.args = (self.server.masked(str(result)),)
             return result
-        parts = [result.text, result.finish_reason or "", *(result.alternatives or ())]
-        if parts == [self._secrets.masked_whole(part) for part in parts]:
-            return result
-        self.hidden += 1
-        masked = self._secrets.masked_whole
-        others = {masked(token): value for token, value in result.alternatives.items()} if result.alternatives else None
-        return replace(result, text=masked(result.text), finish_reason=result.finish_reason and masked(result.finish_reason), alternatives=others)
+        clean = self.server.without_secrets(result)
+        self.hidden += clean is not result
+        return clean
 
     def _from_batch(self, key: str, body: dict[str, Any]) -> Completion | Exception:
         assert self._answers is not None
         answer = self._answers.get(key)
         if isinstance(answer, str):
-            return RecordError("", f"{self.spec}: {self._quoted(answer)}")
+            return RecordError("", f"{self.spec}: {self.server.quoted(answer)}")
         try:
             return self._counted(self._completion(answer, body), paid=True)
         except BadReply as error:
             return RecordError("", f"{self.spec}: the batch {error}")
+        except SaidError as error:
+            return RecordError("", f"{self.spec}: the batch has an error for it: {self.server.quoted(str(error))}")
 
-    async def _all(self, asked: list[tuple[dict[str, Any], str]]) -> list[Completion | Exception]:
-        if self._session is None:
-            many, files = connections(self.options.concurrency, len(_endpoints))
-            if many < self.options.concurrency:
-                self._fewer = f"--concurrency {self.options.concurrency}: this process may open {files} files (ulimit -n), so {many} requests go at a time"
-            timeout = self._aiohttp.ClientTimeout(total=self.options.timeout)
-            connector = self._aiohttp.TCPConnector(limit=many)
-            headers = {"Accept-Encoding": "gzip"}
-            if authorization := f"Bearer {self._key}" if self._key else self._address.authorization:
-                headers["Authorization"] = authorization
-            # aiohttp would decompress without a limit.
-            self._session = self._aiohttp.ClientSession(timeout=timeout, connector=connector, headers=headers, auto_decompress=False)
-            self._gate = asyncio.Semaphore(many)
+    async def _all(self, bodies: list[dict[str, Any]]) -> list[Completion | Exception]:
         try:
-            cached = self._kept([key for _, key in asked])
+            if self._gate is None:
+                self._open()
+            keys = [self._key(self._adapted.of(body)) for body in bodies]
+            cached = self._kept(keys)
         except BlendkitError as error:
             self._gone = error
-            return [error for _ in asked]
-        return [self._judged(result) for result in await asyncio.gather(*(self._one(body, key, cached.get(key)) for body, key in asked))]
+            return [error for _ in bodies]
+        return [self._judged(result) for result in await asyncio.gather(*(self._one(body, cached.get(key)) for body, key in zip(bodies, keys, strict=True)))]
+
+    def _open(self) -> None:
+        many, files = connections(self.options.concurrency, len(_endpoints))
+        if many < self.options.concurrency:
+            self._fewer = f"--concurrency {self.options.concurrency}: this process may open {files} files (ulimit -n), so {many} requests go at a time"
+        if self._cache is not None:
+            # What the server said of parameters is kept with its answers, so that a second run asks nothing.
+            self._adapted = self._adapted.joined(read_stored(self._cache.get([self._of_model]).get(self._of_model)))
+        self.server.open(many)
+        self._gate = asyncio.Semaphore(many)
+
+    def _key(self, body: dict[str, Any]) -> str:
+        """By which the cache finds the answer."""
+        return f"{self.server.identity} {requests.digest(body)}"
+
+    @property
+    def _of_model(self) -> str:
+        return f"{self.server.identity} takes of {self._model} {self.options.api}"
 
     def _kept(self, keys: list[str]) -> dict[str, Completion]:
         """What the cache has; rows that nobody can read are taken out, and their questions asked again."""
@@ -190,51 +176,64 @@ class Endpoint(TextModel):
         # Once several in a row have failed to the end, only a later answer shows that the server lives.
         if (result.answered and self._gone is None) or self._last_success > (result.first if self._gone is None else result.last):
             return RecordError("", f"{self.spec}: {result}")
-        self._gone = self._gone or EndpointError(f"{result}; is the server running?")
+        self._gone = self._gone or EndpointError(f"{result}; {_ask_yourself(result.answered)}")
         return self._gone
 
-    async def _one(self, body: dict[str, Any], key: str, cached: Completion | None) -> Completion | Exception:
+    async def _one(self, body: dict[str, Any], cached: Completion | None) -> Completion | Exception:
         if cached is not None:
             return self._counted(cached, paid=False)
+        key = requests.digest(body)
         if (same := self._under_way.get(key)) is not None:
             # Another window in work has asked just this.
             answer = await asyncio.shield(same)
             return self._counted(answer, paid=False) if isinstance(answer, Completion) else answer
-        self._under_way[key] = asyncio.ensure_future(self._in_turn(body, key))
+        self._under_way[key] = asyncio.ensure_future(self._in_turn(body))
         try:
             return await self._under_way[key]
         finally:
             del self._under_way[key]
 
-    async def _in_turn(self, body: dict[str, Any], key: str) -> Completion | Exception:
+    async def _in_turn(self, body: dict[str, Any]) -> Completion | Exception:
         assert self._gate is not None
         async with self._gate:
-            if self._gone is not None:
-                return self._gone
-            return await self._asked(body, key)
+            return await self._asked(body)
 
-    async def _asked(self, body: dict[str, Any], key: str) -> Completion | Exception:
-        """Asks until there is an answer, the retries are used up, or the server is gone."""
-        reason, first, answered = "", 0.0, False
-        most = (requests.tokens(body), int(body["max_tokens"]))
-        for attempt in range(self.options.retries + 1):
+    async def _asked(self, body: dict[str, Any]) -> Completion | Exception:
+        """Asks until there is an answer, the retries are used up, or the server is gone; what it does not take of the request is changed."""
+        reason, first, answered, attempt, fixes = "", 0.0, False, 0, 0
+        most = (requests.tokens(body), requests.answer_tokens(body))
+        adapted = self._adapted
+        while attempt <= self.options.retries:
             await self._limit.wait(sum(most))
             if self._gone is not None:
                 return self._gone
+            sent = adapted.of(body)
+            key = self._key(sent)
             try:
-                completion = await self._metered(body, key, most)
+                if fixes and (cached := self._kept([key]).get(key)) is not None:
+                    self._learned(adapted)
+                    return self._counted(cached, paid=False)
+                completion = await self._metered(sent, key, most)
             except TryAgain as error:
                 reason, first, answered = str(error), first or time.monotonic(), error.paid
                 backoff = min(LONGEST_BACKOFF, FIRST_BACKOFF * 2**attempt) * random.uniform(0.5, 1.0)
                 if attempt < self.options.retries:
                     if error.wait is not None:
-                        self._limit.pause(error.wait)
+                        if self._limit.pause(error.wait) and error.wait > self.options.timeout:
+                            say(f"{self.server.where} {error}; it asks for {error.wait:.0f} s of patience: waiting")
                     else:
                         await asyncio.sleep(backoff)
+                attempt += 1
+                continue
+            except Refused as refused:
+                changed = self._changed(refused, sent, adapted)
+                fixes += 1
+                if changed is None or fixes > MOST_FIXES:
+                    return RecordError("", f"{self.spec} refuses the request (HTTP {refused.status}): {refused}")
+                adapted = changed
                 continue
             except BlendkitError as error:
-                if not isinstance(error, RecordError):
-                    self._gone = self._gone or error
+                self._gone = self._gone or error
                 return error
             self._last_success, self._failures = time.monotonic(), 0
             if self._cache is not None:
@@ -244,12 +243,40 @@ class Endpoint(TextModel):
                     # This answer is passed on all the same; it may be the last one, so that nobody else tells.
                     self._gone = self._gone or error
                     self._not_kept = str(error)
-            return self._counted(completion, paid=True)
-        failure = Exhausted(f"{self._where} {reason}, after {self.options.retries} retries", first, answered)
+            self._learned(adapted)
+            return self._counted(_stopped(completion, body) if adapted.left_out("stop") else completion, paid=True)
+        failure = Exhausted(f"{self.server.where} {reason}, after {self.options.retries} retries", first, answered)
         self._failures += 1
         if self._failures >= GONE:
-            self._gone = self._gone or EndpointError(f"{failure}; is the server running?")
+            self._gone = self._gone or EndpointError(f"{failure}; {_ask_yourself(answered)}")
         return failure
+
+    def _changed(self, refused: Refused, sent: dict[str, Any], adapted: Adapted) -> Adapted | None:
+        """How the request may be put instead: as others have learned meanwhile, or as this refusal says."""
+        known = adapted.joined(self._adapted)
+        if known.of(sent) != sent:
+            return known
+        changed = (
+            adapted_to(refused.data, str(refused), sent, known, [name for name in sent if name not in self._given]) if refused.status in STATUSES else None
+        )
+        return changed if changed is not None and changed.of(sent) != sent else None
+
+    def _learned(self, adapted: Adapted) -> None:
+        """An answer came to a request so changed: from now on all are."""
+        joined = self._adapted.joined(adapted)
+        if joined == self._adapted:
+            return
+        self._adapted = joined
+        if self._cache is not None:
+            with suppress(BlendkitError):
+                # Only a help for the next run: without it, one more request is refused there.
+                self._cache.drop([self._of_model])
+                self._cache.put(self._of_model, stored(joined))
+
+    @property
+    def _given(self) -> frozenset[str]:
+        """Parameters that the user has written, which nobody else changes."""
+        return frozenset(self.options.extra_body or ())
 
     async def _metered(self, body: dict[str, Any], key: str, most: tuple[int, int]) -> Completion:
         """One request, and what it cost: an answer without a count of tokens counts as the most that it can have had."""
@@ -270,87 +297,62 @@ class Endpoint(TextModel):
             self.meter.settle(most, used)
 
     async def _attempt(self, body: dict[str, Any], key: str) -> Completion:
-        """One request. Raises TryAgain, or a fault that no second try will mend."""
-        headers = {"Content-Type": "application/json", "Idempotency-Key": key.rpartition(" ")[2]}
-        url = self._address.of(ROUTES[self.options.api])
+        """One request. Raises TryAgain, Refused, or a fault that ends all."""
         try:
-            # A redirect is not followed: the prompt, if not the key, would go to whom nobody named.
-            async with self._session.post(url, data=orjson.dumps(body), headers=headers, allow_redirects=False) as reply:
-                if reply.status != 200:
-                    raise self._refused(reply.status, await read_body(reply, REFUSAL_BYTES, whole=False), reply.headers)
-                return self._completion(await read_body(reply, self.options.max_body_bytes), body)
-        except TimeoutError:
-            raise TryAgain(f"gave no answer in {self.options.timeout:g} s") from None
+            return self._completion(await self.server.ask(body, key.rpartition(" ")[2]), body)
         except BadReply as error:
             raise TryAgain(str(error), paid=True) from None
-        except (self._aiohttp.ClientPayloadError, self._aiohttp.ServerDisconnectedError, ConnectionError) as error:
-            raise TryAgain(f"cut the connection ({type(error).__name__})") from None
-        except self._aiohttp.InvalidURL:
-            raise UsageError(f"--base-url {self._where}: expected http://HOST:PORT/v1 or the like") from None
-        except self._aiohttp.ClientResponseError:
-            raise TryAgain("answers with headers that are too long or no HTTP", paid=True) from None
-        except self._aiohttp.ClientError as error:
-            raise TryAgain(f"cannot be reached ({type(error).__name__})") from None
+        except SaidError as error:
+            raise self._failed(error) from None
 
-    def _refused(self, status: int, data: bytes, headers: Any) -> Exception:
-        where = self._where
-        message = self._quoted(what_it_says(data))
-        if 300 <= status < 400:
-            place = self._quoted(headers.get("Location", "nowhere"))
-            return EndpointError(f"{where} redirects to {place} (HTTP {status}), where nothing is sent; if that is right, name it with --base-url")
-        if status in (401, 403):
-            return EndpointError(f"{where} refuses the key (HTTP {status}); check OPENAI_API_KEY")
-        if status == 404:
-            return NoInputError(f"{where} has no model {self._model!r} (HTTP 404)")
-        if status == 402 or (status == 429 and "insufficient_quota" in data.decode(errors="replace")):
-            return EndpointError(f"{where} says that the account has no more credit (HTTP {status})")
-        if status in AGAIN or status >= 500:
-            wait = retry_after(headers)
-            if wait is not None and not wait <= LONGEST_WAIT:
-                return EndpointError(f"{where} answers HTTP {status} and asks for {wait:.0f} s of patience; go on with --resume later")
-            return TryAgain(f"answers HTTP {status}", wait)
-        if status in (400, 422, 501) and any(name in message for name in FEATURES):
-            return Unsupported("", f"{self.spec} refuses what was asked for (HTTP {status}): {message}")
-        return RecordError("", f"{self.spec} refuses this prompt (HTTP {status}): {message}")
-
-    def _quoted(self, text: str) -> str:
-        """The beginning of foreign words, masked before they are cut, so that no piece of a secret stays at their end."""
-        return self._secrets.masked(text[: 20 * QUOTED])[:QUOTED]
+    def _failed(self, error: SaidError) -> Exception:
+        """An error within a 200, as its code says: it may pass, or it is this request's."""
+        said = self.server.quoted(str(error))
+        if isinstance(error.code, int) and error.code >= 400:
+            failed = self.server.refusal(error.code, orjson.dumps({"error": {"message": said}}), {})
+            return TryAgain(f"answers with an error, {error.code}: {said}", failed.wait, error.begun) if isinstance(failed, TryAgain) else failed
+        # A half answer without a code is another one the next time.
+        if PASSING.search(str(error.code)) or (error.begun and error.code is None):
+            return TryAgain(f"answers with an error: {said}", paid=error.begun)
+        return Refused(200, f"it answers with an error: {said}", orjson.dumps({"error": {"message": said}}))
 
     def _completion(self, data: bytes, body: dict[str, Any]) -> Completion:
         """A response's body, priced. Raises BadReply when it is none."""
         reply = read_reply(data, self.options.api, "logprobs" in body)
         self.unbelieved += not reply.believable
+        self.repaired += reply.repaired
         completion = self._without_secrets(reply.completion)
         assert isinstance(completion, Completion)
         return replace(completion, usage=self._priced(completion.usage or {}))
 
     def _priced(self, counts: dict[str, int]) -> dict[str, Any] | None:
-        if self.meter.priced and len(counts) == 2:
-            return {**counts, "cost": round(self.meter.cost(**counts), 8)}
+        if self.meter.priced and {"prompt_tokens", "completion_tokens"} <= set(counts):
+            return {**counts, "cost": round(self.meter.cost(counts["prompt_tokens"], counts["completion_tokens"]), 8)}
         return dict(counts) or None
 
     def _counted(self, completion: Completion, paid: bool) -> Completion:
-        self.cut += completion.finish_reason == "length"
         self.meter.cached += not paid
         return completion
 
     def describe(self) -> dict[str, Any]:
         """The model and where it is, without credentials, and what was asked and paid."""
-        return {"model": self.spec, "base_url": self._where, "api": self.options.api, **self.meter.describe()}
+        return {"model": self.spec, "base_url": self.server.where, "api": self.options.api, **self.meter.describe(), **self._noticed()}
+
+    def _noticed(self) -> dict[str, Any]:
+        found = {"adapted": self._adapted.as_dict(), "repaired": self.repaired}
+        return {name: value for name, value in found.items() if value} | self._room.describe()
 
     def close(self) -> None:
         """Closes the connections; the next call opens new ones."""
-        loop, session = self._loop, self._session
-        self._loop = self._session = None
+        loop, self._loop = self._loop, None
         if loop is not None:
             # Waited for: the next call's loop is another thread, and the cache serves one at a time.
-            asyncio.run_coroutine_threadsafe(self._shut(session), loop).result()
+            asyncio.run_coroutine_threadsafe(self._shut(), loop).result()
             loop.call_soon_threadsafe(loop.stop)
 
-    async def _shut(self, session: Any) -> None:
-        if session is not None:
-            await session.close()
+    async def _shut(self) -> None:
+        self._gate = None
+        await self.server.close()
         if self._cache is not None:
             self._cache.close()
 
@@ -366,6 +368,11 @@ class Endpoint(TextModel):
             found.append(f"{self.unreadable} rows of --cache {self.options.cache} were no answers of ours; their questions were asked again")
         if self.unbelieved:
             found.append(f"{self.unbelieved} answers of {self.spec} had no count of tokens that can be believed; each counts as the most that it can have had")
+        if self._adapted.fixes:
+            found.append(f"{self.spec} does not take all of a request: {self._adapted.message()}")
+        found += self._room.warnings(self.spec)
+        if self.repaired:
+            found.append(f"{self.repaired} answers of {self.spec} held half characters, NULs or broken UTF-8; U+FFFD stands there")
         if self.hidden:
             found.append(f"{self.hidden} answers of {self.spec} quoted a key or password; *** stands in its place")
         if self.cut:
@@ -374,6 +381,16 @@ class Endpoint(TextModel):
             cached = f", {self.meter.cached:,} from the cache" if self.meter.cached else ""
             found.append(f"{self.spec}: {self.meter.requests:,} answers for ${self.meter.spent:.4f}{cached}")
         return found
+
+
+def _ask_yourself(answered: bool) -> str:
+    return "is it an OpenAI-compatible server?" if answered else "is the server running?"
+
+
+def _stopped(completion: Completion, body: dict[str, Any]) -> Completion:
+    """The answer up to the first stop, where the server would not take them."""
+    ends = [place for stop in body.get("stop", ()) if (place := completion.text.find(stop)) >= 0]
+    return replace(completion, text=completion.text[: min(ends)], finish_reason="stop") if ends else completion
 
 
 def _serve(loop: asyncio.AbstractEventLoop) -> None:

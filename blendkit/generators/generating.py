@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from typing import Any
 
 from blendkit.errors import UsageError, expect_at_least
 from blendkit.generators.base import Completion, Messages, Prompt, TextModel
-from blendkit.generators.factory import check_models, text_model, windows_at_once
+from blendkit.generators.factory import check_models, chosen, for_run, split_name, text_model, windows_at_once
 from blendkit.generators.options import EndpointOptions, Sampling, decoded_by
 from blendkit.generators.presets import Preset, defaults_of, names_to_suggest, preset_of
+from blendkit.generators.reasoning import check_reasoning
+from blendkit.generators.recording import Recording
 from blendkit.pipeline.stage import Stage
 from blendkit.pipeline.work import Job, Work
 from blendkit.records import Record, source_text
@@ -52,6 +54,8 @@ class Generating(Stage):
         repetition_penalty: float | None = None,
         stop: Sequence[str] | None = None,
         logprobs: bool | None = None,
+        reasoning_effort: str | None = None,
+        keep_reasoning: str = "field",
     ) -> None:
         """`max_new_tokens` and all behind it stand above `sampling`'s; a model's own defaults give way to both.
 
@@ -60,34 +64,43 @@ class Generating(Stage):
             NoInputError: there is no such model.
         """
         expect_at_least({"num_return": 1}, {"num_return": num_return})
+        check_reasoning(keep_reasoning, reasoning_effort)
+        self.recording = Recording(keep_reasoning)
         asked = {
             "max_new_tokens": max_new_tokens, "temperature": temperature, "top_p": top_p, "top_k": top_k, "repetition_penalty": repetition_penalty,
-            "stop": None if stop is None else tuple(stop), "logprobs": logprobs,
+            "stop": None if stop is None else tuple(stop), "logprobs": logprobs, "effort": reasoning_effort,
         }  # fmt: skip
         sampling = _asked(sampling or Sampling(), asked)
         # What differs from the defaults was asked for, too.
         given = {name for name, value in asked.items() if value is not None} | {
             name for name, value in vars(sampling).items() if value != vars(Sampling())[name]
         }
-        check_models([_parsed(model)[2] for model in models], endpoint, trust_remote_code, on_truncate)
         endpoint = endpoint or EndpointOptions()
-        self.sampling, self.system, self.seed, self.num_return = sampling, system, seed, num_return
+        parsed = [split_name(model) for model in models or endpoint.named]
+        if not parsed:
+            raise UsageError("generate: expected at least one model")
+        endpoint = for_run(endpoint, [name or spec for name, spec in parsed])
+        found = [chosen(spec, endpoint, name) for name, spec in parsed]
+        check_models([preset_of(one.spec)[1] for one in found], endpoint.beside_tables, trust_remote_code, on_truncate)
+        self.sampling, self.seed, self.num_return = sampling, seed, num_return
+        self.systems = {one.name: system if system is not None or one.table is None else one.table.system for one in found}
         self.models: dict[str, TextModel] = {}
         self.presets: dict[str, Preset | None] = {}
         self.samplings: dict[str, list[Sampling]] = {}
         self.jobs: dict[str, list[Job]] = {}
-        for model in models:
-            name, preset, where = _parsed(model)
+        for one in found:
+            name = one.name
+            preset, where = preset_of(one.spec)
             if name in self.models:
-                raise UsageError(f"-m {model}: the name {name} is given twice")
+                raise UsageError(f"-m {name}: the name {name} is given twice")
             self.presets[name] = preset
-            with suggesting(where, names_to_suggest()):
-                self.models[name] = text_model(where, endpoint, device, dtype, trust_remote_code, on_truncate)
-            base = _with_defaults(sampling, defaults_of(preset, where), given)
+            with suggesting(where, [*endpoint.named, *names_to_suggest()]):
+                self.models[name] = text_model(where, one.endpoint, device, dtype, trust_remote_code, on_truncate)
+            base = _with_defaults(sampling, {**defaults_of(preset, where), **(one.table.sampling if one.table else {})}, given)
             self.samplings[name] = [decoded_by(decoding, base) for decoding in decodings] or [base]
-            for one in self.samplings[name]:
-                self._check(name, one)
-            self.jobs[name] = [self._job(name, one) for one in self.samplings[name]]
+            for drawn in self.samplings[name]:
+                self._check(name, drawn)
+            self.jobs[name] = [self._job(name, drawn) for drawn in self.samplings[name]]
         self.local = [model for model in self.models.values() if model.local]
         if len(self.local) > 1:
             self.window = SEVERAL_LOCAL
@@ -95,7 +108,7 @@ class Generating(Stage):
             self.window = max(self.window, *(model.window for model in self.models.values()))
         else:
             # A window holds enough questions to keep all `concurrency` requests busy.
-            self.window = max(16, 4 * endpoint.concurrency)
+            self.window = max(16, 4 * max(one.endpoint.concurrency for one in found))
             self.overlap = windows_at_once(self.models.values(), endpoint)
         # Requests that are only written down bring no candidates.
         self.passes_records = not endpoint.emit_batch
@@ -128,9 +141,9 @@ class Generating(Stage):
 
     def plan(self, record: Record) -> list[Work]:
         """One prompt a candidate, or a search. Sampling differs from record to record, so equal prompts stay apart."""
-        messages = prompt_messages(record, self.system)
         works = []
         for name, model in self.models.items():
+            messages = prompt_messages(record, self.systems[name])
             preset = self.presets[name]
             written = partial(preset.text, instruction=record.get("instruction"), given=record.get("input")) if preset else None
             stop = preset.stop if preset else ()
@@ -155,23 +168,17 @@ class Generating(Stage):
                 found: list[Completion] = []
                 while len(found) < self.num_return:
                     found += next(given)
-                candidates += [_candidate(name, sampling, completion) for completion in found]
+                taken = [self.recording.taken(name, completion) for completion in found] if self.passes_records else found
+                candidates += [_candidate(name, sampling, completion) for completion in taken]
 
     def describe(self) -> dict[str, Any]:
         """Models, sampling and number of answers."""
-        return {"models": {name: model.describe() for name, model in self.models.items()}, "sampling": vars(self.sampling), "num_return": self.num_return}
+        models = {name: model.describe() for name, model in self.models.items()}
+        return {"models": models, "sampling": vars(self.sampling), "num_return": self.num_return, **self.recording.describe()}
 
     def warnings(self) -> list[str]:
-        """The warnings of the models."""
-        return [warning for model in self.models.values() for warning in model.warnings()]
-
-
-def _parsed(model: str) -> tuple[str, Preset | None, str]:
-    """Name, preset and model of `NAME=SPEC` or `SPEC`."""
-    name, mark, spec = model.partition("=")
-    # Behind a question mark stand settings.
-    named = bool(mark) and "?" not in name
-    return name if named else model, *preset_of(spec if named else model)
+        """The warnings of the models, and empty answers."""
+        return [*(warning for model in self.models.values() for warning in model.warnings()), *self.recording.warnings()]
 
 
 def _candidate(name: str, sampling: Sampling, completion: Completion) -> dict[str, Any]:
@@ -183,9 +190,9 @@ def _asked(sampling: Sampling, asked: dict[str, Any]) -> Sampling:
     return replace(sampling, **{name: value for name, value in asked.items() if value is not None})
 
 
-def _with_defaults(sampling: Sampling, defaults: dict[str, float], given: Collection[str]) -> Sampling:
+def _with_defaults(sampling: Sampling, defaults: Mapping[str, Any], given: Collection[str]) -> Sampling:
     """The model's defaults, but for what was asked for."""
-    return replace(sampling, **{key: value for key, value in defaults.items() if key not in given})  # type: ignore[arg-type]
+    return replace(sampling, **{key: value for key, value in defaults.items() if key not in given})
 
 
 def prompt_messages(record: Record, system: str | None) -> Messages:

@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import os
+import threading
 import time
+from collections.abc import Callable
 from contextlib import suppress
+from datetime import UTC
 from email.utils import parsedate_to_datetime
 from typing import Any
 
@@ -32,11 +35,13 @@ class RateLimit:
         while (left := slot + self._held - time.monotonic()) > 0:
             await asyncio.sleep(left)
 
-    def pause(self, seconds: float) -> None:
-        """Holds everybody back: the server said so."""
+    def pause(self, seconds: float) -> bool:
+        """Holds everybody back: the server said so. True where this is news, and not the same wait that another request was told of."""
         now = time.monotonic()
-        self._held += max(0.0, now + seconds - max(now, self._quiet))
+        longer = max(0.0, now + seconds - max(now, self._quiet))
+        self._held += longer
         self._quiet = max(self._quiet, now + seconds)
+        return longer > seconds / 2
 
 
 def connections(wanted: int, endpoints: int) -> tuple[int, int]:
@@ -64,40 +69,67 @@ class CostLimit(EndpointError):
     """The next request could exceed --max-cost (69)."""
 
 
+class Purse:
+    """What all models of a run may spend together, in $; each asks from a thread of its own."""
+
+    def __init__(self, most: float | None, name: str = "--max-cost") -> None:
+        self.most, self.name = most, name
+        self.spent = self.promised = 0.0
+        self._lock = threading.Lock()
+
+    def reserve(self, cost: float) -> BlendkitError | None:
+        """Puts aside the most that a request can cost, or says that there is not enough left."""
+        with self._lock:
+            if self.most is not None and self.spent + self.promised + cost > self.most:
+                return CostLimit(f"{self.name} {self.most:g}: ${self.spent:.4f} are spent, and the next answer could exceed it; all answers so far are kept")
+            self.promised += cost
+        return None
+
+    def settle(self, reserved: float, used: float) -> None:
+        """A request ended, and cost so much."""
+        with self._lock:
+            self.promised = max(0.0, self.promised - reserved)
+            self.spent += used
+
+
 class Meter:
     """Counts tokens and money of what was really asked, not of what a cache had."""
 
-    def __init__(self, price_in: float, price_out: float, most: float | None) -> None:
-        """Prices in $ a million tokens; `most` in $."""
-        self.price_in, self.price_out, self.most = price_in, price_out, most
+    def __init__(self, price_in: float | None, price_out: float | None, *purses: Purse) -> None:
+        """Prices in $ a million tokens, None where there is none; each answer is paid from all of the purses."""
+        self.price_in, self.price_out, self.purses = price_in, price_out, purses
         self.requests = self.cached = self.prompt_tokens = self.completion_tokens = 0
-        self.spent = self._promised = 0.0
+        self.spent = 0.0
 
     @property
     def priced(self) -> bool:
-        """Whether there are prices at all."""
-        return bool(self.price_in or self.price_out)
+        """Whether there are prices at all; 0 is one."""
+        return self.price_in is not None or self.price_out is not None
 
     def cost(self, prompt_tokens: int, completion_tokens: int) -> float:
         """In $."""
-        return (prompt_tokens * self.price_in + completion_tokens * self.price_out) / 1e6
+        return (prompt_tokens * (self.price_in or 0.0) + completion_tokens * (self.price_out or 0.0)) / 1e6
 
     def reserve(self, prompt_tokens: int, completion_tokens: int) -> BlendkitError | None:
         """Puts aside the most that a request can cost, or says that there is not enough left."""
         cost = self.cost(prompt_tokens, completion_tokens)
-        if self.most is not None and self.spent + self._promised + cost > self.most:
-            return CostLimit(f"--max-cost {self.most:g}: ${self.spent:.4f} are spent, and the next answer could exceed it; all answers so far are kept")
-        self._promised += cost
+        for number, purse in enumerate(self.purses):
+            if (fault := purse.reserve(cost)) is not None:
+                for other in self.purses[:number]:
+                    other.settle(cost, 0.0)
+                return fault
         return None
 
     def settle(self, reserved: tuple[int, int], used: tuple[int, int] | None) -> None:
         """A request ended: with so many tokens, or (None) without an answer."""
-        self._promised = max(0.0, self._promised - self.cost(*reserved))
+        cost = 0.0 if used is None else self.cost(*used)
+        for purse in self.purses:
+            purse.settle(self.cost(*reserved), cost)
         if used is not None:
             self.requests += 1
             self.prompt_tokens += used[0]
             self.completion_tokens += used[1]
-            self.spent += self.cost(*used)
+            self.spent += cost
 
     def describe(self) -> dict[str, float]:
         """For the manifest."""
@@ -108,14 +140,16 @@ class Meter:
 
 def retry_after(headers: Any) -> float | None:
     """Seconds, from `retry-after-ms` or from `Retry-After` in seconds or as a date; None when it says nothing."""
-    try:
-        if (milliseconds := headers.get("retry-after-ms")) is not None:
-            return max(0.0, float(milliseconds) / 1000)
-        if (value := headers.get("Retry-After")) is None:
-            return None
-        try:
-            return max(0.0, float(value))
-        except ValueError:
-            return max(0.0, parsedate_to_datetime(value).timestamp() - time.time())
-    except (ValueError, TypeError, OverflowError):
-        return None
+    milliseconds, value = headers.get("retry-after-ms"), headers.get("Retry-After")
+    ways: list[tuple[Any, Callable[[Any], float]]] = [(milliseconds, lambda text: float(text) / 1000), (value, float), (value, _until)]
+    for text, read in ways:
+        with suppress(ValueError, TypeError, OverflowError):
+            # A number that is none (nan) asks for nothing.
+            return max(0.0, read(text))
+    return None
+
+
+def _until(value: str) -> float:
+    """Seconds from now to a date; one without a zone is GMT, as all of HTTP's are."""
+    date = parsedate_to_datetime(value)
+    return (date if date.tzinfo else date.replace(tzinfo=UTC)).timestamp() - time.time()

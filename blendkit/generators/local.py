@@ -16,7 +16,7 @@ from blendkit.errors import RecordError
 from blendkit.generators.answers import Answers
 from blendkit.generators.base import Completion, Prompt, TextModel
 from blendkit.generators.options import Sampling
-from blendkit.generators.prompting import Encoded, Prompting, Truncation, positions_of
+from blendkit.generators.prompting import EncodedPrompt, Prompting, PromptTruncation, positions_of
 from blendkit.generators.reasoning import Room
 from blendkit.generators.sampling import DiverseGroups, Endings, SeededSampling
 from blendkit.models.loading import choose_device, choose_dtype, fingerprint
@@ -52,7 +52,7 @@ class LocalModel(TextModel):
         ends = {*ends, *self._known(self.tokenizer.eos_token_id, config), *self._turn_end()}
         pads = [*self._known(self.tokenizer.pad_token_id, config), *self.decoding.pop("pad_token_id", []), *sorted(ends), 0]
         self.answers = Answers(self.tokenizer, ends, pads[0])
-        self.room, self.truncation = Room(), Truncation()
+        self.room, self.truncation = Room(), PromptTruncation()
 
     @staticmethod
     def _known(token: int | None, config: Any) -> list[int]:
@@ -113,7 +113,7 @@ class LocalModel(TextModel):
     def _searched(self, prompts: list[Prompt], sampling: Sampling, count: int, cut: dict[int, int]) -> list[list[Completion] | Exception]:
         """The answers, or a prompt's fault; `cut` is told the tokens that were cut off each prompt, by its identity."""
         found: list[list[Completion] | Exception] = []
-        good: list[tuple[Prompt, Encoded]] = []
+        good: list[tuple[Prompt, EncodedPrompt]] = []
         for prompt in prompts:
             try:
                 encoded = self.prompting.encoded(prompt, sampling.max_new_tokens, sampling.effort)
@@ -129,7 +129,7 @@ class LocalModel(TextModel):
         return found
 
     @torch.inference_mode()
-    def _written(self, prompts: list[Prompt], encoded: list[Encoded], sampling: Sampling, count: int) -> list[list[Completion]]:
+    def _written(self, prompts: list[Prompt], encoded: list[EncodedPrompt], sampling: Sampling, count: int) -> list[list[Completion]]:
         from transformers import LogitsProcessorList, StoppingCriteriaList
 
         stops = [*dict.fromkeys((*sampling.stop, *(stop for prompt in prompts for stop in prompt.stop)))]
@@ -220,7 +220,7 @@ class LocalModel(TextModel):
         stand behind it. A prompt is encoded once, however many answers there are.
         """
         found: list[list[float] | Exception] = []
-        good: list[tuple[Prompt, Encoded]] = []
+        good: list[tuple[Prompt, EncodedPrompt]] = []
         for prompt, start in zip(prompts, begun or [""] * len(prompts), strict=True):
             try:
                 good.append((prompt, self.prompting.settled(prompt, start, answers)))
@@ -234,7 +234,7 @@ class LocalModel(TextModel):
         return found
 
     @torch.inference_mode()
-    def _likelihoods(self, prompts: list[tuple[Prompt, Encoded]], answers: list[str]) -> list[list[float]]:
+    def _likelihoods(self, prompts: list[tuple[Prompt, EncodedPrompt]], answers: list[str]) -> list[list[float]]:
         whole = [[self.prompting.ids(prompt, encoded.text + answer) for answer in answers] for prompt, encoded in prompts]
         # The head is what the prompt and all answers share. A token that spans the prompt's end belongs to the answers, and so
         # does each answer's last token, though the answer may be another one's beginning.

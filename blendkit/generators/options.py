@@ -2,10 +2,17 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from typing import Any
 
+from blendkit.credentials import Address, hold
 from blendkit.errors import UsageError, expect_at_least
+from blendkit.generators.extra_body import check_extra_body, secrets_in
+from blendkit.generators.headers import VARIABLE, Header, merged
+from blendkit.generators.limits import Purse
+from blendkit.generators.models_file import Entry, load_models
 from blendkit.registry import nearest
 
 
@@ -59,40 +66,128 @@ class Sampling:
 class EndpointOptions:
     """How to reach an OpenAI-compatible server, and within which limits. Prices are in $ a million tokens.
 
-    `cache` is an SQLite file; `emit_batch` and `read_batch` are files in the OpenAI batch format. `asked` is what errors call
-    these options by: the flag that was given, or None where a command was given none.
+    They are a run's; `models`, a TOML file, says of each model what is its own (models_file.py), and stands above them.
+    `key_env` is the name of the variable that holds the key, or MODEL=NAME for one model; OPENAI_API_KEY without it.
+    `extra_header` are NAME:VALUE, and `extra_body` is added to each request. `cache` is an SQLite file; `emit_batch` and
+    `read_batch` are files in the OpenAI batch format.
+
+    Set by blendkit itself: `asked` is what errors call these options by (the flag that was given, or None where a command was
+    given none), `named` the tables of `models`, `own` the settings that are one model's own, `purse` what all models of a run
+    may spend together.
     """
 
     base_url: str | None = None
     concurrency: int = 8
     retries: int = 5
     timeout: float = 120.0
+    max_wait: float = 600.0
     api: str = "chat"
     requests_per_minute: int | None = None
     tokens_per_minute: int | None = None
     cache: str | None = None
-    price_in: float = 0.0
-    price_out: float = 0.0
+    price_in: float | None = None
+    price_out: float | None = None
     max_cost: float | None = None
     emit_batch: str | None = None
     read_batch: str | None = None
     max_body_bytes: int = 64 << 20
+    key_env: str | Sequence[str] | None = None
+    extra_header: Sequence[str | Header] | None = None
+    extra_body: Mapping[str, Any] | None = None
+    models: str | None = None
     asked: str | None = "endpoint"
+    named: Mapping[str, Entry] = field(default_factory=dict)
+    own: tuple[str, ...] = ()
+    purse: Purse | None = field(default=None, compare=False)
 
     def __post_init__(self) -> None:
-        """Raises UsageError for a number that is out of its range."""
-        least = {"concurrency": 1, "retries": 0, "timeout": 0, "requests_per_minute": 1, "tokens_per_minute": 1, "price_in": 0, "price_out": 0}
-        expect_at_least({**least, "max_body_bytes": 1}, vars(self))
+        """Raises UsageError for a number that is out of its range or a header that is none, and as `load_models` does."""
+        least = {"concurrency": 1, "retries": 0, "timeout": 0, "max_wait": 0, "requests_per_minute": 1, "tokens_per_minute": 1}
+        expect_at_least({**least, "price_in": 0, "price_out": 0, "max_cost": 0, "max_body_bytes": 1}, vars(self))
+        if self.models and not self.named:
+            object.__setattr__(self, "named", load_models(self.models))
+        if self.extra_header is not None:
+            headers = [header if isinstance(header, Header) else Header.parsed(header) for header in self.extra_header]
+            object.__setattr__(self, "extra_header", merged((), headers))
+        check_extra_body(self.extra_body)
+        hold(secrets_in(self.extra_body))
+
+    @property
+    def headers(self) -> tuple[Header, ...]:
+        """Those that are added to each request."""
+        return tuple(header for header in self.extra_header or () if isinstance(header, Header))
 
     @property
     def of_use(self) -> str | None:
         """What errors call these options by where no model has a use for them; None where they are nobody's wish."""
-        return None if self == EndpointOptions() else self.asked
+        return None if replace(self, asked=EndpointOptions.asked) == EndpointOptions() else self.asked
+
+    @property
+    def beside_tables(self) -> EndpointOptions:
+        """What was asked for beside the tables."""
+        return replace(self, models=None, named={})
+
+    @property
+    def own_server(self) -> bool:
+        """Whether the address is the model's own, where no key of the run is sent."""
+        return "base_url" in self.own
+
+    @property
+    def priced(self) -> bool:
+        """Whether there are prices; 0 is one."""
+        return self.price_in is not None or self.price_out is not None
 
     @property
     def offline(self) -> bool:
         """Whether a batch file stands in for the server."""
         return bool(self.emit_batch or self.read_batch)
+
+    def key_of(self, *names: str) -> str | None:
+        """The variable that `--key-env` names for a model of one of these names, or for all."""
+        given = [self.key_env] if isinstance(self.key_env, str) else self.key_env or ()
+        pairs = [(model, variable) for model, _, variable in (one.rpartition("=") for one in given)]
+        return next((variable for wanted in (*names, "") for model, variable in pairs if model == wanted), None)
+
+    def keyed(self) -> list[str]:
+        """The models that `--key-env` names."""
+        given = [self.key_env] if isinstance(self.key_env, str) else self.key_env or ()
+        return [model for model, _, _ in (one.rpartition("=") for one in given) if model]
+
+    def of(self, settings: Mapping[str, Any], place: str, *names: str) -> EndpointOptions:
+        """One model's, whom `--key-env` calls by one of the names: its own `settings` stand above the run's.
+
+        Where the address is its own, no secret of the run's goes there: neither its key nor a header that holds one.
+        """
+        found = dict(settings)
+        elsewhere = "base_url" in found
+        if "price_in" in found or "price_out" in found:
+            found = {"price_in": None, "price_out": None, **found}
+        if self.extra_body:
+            run = {key: value for key, value in self.extra_body.items() if not (elsewhere and secrets_in({key: value}))}
+            found["extra_body"] = {**run, **found.get("extra_body", {})}
+        found["extra_header"] = merged([header for header in self.headers if not (elsewhere and header.secret)], found.get("extra_header", ())) or None
+        given = self.key_of(*names)
+        if set(names) & set(self.keyed()) or ("key_env" not in found and not elsewhere):
+            found["key_env"] = given
+        elif "key_env" not in found:
+            found["key_env"] = None
+        return replace(self, **found, asked=place, own=tuple(settings), models=None, named={})
+
+    def secrets(self) -> list[str]:
+        """What the variables hold that these options name, of all models."""
+        headers = [*self.headers, *(header for table in self.named.values() for header in table.endpoint.get("extra_header", ()))]
+        given = [self.key_env] if isinstance(self.key_env, str) else self.key_env or ()
+        names = [one.rpartition("=")[2] for one in given] + [table.endpoint["key_env"] for table in self.named.values() if "key_env" in table.endpoint]
+        names += [header.value.removeprefix(VARIABLE) for header in headers if header.value.startswith(VARIABLE)]
+        values = [os.environ.get(name, "").strip() for name in names]
+        urls = [table.endpoint["base_url"] for table in self.named.values() if "base_url" in table.endpoint]
+        values += [secret for url in urls for secret in Address.parsed(url).secrets]
+        return [*values, *(header.value for header in headers if header.secret and not header.value.startswith(VARIABLE))]
+
+    def purses(self) -> tuple[Purse, ...]:
+        """What an answer is paid from: the run's purse, and the model's own."""
+        run = self.purse or Purse(self.max_cost)
+        return (run, Purse(self.max_cost, f"{self.asked}: max_cost")) if "max_cost" in self.own else (run,)
 
     def share(self, workers: int) -> EndpointOptions:
         """One worker's part of the limits, which are for all of them together.
@@ -104,9 +199,19 @@ class EndpointOptions:
             return self
         if self.emit_batch:
             raise UsageError("--emit-batch: one process writes the file; leave --workers out")
-        parts = {name: getattr(self, name) for name in ("concurrency", "requests_per_minute", "tokens_per_minute")}
-        whole = {name: max(1, value // workers) for name, value in parts.items() if value is not None}
-        return replace(self, **whole, max_cost=None if self.max_cost is None else self.max_cost / workers)
+        named = {name: replace(entry, endpoint=_shared(entry.endpoint, workers)) for name, entry in self.named.items()}
+        return replace(self, **{**_shared(vars(self), workers), "named": named})
+
+
+SHARED_LIMITS = ("concurrency", "requests_per_minute", "tokens_per_minute")
+
+
+def _shared(settings: Mapping[str, Any], workers: int) -> dict[str, Any]:
+    """The settings of a table or a run, with one worker's part of each limit."""
+    parts = {name: max(1, settings[name] // workers) for name in SHARED_LIMITS if settings.get(name) is not None}
+    if settings.get("max_cost") is not None:
+        parts["max_cost"] = settings["max_cost"] / workers
+    return {**settings, **parts}
 
 
 # Each `--decoding` of the paper's appendix: the field of Sampling that its number sets, and the number when none is given.

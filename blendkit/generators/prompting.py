@@ -21,7 +21,7 @@ WAYS = ("warn", "fail")
 
 
 @dataclass
-class Truncation:
+class PromptTruncation:
     """Counts of prompts, of those that were too long, and of the tokens that were cut off."""
 
     prompts: int = 0
@@ -48,7 +48,7 @@ class Truncation:
 
 
 @dataclass(frozen=True)
-class Encoded:
+class EncodedPrompt:
     """A prompt as the model reads it.
 
     `room` are the tokens that may follow, `cut` those that were cut off it; `opened` says that it has opened the reasoning.
@@ -84,7 +84,7 @@ class Prompting:
         whole = len(self._tokens(self._text(prompt), prompt))
         return whole if self.positions is None else min(whole, self.positions)
 
-    def encoded(self, prompt: Prompt, new_tokens: int, effort: str | None = None) -> Encoded:
+    def encoded(self, prompt: Prompt, new_tokens: int, effort: str | None = None) -> EncodedPrompt:
         """The prompt's ids, with room for an answer of `new_tokens`, or for half of what the model reads where they are more.
 
         Raises:
@@ -94,7 +94,7 @@ class Prompting:
         variables = _reasoning(effort)
         return self._fitted(prompt, new_tokens, variables, "\n{}\n\n" if effort == "none" else None, "")
 
-    def settled(self, prompt: Prompt, begun: str, answers: list[str]) -> Encoded:
+    def settled(self, prompt: Prompt, begun: str, answers: list[str]) -> EncodedPrompt:
         """The prompt and what the model's turn begins with, all reasoning closed, with room for the longest of the answers.
 
         Raises:
@@ -113,7 +113,7 @@ class Prompting:
         """What a person should know at the end."""
         return self.conversations.warnings(self.name)
 
-    def _fitted(self, prompt: Prompt, new_tokens: int, variables: dict[str, Any], closing: str | None, begun: str) -> Encoded:
+    def _fitted(self, prompt: Prompt, new_tokens: int, variables: dict[str, Any], closing: str | None, begun: str) -> EncodedPrompt:
         """The prompt, cut to the budget where it is longer."""
         levels: dict[str, int] = {}
         material: dict[str, list[int]] | None = None
@@ -124,11 +124,11 @@ class Prompting:
             ids = self._tokens(text, prompt)
             whole = whole or len(ids)
             if self.positions is None:
-                return Encoded(text, ids, new_tokens, 0, opened)
+                return EncodedPrompt(text, ids, new_tokens, 0, opened)
             most = self.positions if not self.shared else self.positions - min(new_tokens, self.positions // 2)
             if len(ids) <= most:
                 left = self.positions - len(ids) if self.shared else self.positions - 1
-                return Encoded(text, ids, min(new_tokens, left), whole - len(ids), opened)
+                return EncodedPrompt(text, ids, min(new_tokens, left), whole - len(ids), opened)
             if self.on_truncate == "fail":
                 answer = f" with {self.positions - most:,} for the answer" if self.shared else ""
                 raise RecordError("", f"too long for {self.name}: the prompt has {whole:,} tokens, {most:,} fit{answer}; --on-truncate warn cuts it")

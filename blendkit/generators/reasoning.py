@@ -106,6 +106,16 @@ def _by_channel(text: str) -> tuple[str, str | None]:
     return (text[: first.start()] + final).strip(), thoughts or None
 
 
+def answer_begins(text: str) -> int:
+    """Where the answer begins in a text whose reasoning may stand before it, in characters; 0 where there is none."""
+    answer, reasoning = apart(text)
+    if reasoning is None:
+        return 0
+    place = text.rfind(answer) if answer else len(text)
+    # Where there is reasoning within the answer, its end counts.
+    return place if place >= 0 else [match.end() for match in _CLOSE.finditer(text)][-1]
+
+
 def joined(completion: Completion) -> str:
     """Reasoning and answer as one text, for `--keep-reasoning text`."""
     return f"<think>\n{completion.reasoning}\n</think>\n\n{completion.text}" if completion.reasoning else completion.text

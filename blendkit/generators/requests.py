@@ -34,6 +34,8 @@ def request_body(model: str, api: str, prompt: Prompt, sampling: Sampling) -> di
     if sampling.alternatives:
         chat = api == "chat"
         request |= {"logprobs": True, "top_logprobs": sampling.alternatives} if chat else {"logprobs": sampling.alternatives}
+    if sampling.effort and api == "chat":
+        request["reasoning_effort"] = sampling.effort
     if sampling.schema:
         request["response_format"] = {"type": "json_schema", "json_schema": {"name": "reply", "strict": True, "schema": sampling.schema}}
     return request
@@ -48,3 +50,8 @@ def tokens(body: dict[str, Any]) -> int:
     """About four characters a token."""
     text = body.get("prompt") or "".join(message["content"] for message in body.get("messages", ()))
     return len(text) // 4 + 1
+
+
+def answer_tokens(body: dict[str, Any]) -> int:
+    """The most that an answer may have."""
+    return int(body.get("max_completion_tokens") or body["max_tokens"])

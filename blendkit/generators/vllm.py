@@ -14,9 +14,10 @@ from blendkit.errors import BlendkitError, RecordError, UsageError, require
 from blendkit.generators.answers import Answers
 from blendkit.generators.base import Completion, Prompt, TextModel
 from blendkit.generators.options import Sampling
-from blendkit.generators.prompting import Encoded, Prompting, Truncation, positions_of
+from blendkit.generators.prompting import EncodedPrompt, Prompting, PromptTruncation, positions_of
 from blendkit.generators.reasoning import Room
 from blendkit.generators.vllm_faults import fault_of, fault_of_start
+from blendkit.models.gguf import is_gguf
 from blendkit.models.loading import choose_device, choose_dtype, fingerprint, locate
 from blendkit.models.pretrained import decoding_of, pretrained
 from blendkit.streams.standard_streams import stdout_as_stderr
@@ -56,6 +57,8 @@ class VllmModel(TextModel):
         require("vllm", "vllm", "a vllm: model", "vLLM")
         self.spec, self.trust = f"vllm:{model}", trust_remote_code
         self.name, self.settings = settings_of(model)
+        if is_gguf(self.name):
+            raise UsageError(f"-m {self.spec}: vLLM is given directories and hub ids; a GGUF file loads without `vllm:`")
         self.device = choose_device("auto").type
         if choose_device(device).type != self.device or ":" in device:
             raise UsageError(f"--device {device}: vLLM takes the device that it was built for, here {self.device}; of GPUs CUDA_VISIBLE_DEVICES names which")
@@ -71,7 +74,7 @@ class VllmModel(TextModel):
         self.answers = Answers(tokenizer, ends, -1)
         self._engine: Any = None
         self._fault: BlendkitError | None = None
-        self.room, self.truncation = Room(), Truncation()
+        self.room, self.truncation = Room(), PromptTruncation()
 
     def start(self) -> Any:
         """The `vllm.LLM`, started when it is first needed. What kept it from starting once will do so again."""
@@ -147,11 +150,11 @@ class VllmModel(TextModel):
             asked.append((encoded.ids, self._parameters(prompt, sampling, encoded)))
         outputs = iter(self._generated(asked))
         return [
-            self._completion(next(outputs), one, _stops(prompt, sampling), sampling.logprobs) if isinstance(one, Encoded) else one
+            self._completion(next(outputs), one, _stops(prompt, sampling), sampling.logprobs) if isinstance(one, EncodedPrompt) else one
             for prompt, one in zip(prompts, found, strict=True)
         ]
 
-    def _parameters(self, prompt: Prompt, sampling: Sampling, encoded: Encoded) -> dict[str, Any]:
+    def _parameters(self, prompt: Prompt, sampling: Sampling, encoded: EncodedPrompt) -> dict[str, Any]:
         """Arguments of vLLM's SamplingParams."""
         # vLLM would find a stop in the reasoning, too; behind it, the stop is found when all is written.
         reasons = encoded.opened or bool(self.room.given) or sampling.effort not in (None, "none")
@@ -170,7 +173,7 @@ class VllmModel(TextModel):
             "skip_special_tokens": False,
         }
 
-    def _completion(self, output: Any, encoded: Encoded, stops: list[str], logprobs: bool) -> Completion:
+    def _completion(self, output: Any, encoded: EncodedPrompt, stops: list[str], logprobs: bool) -> Completion:
         written = list(output.token_ids)
         found = self.answers.completion(written, len(encoded.ids), stops, encoded.opened)
         if logprobs:

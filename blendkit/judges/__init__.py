@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from typing import TYPE_CHECKING, Any
 
 from blendkit.errors import UsageError
@@ -25,8 +25,9 @@ JUDGES = Registry(
 
 def make_judge(
     model: str | Sequence[str] = "embedded", *, name: str | None = None, orders: str = "both", schedule: str = "full", prompt: str | None = None,
-    verdict_by: str | None = None, max_new_tokens: int | None = None, on_truncate: str | None = None, endpoint: EndpointOptions | None = None,
-    device: str = "auto", dtype: str = "auto", seed: int = 0,
+    verdict_by: str | None = None, max_new_tokens: int | None = None, reasoning_effort: str | None = None,
+    on_truncate: str | None = None, endpoint: EndpointOptions | None = None, device: str = "auto", dtype: str = "auto",
+    seed: int = 0,
 ) -> Judging:  # fmt: skip
     """The stage with one judge or several; the arguments are those of `blendkit.judge`, and None is the judge's own default.
 
@@ -37,7 +38,7 @@ def make_judge(
         UsageError: an argument is wrong, no judge is given, or none has an option.
         NoInputError: there is no such model or prompt file.
     """
-    from blendkit.generators.factory import check_models
+    from blendkit.generators.factory import check_models, for_run
     from blendkit.judges.base import Juror
     from blendkit.judges.judging import Judging
     from blendkit.judges.prompting import load_prompt
@@ -47,29 +48,37 @@ def make_judge(
     specs = [model] if isinstance(model, str) else list(model)
     if not specs:
         raise UsageError("-m: expected at least one judge")
-    parsed = [judge_of(spec) for spec in specs]
+    named = endpoint.named if endpoint else {}
+    parsed = [judge_of(spec, named) for spec in specs]
     kinds = {chosen: JUDGES.load_kind(chosen, "-m", Juror) for _, chosen, _ in parsed}
     takes = {chosen: options_of(kind) for chosen, kind in kinds.items()}
-    options: dict[str, Any] = {"prompt": prompt, "verdict_by": verdict_by, "max_new_tokens": max_new_tokens, "on_truncate": on_truncate}
+    options: dict[str, Any] = {
+        "prompt": prompt,
+        "verdict_by": verdict_by,
+        "max_new_tokens": max_new_tokens,
+        "reasoning_effort": reasoning_effort,
+        "on_truncate": on_truncate,
+    }
     asked = endpoint.of_use if endpoint else None
     JUDGES.check_options({**options, "endpoint": asked}, takes, {"endpoint": asked})
     if llms := [where for _, chosen, where in parsed if chosen == LLM]:
         check_models(llms, endpoint, on_truncate=on_truncate)
+        endpoint = for_run(endpoint, [part for own, _, where in parsed for part in (own, where) if part]) if endpoint else None
     options |= {"endpoint": endpoint, "device": device, "dtype": dtype, "seed": seed}
     jurors: list[Juror] = []
     for spec, (own, chosen, where) in zip(specs, parsed, strict=True):
         if where and "model" not in takes[chosen]:
             raise UsageError(f"-m {spec}: {chosen} takes no model")
-        given = {**options, "model": where or None, "name": own or (name if len(specs) == 1 and name else spec)}
-        with suggesting(where, [other for other in JUDGES if other != LLM]):
+        given = {**options, "model": where or None, "name": own or (name if len(specs) == 1 and name else None if chosen == LLM else spec)}
+        with suggesting(where, [*named, *(other for other in JUDGES if other != LLM)]):
             jurors.append(kinds[chosen](**{option: value for option, value in given.items() if option in takes[chosen] and value is not None}))
     return Judging(jurors, panel=name or "panel", orders=orders, schedule=schedule, seed=seed)
 
 
-def judge_of(spec: str) -> tuple[str, str, str]:
-    """The judge's own name (or nothing), its row, and what model it is given (or nothing), of `[NAME=]MODEL`."""
-    own, mark, where = spec.partition("=")
-    # Behind a question mark stand settings.
-    own, where = (own, where) if mark and "?" not in own else ("", spec)
+def judge_of(spec: str, named: Collection[str] = ()) -> tuple[str, str, str]:
+    """The judge's own name (or nothing), its row, and what model it is given (or nothing), of `[NAME=]MODEL`; MODEL may be one of `named`."""
+    from blendkit.generators.factory import split_name
+
+    own, where = split_name(spec)
     name, _, model = where.partition(":")
-    return (own, name, model) if name in JUDGES and name != LLM else (own, LLM, where)
+    return (own, name, model) if name in JUDGES and name != LLM and where not in named else (own, LLM, where)

@@ -10,8 +10,9 @@ from typing import Any
 
 from blendkit.errors import RecordError, UsageError
 from blendkit.generators.base import Completion, Material, Messages, Prompt, TextModel, Unsupported
-from blendkit.generators.factory import text_model, windows_at_once
+from blendkit.generators.factory import chosen, text_model, windows_at_once
 from blendkit.generators.options import EndpointOptions, Sampling
+from blendkit.generators.reasoning import check_reasoning
 from blendkit.judges.base import Juror, Opinion, Opinions, Shown
 from blendkit.judges.prompting import DEFAULT, JudgePrompt, load_prompt
 from blendkit.pipeline.work import Job, Work
@@ -35,31 +36,35 @@ class LLMJudge(Juror):
 
     def __init__(
         self, model: str, endpoint: EndpointOptions | None = None, *, name: str | None = None, prompt: str = DEFAULT, verdict_by: str = "auto",
-        max_new_tokens: int | None = None, on_truncate: str | None = None, seed: int = 0, device: str = "auto", dtype: str = "auto",
+        max_new_tokens: int | None = None, reasoning_effort: str | None = None, on_truncate: str | None = None, seed: int = 0,
+        device: str = "auto", dtype: str = "auto",
     ) -> None:  # fmt: skip
-        endpoint = endpoint or EndpointOptions()
+        one = chosen(model, endpoint or EndpointOptions(), name or "")
+        endpoint = one.endpoint
         if verdict_by not in WAYS:
             raise UsageError(f"--verdict-by {verdict_by}: expected one of {', '.join(WAYS)}")
+        check_reasoning(effort=reasoning_effort)
         if endpoint.offline:
             raise UsageError(
                 "--emit-batch, --read-batch: a judge asks again after a reply that it cannot read, which a batch cannot; judge by an endpoint, or locally"
             )
         self.prompt: JudgePrompt = load_prompt(prompt)
-        self.model: TextModel = text_model(model, endpoint, device, dtype, on_truncate=on_truncate)
-        self.name, self.seed = name or model, seed
+        self.model: TextModel = text_model(one.spec, endpoint, device, dtype, on_truncate=on_truncate)
+        self.name, self.seed = one.name, seed
         self.local = self.model.local
         if self.prompt.raw and not self.local and endpoint.api == "chat":
             raise UsageError(f"--prompt {self.prompt.name} is a text without a conversation, for models trained on it: add --api completions")
-        self.way = self._way(model, verdict_by)
+        self.way = self._way(one.spec, verdict_by)
         self.given_up: str | None = None
         tokens = max_new_tokens or self.prompt.max_new_tokens
-        self.sampling = Sampling(max_new_tokens=tokens, temperature=0, stop=tuple(self.prompt.stop))
+        self.sampling = one.sampling(Sampling(max_new_tokens=tokens, temperature=0, stop=tuple(self.prompt.stop), effort=reasoning_effort))
         self.unparsed = self.asked = 0
         self._counting = threading.Lock()
         self.overlap = windows_at_once([self.model], endpoint)
         self.job = Job(self.name, self._opinions, self.model.budgeted, self.model.close)
         by = verdict_by if verdict_by == "auto" and not self.local else self.way
-        self.signature = str(Signature(f"judge:{model}", prompt=self.prompt.name, by=by, v=VERSION))
+        effort = {"effort": self.sampling.effort} if self.sampling.effort else {}
+        self.signature = str(Signature(f"judge:{one.spec}", prompt=self.prompt.name, by=by, **effort, v=VERSION))
 
     def _way(self, spec: str, asked: str) -> str:
         firsts = [word.split()[0].lower() for word in self.prompt.words.values()]

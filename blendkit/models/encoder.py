@@ -10,6 +10,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from blendkit.errors import NoInputError
+from blendkit.models.chat_inputs import started
 from blendkit.models.encoder_reader import EncoderReader, Ids, longest_input
 from blendkit.models.loading import EMBEDDED, choose_device, choose_dtype
 from blendkit.models.pretrained import pretrained
@@ -40,13 +41,13 @@ class Encoder:
         self.reader = EncoderReader(model, self.tokenizer.pad_token_id, self.device, self.dtype, places_only=False)
 
     def ids(self, texts: Sequence[str]) -> list[list[int]]:
-        """Token ids with special tokens, cut to what fits."""
+        """Token ids with special tokens, cut to what fits; a start of text where a text has no token."""
         if not texts:
             return []
         # As bert-score has it: for these tokenizers a first word is like one after a space.
         prefix: dict[str, Any] = {"add_prefix_space": True} if type(self.tokenizer).__name__.startswith(("Roberta", "GPT2")) else {}
         found = self.texts(texts, add_special_tokens=True, truncation=True, max_length=self.longest, **prefix)
-        return [list(ids) for ids in found["input_ids"]]
+        return [started(ids, self.tokenizer) for ids in found["input_ids"]]
 
     def embed(self, rows: Sequence[Ids]) -> Tensor:
         """Mean-pooled, L2-normalised embeddings of token ids, [n, H], float32 on the CPU."""
@@ -88,11 +89,11 @@ def without_attention_dropout(encoder: Any) -> None:
             module.p = 0.0
 
 
-def load_pretrained(kind: Any, name: str, what: str) -> tuple[Any, Any]:
+def load_pretrained(kind: Any, name: str, what: str, whole: bool = False) -> tuple[Any, Any]:
     """A model by one of transformers' Auto classes, float32, for inference, and its tokenizer.
 
     Raises:
-        NoInputError: there is no such model, or it is not what the class loads.
+        NoInputError: there is no such model, it is not what the class loads, or, if `whole`, it is of another class with more weights.
     """
     from transformers import AutoTokenizer
 
@@ -102,6 +103,9 @@ def load_pretrained(kind: Any, name: str, what: str) -> tuple[Any, Any]:
     missing = sorted(key for key in report["missing_keys"] if what != "encoder" or "pooler." not in key)
     if missing:
         raise NoInputError(f"no {what} in {name}: its checkpoint lacks {len(missing)} weights of a {type(model).__name__}, such as {missing[0]}")
+    more, named = sorted(report["unexpected_keys"]), (model.config.architectures or [type(model).__name__])[0]
+    if whole and more and named != type(model).__name__:
+        raise NoInputError(f"no {what} in {name}: it is a {named}, with {len(more)} weights that a {type(model).__name__} has no use for, such as {more[0]}")
     model = model.eval()
     encoder = getattr(model, "encoder", None)
     # Of a seq2seq model, the encoder is what encodes.

@@ -22,21 +22,29 @@ class EncoderReader:
     `places_only`: only `at` will be called, so that the last layer need not be computed for all tokens.
     """
 
-    def __init__(self, encoder: Any, pad: int, device: torch.device, dtype: torch.dtype, places_only: bool, packed: bool = True) -> None:
-        self.device, self.pad = device, pad
+    def __init__(self, encoder: Any, pad: int | None, device: torch.device, dtype: torch.dtype, places_only: bool, packed: bool = True) -> None:
+        # Padding is masked, so that any token does where the tokenizer has none for it.
+        self.device, self.pad = device, pad or 0
+        self.name, self.size = encoder.name_or_path, encoder.get_input_embeddings().num_embeddings
         self.packed = packed_encoder(encoder, 0.0, device, dtype, places_only) if packed else None
         self.encoder = None if self.packed else encoder.to(device, dtype).eval()
 
     @torch.inference_mode()
     def states(self, rows: Sequence[Ids]) -> list[Tensor]:
-        """States of all tokens of each input, [L, H], float32 on the device."""
+        """States of all tokens of each input, [L, H], float32 on the device.
+
+        Raises:
+            NoInputError: the tokenizer knows tokens that the encoder does not.
+        """
+        expect_embeddings(rows, self.size, self.name)
         if self.packed is not None:
             return list(torch.split(self.packed.states(pack(rows).to(self.device)), [len(row) for row in rows]))
         return [states[: len(row)] for states, row in zip(self._padded(rows, None), rows, strict=True)]
 
     @torch.inference_mode()
     def at(self, rows: Sequence[Ids], places: Sequence[Sequence[int]], types: Sequence[Ids] | None = None) -> Tensor:
-        """States at m places of each input, [n, m, H], float32 on the device; `types` are token types."""
+        """States at m places of each input, [n, m, H], float32 on the device; `types` are token types. Raises as `states` does."""
+        expect_embeddings(rows, self.size, self.name)
         if self.packed is not None:
             return self.packed(pack(rows, types, places).to(self.device))
         states = self._padded(rows, types)
@@ -62,6 +70,13 @@ def padded(rows: Sequence[Ids], pad: int) -> dict[str, Tensor]:
     return {"input_ids": ids, "attention_mask": mask}
 
 
+def expect_embeddings(rows: Sequence[Ids], size: int, name: str) -> None:
+    """Raises NoInputError where a token has no embedding: a tokenizer that grew, and a model that did not."""
+    last = max((max(row, default=0) for row in rows), default=0)
+    if last >= size:
+        raise NoInputError(f"{name}: its tokenizer gives the token {last}, but the model has embeddings of {size} only: the two do not belong together")
+
+
 def longest_input(model: Any, tokenizer: Any, otherwise: int = 512) -> int:
     """Tokens that fit: the least of what the tokenizer and the position embeddings allow; `otherwise` for a model that names no number of them.
 
@@ -69,7 +84,9 @@ def longest_input(model: Any, tokenizer: Any, otherwise: int = 512) -> int:
         NoInputError: the checkpoint's files say something that is no such number.
     """
     name = tokenizer.name_or_path
-    positions = length_in({"max_position_embeddings": getattr(model.config, "max_position_embeddings", None)}, name, otherwise, "max_position_embeddings")
+    said = getattr(model.config, "max_position_embeddings", None)
+    # transformers has -1 for XLNet, which has relative positions.
+    positions = length_in({"max_position_embeddings": None if said == -1 else said}, name, otherwise, "max_position_embeddings")
     fits = tokenizer.model_max_length
     # transformers has 1e30 for tokenizers that do not say.
     if isinstance(fits, bool) or not isinstance(fits, int | float) or not fits >= 1:

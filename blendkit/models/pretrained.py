@@ -51,14 +51,17 @@ def pretrained(kind: Any, name: str, what: str, *files: str, trust_remote_code: 
     _never_ask()
     try:
         with _bounded(_limit(folder) if header is None else _limit_of(header)), _alone(header) as file:
-            more = {"output_loading_info": True} if whole else {}
+            more: dict[str, Any] = {"output_loading_info": True} if whole else {}
             more |= {"gguf_file": file.name} if file else {}
             found = kind.from_pretrained(file.parent if file else folder, trust_remote_code=trust_remote_code, **more, **options)
     except BaseException as error:
         raise _typed(error, name, what, trust_remote_code) from error
     if whole:
         found, told = found
-        if missing := sorted(told["missing_keys"]):
+        if told["mismatched_keys"]:
+            raise NoInputError(f"no {what} in {name}: {len(told['mismatched_keys'])} weights are of another shape than its configuration says")
+        # Buffers are computed.
+        if missing := sorted({name for name, _ in found.named_parameters(remove_duplicate=False)} & set(told["missing_keys"])):
             raise NoInputError(f"no {what} in {name}: it lacks {len(missing)} weights of {type(found).__name__}, {missing[0]} first")
     if header is not None:
         # The folder is gone.

@@ -1,40 +1,57 @@
-"""Models with one number as their answer: BLEURT's and reward models' regression heads on an encoder or a causal LM."""
+"""Models with numbers as their answer: BLEURT's and reward models' heads on an encoder or a causal LM."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from itertools import groupby
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from blendkit.errors import NoInputError
-from blendkit.models.encoder_reader import EncoderReader, Ids, longest_input, padded
+from blendkit.models.encoder_reader import EncoderReader, Ids, expect_embeddings, longest_input, padded
 from blendkit.models.fast.encoder import FAMILIES
 from blendkit.models.loading import choose_device, choose_dtype, locate, read_config, read_weights, take_weights, to_device
 from blendkit.models.pretrained import pretrained, untrained
 from blendkit.models.text_tokenizer import TextTokenizer
 
+# Encoders that answer from their first token and leave masked ones out of account: a row does not feel its padding.
+MASKING = {
+    *FAMILIES, "albert", "camembert", "convbert", "data2vec-text", "deberta", "distilbert", "electra", "ernie", "eurobert", "megatron-bert", "mpnet",
+    "roberta-prelayernorm", "roformer", "xlm-roberta-xl", "xmod",
+}  # fmt: skip
+# How the classes of causal LMs are called.
+WRITERS = ("ForCausalLM", "LMHeadModel")
+HEADS = "a scorer reads sequence classifiers (…ForSequenceClassification)"
+
 
 class Regressor:
-    """A sequence-classification model with one label. `tokenizer` is its own, `texts` reads foreign texts by it; `longest` the tokens that fit.
+    """A sequence classifier: one number a label. `tokenizer` is its own, `texts` reads foreign texts by it; `longest` the tokens that fit.
 
     Raises:
-        NoInputError: there is no such model, or it has another number of labels.
+        NoInputError: there is no such model, it is of another kind, or it needs code of its own.
     """
 
     def __init__(self, name: str, device: str = "auto", dtype: str = "auto", packed: bool = True) -> None:
+        self.name = name
         self.device = choose_device(device)
         self.dtype = choose_dtype(dtype, self.device)
         self.model, self.tokenizer = _load(name)
-        if self.model.config.num_labels != 1:
-            raise NoInputError(f"{name} has {self.model.config.num_labels} labels; a score needs a model with one")
+        config = self.model.config
+        self.size = self.model.get_input_embeddings().num_embeddings
+        self.labels = [str(config.id2label.get(place, f"LABEL_{place}")) for place in range(config.num_labels)]
         self.texts = TextTokenizer(self.tokenizer)
-        self.longest = longest_input(self.model, self.tokenizer)
+        # A causal model answers at its last token, and most of them read as far as their memory goes.
+        self.causal = hasattr(self.model, "score") and not config.is_encoder_decoder
+        self.longest = longest_input(self.model, self.tokenizer, otherwise=1 << 24 if self.causal else 512)
         head = _head(self.model) if packed else None
         self.reader = EncoderReader(self.model.base_model, 0, self.device, self.dtype, places_only=True) if head else None
         if head is None:
             self.model = self.model.to(self.device, self.dtype)
+            if self.causal:
+                # A reward in bfloat16 has steps of a hundredth of itself, and candidates would tie.
+                self.model.score.float()
         else:
             self.model = self.model.float()
             self.head = head
@@ -43,34 +60,47 @@ class Regressor:
                     part.to(self.device)
 
     @torch.inference_mode()
-    def __call__(self, rows: Sequence[Ids], types: Sequence[Ids] | None = None) -> list[float]:
-        """One number an input; `types` are token types."""
+    def __call__(self, rows: Sequence[Ids], types: Sequence[Ids] | None = None) -> list[list[float]]:
+        """The labels' numbers for each input, before any softmax; `types` are token types."""
+        expect_embeddings(rows, self.size, self.name)
         if self.reader is not None:
-            found: list[float] = self.head(self.reader.at(rows, [[0]] * len(rows), types))[:, 0].float().tolist()
+            found: list[list[float]] = self.head(self.reader.at(rows, [[0]] * len(rows), types)).float().tolist()
             return found
-        return self._padded(rows, types).float().tolist()
+        if self.causal:
+            return self._last(rows).float().tolist()
+        if self.model.config.model_type in MASKING:
+            return self._padded(rows, types).float().tolist()
+        # How others find the token that they answer from is their own matter, and padding may be in the way of it.
+        order = sorted(range(len(rows)), key=lambda place: len(rows[place]))
+        numbers: dict[int, list[float]] = {}
+        for _, group in groupby(order, key=lambda place: len(rows[place]) if self.model.config.pad_token_id is not None else place):
+            places = list(group)
+            parts = self._padded([rows[place] for place in places], None if types is None else [types[place] for place in places])
+            numbers |= zip(places, parts.float().tolist(), strict=True)
+        return [numbers[place] for place in range(len(rows))]
 
-    def _padded(self, rows: Sequence[Ids], types: Sequence[Ids] | None) -> Tensor:
-        config, model = self.model.config, self.model
-        pad = config.pad_token_id if config.pad_token_id is not None else 0
-        inputs = padded(rows, pad)
+    def _inputs(self, rows: Sequence[Ids], types: Sequence[Ids] | None = None) -> dict[str, Tensor]:
+        inputs = padded(rows, 0)
         if types is not None:
             inputs["token_type_ids"] = padded(types, 0)["input_ids"]
-        inputs = to_device(inputs, self.device)
-        if not hasattr(model, "score"):
-            logits: Tensor = model(**inputs).logits[:, 0]
-            return logits
-        # A causal model answers at its last token that is no padding; without a padding token in its config
-        # transformers refuses to say which that is.
-        states = model.base_model(**inputs).last_hidden_state
-        real = [[place for place, token in enumerate(row) if token != config.pad_token_id] or [len(row) - 1] for row in rows]
+        return to_device(inputs, self.device)
+
+    def _padded(self, rows: Sequence[Ids], types: Sequence[Ids] | None) -> Tensor:
+        logits: Tensor = self.model(**self._inputs(rows, types)).logits
+        return logits
+
+    def _last(self, rows: Sequence[Ids]) -> Tensor:
+        """What the head says at each row's last token that is no padding token, as transformers has it for one row at a time."""
+        pad = self.model.config.get_text_config().pad_token_id
+        states = self.model.base_model(**self._inputs(rows)).last_hidden_state
+        real = [[place for place, token in enumerate(row) if token != pad] or [0] for row in rows]
         last = torch.tensor([places[-1] for places in real], device=self.device)
-        scores: Tensor = model.score(states[torch.arange(len(rows), device=self.device), last])[:, 0]
+        scores: Tensor = self.model.score(states[torch.arange(len(rows), device=self.device), last].float())
         return scores
 
 
 def _head(model: Any) -> Callable[[Tensor], Tensor] | None:
-    """The layers between the first token's state [n, 1, H] and the number, where the encoder has a packed form."""
+    """The layers between the first token's state [n, 1, H] and the labels' numbers [n, L], where the encoder has a packed form."""
     family = FAMILIES.get(model.config.model_type)
     if family is None or not family.handles(model.config):
         return None
@@ -84,14 +114,37 @@ def _head(model: Any) -> Callable[[Tensor], Tensor] | None:
     return None
 
 
+def architecture(name: str) -> str:
+    """The class that a checkpoint says it is of; empty where it says none."""
+    named = read_config(locate(name), name).get("architectures")
+    return str(named[0]) if isinstance(named, list) and named else ""
+
+
 def _load(name: str) -> tuple[Any, Any]:
     from transformers import AutoModelForSequenceClassification
 
     from blendkit.models.encoder import load_pretrained
 
-    if read_config(locate(name), name).get("model_type") == "bleurt":
+    config = read_config(locate(name), name)
+    if config.get("model_type") == "bleurt":
         return _bleurt_port(name)
-    return load_pretrained(AutoModelForSequenceClassification, name, "regression model")
+    _expect_classifier(name, architecture(name), config.get("auto_map"))
+    return load_pretrained(AutoModelForSequenceClassification, name, "regression model", whole=True)
+
+
+def _expect_classifier(name: str, kind: str, code: Any) -> None:
+    """Refuses what transformers would load as a classifier, though it is none, and what it would leave the half of."""
+    import transformers
+
+    if kind.endswith("ForTokenClassification"):
+        raise NoInputError(f"{name} is a {kind}: it judges each token or step (a process reward model), not an answer as a whole; {HEADS}")
+    if kind.endswith((*WRITERS, "ForConditionalGeneration")):
+        more = f" or the logit of one token (reward:{name}#TOKEN; #0 for Nemotron's)" if kind.endswith(WRITERS) else ""
+        raise NoInputError(f"{name} is a {kind}, which writes text and has no head for a score; {HEADS}{more}, and judge --model asks a model that writes")
+    classes = code if isinstance(code, dict) else {}
+    where = classes.get("AutoModelForSequenceClassification") or next(iter(classes.values()), None)
+    if kind and where and kind not in dir(transformers):
+        raise NoInputError(f"{name} is a {kind} by code of its own ({where}), which no scorer runs (it would need trust_remote_code); {HEADS}")
 
 
 def _bleurt_port(name: str) -> tuple[Any, Any]:

@@ -22,8 +22,8 @@ class _Endless(BaseException):
     """Ends a template. It is no Exception, so that no handler in between catches it."""
 
 
-def rendered(tokenizer: Any, messages: list[dict[str, Any]], **options: Any) -> str:
-    """The messages as the tokenizer's chat template writes them.
+def rendered(tokenizer: Any, messages: list[dict[str, Any]], preamble: str = "", **options: Any) -> str:
+    """The messages as the tokenizer's chat template writes them, with what a template `preamble` before it defines.
 
     Raises:
         NoInputError: the template is broken, or needs more time or memory than any good one does.
@@ -32,6 +32,9 @@ def rendered(tokenizer: Any, messages: list[dict[str, Any]], **options: Any) -> 
     from jinja2 import TemplateSyntaxError
 
     name = tokenizer.name_or_path
+    several = tokenizer.chat_template
+    if isinstance(several, dict) and "default" not in several:
+        raise NoInputError(f"{name} has several chat templates ({', '.join(map(str, several))[:200]}) and none called default")
     try:
         template = tokenizer.get_chat_template()
     except Exception as error:
@@ -40,7 +43,7 @@ def rendered(tokenizer: Any, messages: list[dict[str, Any]], **options: Any) -> 
     absent = {key: "" for key in SPECIAL if getattr(tokenizer, key, None) is None}
     try:
         with _limited():
-            text = str(tokenizer.apply_chat_template(messages, chat_template=template, tokenize=False, **absent, **options))
+            text = str(tokenizer.apply_chat_template(messages, chat_template=preamble + template, tokenize=False, **absent, **options))
     except BlendkitError:
         raise
     except _Endless as error:

@@ -179,5 +179,5 @@ class PairRanker(Stage):
         }
 
     def warnings(self) -> list[str]:
-        """What was cut, in one line."""
-        return self.truncation.message()
+        """What was cut, a line for the texts that are compared and one for the prefilter's."""
+        return [*self.truncation.message(), *(self.prefilter.warnings() if self.prefilter else [])]

@@ -51,3 +51,7 @@ class Prefilter:
     def signature(self) -> str:
         """The scorer's signature, or the name of the field that was read."""
         return self.scorer.signature if self.scorer else f"field:{self.name}"
+
+    def warnings(self) -> list[str]:
+        """What the scorer tells, such as what it had to cut."""
+        return [f"--prefilter {self.spec}: {line}" for line in self.scorer.warnings()] if self.scorer else []

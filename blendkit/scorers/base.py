@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import ClassVar
 
+from blendkit.models.cuts import Cuts
 from blendkit.models.loading import fingerprint, shared
 from blendkit.pipeline.work import Job, Rounds, Work
 from blendkit.records import Record
@@ -76,6 +77,15 @@ class Scorer(ABC):
     def models(self) -> dict[str, str]:
         """Models by name, each with its revision or hash."""
         return {}
+
+    @cached_property
+    def cuts(self) -> Cuts:
+        """What did not fit into the model, for a scorer that counts it."""
+        return Cuts()
+
+    def warnings(self) -> list[str]:
+        """What a person should know at the end, one line each."""
+        return self.cuts.message(self.name)
 
 
 class TextScorer(Scorer):

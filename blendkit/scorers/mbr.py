@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Collection
+from functools import cached_property
 
 from blendkit.errors import UsageError
+from blendkit.models.cuts import Cuts
 from blendkit.registry import options_of
 from blendkit.scorers.base import Item, Scorer, Scores
 from blendkit.signature import Signature
@@ -62,3 +64,7 @@ class MBR(Scorer):
     @property
     def models(self) -> dict[str, str]:
         return self.metric.models
+
+    @cached_property
+    def cuts(self) -> Cuts:
+        return self.metric.cuts

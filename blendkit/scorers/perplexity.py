@@ -5,6 +5,8 @@ from __future__ import annotations
 import math
 from typing import Any
 
+from blendkit.models.chat_inputs import chat_ids, cut_front, dated, started
+from blendkit.models.conversations import Conversations
 from blendkit.models.loading import choose_device, choose_dtype, to_device
 from blendkit.models.text_tokenizer import TextTokenizer
 from blendkit.pipeline.work import Job, Work
@@ -34,6 +36,7 @@ class Perplexity(ModelScorer):
         self.device = choose_device(device)
         network, self.tokenizer = load_pretrained(AutoModelForCausalLM, model, "causal language model")
         self.texts = TextTokenizer(self.tokenizer)
+        self.chats = Conversations(self.texts)
         self.network = network.to(self.device, choose_dtype(dtype, self.device))
         self.longest = longest_input(network, self.tokenizer, otherwise=1 << 24)
         self.job = Job(f"perplexity:{model}", self._perplexities)
@@ -44,10 +47,12 @@ class Perplexity(ModelScorer):
         works, empty = [], []
         for item in items:
             prompt = prompts[item.messages]
-            answer = self.texts([item.candidate], add_special_tokens=False)["input_ids"][0][: self.longest - 1]
+            whole = self.texts([item.candidate], add_special_tokens=False)["input_ids"][0]
+            answer = whole[: self.longest - 1]
             empty.append(not answer)
             if answer:
-                kept = prompt[max(0, len(prompt) - (self.longest - len(answer))) :]
+                self.cuts.count(len(prompt) + len(whole), self.longest)
+                kept = cut_front(prompt, self.longest - len(answer), self.tokenizer)
                 row = (tuple(kept), tuple(answer))
                 works.append(Work(self.job, row, len(kept) + len(answer), row))
         found = iter((yield works))
@@ -56,22 +61,19 @@ class Perplexity(ModelScorer):
     def _prompt(self, item: Item) -> list[int]:
         """Token ids that stand before the answer; at least one, because the first token cannot be predicted from nothing."""
         if self.texts.templated:
-            messages = [{"role": role, "content": text} for role, text in item.messages]
-            ids = self.texts.read(self.texts.chat(messages, add_generation_prompt=True), add_special_tokens=False)
-        else:
-            ids = self.texts([f"{item.source}\n" if item.source else ""])["input_ids"][0]
-        start = next((token for token in (self.tokenizer.bos_token_id, self.tokenizer.eos_token_id) if token is not None), 0)
-        return list(ids) or [start]
+            return chat_ids(self.chats, item.messages, add_generation_prompt=True)
+        return started(self.texts([f"{item.source}\n" if item.source else ""])["input_ids"][0], self.tokenizer)
 
     def _perplexities(self, payloads: list[Any]) -> list[float]:
         """Perplexity of each answer."""
         import torch
 
-        from blendkit.models.encoder_reader import padded
+        from blendkit.models.encoder_reader import expect_embeddings, padded
 
         rows = [[*prompt, *answer] for prompt, answer in payloads]
+        expect_embeddings(rows, self.network.get_input_embeddings().num_embeddings, self.model_name)
         with torch.inference_mode():
-            logits = self.network(**to_device(padded(rows, self.tokenizer.pad_token_id or 0), self.device)).logits
+            logits = self.network(**to_device(padded(rows, 0), self.device)).logits
             values = []
             for number, (prompt, answer) in enumerate(payloads):
                 part = logits[number, len(prompt) - 1 : len(prompt) + len(answer) - 1].float()
@@ -80,7 +82,10 @@ class Perplexity(ModelScorer):
             losses = torch.stack(values).tolist()
         return [min(math.exp(min(loss, 100.0)), WORST) for loss in losses]
 
+    def warnings(self) -> list[str]:
+        return [*super().warnings(), *self.chats.warnings(self.model_name)]
+
     @property
     def signature(self) -> str:
         template = "chat" if self.texts.templated else "plain"
-        return str(Signature("perplexity", model=self.model_at, prompt=template, max=self.longest))
+        return str(Signature("perplexity", model=self.model_at, prompt=template, date=dated(self.texts), max=self.longest))

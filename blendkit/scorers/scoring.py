@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from dataclasses import asdict
 from typing import Any
 
 from blendkit.errors import RecordError, UsageError
@@ -74,8 +75,18 @@ class Scoring(Stage):
         return items_of(record, [candidate["text"] for candidate in candidates], source, reference)
 
     def describe(self) -> dict[str, Any]:
-        """The scorers' signatures and models."""
+        """The scorers' signatures and models, and what was cut to a model's length."""
         models: dict[str, str] = {}
         for scorer in self.scorers.values():
             models |= scorer.models
-        return {"signatures": [scorer.signature for scorer in self.scorers.values()], "models": models, **(self.settings if models else {})}
+        truncation = {name: asdict(scorer.cuts) for name, scorer in self.scorers.items() if scorer.cuts.inputs}
+        return {
+            "signatures": [scorer.signature for scorer in self.scorers.values()],
+            "models": models,
+            **(self.settings if models else {}),
+            **({"truncation": truncation} if truncation else {}),
+        }
+
+    def warnings(self) -> list[str]:
+        """What the scorers tell, such as what was cut."""
+        return [line for scorer in self.scorers.values() for line in scorer.warnings()]

@@ -12,7 +12,7 @@ from typing import Any
 
 import orjson
 
-from blendkit.credentials import Secrets, in_urls
+from blendkit.credentials import arguments_without_secrets
 from blendkit.errors import OutputError
 from blendkit.streams.counts import Counts
 from blendkit.version import VERSION
@@ -33,10 +33,9 @@ class Manifest:
         if not self.path:
             return
         seconds = time.monotonic() - self._started
-        secrets = Secrets.of_process()
         content = {
             "blendkit": VERSION,
-            "arguments": [secrets.masked_whole(in_urls(argument)) for argument in sys.argv[1:]],
+            "arguments": arguments_without_secrets(sys.argv[1:]),
             "time": datetime.now(UTC).isoformat(timespec="seconds"),
             **self.run,
             "ended": "done" if kind is None else kind.__name__,

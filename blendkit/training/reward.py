@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from blendkit.errors import UsageError
+from blendkit.models.conversations import Conversations
 from blendkit.models.encoder_reader import longest_input, padded
 from blendkit.models.loading import to_device
 from blendkit.models.pretrained import pretrained
@@ -43,9 +44,10 @@ class RewardTrainee(Pointwise):
         self.model = pretrained(AutoModelForSequenceClassification, backbone, what, num_labels=1, dtype=torch.float32)
         if self.tokenizer.pad_token_id is None:
             self.tokenizer.pad_token = self.tokenizer.eos_token
-        self.model.config.pad_token_id = self.tokenizer.pad_token_id
+        # Without one, transformers cannot tell where the rows of a batch end.
+        self.model.config.pad_token_id = self.tokenizer.pad_token_id or 0
         self.pairing, self.loss = pairing, PAIR_LOSSES[loss]
-        self.texts = TextTokenizer(self.tokenizer)
+        self.chats = Conversations(TextTokenizer(self.tokenizer))
         self.longest = longest_input(self.model, self.tokenizer)
 
     @classmethod
@@ -57,11 +59,11 @@ class RewardTrainee(Pointwise):
         """Gives the candidates as the scorer `reward` reads them."""
         conversation = (("user", example.source),)
         items = [Item(example.source, text, "", example.id, place, messages=conversation) for place, text in enumerate(example.candidates)]
-        return reward_inputs(self.texts, items, self.longest)
+        return reward_inputs(self.chats, items, self.longest)
 
     def logits(self, rows: list[Input]) -> Tensor:
         """Gives the rewards, [N, 1]."""
-        inputs = padded([ids for ids, _ in rows], self.tokenizer.pad_token_id)
+        inputs = padded([ids for ids, _ in rows], self.model.config.pad_token_id)
         if all(types is not None for _, types in rows):
             inputs["token_type_ids"] = padded([types or () for _, types in rows], 0)["input_ids"]
         found: Tensor = self.model(**to_device(inputs, next(self.model.parameters()).device)).logits

@@ -20,7 +20,7 @@ import blendkit as library
 from blendkit.errors import EndpointError, OutputError, RecordError, UsageError
 from blendkit.generators import limits
 from blendkit.generators.cache import Cache
-from blendkit.generators.limits import Meter, RateLimit
+from blendkit.generators.limits import Meter, Purse, RateLimit
 from blendkit.generators.options import EndpointOptions, Sampling
 
 PASSING = ("429", "429-date", "500", "503", "cut", "close", "not-json", "html", "late", "empty-choices", "no-message")
@@ -69,7 +69,7 @@ def test_one_request_that_never_works_is_reported_and_the_others_are_kept(blendk
 
 def test_a_bad_request_among_good_ones_does_not_stop_the_others(serve):
     server = serve(lambda prompt, attempt: "500" if prompt == "question 1" else None, latency=0.01)
-    with pytest.raises(RecordError, match="answers HTTP 500, after 1 retries"):
+    with pytest.raises(RecordError, match=r"answers HTTP 500: no: .*, after 1 retries"):
         generate(prompts(40), server, retries=1, concurrency=2)
     # Its window is done to the end; of later ones only what was asked already.
     assert sum(server.answered.values()) >= 15
@@ -95,20 +95,20 @@ def test_a_server_that_is_gone_ends_the_run_and_keeps_what_was_answered(blendkit
 
     def plan(prompt, attempt):
         seen.append(prompt)
-        return "close" if len(seen) > 20 else None
+        return "close" if len(seen) > 40 else None
 
     server = serve(plan)
     out = tmp_path / "out.jsonl"
     flags = ["generate", "-m", "openai:x", "--base-url", server.url, "--retries", 1, "--concurrency", 2, "--window", 8, "-o", out]
-    done = blendkit(*flags, stdin=lines(prompts(40)))
+    done = blendkit(*flags, stdin=lines(prompts(60)))
     assert done.returncode == 69
     assert f"{server.url} cut the connection (ServerDisconnectedError), after 1 retries; is the server running?" in done.stderr
     assert len(done.stderr.splitlines()) == 1
     assert [record["id"] for record in parsed(out.read_text())] == [f"r{number}" for number in range(len(parsed(out.read_text())))]
-    assert len(parsed(out.read_text())) >= 16
+    assert len(parsed(out.read_text())) >= 8
     server.plan = lambda prompt, attempt: None
-    assert blendkit(*flags, "--resume", stdin=lines(prompts(40))).returncode == 0
-    assert [record["id"] for record in parsed(out.read_text())] == [f"r{number}" for number in range(40)]
+    assert blendkit(*flags, "--resume", stdin=lines(prompts(60))).returncode == 0
+    assert [record["id"] for record in parsed(out.read_text())] == [f"r{number}" for number in range(60)]
     assert set(server.answered.values()) == {1}  # nothing was paid twice
 
 
@@ -260,7 +260,7 @@ def test_the_rate_limit_spaces_requests(monkeypatch, limit, tokens, expected):
 
 
 def test_a_meter_puts_aside_what_is_on_its_way():
-    meter = Meter(1e6, 1e6, 10.0)
+    meter = Meter(1e6, 1e6, Purse(10.0))
     assert meter.reserve(2, 3) is None
     assert meter.reserve(2, 3) is None
     assert isinstance(meter.reserve(1, 0), EndpointError)

@@ -28,7 +28,7 @@ from blendkit.generators.cache import Cache
 from blendkit.generators.endpoint import Endpoint
 from blendkit.generators.limits import RateLimit, connections, retry_after
 from blendkit.generators.options import EndpointOptions, Sampling
-from blendkit.generators.replies import BadReply, read_body, read_kept, read_reply, what_it_says
+from blendkit.generators.replies import BadReply, SaidError, read_body, read_kept, read_reply, what_it_says
 
 GOOD = {"choices": [{"message": {"content": "Hello"}, "finish_reason": "stop"}], "usage": {"prompt_tokens": 10, "completion_tokens": 5}}
 GOOD_TEXT = {"choices": [{"text": "Hello", "finish_reason": "stop"}], "usage": {"prompt_tokens": 10, "completion_tokens": 5}}
@@ -76,7 +76,7 @@ def test_a_body_without_end_is_the_fault_of_its_request(blendkit, serve, tmp_pat
 def test_a_server_whose_bodies_have_no_end_counts_as_gone(blendkit, serve):
     done = blendkit(*asking(serve(lambda prompt, attempt: "endless"), "--max-body-bytes", 1000), stdin=prompts("a", "b", "c"))
     assert done.returncode == 69, done.stderr
-    assert len(done.stderr.splitlines()) == 1 and "more than 1,000 bytes" in done.stderr and "is the server running?" in done.stderr
+    assert len(done.stderr.splitlines()) == 1 and "more than 1,000 bytes" in done.stderr and "is it an OpenAI-compatible server?" in done.stderr
 
 
 def test_the_time_is_for_the_whole_body(blendkit, serve):
@@ -88,7 +88,7 @@ def test_the_time_is_for_the_whole_body(blendkit, serve):
 def test_of_a_refusal_without_end_the_beginning_is_read(blendkit, serve):
     done = blendkit(*asking(serve(lambda prompt, attempt: "endless-400")), stdin=prompts("a"), preexec_fn=limited(250))
     assert done.returncode == 65, done.stderr
-    assert "refuses this prompt (HTTP 400)" in done.stderr
+    assert "refuses the request (HTTP 400)" in done.stderr
 
 
 class Chunks:
@@ -137,12 +137,12 @@ def test_a_compressed_body_that_is_cut_off_is_none():
 @pytest.mark.parametrize(
     ("change", "said"),
     [
-        ({"choices": {}}, "choices: expected array, got object"),
-        ({"choices": "x"}, "choices: expected array, got str"),
+        ({"choices": {}}, "choices: expected array | null, got object"),
+        ({"choices": "x"}, "choices: expected array | null, got str"),
         ({"choices": [1]}, "choices[0]: expected object, got int"),
-        ({"choices": [{"message": {"content": ["a"]}}]}, "choices[0].message.content: expected str | null, got array"),
-        ({"choices": [{"message": {"content": 5}}]}, "choices[0].message.content: expected str | null, got int"),
-        ({"choices": [{"message": "x"}]}, "choices[0].message: expected object, got str"),
+        ({"choices": [{"message": {"content": True}}]}, "choices[0].message.content: expected str | object | array | null, got bool"),
+        ({"choices": [{"message": {"content": 5}}]}, "choices[0].message.content: expected str | object | array | null, got int"),
+        ({"choices": [{"message": "x"}]}, "choices[0].message: expected object | null, got str"),
         ({"choices": [{"message": {"content": "a"}, "finish_reason": 5}]}, "choices[0].finish_reason: expected str | null, got int"),
         ({"choices": [{"message": {"content": "a"}, "logprobs": {"content": {}}}]}, "content: expected array | null, got object"),
         ({"choices": [{"message": {"content": "a"}, "logprobs": {"content": [{"token": "a", "logprob": 1e300}]}}]}, "<= 0.01"),
@@ -156,9 +156,9 @@ def test_a_field_of_another_type_is_named(change, said):
 
 
 @pytest.mark.parametrize(
-    "data", [b"", b"null", b"[1]", b'{"choices":[{"message":{"content":"\\ud800"}}]}', b'{"choices":[{"message":{"content":"\xff"}}]}', DEEP.encode(),
-             b'{"choices":[{"message":{"content":"a"}}],"x":%s}' % DEEP.encode(), b'{"choices":NaN}'],
-)  # fmt: skip
+    "data",
+    [b"", b"null", b"[1]", DEEP.encode(), b'{"choices":[{"message":{"content":"a"}}],"x":%s}' % DEEP.encode(), b'{"choices":NaN}'],
+)
 def test_what_is_no_reply_is_said_so(data):
     with pytest.raises(BadReply, match="answers with"):
         read_reply(data, "chat")
@@ -215,6 +215,8 @@ def check_reply(data: bytes, api: str, logprobs: bool) -> None:
     what_it_says(data)
     try:
         reply = read_reply(data, api, logprobs)
+    except SaidError:
+        return
     except BadReply as error:
         assert "\n" not in str(error)
         return
@@ -284,12 +286,12 @@ def test_no_line_of_a_batch_raises_anything_but_our_own(budget, tmp_path):
 @pytest.mark.parametrize(
     ("answer", "said"),
     [
-        ({"choices": {"0": {}}}, "choices: expected array, got object"),
-        (GOOD | {"choices": [{"message": {"content": [{"type": "text", "text": "Hello"}]}}]}, "content: expected str | null, got array"),
+        ({"choices": {"0": {}}}, "choices: expected array | null, got object"),
+        (GOOD | {"choices": [{"message": {"content": 5}}]}, "content: expected str | object | array | null, got int"),
         (GOOD | {"choices": [{"message": {"content": "a"}, "finish_reason": {}}]}, "finish_reason"),
         (GOOD | {"choices": [{"message": {"content": "a"}, "logprobs": {"content": [{"logprob": "x"}]}}]}, "log-probabilities of another form"),
         (DEEP.encode(), "answers with"),
-        (b'{"choices":[{"message":{"content":"\\ud800"}}]}', "no JSON"),
+        (b'{"choices":[{"message":{"content":"a"', "no JSON"),
     ],
 )
 def test_a_reply_of_another_form_is_the_fault_of_its_record(blendkit, serve, tmp_path, answer, said):
@@ -326,7 +328,7 @@ def test_nonsense_from_a_server_three_times_in_a_row_ends_the_run(blendkit, serv
     server = serve(lambda prompt, attempt: "html")
     done = blendkit(*asking(server, "--on-error", "skip", "--concurrency", 1), stdin=prompts(*map(str, range(20))))
     assert done.returncode == 69, done.stderr
-    assert "answers with something that is no JSON, after 0 retries; is the server running?" in done.stderr
+    assert "answers with something that is no JSON, after 0 retries; is it an OpenAI-compatible server?" in done.stderr
     assert sum(server.asked.values()) == 3
 
 
@@ -354,8 +356,8 @@ def test_a_log_probability_that_is_none_is_left_out(serve):
 # Refusals
 
 
-@pytest.mark.parametrize("place", ["http://localhost:9/elsewhere", "/v1/again", "//evil.example/x"])
-def test_a_redirect_is_not_followed(blendkit, serve, place):
+@pytest.mark.parametrize("place", ["http://localhost:9/elsewhere", "//evil.example/x"])
+def test_a_redirect_to_another_host_is_not_followed(blendkit, serve, place):
     server = serve(lambda prompt, attempt: f"redirect:{place}")
     done = blendkit(*asking(server), stdin=prompts("a", "b"), env={**os.environ, "OPENAI_API_KEY": "sk-planted-0123456789"})
     assert done.returncode == 69
@@ -486,7 +488,7 @@ def test_batch_answers_of_another_form(blendkit, tmp_path):
     answers.write_text(lines(rows))
     done = blendkit(*flags, "--read-batch", answers, "--on-error", "skip", stdin=prompts("a", "b"))
     assert done.returncode == 70, done.stderr
-    assert "the batch answers with an answer that is no completion: choices: expected array, got object" in done.stderr
+    assert "the batch answers with an answer that is no completion: choices: expected array | null, got object" in done.stderr
     assert parsed(done.stdout)[0]["candidates"][0]["text"] == "Hello"
     for line in ('{"custom_id":[],"response":null}', DEEP, '{"custom_id":"a","response":{"status_code":"x"}}', '{"custom_id":"\\ud800"}', "\x00"):
         answers.write_text(lines(rows[1:]) + line + "\n")

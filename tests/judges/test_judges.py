@@ -218,13 +218,14 @@ def test_structured_output_where_the_server_has_it(serving):
     assert stage.describe()["models"]["j"]["verdict_by"] == "json"
 
 
-def test_text_where_the_server_has_no_structured_output(serving):
+def test_json_in_words_where_the_server_has_no_structured_output(serving):
     server = serving(plan=lambda prompt, attempt: "no-schema", reply=honest)
     found, stage = judged(server, of_quality(1, 2), name="j")
     assert verdicts(found["j"]) == [(0, 1, "B"), (0, 1, "B")]
-    assert "Reply with one of these" in server.bodies[-1]["messages"][0]["content"]
-    assert stage.describe()["models"]["j"]["verdict_by"] == "text"
-    assert "the server has no structured output; its replies were parsed as text" in stage.warnings()
+    assert "response_format" not in server.bodies[-1]
+    assert "Reply with a JSON object" in server.bodies[-1]["messages"][0]["content"]
+    assert stage.describe()["models"]["j"]["adapted"] == {"response_format": None}
+    assert "openai:j does not take all of a request: response_format is left out" in stage.warnings()
 
 
 def test_a_reply_that_is_none_is_asked_for_once_more(serving):
