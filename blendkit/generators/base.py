@@ -84,6 +84,10 @@ class Unsupported(RecordError):
     """The server does not know a feature that a request asked for; without it, it might answer."""
 
 
+class Unanswered(RecordError):
+    """A batch that was read has no answer to the request (yet)."""
+
+
 class TextModel(ABC):
     """A model behind `complete`."""
 

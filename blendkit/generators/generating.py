@@ -9,7 +9,7 @@ from typing import Any
 
 from blendkit.errors import UsageError, expect_at_least
 from blendkit.generators.base import Completion, Messages, Prompt, TextModel
-from blendkit.generators.factory import check_models, chosen, for_run, split_name, text_model, windows_at_once
+from blendkit.generators.factory import check_batch, check_models, chosen, for_run, split_name, text_model, windows_at_once
 from blendkit.generators.options import EndpointOptions, Sampling, decoded_by
 from blendkit.generators.presets import Preset, defaults_of, names_to_suggest, preset_of
 from blendkit.generators.reasoning import check_reasoning
@@ -101,6 +101,7 @@ class Generating(Stage):
             for drawn in self.samplings[name]:
                 self._check(name, drawn)
             self.jobs[name] = [self._job(name, drawn) for drawn in self.samplings[name]]
+        check_batch(self.models.values(), endpoint)
         self.local = [model for model in self.models.values() if model.local]
         if len(self.local) > 1:
             self.window = SEVERAL_LOCAL
@@ -111,7 +112,7 @@ class Generating(Stage):
             self.window = max(16, 4 * max(one.endpoint.concurrency for one in found))
             self.overlap = windows_at_once(self.models.values(), endpoint)
         # Requests that are only written down bring no candidates.
-        self.passes_records = not endpoint.emit_batch
+        self.passes_records = not endpoint.only_emits
 
     def _check(self, name: str, sampling: Sampling) -> None:
         local = self.models[name].local

@@ -76,7 +76,7 @@ class Stored:
 
 
 @dataclass(frozen=True)
-class Header:
+class GGUFHeader:
     """What a file says of itself, all of it inside the file."""
 
     path: Path
@@ -128,7 +128,7 @@ def is_gguf(name: str) -> bool:
     return name.lower().endswith(SUFFIX)
 
 
-def gguf_header(name: str) -> Header:
+def gguf_header(name: str) -> GGUFHeader:
     """What the file says of itself, read once a process as long as the file stays the same.
 
     Raises:
@@ -150,7 +150,7 @@ def gguf_header(name: str) -> Header:
 
 
 @lru_cache(maxsize=16)
-def _header(path: Path, name: str, changed: int, size: int) -> Header:
+def _header(path: Path, name: str, changed: int, size: int) -> GGUFHeader:
     if not path.is_file():
         raise NoInputError(f"no model in {name}: it is not a file")
     with path.open("rb") as file:
@@ -173,7 +173,7 @@ def _header(path: Path, name: str, changed: int, size: int) -> Header:
         if entry.name in fields:
             raise _Damaged(f"{entry.name[:60]!r} stands in it twice")
         fields[entry.name] = entry
-    found = Header(path, fields, reading.tensors(tensors, fields))
+    found = GGUFHeader(path, fields, reading.tensors(tensors, fields))
     _check(found, name)
     return found
 
@@ -259,7 +259,7 @@ class _Reading:
         return [Stored(name, shape, kind, begin + offset, size) for name, shape, kind, offset, size in table]
 
 
-def _check(header: Header, name: str) -> None:
+def _check(header: GGUFHeader, name: str) -> None:
     """What transformers builds lists of, before it does."""
     if "general.architecture" not in header.fields:
         raise _Damaged("it says no general.architecture")
@@ -281,7 +281,7 @@ def _text(part: bytes) -> str:
 
 
 @contextmanager
-def quicker(header: Header) -> Iterator[None]:
+def quicker(header: GGUFHeader) -> Iterator[None]:
     """Hands transformers the header that was read; what it does not ask for by these names, it does by itself, only slower."""
     import gguf
     from transformers import modeling_gguf_pytorch_utils as loading
@@ -306,7 +306,7 @@ def quicker(header: Header) -> Iterator[None]:
             setattr(module, name, own[name])
 
 
-def scale_positions(network: Any, header: Header) -> None:
+def scale_positions(network: Any, header: GGUFHeader) -> None:
     """What a file says of scaled rotary positions and transformers leaves out: a factor for all, or one for each frequency (Llama 3.1)."""
     import torch
 

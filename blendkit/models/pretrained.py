@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from blendkit.errors import BlendkitError, NoInputError, OutOfMemory, out_of_memory
-from blendkit.models.gguf import Header, gguf_header, is_gguf, quicker, scale_positions
+from blendkit.models.gguf import GGUFHeader, gguf_header, is_gguf, quicker, scale_positions
 from blendkit.models.loading import locate, read_config
 
 # A network may have so many numbers for each byte of weights on the disk: room for tied weights, which are stored once,
@@ -76,7 +76,7 @@ def pretrained(kind: Any, name: str, what: str, *files: str, trust_remote_code: 
 
 
 @contextmanager
-def _alone(header: Header | None) -> Iterator[Path | None]:
+def _alone(header: GGUFHeader | None) -> Iterator[Path | None]:
     """A GGUF file in a folder of its own, as transformers would rather read a tokenizer.json beside it; nothing for a folder's checkpoint."""
     if header is None:
         yield None
@@ -197,7 +197,7 @@ def _limit(folder: Path) -> tuple[int, int, str]:
     return stored * (PACKED_PER_BYTE if packed else PER_BYTE) + ROOM, stored, "config.json"
 
 
-def _limit_of(header: Header) -> tuple[int, int, str]:
+def _limit_of(header: GGUFHeader) -> tuple[int, int, str]:
     """The same by a GGUF file's header: tied weights are stored once."""
     return PER_BYTE * header.numbers + ROOM, header.path.stat().st_size, "its header"
 
