@@ -17,6 +17,7 @@ from blendkit.generators.options import Sampling
 from blendkit.generators.prompting import EncodedPrompt, Prompting, PromptTruncation, positions_of
 from blendkit.generators.reasoning import Room
 from blendkit.generators.vllm_faults import fault_of, fault_of_start
+from blendkit.models.gguf import is_gguf
 from blendkit.models.loading import choose_device, choose_dtype, fingerprint, locate
 from blendkit.models.pretrained import decoding_of, pretrained
 from blendkit.streams.standard_streams import stdout_as_stderr
@@ -56,6 +57,8 @@ class VllmModel(TextModel):
         require("vllm", "vllm", "a vllm: model", "vLLM")
         self.spec, self.trust = f"vllm:{model}", trust_remote_code
         self.name, self.settings = settings_of(model)
+        if is_gguf(self.name):
+            raise UsageError(f"-m {self.spec}: vLLM is given directories and hub ids; a GGUF file loads without `vllm:`")
         self.device = choose_device("auto").type
         if choose_device(device).type != self.device or ":" in device:
             raise UsageError(f"--device {device}: vLLM takes the device that it was built for, here {self.device}; of GPUs CUDA_VISIBLE_DEVICES names which")

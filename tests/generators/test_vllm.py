@@ -151,6 +151,7 @@ def test_what_a_record_spells_is_no_control_token(vllm, tiny_chat):
     ("spec", "flags", "code", "said"),
     [
         ("/no/such/model", (), 66, "no model '/no/such/model'"),
+        ("/models/small.gguf", (), 2, "a GGUF file loads without `vllm:`"),
         ("CHAT?nonsense=1", (), 2, "unexpected keyword argument 'nonsense'"),
         ("CHAT?max_model_len=999999", (), 2, "User-specified max_model_len (999999) is greater than the derived max_model_len"),
         ("CHAT?gpu_memory_utilization=0.001", (), 75, "No available memory for the cache blocks. Try increasing `gpu_memory_utilization`"),
