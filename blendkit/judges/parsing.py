@@ -43,8 +43,8 @@ _BETTER = (
     r"[ ](?:better|superior|best|preferable|stronger|winner)|[ ]wins)(?!\w)(?:[ ](?:overall|answer|response|one|choice|option|candidate)){0,2}"
 )
 _SO = (
-    r"(?:(?:so|but|no|yes|wait|actually|however|rather|on[ ]second[ ]thought|conclusion|thus|therefore|hence|overall|ultimately|finally"
-    r"|in[ ]conclusion|in[ ]summary|to[ ]conclude|on[ ]balance|in[ ]my[ ](?:opinion|view)"
+    r"(?:(?:so|but|no|yes|wait|actually|however|rather|on[ ]second[ ]thought|conclusion"
+    r"|thus|therefore|hence|overall|ultimately|finally|in[ ]conclusion|in[ ]summary|to[ ]conclude|on[ ]balance|in[ ]my[ ](?:opinion|view)"
     r"|I[ ](?:think|believe|conclude|find)(?:[ ]that)?)[,:]?[*_]{0,2}[ ]){0,3}"
 )
 _REASON = r",?\s+(?:because|since|as|due\s+to|for\s+being)\b"
