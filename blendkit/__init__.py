@@ -5,7 +5,7 @@ Every command of the shell is a function here, over iterables of records instead
     ranked = blendkit.rank(blendkit.pair(records), top=3)
 """
 
-from blendkit.api import evaluate, fuse, generate, judge, pair, rank, score, train_fuser, train_generator, train_ranker
+from blendkit.api import evaluate, fuse, generate, judge, pair, rank, score, train_fuser, train_ranker
 from blendkit.version import VERSION as __version__
 
-__all__ = ["__version__", "evaluate", "fuse", "generate", "judge", "pair", "rank", "score", "train_fuser", "train_generator", "train_ranker"]
+__all__ = ["__version__", "evaluate", "fuse", "generate", "judge", "pair", "rank", "score", "train_fuser", "train_ranker"]

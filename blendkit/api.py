@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 Records = Iterable[Record]
 P = ParamSpec("P")
 T = TypeVar("T")
-__all__ = ["evaluate", "fuse", "generate", "judge", "pair", "rank", "score", "train_fuser", "train_generator", "train_ranker"]
+__all__ = ["evaluate", "fuse", "generate", "judge", "pair", "rank", "score", "train_fuser", "train_ranker"]
 
 
 def named(function: Callable[P, T]) -> Callable[P, T]:
@@ -38,14 +38,13 @@ def named(function: Callable[P, T]) -> Callable[P, T]:
 
 
 train_fuser = named(training.train_fuser)
-train_generator = named(training.train_generator)
 train_ranker = named(training.train_ranker)
 
 
 @named
 def generate(
     records: Records,
-    models: str | Sequence[str],
+    models: str | Sequence[str] | None = None,
     *,
     system: str | None = None,
     max_new_tokens: int | None = None,
@@ -73,8 +72,8 @@ def generate(
 
     Args:
         records: with `instruction` and `input`, or `messages`.
-        models: NAME=SPEC or SPEC: a hub id, a directory, FILE.gguf, openai:MODEL, a preset, PRESET:MODEL, embedded:a, or a
-            name in `endpoint.models`; without one, all names there.
+        models: NAME=SPEC or SPEC: a hub id, a directory, FILE.gguf, openai:MODEL, a preset, PRESET:MODEL, smollm2, or a name in
+            `endpoint.models`; None is all names there, or smollm2.
         system: a system message before every prompt.
         max_new_tokens: tokens to write at most; None is 512, or the model's own.
         num_return: candidates a model and decoding.

@@ -7,8 +7,7 @@ from typing import Annotated
 import typer
 
 from blendkit.commands.options import with_run_options
-from blendkit.errors import UsageError
-from blendkit.generators.factory import GENERATORS
+from blendkit.generators.factory import DEFAULT, GENERATORS
 from blendkit.generators.options import EndpointOptions, decoding_forms
 from blendkit.pipeline.run import RunOptions, run_stage
 from blendkit.pipeline.stage import Stage
@@ -27,10 +26,10 @@ def generate(
             "-m",
             "--model",
             help=f"NAME=SPEC or SPEC: {SPECS}, or a name in --models. May be given several times.",
-            show_default="all of --models",
+            show_default=f"all of --models, or {DEFAULT}",
         ),
     ] = None,
-    list_presets: Annotated[bool, typer.Option("--list", help="Show the presets: the paper's eleven LLMs, and the embedded models.")] = False,
+    list_presets: Annotated[bool, typer.Option("--list", help=f"Show the presets: the paper's eleven LLMs, and {DEFAULT}.")] = False,
     system: Annotated[str | None, typer.Option(help="A system message before every prompt.", rich_help_panel=DECODING)] = None,
     max_new_tokens: Annotated[
         int | None, typer.Option(min=1, help="Tokens to write at most.", show_default="512, or the model's own", rich_help_panel=DECODING)
@@ -76,7 +75,8 @@ def generate(
     """Let every model answer every record.
 
     Appends candidates: one a model, or as many as --num-return and --decoding ask for. A chat model gets its chat
-    template, a preset its own format; `messages` are continued. OPENAI_API_KEY holds the key, if the server asks for one.
+    template, a preset its own format; `messages` are continued. Without a model, smollm2 answers, which is small and often
+    wrong, and needs no network. OPENAI_API_KEY holds the key, if the server asks for one.
     With -o, answers of endpoints are kept beside the output, and a second run asks nothing twice.
 
     Example: blendkit generate -m vicuna -m gpt=openai:gpt-4o-mini -o candidates.jsonl --resume < prompts.jsonl
@@ -87,14 +87,12 @@ def generate(
         for line in generator_rows():
             print(line)
         return
-    if not model and not endpoint.models:
-        raise UsageError(f"no model given: -m NAME=SPEC, where SPEC is {SPECS}")
 
     def make() -> Stage:
         from blendkit.generators.generating import Generating
 
         return Generating(
-            model or (), None, endpoint, system, run.seed, run.device, run.dtype, decodings=decoding or (), num_return=num_return,
+            model or None, None, endpoint, system, run.seed, run.device, run.dtype, decodings=decoding or (), num_return=num_return,
             trust_remote_code=trust_remote_code, max_new_tokens=max_new_tokens, temperature=temperature, top_p=top_p, top_k=top_k,
             repetition_penalty=repetition_penalty, stop=stop, logprobs=logprobs or None,
             reasoning_effort=reasoning_effort, keep_reasoning=keep_reasoning, on_truncate=on_truncate,

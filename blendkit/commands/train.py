@@ -157,34 +157,6 @@ def fuser(
     )  # fmt: skip
 
 
-@app.command()
-@_running(records_per_step=8, learning_rate=2e-3, micro_tokens=8192)
-def generator(
-    run: Run,
-    output: Output,
-    input: Input = None,
-    vocabulary: Annotated[int, _option("Tokens of its own byte-level BPE vocabulary.", min=300, panel=MODEL)] = 4096,
-    width: Annotated[int, _option("Hidden size, a multiple of 32.", min=32, panel=MODEL)] = 192,
-    layers: Annotated[int, _option("Layers.", min=1, panel=MODEL)] = 6,
-    longest: Annotated[int, _option("Tokens of question and answer together.", min=16, panel=MODEL)] = 256,
-    answers: Annotated[int, _option("Answers of a question a step.", min=1, panel=DATA)] = 4,
-) -> None:
-    """Train a small causal language model from scratch on the stream's questions and answers.
-
-    Every candidate and the reference is an answer. Records with the same x and the same id, or without an id, are joined. The
-    checkpoint is for `generate -m DIR`. It will not be good: a few million weights and some thousand answers make sentences, not
-    sense.
-
-    Example: blendkit train generator -i train.jsonl.gz --width 192 --layers 6 -o tiny-lm
-    """
-    from blendkit.api import train_generator
-
-    train_generator(
-        _records(input, "records with answers", run.plot), output, vocabulary=vocabulary, width=width, layers=layers, longest=longest, answers=answers,
-        **asdict(run),
-    )  # fmt: skip
-
-
 def _records(paths: list[str] | None, wanted: str = "", plot: str | None = None) -> RecordFiles:
     if not paths:
         raise UsageError(f"no training data: -i FILE, {wanted}")

@@ -18,21 +18,19 @@ from blendkit.registry import Registry, Row, nearest, options_of
 # Windows in work at a time where servers are waited for.
 OVERLAP = 4
 
+# What `generate` asks where no model is named; its weights are a package (blendkit.models.packaged).
+DEFAULT = "smollm2"
 GENERATORS = Registry(
     "blendkit.generators",
     {
         "local": Row("blendkit.generators.local:LocalModel", "a model for transformers", form="a hub id, a directory or FILE.gguf"),
-        "embedded": Row(
-            "blendkit.generators.local:LocalModel",
-            "a tiny language model inside the package, for trying the pipe out; its answers make no sense",
-            form="embedded:a",
-        ),
+        DEFAULT: Row("blendkit.generators.local:LocalModel", "SmolLM2-135M-Instruct from a package: English, often wrong, no network", form=DEFAULT),
         "vllm": Row("blendkit.generators.vllm:VllmModel", "a model for vLLM, in this process", form="vllm:MODEL"),
         "openai": Row("blendkit.generators.endpoint:Endpoint", "any OpenAI-compatible server", form="openai:MODEL"),
     },
 )
 # Where the whole SPEC is the model; elsewhere it is what stands behind `NAME:`.
-WHOLE = ("local", "embedded")
+WHOLE = ("local", DEFAULT)
 # `openai:MODEL@URL`; an @ within a model's name is its own.
 _AT_URL = re.compile(r"@(?=https?://)", re.IGNORECASE)
 

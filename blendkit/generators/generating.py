@@ -9,7 +9,7 @@ from typing import Any
 
 from blendkit.errors import UsageError, expect_at_least
 from blendkit.generators.base import Completion, Messages, Prompt, TextModel
-from blendkit.generators.factory import check_batch, check_models, chosen, for_run, split_name, text_model, windows_at_once
+from blendkit.generators.factory import DEFAULT, check_batch, check_models, chosen, for_run, split_name, text_model, windows_at_once
 from blendkit.generators.options import EndpointOptions, Sampling, decoded_by
 from blendkit.generators.presets import Preset, defaults_of, names_to_suggest, preset_of
 from blendkit.generators.reasoning import check_reasoning
@@ -24,10 +24,11 @@ SEVERAL_LOCAL = 1024  # records a window where each window loads the weights ane
 
 
 class Generating(Stage):
-    """Appends to `candidates`; `models` are NAME=SPEC or SPEC, in the order in which candidates are added.
+    """Appends to `candidates`; `models` are NAME=SPEC or SPEC, in the order in which candidates are added, or None: the table's, else the default.
 
     Each model gives `num_return` candidates by each of `decodings` (NAME or NAME:NUMBER; by `sampling` where there are
-    none). Of several local models, one at a time has its weights in memory.
+    none). Of several local models, one at a time has its weights in memory; one that has several names is loaded once, and
+    what is sampled in the same way shares batches.
     """
 
     name = "generate"
@@ -35,7 +36,7 @@ class Generating(Stage):
 
     def __init__(
         self,
-        models: Sequence[str],
+        models: Sequence[str] | None = None,
         sampling: Sampling | None = None,
         endpoint: EndpointOptions | None = None,
         system: str | None = None,
@@ -76,7 +77,7 @@ class Generating(Stage):
             name for name, value in vars(sampling).items() if value != vars(Sampling())[name]
         }
         endpoint = endpoint or EndpointOptions()
-        parsed = [split_name(model) for model in models or endpoint.named]
+        parsed = [split_name(model) for model in (models if models is not None else [*endpoint.named] or [DEFAULT])]
         if not parsed:
             raise UsageError("generate: expected at least one model")
         endpoint = for_run(endpoint, [name or spec for name, spec in parsed])
@@ -88,6 +89,8 @@ class Generating(Stage):
         self.presets: dict[str, Preset | None] = {}
         self.samplings: dict[str, list[Sampling]] = {}
         self.jobs: dict[str, list[Job]] = {}
+        here: dict[str, TextModel] = {}
+        jobs: dict[tuple[int, tuple[str, ...], str], Job] = {}
         for one in found:
             name = one.name
             preset, where = preset_of(one.spec)
@@ -95,14 +98,19 @@ class Generating(Stage):
                 raise UsageError(f"-m {name}: the name {name} is given twice")
             self.presets[name] = preset
             with suggesting(where, [*endpoint.named, *names_to_suggest()]):
-                self.models[name] = text_model(where, one.endpoint, device, dtype, trust_remote_code, on_truncate)
+                model = here.get(where) or text_model(where, one.endpoint, device, dtype, trust_remote_code, on_truncate)
+            if model.local and not one.endpoint.own:
+                here[where] = model
+            self.models[name] = model
             base = _with_defaults(sampling, {**defaults_of(preset, where), **(one.table.sampling if one.table else {})}, given)
             self.samplings[name] = [decoded_by(decoding, base) for decoding in decodings] or [base]
             for drawn in self.samplings[name]:
                 self._check(name, drawn)
-            self.jobs[name] = [self._job(name, drawn) for drawn in self.samplings[name]]
+            # Prompts of one batch end at the same texts.
+            stops = preset.stop if preset else ()
+            self.jobs[name] = [jobs.setdefault((id(model), stops, repr(drawn)), self._job(name, drawn)) for drawn in self.samplings[name]]
         check_batch(self.models.values(), endpoint)
-        self.local = [model for model in self.models.values() if model.local]
+        self.local = [model for model in self._distinct() if model.local]
         if len(self.local) > 1:
             self.window = SEVERAL_LOCAL
         elif self.local:
@@ -113,6 +121,10 @@ class Generating(Stage):
             self.overlap = windows_at_once(self.models.values(), endpoint)
         # Requests that are only written down bring no candidates.
         self.passes_records = not endpoint.only_emits
+
+    def _distinct(self) -> list[TextModel]:
+        """The models, those of several names once."""
+        return list({id(model): model for model in self.models.values()}.values())
 
     def _check(self, name: str, sampling: Sampling) -> None:
         local = self.models[name].local
@@ -155,7 +167,7 @@ class Generating(Stage):
                     # Where nothing is drawn, equal prompts are one request, whichever records they are of.
                     parts = [name, *([record["id"]] if drawn else []), *([f"{number}.{copy}"] if number or copy else [])]
                     prompt = Prompt(messages, seeded(self.seed, *parts), written, stop)
-                    key = (record["id"], copy) if drawn else (source_text(record), prompt.text())
+                    key = (name, record["id"], number, copy) if drawn else (source_text(record), prompt.text())
                     length = model.length(prompt) + sampling.max_new_tokens
                     works.append(Work(job, key, length * sampling.beams, prompt))
         return works
@@ -179,7 +191,7 @@ class Generating(Stage):
 
     def warnings(self) -> list[str]:
         """The warnings of the models, and empty answers."""
-        return [*(warning for model in self.models.values() for warning in model.warnings()), *self.recording.warnings()]
+        return [*(warning for model in self._distinct() for warning in model.warnings()), *self.recording.warnings()]
 
 
 def _candidate(name: str, sampling: Sampling, completion: Completion) -> dict[str, Any]:

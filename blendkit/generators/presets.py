@@ -9,8 +9,8 @@ import re
 from dataclasses import dataclass, field
 
 from blendkit.generators.base import Material, Messages
-from blendkit.generators.factory import GENERATORS
-from blendkit.models.loading import EMBEDDED, EMBEDDED_GENERATORS
+from blendkit.generators.factory import DEFAULT, GENERATORS
+from blendkit.models.packaged import PACKAGED
 
 ALPACA = "Below is an instruction that describes a task. Write a response that appropriately completes the request."
 ALPACA_INPUT = (
@@ -198,27 +198,28 @@ PRESETS = {
 }
 
 
-# How the embedded generators (`embedded:NAME`) sample: little at random, and not longer than what they were trained on.
-EMBEDDED_DEFAULTS: dict[str, float] = {"temperature": 0.6, "top_p": 0.9, "repetition_penalty": 1.1, "max_new_tokens": 192}
+# How a model that is a package samples, by its name. SmolLM2's card has 0.2 and 0.9, which gives candidates that hardly differ;
+# without the penalty, one answer in some runs in circles.
+PACKAGED_DEFAULTS: dict[str, dict[str, float]] = {
+    "smollm2": {"temperature": 0.6, "top_p": 0.9, "repetition_penalty": 1.1, "max_new_tokens": 256},
+}
 
 
 def generator_rows() -> list[str]:
-    """What `generate --list` shows, a line each: presets, embedded models, and what other packages bring."""
+    """What `generate --list` shows, a line each: presets, the model that is a package, and what other packages bring."""
     lines = [f"{name:9}  {preset.model:47}  {preset.source}{'  needs --trust-remote-code' if preset.code else ''}" for name, preset in PRESETS.items()]
-    lines += [f"{EMBEDDED}:{name}  {GENERATORS[EMBEDDED].about}" for name in EMBEDDED_GENERATORS]
+    lines.append(f"{DEFAULT:9}  {GENERATORS[DEFAULT].about:47}  {PACKAGED[DEFAULT].install}")
     return lines + [f"{name}:MODEL  {row.about}" for name, row in GENERATORS.items() if name not in GENERATORS.own]
 
 
 def names_to_suggest() -> list[str]:
     """All that a SPEC may be which is not any model's own name."""
-    return [*PRESETS, *(f"{EMBEDDED}:{name}" for name in EMBEDDED_GENERATORS), *(name for name in GENERATORS if name not in GENERATORS.own)]
+    return [*PRESETS, DEFAULT, *(name for name in GENERATORS if name not in GENERATORS.own)]
 
 
 def defaults_of(preset: Preset | None, spec: str) -> dict[str, float]:
-    """A model's own settings, fields of Sampling: its preset's, or those of the embedded generators."""
-    if preset is not None:
-        return preset.defaults
-    return EMBEDDED_DEFAULTS if spec.startswith(f"{EMBEDDED}:") else {}
+    """A model's own settings, fields of Sampling: its preset's, or those of a model that is a package."""
+    return preset.defaults if preset is not None else PACKAGED_DEFAULTS.get(spec, {})
 
 
 def preset_of(spec: str) -> tuple[Preset | None, str]:

@@ -13,24 +13,28 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from weakref import WeakValueDictionary
 
 from blendkit.errors import NoInputError, UsageError
+from blendkit.models.packaged import PACKAGED, packaged_folder, packaged_hash
 
 if TYPE_CHECKING:
     import torch
 
 EMBEDDED = "embedded"
-# Small causal language models beside the ranker, `embedded:NAME`.
-EMBEDDED_GENERATORS = ("a", "b", "c")
 T = TypeVar("T")
 
 
 def locate(name: str, *files: str) -> Path:
-    """The local folder of a model: `embedded`, `embedded:NAME`, a directory, or a hub id (downloaded when need be).
+    """The local folder of a model: `embedded`, one that is a package (`smollm2`), a directory, or a hub id (downloaded when need be).
 
     Raises:
-        NoInputError: no such directory, and no such model in the cache, on the hub, or among the embedded ones.
+        NoInputError: no such directory, no such model in the cache or on the hub, or its package is not installed.
+        OutputError: a package's model cannot be written to the user's cache.
     """
-    if name.partition(":")[0] == EMBEDDED:
-        return _embedded(name)
+    if name == EMBEDDED:
+        return Path(str(resources.files("blendkit.models") / EMBEDDED))
+    if name in PACKAGED:
+        return packaged_folder(name)
+    if name.startswith(f"{EMBEDDED}:"):
+        raise NoInputError(f"no model {name!r}: no generator is inside blendkit; one that needs no network is {', '.join(PACKAGED)}")
     if os.path.isdir(name):
         if not (Path(name) / "config.json").is_file():
             raise NoInputError(f"no model in {name}: the directory has no config.json")
@@ -47,15 +51,6 @@ def _from_hub(name: str, files: tuple[str, ...]) -> Path:
         return Path(snapshot_download(name, allow_patterns=[*files] or None))
     except (HFValidationError, HfHubHTTPError, LocalEntryNotFoundError, OSError) as error:
         raise NoInputError(f"no model {name!r}: {no_such_model(error)}") from error
-
-
-def _embedded(name: str) -> Path:
-    folder, which = Path(str(resources.files("blendkit.models") / EMBEDDED)), name.partition(":")[2]
-    if name == EMBEDDED:
-        return folder
-    if which not in EMBEDDED_GENERATORS:
-        raise NoInputError(f"no model {name!r}: the embedded generators are {', '.join(f'{EMBEDDED}:{one}' for one in EMBEDDED_GENERATORS)}")
-    return folder / which
 
 
 def no_such_model(error: Exception) -> str:
@@ -192,7 +187,9 @@ def choose_dtype(name: str, device: torch.device) -> torch.dtype:
 
 @cache
 def fingerprint(name: str) -> str:
-    """A model's revision (hub) or the first 12 hex digits of its weights' SHA-256 (directory, GGUF file)."""
+    """A model's revision (hub) or the first 12 hex digits of its weights' SHA-256 (directory, GGUF file, a package's file)."""
+    if name in PACKAGED:
+        return packaged_hash(name)[:12]
     if name.lower().endswith(".gguf"):
         weights = [Path(name)]
     else:

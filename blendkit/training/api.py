@@ -213,69 +213,6 @@ def train_fuser(
     return _run(trainee, examples, options, output, settings, [], resume, plot)
 
 
-def train_generator(
-    records: Iterable[Record],
-    output: str | Path,
-    *,
-    vocabulary: int = 4096,
-    width: int = 192,
-    layers: int = 6,
-    longest: int = 256,
-    answers: int = 4,
-    steps: int = 1000,
-    records_per_step: int = 8,
-    learning_rate: float = 2e-3,
-    average: float = 0.0,
-    micro_tokens: int = 8192,
-    bfloat16: bool = True,
-    save_every: int = 200,
-    log_every: int = 20,
-    resume: bool = False,
-    plot: str | None = None,
-    device: str = "auto",
-    seed: int = 0,
-) -> Rows:
-    """Trains a small causal language model from scratch, as `blendkit train generator` does; `blendkit.generate` loads it.
-
-    Args:
-        records: every candidate and the reference is an answer to x. Records with the same x and the same id, or without an id,
-            are joined.
-        output: directory of the checkpoint, of `train.log.jsonl`, and of the state that `resume` goes on from.
-        vocabulary: tokens of its own byte-level BPE vocabulary.
-        width: hidden size, a multiple of 32.
-        layers: how many layers.
-        longest: tokens of question and answer together; a longer pair is left out.
-        answers: answers of a question a step.
-        steps: this and all that follow are as in `train_ranker`.
-
-    Raises:
-        UsageError: an argument is wrong, or `resume` meets a run with other arguments or other records.
-        DataError: a record is bad, or there is no answer.
-        NoInputError: there is no whole state to resume from.
-        OutputError: `output` cannot be written.
-        OutOfMemory: a part of a step does not fit.
-    """
-    if width % 32:
-        raise UsageError(f"--width {width}: expected a multiple of 32")
-    from blendkit.training.loop import TrainOptions
-
-    options = TrainOptions(
-        steps, records_per_step, learning_rate, average=average, seed=seed, save_every=save_every, log_every=log_every, device=device, bfloat16=bfloat16
-    )
-    _check(options, output, plot)
-
-    from blendkit.training.files import read_examples
-    from blendkit.training.language import LanguageTrainee, language_examples
-
-    examples = read_examples(records, language_examples)
-    trainee = LanguageTrainee(examples, vocabulary=vocabulary, width=width, layers=layers, answers=answers, longest=longest, micro_tokens=micro_tokens)
-    settings = {
-        "kind": "generator", "vocabulary": vocabulary, "width": width, "layers": layers, "longest": longest, "answers": answers,
-        "micro_tokens": micro_tokens,
-    }  # fmt: skip
-    return _run(trainee, examples, options, output, settings, [], resume, plot)
-
-
 def _check(options: TrainOptions, output: str | Path, plot: str | None) -> None:
     """All checks of a run that need no data; fixes the seed of what is initialised."""
     if plot:

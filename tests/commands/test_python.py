@@ -43,7 +43,7 @@ def test_the_flags_of_endpoints_are_the_fields_of_its_options():
     assert all(fields[name] == default for name, (_, default) in ENDPOINTS.items())
 
 
-@pytest.mark.parametrize("name", [*STAGES, "train_ranker", "train_fuser", "train_generator"])
+@pytest.mark.parametrize("name", [*STAGES, "train_ranker", "train_fuser"])
 def test_every_argument_is_typed_and_told(name):
     function = getattr(library, name)
     parameters = inspect.signature(function).parameters
@@ -97,10 +97,10 @@ def test_the_defaults_that_the_help_shows_are_the_kinds_own():
         ("judge --prompt pairwise", "--prompt: embedded has no such option; LLM has"),
         ("score --metric bleu --metric length --bertscore-layer 3", "--bertscore-layer: bleu and length have no such option; bertscore"),
         ("score --metric mbr:rouge2 --bertscore-idf {stream}", "--bertscore-idf: mbr has no such option; bertscore"),
-        ("generate -m embedded:a --timeout 3", "--timeout: embedded has no such option; openai has"),
+        ("generate --timeout 3", "--timeout: local has no such option; openai has"),
         (
             "generate -m openai:x --base-url http://127.0.0.1:9/v1 --trust-remote-code",
-            "--trust-remote-code: openai has no such option; local, embedded and vllm have",
+            "--trust-remote-code: openai has no such option; local, smollm2 and vllm have",
         ),
     ],
 )
@@ -144,10 +144,10 @@ def test_the_makers_refuse_as_the_commands_do():
 @pytest.mark.parametrize(
     ("function", "arguments", "said"),
     [
-        ("generate", {"models": "embedded:a", "max_new_tokens": 0}, "max_new_tokens: expected at least 1, got 0"),
-        ("generate", {"models": "embedded:a", "temperature": float("nan")}, "temperature: expected at least 0, got nan"),
-        ("generate", {"models": "embedded:a", "top_p": 1.5}, "top_p: expected at most 1, got 1.5"),
-        ("generate", {"models": "embedded:a", "num_return": 0}, "num_return: expected at least 1, got 0"),
+        ("generate", {"models": "openai:x", "endpoint": NOWHERE, "max_new_tokens": 0}, "max_new_tokens: expected at least 1, got 0"),
+        ("generate", {"models": "openai:x", "endpoint": NOWHERE, "temperature": float("nan")}, "temperature: expected at least 0, got nan"),
+        ("generate", {"models": "openai:x", "endpoint": NOWHERE, "top_p": 1.5}, "top_p: expected at most 1, got 1.5"),
+        ("generate", {"models": "openai:x", "endpoint": NOWHERE, "num_return": 0}, "num_return: expected at least 1, got 0"),
         ("fuse", {"model": "openai:x", "endpoint": NOWHERE, "layers": 0}, "layers: expected at least 1, got 0"),
         ("judge", {"model": []}, "-m: expected at least one judge"),
         ("fuse", {"model": []}, "expected at least one model"),
@@ -159,10 +159,10 @@ def test_a_number_out_of_range_is_refused(function, arguments, said):
         next(getattr(library, function)([{"id": "a", "instruction": "x"}], **arguments), None)
 
 
-def test_decoding_is_asked_for_by_names_or_in_one_object():
+def test_decoding_is_asked_for_by_names_or_in_one_object(tiny_chat):
     def answers(**settings):
         records = [{"id": "a", "instruction": "What is the sky?"}]
-        return [record["candidates"][0] for record in library.generate(records, models=["a=embedded:a"], device="cpu", **settings)]
+        return [record["candidates"][0] for record in library.generate(records, models=[f"a={tiny_chat}"], device="cpu", **settings)]
 
     (named,) = answers(max_new_tokens=6, temperature=0)
     (whole,) = answers(sampling=Sampling(max_new_tokens=6, temperature=0))

@@ -137,9 +137,3 @@ def test_a_key_never_reaches_the_output(blendkit, server, tiny_chat, tmp_path):
     done = blendkit(*arguments, stdin=lines(PROMPTS[:1]), env=environment)
     assert done.returncode == 0
     assert "sk-planted" not in done.stdout + done.stderr + (tmp_path / "m.json").read_text()
-
-
-def test_generate_without_a_model(blendkit):
-    done = blendkit("generate", stdin=lines(PROMPTS))
-    assert done.returncode == 2
-    assert "no model given" in done.stderr

@@ -160,8 +160,8 @@ def test_a_fuser_says_its_task_whole(called, medium):
     assert code == 65, err
 
 
-def test_the_flag_is_for_local_models(called):
+def test_the_flag_is_for_local_models(called, medium):
     code, _, err = called("generate", "-m", "openai:gpt", "--base-url", "http://127.0.0.1:9/v1", "--on-truncate", "fail", stdin="")
     assert code == 2 and "--on-truncate" in err
-    code, _, err = called("generate", "-m", "embedded:a", "--on-truncate", "cut", stdin="")
+    code, _, err = called("generate", "-m", medium, "--on-truncate", "cut", stdin="")
     assert code == 2 and "expected warn or fail" in err

@@ -62,7 +62,7 @@ EVERYWHERE = {
     "pair": ["pair", "--model", "{}"],
     "pair-backbone": ["pair", "--model", "{ranker}"],
     "fuse": ["fuse", "--model", "{}"],
-    "fuse-chat": ["fuse", "--model", "{}", "--model", "embedded:a"],
+    "fuse-chat": ["fuse", "--model", "{}", "--model", "{chat}"],
     "bertscore": ["score", "--metric", "bertscore:{}"],
     "bartscore": ["score", "--metric", "bartscore:{}"],
     "reward": ["score", "--metric", "reward:{}"],
@@ -83,13 +83,13 @@ TRAINED = {
 
 
 @pytest.mark.parametrize("name", EVERYWHERE)
-def test_no_code_runs_and_nothing_is_asked(called, tmp_path, coded, name):
+def test_no_code_runs_and_nothing_is_asked(called, tmp_path, coded, tiny_chat, name):
     folder, mark = coded
     ranker = tmp_path / "ranker"
     ranker.mkdir()
     shutil.copy(folder / "tokenizer.json", ranker)
     (ranker / "config.json").write_text(json.dumps({"ranker_type": "pairranker", "model_name": str(folder)}))
-    command = [part.replace("{ranker}", str(ranker)).replace("{}", str(folder)) for part in EVERYWHERE[name]]
+    command = [part.replace("{ranker}", str(ranker)).replace("{chat}", str(tiny_chat)).replace("{}", str(folder)) for part in EVERYWHERE[name]]
     refused(called(*command, stdin="y\n" + lines(examples(1))), mark)
 
 

@@ -318,13 +318,12 @@ def test_generate_counts_what_a_record_spells_as_letters(blendkit, tiny_chat):
     assert len(expected) > len(tokenizer(f"user: {record['instruction']}\nassistant: ")["input_ids"])
 
 
-@pytest.mark.parametrize("kind", ["fuser", "causal-fuser", "language", "reward", "chat-reward", "simcls", "summareranker"])
+@pytest.mark.parametrize("kind", ["fuser", "causal-fuser", "reward", "chat-reward", "simcls", "summareranker"])
 def test_no_training_reads_one(tiny, tiny_chat, tiny_t5, tiny_encoder, kind):
     import random
 
     from blendkit.training.examples import Example, Pairing
     from blendkit.training.fuser import FuserTrainee
-    from blendkit.training.language import LanguageTrainee
     from blendkit.training.reward import RewardTrainee
     from blendkit.training.simcls import SimCLSTrainee
     from blendkit.training.summareranker import SummaRerankerTrainee
@@ -332,17 +331,14 @@ def test_no_training_reads_one(tiny, tiny_chat, tiny_t5, tiny_encoder, kind):
     def example(text):
         return Example("r", text, [text, f"{text} too"], [[1.0], [0.0]], text)
 
-    if kind == "language":
-        trainee = LanguageTrainee([example(line) for line in CORPUS[:40]], width=32, layers=1, longest=100_000)
-    else:
-        trainee = {
-            "fuser": lambda: FuserTrainee(str(tiny_t5)),
-            "causal-fuser": lambda: FuserTrainee(str(tiny_chat)),
-            "reward": lambda: RewardTrainee(str(tiny_encoder), Pairing()),
-            "chat-reward": lambda: RewardTrainee(str(tiny_chat), Pairing()),
-            "simcls": lambda: SimCLSTrainee(str(tiny_encoder)),
-            "summareranker": lambda: SummaRerankerTrainee(str(tiny_encoder)),
-        }[kind]()
+    trainee = {
+        "fuser": lambda: FuserTrainee(str(tiny_t5)),
+        "causal-fuser": lambda: FuserTrainee(str(tiny_chat)),
+        "reward": lambda: RewardTrainee(str(tiny_encoder), Pairing()),
+        "chat-reward": lambda: RewardTrainee(str(tiny_chat), Pairing()),
+        "simcls": lambda: SimCLSTrainee(str(tiny_encoder)),
+        "summareranker": lambda: SummaRerankerTrainee(str(tiny_encoder)),
+    }[kind]()
 
     def seen(text):
         rows = trainee.rows(example(text)) if hasattr(trainee, "rows") else [part.inputs for part in trainee.parts([example(text)], random.Random(0))]

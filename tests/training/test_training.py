@@ -314,26 +314,6 @@ def test_the_fusers_input_is_what_fuse_gives_it(tiny_t5, data):
     assert tokenizer.decode(target[:-1]) == record["output"] and target[-1] == tokenizer.eos_token_id
 
 
-# --- a generator from scratch
-
-
-def test_a_tiny_language_model_learns_words_and_where_to_end(blendkit, data, tmp_path):
-    flags = ["--width", 64, "--layers", 2, "--vocabulary", 600, "--longest", 96, "--steps", 120, "--records-per-step", 12, "--learning-rate", "8e-3"]
-    done = blendkit("train", "generator", "-i", data, "-o", tmp_path / "lm", *flags)
-    assert (done.returncode, done.stderr) == (0, "")
-    losses = [row["loss"] for row in parsed((tmp_path / "lm" / "train.log.jsonl").read_text())]
-    assert losses[-1] < losses[0] / 2
-    prompts = [{"id": record["id"], "instruction": record["instruction"]} for record in labelled(3)]
-    written = blendkit("generate", "-m", f"lm={tmp_path / 'lm'}", "--max-new-tokens", 96, "--temperature", 0, stdin=lines(prompts))
-    assert written.returncode == 0, written.stderr
-    candidates = [record["candidates"][0] for record in parsed(written.stdout)]
-    words = {word for record in labelled() for candidate in record["candidates"] for word in candidate["text"].split()}
-    said = [word for candidate in candidates for word in candidate["text"].split()]
-    assert len(said) > 5 and sum(word in words for word in said) > 0.6 * len(said)
-    assert "stop" in {candidate["finish_reason"] for candidate in candidates}
-    assert not any("<" in candidate["text"] for candidate in candidates)
-
-
 # --- what is missing
 
 

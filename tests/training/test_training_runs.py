@@ -24,7 +24,6 @@ from blendkit.training.examples import Example, Labels, Pairing
 from blendkit.training.files import RecordFiles, read_examples
 from blendkit.training.fuser import fuser_examples
 from blendkit.training.kinds import NewRanker, new_trainee
-from blendkit.training.language import language_examples
 from blendkit.training.loop import TrainOptions, batch_of, train
 from blendkit.training.micro_batches import micro_batches
 from blendkit.training.processes import training_device
@@ -71,14 +70,11 @@ def test_records_without_an_id_are_joined_by_their_question_and_not_by_their_lin
     found = read_examples(RecordFiles(two_files), Labels(("q",)).read)
     expected = {"dogs?": ["a dog", "two dogs", "a hound"], "cats?": ["a cat", "two cats"], "birds?": ["a bird", "two birds"]}
     assert {example.source: example.candidates for example in found} == expected
-    questions = read_examples(RecordFiles(two_files), language_examples)
-    assert {example.source: example.candidates for example in questions} == expected
 
 
 def test_an_id_of_two_questions_is_two_examples():
     records = [asked("dogs?", "a dog", "two dogs", id="1"), asked("cats?", "a cat", "two cats", id="1"), asked("dogs?", "a hound", id="1")]
-    for read in (Labels(("q",)).read, language_examples):
-        assert [(example.source, len(example.candidates)) for example in read(records)] == [("dogs?", 3), ("cats?", 2)]
+    assert [(example.source, len(example.candidates)) for example in Labels(("q",)).read(records)] == [("dogs?", 3), ("cats?", 2)]
     # Several records of one question that have ids of their own stay apart.
     assert len(Labels(("q",)).read([asked("dogs?", "a dog", "two dogs", id=str(k)) for k in range(2)])) == 2
 
@@ -161,7 +157,6 @@ def test_a_device_that_is_not_there_is_refused_before_anything_is_read(tmp_path,
     for run in (
         lambda: blendkit.train_ranker(never_read(), tmp_path / "o", backbone="no/such", labels="q", device=device),
         lambda: blendkit.train_fuser(never_read(), tmp_path / "o", backbone="no/such", device=device),
-        lambda: blendkit.train_generator(never_read(), tmp_path / "o", device=device),
     ):
         with pytest.raises(UsageError, match=f"--device {device}: "):
             run()
@@ -434,7 +429,7 @@ def test_two_processes_share_the_evaluation_and_stop_together(tiny_encoder, tmp_
 def test_the_functions_take_what_the_commands_take():
     from blendkit.commands import train as commands
 
-    for name in ("ranker", "fuser", "generator"):
+    for name in ("ranker", "fuser"):
         function = getattr(blendkit, f"train_{name}")
         assert_same_arguments(getattr(commands, name), function, {"input": "records", "label": "labels"}, positional=("output",))
         with pytest.raises(TypeError, match="num_steps"):
