@@ -91,7 +91,8 @@ class Endpoint(TextModel):
     def complete(self, prompts: list[Prompt], sampling: Sampling) -> list[Completion | Exception]:
         """All prompts, at most `concurrency` at a time; once the server is gone, the rest fail at once."""
         found = self._complete(prompts, sampling) if self.options.offline else self._room.complete(self._complete, prompts, sampling)
-        self.cut += sum(isinstance(result, Completion) and result.finish_reason == "length" for result in found)
+        if not sampling.alternatives:  # which is a look at the first tokens alone
+            self.cut += sum(isinstance(result, Completion) and result.finish_reason == "length" for result in found)
         return found
 
     def _complete(self, prompts: list[Prompt], sampling: Sampling) -> list[Completion | Exception]:
