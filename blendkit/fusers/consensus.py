@@ -144,7 +144,8 @@ def fuse_units(parts: list[list[tuple[str, str]]], embeddings: list[Tensor], wei
         position = float((embeddings[0] @ vector).argmax()) + 0.5
         chosen.append((position, text, ending or " ", vector))
     chosen.sort(key=lambda unit: unit[0])
-    return "".join(text + ending for _, text, ending, _ in chosen[:-1]) + chosen[-1][1]
+    # A candidate ends without a line break, or in the midst of a sentence.
+    return "".join(text + (ending or " ") for _, text, ending, _ in chosen[:-1]) + chosen[-1][1]
 
 
 def _frame_places(embeddings: list[Tensor], weights: Tensor) -> list[int]:
