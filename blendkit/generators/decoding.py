@@ -12,10 +12,12 @@ import torch
 from torch import Tensor
 
 from blendkit.generators.draws import Choice
-from blendkit.models.fast.kv_cache import PreallocatedCache, attention_only
+from blendkit.models.fast.kv_cache import PreallocatedCache, attention_only, windowed
 
 # Prompts are read in pieces of so many padded tokens where the device is a CPU, whose cache then holds what a layer computes.
 PIECE = 2048
+# A beginning that all prompts share is worth a pass of its own from so many tokens on.
+SHARED = 8
 # On a GPU, answers are looked at every so many tokens: to look is to wait for it.
 LOOK = 8
 
@@ -68,10 +70,13 @@ class Decoding:
         self.last = None if positions is None else positions - 1
         self.device = network.device
         self.found = [Written() for _ in rows]
-        # Slot i of the batch holds row `slots[i]`; like lengths stand together.
-        self.slots = sorted(range(len(rows)), key=lambda row: -len(rows[row]))
+        # Slot i of the batch holds row `slots[i]`: each prompt once, like lengths together, then those that are equal to one of these.
+        slots = {tuple(rows[row]): row for row in sorted(range(len(rows)), key=lambda row: (-len(rows[row]), -row))}
+        self.different = len(slots)
+        self.slots = [*slots.values(), *(row for row in range(len(rows)) if slots[tuple(rows[row])] != row)]
         self.prompts = [rows[row] for row in self.slots]
         self.width, self.steps = len(self.prompts[0]), 0
+        self.shared = _shared(self.prompts) if self.different > 1 and not windowed(network) else 0
         self.cache = PreallocatedCache(network, len(rows), self.width, max(rooms))
         self.look = LOOK if self.device.type == "cuda" and stopped is None else 1
         self._keeps = {"logits_to_keep": 1} if "logits_to_keep" in inspect.signature(network.forward).parameters else {}
@@ -96,21 +101,35 @@ class Decoding:
                 logits = self._forward(tokens)
 
     def _read(self) -> Tensor:
-        """The prompts' keys and values go into the cache; the logits behind each, [rows, vocabulary]."""
-        found, start = [], 0
-        while start < len(self.prompts):
-            width = len(self.prompts[start])
-            count = max(1, PIECE // width) if self.device.type == "cpu" else len(self.prompts)
-            part = self.prompts[start : start + count]
-            ids, mask = left_padded(part, 0)
-            ids, mask = ids.to(self.device), (mask.to(self.device) if len(part[-1]) < width else None)
-            places = torch.arange(width, device=self.device)[None].expand(len(part), -1)
-            if mask is not None:
-                places = (mask.cumsum(-1) - 1).clamp_min(0)
-            self.cache.at(slice(start, start + len(part)), self.width - width, 0)
-            found.append(self._logits(ids, mask, places))
+        """The prompts' keys and values go into the cache; the logits behind each, [rows, vocabulary].
+
+        What all prompts begin with, such as a template's system message, is read once and stands in the first columns; the
+        rest of each prompt ends in the column before the first answer's.
+        """
+        shared, found, start = self.shared, [], 0
+        if shared:
+            self.cache.at(slice(0, 1), 0, 0)
+            self._logits(torch.tensor([self.prompts[0][:shared]], device=self.device), None, torch.arange(shared, device=self.device)[None])
+            self.cache.move(0, slice(1, self.different), shared)
+        while start < self.different:
+            width = len(self.prompts[start]) - shared
+            count = max(1, PIECE // width) if self.device.type == "cpu" else self.different
+            part = [prompt[shared:] for prompt in self.prompts[start : min(start + count, self.different)]]
+            ids, mask = (some.to(self.device) for some in left_padded(part, 0))
+            places = shared + (mask.cumsum(-1) - 1).clamp_min(0)
+            gap = self.width - shared - width if shared else 0
+            if shared:
+                mask = torch.cat([mask.new_ones(len(part), shared), mask.new_zeros(len(part), gap), mask], dim=1)
+            self.cache.at(slice(start, start + len(part)), 0 if shared else self.width - width, shared + gap)
+            found.append(self._logits(ids, mask if gap or len(part[-1]) < width else None, places))
             start += len(part)
-        return torch.cat(found) if len(found) > 1 else found[0]
+        logits = torch.cat(found)
+        if self.different < len(self.slots):
+            first = {tuple(prompt): slot for slot, prompt in enumerate(self.prompts[: self.different])}
+            sources = torch.tensor([first[tuple(prompt)] for prompt in self.prompts], device=self.device)
+            self.cache.move(sources[self.different :], slice(self.different, None), self.width)
+            logits = logits[sources]
+        return logits
 
     def _logits(self, ids: Tensor, mask: Tensor | None, places: Tensor) -> Tensor:
         output = self.network(
@@ -123,9 +142,9 @@ class Decoding:
         self.rows = torch.tensor(self.slots, device=self.device)
         self.places = torch.tensor(lengths, device=self.device)
         self.mask = None
-        if lengths[-1] < lengths[0]:
+        if min(lengths) < self.width:
             columns = torch.arange(self.width + max(self.rooms), device=self.device)
-            self.mask = (columns[None] >= self.width - self.places[:, None]).long()
+            self.mask = ((columns < self.shared) | (columns >= self.width + self.shared - self.places[:, None])).long()
         # What a penalty is for; padding repeats a token that stands there anyway.
         self.history: Tensor | None = None
         if self.penalty != 1:
@@ -175,7 +194,7 @@ class Decoding:
         movers = [slot for slot in range(left, len(self.slots)) if slot not in ended]
         if movers:
             sources, targets = torch.tensor(movers, device=self.device), torch.tensor(holes, device=self.device)
-            self.cache.move(sources, targets)
+            self.cache.move(sources, targets, self.width + self.steps - 1)
             for part in (self.rows, self.places, tokens, self.mask, self.history):
                 if part is not None:
                     part[targets] = part[sources]
@@ -185,6 +204,14 @@ class Decoding:
         if self.history is not None:
             self.history = self.history[:left]
         return tokens[:left]
+
+
+def _shared(prompts: list[list[int]]) -> int:
+    """Tokens that all prompts begin with, where they are many enough; the last of each prompt is not among them."""
+    first, last = min(prompts), max(prompts)
+    most = min(map(len, prompts)) - 1
+    count = next((place for place in range(most) if first[place] != last[place]), most)
+    return count if count >= SHARED else 0
 
 
 def left_padded(rows: list[list[int]], pad: int) -> tuple[Tensor, Tensor]:

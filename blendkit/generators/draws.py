@@ -7,6 +7,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.nn import functional
 
 from blendkit.generators.options import Sampling
 
@@ -14,6 +15,8 @@ from blendkit.generators.options import Sampling
 AHEAD = 64
 # Of the likeliest tokens, so many are sorted first where top-p asks for the order; all are, where these have too little mass.
 LIKELY = 256
+# Weights are summed in blocks of so many.
+BLOCK = 128
 
 
 class Uniforms:
@@ -103,11 +106,21 @@ def _weights(scores: Tensor) -> Tensor:
 
 
 def _inverse(weights: Tensor, uniform: Tensor) -> Tensor:
-    """The inverse of the cumulative distribution of weights [n, places] at numbers in [0, 1), [n, 1]. A weight of 0 is never met."""
-    sums = weights.cumsum(-1, dtype=uniform.dtype)
-    total = sums[:, -1:]
-    target = torch.minimum(uniform[:, None] * total, torch.nextafter(total, torch.zeros_like(total)))
-    return torch.searchsorted(sums, target, right=True)
+    """The inverse of the cumulative distribution of weights [n, places] at numbers in [0, 1), [n, 1]. A weight of 0 is never met.
+
+    First the block is found, then the place in it: only the blocks' sums need more than float32, and these are few.
+    """
+    parts = functional.pad(weights, (0, -weights.shape[-1] % BLOCK)).unflatten(-1, (-1, BLOCK))
+    sums = parts.sum(-1).to(uniform.dtype).cumsum(-1)
+    target = _below(uniform[:, None] * sums[:, -1:], sums[:, -1:])
+    block = torch.searchsorted(sums, target, right=True)
+    inside = parts.gather(1, block[..., None].expand(-1, -1, BLOCK))[:, 0].to(uniform.dtype).cumsum(-1)
+    before = torch.where(block > 0, sums.gather(1, (block - 1).clamp_min(0)), 0)
+    return block * BLOCK + torch.searchsorted(inside, _below((target - before).clamp_min(0), inside[:, -1:]), right=True)
+
+
+def _below(value: Tensor, limit: Tensor) -> Tensor:
+    return torch.minimum(value, torch.nextafter(limit, torch.zeros_like(limit)))
 
 
 class SeededSampling:

@@ -12,10 +12,18 @@ from transformers.cache_utils import Cache, DynamicCache, DynamicLayer, DynamicS
 FIRST = 256
 
 
+def windowed(network: Any) -> bool:
+    """Whether a layer sees a window of the last columns only, padding among them."""
+    return any(type(layer) is DynamicSlidingWindowLayer for layer in DynamicCache(config=network.config.get_text_config(decoder=True)).layers)
+
+
 def attention_only(network: Any) -> bool:
     """Whether all layers of a decoder keep keys and values alone, and no state of another kind."""
-    layers = DynamicCache(config=network.config.get_text_config(decoder=True)).layers
-    return bool(layers) and all(type(layer) in (DynamicLayer, DynamicSlidingWindowLayer) for layer in layers)
+    config = network.config.get_text_config(decoder=True)
+    layers = DynamicCache(config=config).layers
+    # Chunks are counted by columns, padding among them, and transformers' own cache knows of that.
+    plain = bool(layers) and "chunked_attention" not in (getattr(config, "layer_types", None) or ())
+    return plain and all(type(layer) in (DynamicLayer, DynamicSlidingWindowLayer) for layer in layers)
 
 
 class PreallocatedLayer(DynamicLayer):  # type: ignore[misc]
@@ -60,12 +68,11 @@ class PreallocatedCache(Cache):  # type: ignore[misc]
         for layer in self.layers:
             layer.rows, layer.base, layer.filled = rows, base, filled
 
-    def move(self, sources: Tensor, places: Tensor) -> None:
-        """Row `sources[i]` takes the place of row `places[i]`."""
+    def move(self, sources: Tensor | int, places: Tensor | slice, columns: int) -> None:
+        """Row `sources[i]` goes to the place of row `places[i]`, or one row to many, with so many columns."""
         for layer in self.layers:
-            end = layer.base + layer.filled
             for part in layer.stored or ():
-                part[places, :, :end] = part[sources, :, :end]
+                part[places, :, :columns] = part[sources, :, :columns]
 
 
 def _with_columns(stored: tuple[Tensor, Tensor] | None, states: tuple[Tensor, Tensor], rows: int, needed: int, first: int) -> tuple[Tensor, Tensor]:

@@ -42,18 +42,44 @@ class Linear:
 FEW = 3
 
 
-class _Packed:
-    """`forward` of a layer of a network, by the layout that suits the number of rows."""
+# Layers that read the same states, by their names in one module: one product is quicker than two or three.
+TOGETHER = (("q_proj", "k_proj", "v_proj"), ("gate_proj", "up_proj"))
 
-    def __init__(self, layer: nn.Linear) -> None:
-        self.weight, self.bias = layer.weight, layer.bias
-        self.blocked = torch.ops.mkldnn._reorder_linear_weight(layer.weight.detach().contiguous(), None)
+
+class _Packed:
+    """The product of some layers, which read the same input, with their weights in the blocked layout."""
+
+    def __init__(self, layers: list[nn.Linear]) -> None:
+        self.sizes = [layer.out_features for layer in layers]
+        weight = torch.cat([layer.weight for layer in layers]) if len(layers) > 1 else layers[0].weight.contiguous()
+        self.blocked = torch.ops.mkldnn._reorder_linear_weight(weight, None)
+        self.bias = None if layers[0].bias is None else torch.cat([layer.bias for layer in layers])
+        self._input: Tensor | None = None
+        self._left: dict[int, Tensor] = {}
+
+    def __call__(self, input: Tensor, number: int) -> Tensor:
+        """The output of layer `number`. The others' are kept until they are asked for with the same input."""
+        if self._input is not input or number not in self._left:
+            whole: Tensor = torch.ops.mkldnn._linear_pointwise(input, self.blocked, self.bias, "none", [], "none")
+            if len(self.sizes) == 1:
+                return whole
+            self._input, self._left = input, dict(enumerate(whole.split(self.sizes, -1)))
+        found = self._left.pop(number)
+        if not self._left:
+            self._input = None
+        return found
+
+
+class _Forward:
+    """`forward` of a layer, by the layout that suits the number of rows."""
+
+    def __init__(self, layer: nn.Linear, packed: _Packed, number: int) -> None:
+        self.weight, self.bias, self.packed, self.number = layer.weight, layer.bias, packed, number
 
     def __call__(self, input: Tensor) -> Tensor:
         if input.numel() <= FEW * input.shape[-1] or input.dtype != self.weight.dtype:
             return functional.linear(input, self.weight, self.bias)
-        y: Tensor = torch.ops.mkldnn._linear_pointwise(input, self.blocked, self.bias, "none", [], "none")
-        return y
+        return self.packed(input, self.number)
 
 
 @torch.inference_mode()
@@ -62,13 +88,30 @@ def pack_linears(network: nn.Module) -> None:
 
     Nothing is done twice, nor where oneDNN is missing or the copy would take more than a quarter of the memory that is free.
     """
-    layers = [module for module in network.modules() if type(module) is nn.Linear and "forward" not in vars(module)]
-    # A network's layers are of one number type, but for some that are kept in float32.
-    layers = [layer for layer in layers if layer.weight.device.type == "cpu" and _onednn(layer.weight.dtype)]
-    if sum(layer.weight.nbytes for layer in layers) * 4 > free_memory():
+    groups = [group for module in network.modules() for group in _groups(module)]
+    if sum(layer.weight.nbytes for group in groups for layer in group) * 4 > free_memory():
         return
-    for layer in layers:
-        layer.forward = _Packed(layer)  # type: ignore[method-assign]
+    for group in groups:
+        packed = _Packed(group)
+        for number, layer in enumerate(group):
+            layer.forward = _Forward(layer, packed, number)  # type: ignore[method-assign]
+
+
+def _groups(module: nn.Module) -> list[list[nn.Linear]]:
+    """A module's own layers that can be packed; those that read the same states are one group."""
+    layers = {name: layer for name, layer in module.named_children() if type(layer) is nn.Linear and _packable(layer)}
+    found = []
+    for names in TOGETHER:
+        group = [layers[name] for name in names if name in layers]
+        # Equal in all but what they give.
+        if len(group) == len(names) and len({(layer.in_features, layer.bias is None, layer.weight.dtype) for layer in group}) == 1:
+            found.append(group)
+            layers = {name: layer for name, layer in layers.items() if name not in names}
+    return [*found, *([layer] for layer in layers.values())]
+
+
+def _packable(layer: nn.Linear) -> bool:
+    return "forward" not in vars(layer) and layer.weight.device.type == "cpu" and _onednn(layer.weight.dtype)
 
 
 def free_memory() -> int:
