@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from typing import Any
@@ -14,8 +14,8 @@ from torch import Tensor
 from blendkit.generators.draws import Choice
 from blendkit.models.fast.kv_cache import PreallocatedCache, attention_only, windowed
 
-# Prompts are read in pieces of so many padded tokens where the device is a CPU, whose cache then holds what a layer computes.
-PIECE = 2048
+# Prompts are read in pieces of so many padded tokens: a CPU's cache then holds what a layer computes, a GPU's memory does.
+PIECE, PIECE_OF_A_GPU = 2048, 32768
 # A beginning that all prompts share is worth a pass of its own from so many tokens on.
 SHARED = 8
 # On a GPU, answers are looked at every so many tokens: to look is to wait for it.
@@ -113,7 +113,7 @@ class Decoding:
             self.cache.move(0, slice(1, self.different), shared)
         while start < self.different:
             width = len(self.prompts[start]) - shared
-            count = max(1, PIECE // width) if self.device.type == "cpu" else self.different
+            count = max(1, (PIECE if self.device.type == "cpu" else PIECE_OF_A_GPU) // width)
             part = [prompt[shared:] for prompt in self.prompts[start : min(start + count, self.different)]]
             ids, mask = (some.to(self.device) for some in left_padded(part, 0))
             places = shared + (mask.cumsum(-1) - 1).clamp_min(0)
@@ -214,7 +214,7 @@ def _shared(prompts: list[list[int]]) -> int:
     return count if count >= SHARED else 0
 
 
-def left_padded(rows: list[list[int]], pad: int) -> tuple[Tensor, Tensor]:
+def left_padded(rows: Sequence[list[int]], pad: int) -> tuple[Tensor, Tensor]:
     """Ids and mask, [rows, tokens], each row ending in the last column."""
     width = max(1, *map(len, rows))
     ids = torch.full((len(rows), width), pad, dtype=torch.long)

@@ -97,7 +97,7 @@ def _nucleus(scores: Tensor, whole: Tensor, top_p: float) -> Tensor:
 def _typical(scores: Tensor, mass: float) -> Tensor:
     from transformers import TypicalLogitsWarper
 
-    warped: Tensor = TypicalLogitsWarper(mass=mass)(torch.empty(0), scores)  # type: ignore[arg-type]
+    warped: Tensor = TypicalLogitsWarper(mass=mass)(torch.empty(0), scores)
     return warped
 
 
@@ -110,7 +110,7 @@ def _inverse(weights: Tensor, uniform: Tensor) -> Tensor:
 
     First the block is found, then the place in it: only the blocks' sums need more than float32, and these are few.
     """
-    parts = functional.pad(weights, (0, -weights.shape[-1] % BLOCK)).unflatten(-1, (-1, BLOCK))
+    parts = functional.pad(weights, (0, -weights.shape[-1] % BLOCK)).view(len(weights), -1, BLOCK)
     sums = parts.sum(-1).to(uniform.dtype).cumsum(-1)
     target = _below(uniform[:, None] * sums[:, -1:], sums[:, -1:])
     block = torch.searchsorted(sums, target, right=True)

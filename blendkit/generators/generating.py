@@ -102,6 +102,8 @@ class Generating(Stage):
                 self._check(name, drawn)
             self.jobs[name] = [self._job(name, drawn) for drawn in self.samplings[name]]
         self.local = [model for model in self.models.values() if model.local]
+        if self.local:
+            self.batch_tokens = min(model.batch_tokens for model in self.local)
         if len(self.local) > 1:
             self.window = SEVERAL_LOCAL
         elif self.local:

@@ -7,6 +7,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import replace
 from itertools import takewhile
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -22,10 +23,13 @@ from blendkit.generators.prompting import EncodedPrompt, Prompting, PromptTrunca
 from blendkit.generators.reasoning import Room
 from blendkit.generators.sampling import DiverseGroups, Endings, Stops
 from blendkit.models.fast.linear import FEW, pack_linears
-from blendkit.models.loading import choose_device, choose_dtype, fingerprint
+from blendkit.models.gguf import is_gguf
+from blendkit.models.loading import choose_device, choose_dtype, decoding_budget, fingerprint, locate
 from blendkit.models.pretrained import decoding_of, pretrained
 
 WHAT = "model that generates text"
+# Tokens after which the time to pack the weights of linear layers is won back.
+WORTH_PACKING = 32
 
 
 class LocalModel(TextModel):
@@ -56,6 +60,16 @@ class LocalModel(TextModel):
         pads = [*self._known(self.tokenizer.pad_token_id, config), *self.decoding.pop("pad_token_id", []), *sorted(ends), 0]
         self.answers = Answers(self.tokenizer, ends, pads[0])
         self.room, self.truncation = Room(), PromptTruncation()
+        # As many rows as a batch is the quicker for.
+        self.window = 256 if self.device.type == "cuda" else 96
+        if not self.seq2seq:
+            self.batch_tokens = decoding_budget(self.device, config.get_text_config(decoder=True), self.dtype.itemsize, self._stored())
+        self._steps = 0
+
+    def _stored(self) -> int:
+        """Bytes of the checkpoint's weights."""
+        where = Path(self.spec) if is_gguf(self.spec) else locate(self.spec)
+        return sum(path.stat().st_size for path in ([where] if where.is_file() else where.glob("*.safetensors")))
 
     @staticmethod
     def _known(token: int | None, config: Any) -> list[int]:
@@ -137,7 +151,9 @@ class LocalModel(TextModel):
         if sampling.beams > 1 or not decodes(self.model):
             return self._generated(prompts, encoded, rows, stops, sampling, count)
         if len(rows) > FEW:
-            pack_linears(self.model)
+            self._steps += max(one.room for one in encoded)
+            if self._steps > WORTH_PACKING:
+                pack_linears(self.model)
         written = Decoding(
             self.model,
             rows,

@@ -111,7 +111,9 @@ def main() -> int:
     parser.add_argument("--temperature", type=float, default=0.7)
     parser.add_argument("--top-p", type=float, default=1.0)
     parser.add_argument("--top-k", type=int, default=0)
-    parser.add_argument("--processor-time", action="store_true", help="tokens a second of processor time, one thread: for a machine that others use (no llama.cpp)")
+    parser.add_argument(
+        "--processor-time", action="store_true", help="tokens a second of processor time, one thread: for a machine that others use (no llama.cpp)"
+    )
     args = parser.parse_args()
 
     from blendkit.generators.options import Sampling
@@ -129,7 +131,10 @@ def main() -> int:
         print("llama.cpp: no GGUF file was named" if file is None else f"llama.cpp: llama-cpp-python is not installed in {args.llama_python}")
     else:
         ways.append(Llama(args.llama_python, file, args.max_new_tokens))
-    print(f"{args.model}, float32, {sampling.method}, {args.max_new_tokens} new tokens; median of {args.rounds} rounds; {'processor time, one thread; ' if args.processor_time else ''}{machine()}", flush=True)
+    print(
+        f"{args.model}, float32, {sampling.method}, {args.max_new_tokens} new tokens; median of {args.rounds} rounds; {'processor time, one thread; ' if args.processor_time else ''}{machine()}",
+        flush=True,
+    )
     for way in ways:
         if isinstance(way, Ours):
             way.sampling = replace(sampling, max_new_tokens=2)

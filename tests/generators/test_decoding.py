@@ -16,7 +16,10 @@ TAKEN = {
     "qwen2": ("Qwen2", GROUPED),
     "qwen3": ("Qwen3", GROUPED | {"head_dim": 8}),
     "mistral": ("Mistral", GROUPED | {"sliding_window": 6}),
-    "gemma2": ("Gemma2", GROUPED | {"head_dim": 8, "sliding_window": 6, "query_pre_attn_scalar": 8, "attn_logit_softcapping": 2.0, "final_logit_softcapping": 3.0}),
+    "gemma2": (
+        "Gemma2",
+        GROUPED | {"head_dim": 8, "sliding_window": 6, "query_pre_attn_scalar": 8, "attn_logit_softcapping": 2.0, "final_logit_softcapping": 3.0},
+    ),
     "gemma3": ("Gemma3Text", GROUPED | {"head_dim": 8, "sliding_window": 6, "query_pre_attn_scalar": 8}),
     "phi": ("Phi", SIZES),
     "gpt_neox": ("GPTNeoX", SIZES),

@@ -37,16 +37,28 @@ class PreallocatedLayer(DynamicLayer):  # type: ignore[misc]
         self.most, self.columns = rows, columns
         self.rows, self.base, self.filled = slice(0, rows), 0, 0
         self.stored: tuple[Tensor, Tensor] | None = None
+        self._live: tuple[Tensor, Tensor] | None = None
+
+    def at(self, rows: slice, base: int, filled: int) -> None:
+        """The next pass is for these rows, reads `filled` columns from `base` on, and writes behind them."""
+        if rows != self.rows:
+            self._live = None
+        self.rows, self.base, self.filled = rows, base, filled
 
     def update(self, key_states: Tensor, value_states: Tensor, *args: Any, **kwargs: Any) -> tuple[Tensor, Tensor]:
         """Writes the new columns; all that the rows have so far."""
-        start = self.base + self.filled
-        end = start + key_states.shape[-2]
-        self.stored = _with_columns(self.stored, (key_states, value_states), self.most, end, self.columns)
-        keys, values = (part[self.rows] for part in self.stored)
-        keys[:, :, start:end], values[:, :, start:end] = key_states, value_states
-        self.filled, self.is_initialized = end - self.base, True
-        self.keys, self.values = keys[:, :, self.base : end], values[:, :, self.base : end]
+        start, new = self.base + self.filled, key_states.shape[-2]
+        self.filled += new
+        if self.stored is None or start + new > self.stored[0].shape[2]:
+            self.stored = _with_columns(self.stored, (key_states, value_states), self.most, start + new, self.columns)
+            self._live = None
+        if self._live is None:
+            self._live = (self.stored[0][self.rows], self.stored[1][self.rows])
+        keys, values = self._live
+        keys.narrow(2, start, new).copy_(key_states)
+        values.narrow(2, start, new).copy_(value_states)
+        self.is_initialized = True
+        self.keys, self.values = keys.narrow(2, self.base, self.filled), values.narrow(2, self.base, self.filled)
         return self.keys, self.values
 
     def get_seq_length(self) -> int:
@@ -66,7 +78,7 @@ class PreallocatedCache(Cache):  # type: ignore[misc]
     def at(self, rows: slice, base: int, filled: int) -> None:
         """The next pass is for these rows, reads `filled` columns from `base` on, and writes behind them."""
         for layer in self.layers:
-            layer.rows, layer.base, layer.filled = rows, base, filled
+            layer.at(rows, base, filled)
 
     def move(self, sources: Tensor | int, places: Tensor | slice, columns: int) -> None:
         """Row `sources[i]` goes to the place of row `places[i]`, or one row to many, with so many columns."""
@@ -76,10 +88,8 @@ class PreallocatedCache(Cache):  # type: ignore[misc]
 
 
 def _with_columns(stored: tuple[Tensor, Tensor] | None, states: tuple[Tensor, Tensor], rows: int, needed: int, first: int) -> tuple[Tensor, Tensor]:
-    """What is stored, with as many columns as are needed. Unwritten ones are 0: a masked one is multiplied by 0, which a stray NaN would survive."""
+    """What is stored, and room for as many columns as are needed. Unwritten ones are 0: a masked one is multiplied by 0, which a stray NaN would survive."""
     columns = stored[0].shape[2] if stored else 0
-    if needed <= columns and stored:
-        return stored
     new = max(needed, first, columns + columns // 2)
     keys, values = (torch.zeros(rows, part.shape[1], new, part.shape[3], dtype=part.dtype, device=part.device) for part in states)
     if stored:

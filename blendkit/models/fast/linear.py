@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
+
+from blendkit.models.loading import memory_left
 
 
 class Linear:
@@ -63,7 +64,7 @@ class _Packed:
             whole: Tensor = torch.ops.mkldnn._linear_pointwise(input, self.blocked, self.bias, "none", [], "none")
             if len(self.sizes) == 1:
                 return whole
-            self._input, self._left = input, dict(enumerate(whole.split(self.sizes, -1)))
+            self._input, self._left = input, dict(enumerate(torch.split(whole, self.sizes, -1)))
         found = self._left.pop(number)
         if not self._left:
             self._input = None
@@ -89,7 +90,7 @@ def pack_linears(network: nn.Module) -> None:
     Nothing is done twice, nor where oneDNN is missing or the copy would take more than a quarter of the memory that is free.
     """
     groups = [group for module in network.modules() for group in _groups(module)]
-    if sum(layer.weight.nbytes for group in groups for layer in group) * 4 > free_memory():
+    if sum(layer.weight.nbytes for group in groups for layer in group) * 4 > memory_left(torch.device("cpu")):
         return
     for group in groups:
         packed = _Packed(group)
@@ -112,15 +113,6 @@ def _groups(module: nn.Module) -> list[list[nn.Linear]]:
 
 def _packable(layer: nn.Linear) -> bool:
     return "forward" not in vars(layer) and layer.weight.device.type == "cpu" and _onednn(layer.weight.dtype)
-
-
-def free_memory() -> int:
-    """Bytes that programs may still have, page cache included; 0 where the system does not say."""
-    try:
-        lines = Path("/proc/meminfo").read_text().splitlines()
-    except OSError:
-        return 0
-    return next((int(line.split()[1]) << 10 for line in lines if line.startswith("MemAvailable:")), 0)
 
 
 def _onednn(dtype: torch.dtype) -> bool:
