@@ -131,10 +131,9 @@ def main() -> int:
         print("llama.cpp: no GGUF file was named" if file is None else f"llama.cpp: llama-cpp-python is not installed in {args.llama_python}")
     else:
         ways.append(Llama(args.llama_python, file, args.max_new_tokens))
-    print(
-        f"{args.model}, float32, {sampling.method}, {args.max_new_tokens} new tokens; median of {args.rounds} rounds; {'processor time, one thread; ' if args.processor_time else ''}{machine()}",
-        flush=True,
-    )
+    clocked = ", processor time of one thread" if args.processor_time else ""
+    settings = f"float32, {sampling.method}, {args.max_new_tokens} new tokens, median of {args.rounds} rounds"
+    print(f"{args.model}, {settings}{clocked}; {machine()}", flush=True)
     for way in ways:
         if isinstance(way, Ours):
             way.sampling = replace(sampling, max_new_tokens=2)

@@ -11,16 +11,14 @@ from blendkit.generators.options import Sampling
 SIZES = {"vocab_size": 97, "hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 3, "num_attention_heads": 4, "max_position_embeddings": 64}
 GROUPED = SIZES | {"num_key_value_heads": 2}
 GPT = {"vocab_size": 97, "n_embd": 32, "n_layer": 3, "n_head": 4, "n_positions": 64}
+WINDOWS = GROUPED | {"head_dim": 8, "sliding_window": 6, "query_pre_attn_scalar": 8}
 TAKEN = {
     "llama": ("Llama", GROUPED),
     "qwen2": ("Qwen2", GROUPED),
     "qwen3": ("Qwen3", GROUPED | {"head_dim": 8}),
     "mistral": ("Mistral", GROUPED | {"sliding_window": 6}),
-    "gemma2": (
-        "Gemma2",
-        GROUPED | {"head_dim": 8, "sliding_window": 6, "query_pre_attn_scalar": 8, "attn_logit_softcapping": 2.0, "final_logit_softcapping": 3.0},
-    ),
-    "gemma3": ("Gemma3Text", GROUPED | {"head_dim": 8, "sliding_window": 6, "query_pre_attn_scalar": 8}),
+    "gemma2": ("Gemma2", WINDOWS | {"attn_logit_softcapping": 2.0, "final_logit_softcapping": 3.0}),
+    "gemma3": ("Gemma3Text", WINDOWS),
     "phi": ("Phi", SIZES),
     "gpt_neox": ("GPTNeoX", SIZES),
     "gpt2": ("GPT2", GPT),
