@@ -95,6 +95,8 @@ class TextModel(ABC):
     local = True
     # Records that a stage's window should hold at least for its sake.
     window = 1
+    # Tokens a batch, of a budgeted one.
+    batch_tokens = 8192
     spec: str
 
     @abstractmethod

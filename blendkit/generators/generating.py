@@ -111,6 +111,8 @@ class Generating(Stage):
             self.jobs[name] = [jobs.setdefault((id(model), stops, repr(drawn)), self._job(name, drawn)) for drawn in self.samplings[name]]
         check_batch(self.models.values(), endpoint)
         self.local = [model for model in self._distinct() if model.local]
+        if self.local:
+            self.batch_tokens = min(model.batch_tokens for model in self.local)
         if len(self.local) > 1:
             self.window = SEVERAL_LOCAL
         elif self.local:
