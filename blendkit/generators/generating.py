@@ -77,7 +77,7 @@ class Generating(Stage):
             name for name, value in vars(sampling).items() if value != vars(Sampling())[name]
         }
         endpoint = endpoint or EndpointOptions()
-        parsed = [split_name(model) for model in (models if models is not None else [*endpoint.named] or [DEFAULT])]
+        parsed = [split_name(model) for model in (models or [*endpoint.named] or ([DEFAULT] if models is None else []))]
         if not parsed:
             raise UsageError("generate: expected at least one model")
         endpoint = for_run(endpoint, [name or spec for name, spec in parsed])
