@@ -121,6 +121,13 @@ def test_consensus_says_nothing_twice_and_adds_what_others_agree_on():
     assert text.startswith("Bread rises")
 
 
+def test_consensus_puts_a_space_behind_an_answer_that_was_cut_off():
+    cut = "Bread rises because yeast makes carbon dioxide gas. The gas is caught in the"
+    others = ["Yeast makes gas. The gas is caught in the dough by gluten.", "Yeast produces gas. The gas is caught in the dough by its gluten."]
+    text = fused([cut, *others], [0, 1, 2])
+    assert text.startswith(cut) and not text.startswith(f"{cut}The")
+
+
 def test_fuse_before_rank_says_so(blendkit):
     done = blendkit("fuse", stdin=lines(examples(1)))
     assert done.returncode == 65

@@ -37,7 +37,8 @@ def test_it_fuses(called):
 def test_it_judges_by_likelihood(called):
     record = QUESTION | {"output": "Paris", "candidates": [{"model": text, "text": text} for text in ("Paris", "Bananas are yellow.")]}
     code, out, err = called("judge", "-m", "smollm2", "--verdict-by", "likelihood", *CPU, stdin=lines([record]))
-    assert (code, err) == (0, "")
+    # It tells how often the first place won.
+    assert code == 0 and err.count("\n") <= 1, err
     (verdicts,) = parsed(out)[0]["verdicts"].values()
     assert {(one["a"], one["b"]) for one in verdicts} == {(0, 1)} and all(one["verdict"] in ("A", "B", "tie-good", "tie-bad") for one in verdicts)
 

