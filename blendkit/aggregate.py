@@ -186,6 +186,11 @@ def _comparisons(m: Matrix) -> list[Comparison]:
     return [(int(i), int(j), float(m[i, j])) for i, j in np.argwhere(~np.isnan(m)) if i != j]
 
 
+def compared(m: Matrix) -> NDArray[np.bool_]:
+    """[n]: which candidates were in a comparison."""
+    return np.asarray(_played(m) > 0)
+
+
 def _played(m: Matrix) -> NDArray[np.int64]:
     """[n]: in how many comparisons each candidate was."""
     there = ~np.isnan(m) & ~np.eye(len(m), dtype=bool)
@@ -263,6 +268,8 @@ def verdict_matrix(verdicts: Iterable[dict[str, Any]], n: int) -> Matrix:
     if len(by_pair) < len(given):
         by_pair = {pair: {"verdict": found.verdict, "probability": found.probability} for pair, found in settled(given).items()}
     for (a, b), verdict in by_pair.items():
+        if verdict["verdict"] == "unparsed":
+            continue
         if (probability := verdict.get("probability")) is not None:
             values[a * n + b], values[b * n + a] = 2 * probability - 1, 1 - 2 * probability
         elif verdict["verdict"] in VERDICT_LOGITS:

@@ -72,8 +72,8 @@ def generate(
 
     Args:
         records: with `instruction` and `input`, or `messages`.
-        models: NAME=SPEC or SPEC: a hub id, a directory, FILE.gguf, openai:MODEL, a preset, PRESET:MODEL, or smollm2;
-            None is all of `endpoint.models`, or smollm2.
+        models: NAME=SPEC or SPEC: a hub id, a directory, FILE.gguf, openai:MODEL, a preset, PRESET:MODEL, smollm2, or a name in
+            `endpoint.models`; None is all names there, or smollm2.
         system: a system message before every prompt.
         max_new_tokens: tokens to write at most; None is 512, or the model's own.
         num_return: candidates a model and decoding.
@@ -90,7 +90,7 @@ def generate(
         trust_remote_code: runs code that a checkpoint brings (local models).
         on_truncate: a prompt longer than a local model reads is cut (`warn`, as None) or refused (`fail`).
         sampling: all of decoding in one object; the arguments above stand above it.
-        endpoint: how to reach the server of openai:MODEL.
+        endpoint: how to reach the server of openai:MODEL; its `models` is a TOML file with a table a model.
         window: records in flight; None is the stage's own.
         batch_tokens: padded tokens a batch; None is the stage's own.
         device: auto, cpu, cuda, cuda:N or mps.
@@ -292,6 +292,7 @@ def judge(
     prompt: str | None = None,
     verdict_by: str | None = None,
     max_new_tokens: int | None = None,
+    max_unparsed: float = 0.2,
     reasoning_effort: str | None = None,
     on_truncate: str | None = None,
     endpoint: EndpointOptions | None = None,
@@ -314,6 +315,7 @@ def judge(
         prompt: the name of a prompt, or a file. LLM: pairwise-with-reference.
         verdict_by: likelihood, json, text or auto. LLM: auto.
         max_new_tokens: tokens of a reply at most. LLM: the prompt's own.
+        max_unparsed: the largest share of a judge's verdicts, 0 to 1, that may be unreadable.
         reasoning_effort: as in `generate`. LLM.
         on_truncate: a prompt longer than a local model reads has its longest texts cut (`warn`) or is refused (`fail`). LLM: warn.
         endpoint: how to reach the server of openai:MODEL. LLM.
@@ -324,13 +326,14 @@ def judge(
         NoInputError: there is no such model or prompt file.
         RecordError: a record lacks what a judge is shown, or the server cannot answer it.
         EndpointError: the server cannot be reached.
+        TooManyUnparsed: after the last record, more than `max_unparsed` of a judge's verdicts could not be read.
     """
     from blendkit.judges import make_judge
     from blendkit.pipeline.runner import apply
 
     stage = make_judge(
         model, name=name, orders=orders, schedule=schedule, prompt=prompt, verdict_by=verdict_by, max_new_tokens=max_new_tokens,
-        reasoning_effort=reasoning_effort, on_truncate=on_truncate, endpoint=endpoint,
+        max_unparsed=max_unparsed, reasoning_effort=reasoning_effort, on_truncate=on_truncate, endpoint=endpoint,
         device=device, dtype=dtype, seed=seed,
     )  # fmt: skip
     yield from apply(stage, records, window=window, batch_tokens=batch_tokens)

@@ -81,6 +81,12 @@ class SkippedRecords(BlendkitError):
     exit_code = 70
 
 
+class TooManyUnparsed(BlendkitError):
+    """All is written, but too many verdicts of a judge could not be read (70). Notes show some of the replies."""
+
+    exit_code = 70
+
+
 class OutputError(BlendkitError):
     """The output cannot be written (74)."""
 

@@ -26,6 +26,12 @@ def one_line(text: object) -> str:
     return shown(line)
 
 
+def excerpt(text: str, longest: int) -> str:
+    """The beginning of a text, on one line."""
+    line = " ".join(text[: 4 * longest].split())
+    return shown(line if len(line) <= longest and len(text) <= 4 * longest else f"{line[:longest]} […]")
+
+
 def standing(text: str) -> str:
     """Each line `shown`; a line that a CI system would read as a command in its log (`::error::`) is escaped."""
     return "\n".join(_COMMAND.sub(r"\\x3a:", shown(line)) for line in text.split("\n"))

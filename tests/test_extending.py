@@ -107,7 +107,7 @@ def test_a_judge_and_a_generator_of_another_package(extended, stream):
     assert code == 0, err
     verdicts = parsed(out)[0]["verdicts"]
     assert verdicts["brief"] == verdicts["s"] and set(verdicts) == {"brief", "s", "panel"}
-    code, out, err = extended("judge", "-m", "e=echo:loud", stdin=stream)
+    code, out, err = extended("judge", "-m", "e=echo:loud", "--max-unparsed", "1", stdin=stream)
     assert code == 0 and {verdict["verdict"] for verdict in parsed(out)[0]["verdicts"]["e"]} == {"unparsed"}, err
     code, out, err = extended("generate", "-m", "e=echo:loud", stdin=stream)
     assert code == 0, err

@@ -54,6 +54,10 @@ def judge(
     max_new_tokens: Annotated[
         int | None, typer.Option(min=1, help="Tokens of a reply at most.", show_default="the prompt's own", rich_help_panel=LLM_JUDGES)
     ] = None,
+    max_unparsed: Annotated[
+        float,
+        typer.Option(help="End with 70 when more than this share (0 to 1) of a judge's verdicts could not be read; all records are written all the same."),
+    ] = 0.2,
     reasoning_effort: Annotated[
         str | None,
         typer.Option(
@@ -73,7 +77,8 @@ def judge(
 ) -> None:
     """Give a verdict on every pair of candidates, the reference in hand.
 
-    Writes `verdicts`: A, B, tie-good or tie-bad for candidates a and b (`unparsed` after two replies that are neither).
+    Writes `verdicts`: A, B, tie-good or tie-bad for candidates a and b (`unparsed` after two replies that are neither; too many
+    of them end with 70).
     Several judges each write their own, and the majority's are those of the judge `panel`. The default, `embedded`, is a
     stand-in that needs no network: it prefers the candidate whose BERTScore against the reference is higher, and knows
     nothing else. For results to report, name an LLM.
@@ -87,6 +92,7 @@ def judge(
         return make_judge(
             model or "embedded", name=name, endpoint=endpoint, orders=orders, schedule=schedule, seed=run.seed, device=run.device, dtype=run.dtype,
             prompt=prompt, verdict_by=verdict_by, max_new_tokens=max_new_tokens, reasoning_effort=reasoning_effort, on_truncate=on_truncate,
+            max_unparsed=max_unparsed,
         )  # fmt: skip
 
     run_stage(make, run)

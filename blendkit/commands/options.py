@@ -122,7 +122,14 @@ ENDPOINTS: dict[str, tuple[Any, Any]] = {
     "price_out": (_endpoint(float | None, "$ a million tokens of answer.", min=0.0), None),
     "max_cost": (_endpoint(float | None, "Stop before this many $, of all models together, are exceeded.", min=0.0), None),
     "emit_batch": (_endpoint(str | None, "Ask nothing: write the requests to this file, in the OpenAI batch format."), None),
-    "read_batch": (_endpoint(str | None, "Take the answers from this file, the output of such a batch."), None),
+    "read_batch": (
+        _endpoint(
+            list[str] | None,
+            "Take the answers from this file, the output of such a batch; it may be given several times. With --emit-batch, what has no "
+            "usable answer there is written as the next batch.",
+        ),
+        None,
+    ),
     # The last: a model that it names has a use for it, whatever the model is.
     "models": (_endpoint(str | None, "A TOML file with a table [NAME] a model: where it is, its key, price and limits; -m NAME then means it."), None),
 }

@@ -16,7 +16,7 @@ from blendkit.untrusted import json_value, read_file, typed
 GROUPS = {title.lower(): kind for kind, title in KINDS.items()}
 LOWER_IS_BETTER = ("gpt_rank", "footrule", "rank_by_")
 # Columns that describe a method without saying how good it is.
-NEUTRAL = ("characters", "examples")
+NEUTRAL = ("characters", "examples", "judged")
 OPERATORS = {"<=": operator.le, ">=": operator.ge, "==": operator.eq, "!=": operator.ne, "<": operator.lt, ">": operator.gt}
 FORM = "GROUP.METHOD.COLUMN OP GROUP.METHOD.COLUMN or a number"
 Rows = list[dict[str, Any]]

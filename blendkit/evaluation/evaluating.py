@@ -75,6 +75,8 @@ class Evaluating(Stage):
         self.signatures: dict[str, set[str]] = {}
         self.methods, self.rankers, self.firsts = Methods(self.oracle, self.versus), Rankers(self.oracle), Firsts()
         self.count = self._signed = 0
+        # Records and pairs of which no verdict of the judge could be read, and all its pairs.
+        self._left_out = self._unread = self._pairs = 0
         # Whole examples are kept only for the tables that look at all of them together.
         self.examples: list[JudgedExample] = []
         self.notes: list[str] = []
@@ -99,6 +101,9 @@ class Evaluating(Stage):
         for table in (self.methods, self.rankers, self.firsts):
             table.add(example)
         self.count += 1
+        self._left_out += example.left_out
+        self._unread += len(example.unread)
+        self._pairs += example.pairs
         if self.ratings or self.controlled:
             self.examples.append(example)
         if self.browser is not None:
@@ -120,6 +125,7 @@ class Evaluating(Stage):
             raise DataError("no records to evaluate: the input is empty")
         if self._rows is None:
             rows = table_2(self.methods, self.seed, self.notes, self.baseline)
+            self._note_unread()
             if self.oracle.name is None:
                 self.notes.append("no judge's verdicts in the stream, so no GPT-Rank and no Table 3: run `blendkit judge` before, or name --oracle SCORE")
             else:
@@ -127,6 +133,14 @@ class Evaluating(Stage):
             rows += [*self._agreements(), *self._of_verdicts(), *self.stages]
             self._rows = rows + compare(self.earlier, rows) if self.earlier is not None else rows
         return self._rows
+
+    def _note_unread(self) -> None:
+        judge = self.oracle.judge
+        if self._unread:
+            self.notes.append(f"judge:{judge}: no verdict on {self._unread:,} of {self._pairs:,} pairs could be read; they count for nothing, not as ties")
+        if self._left_out:
+            what = f"judge:{judge}: in {self._left_out:,} of {self.count:,} records a candidate is in no verdict that could be read"
+            self.notes.append(f"{what}; its ranks, and what is computed of them, leave these records out")
 
     def _of_verdicts(self) -> Rows:
         """Ratings, win rates, win rates at equal length and the judges' own figures, where they were asked for."""

@@ -21,7 +21,7 @@ from blendkit.seeding import seeded
 # Their comparisons are a square.
 MOST_CANDIDATES = 4096
 # What rows of the tables have beside scores.
-COLUMNS = frozenset(("table", "method", "kind", "examples", "intervals", "gpt_rank", "top3", "characters"))
+COLUMNS = frozenset(("table", "method", "kind", "examples", "intervals", "judged", "gpt_rank", "top3", "characters"))
 Verdicts = dict[str, list[dict[str, Any]]]
 
 
@@ -51,7 +51,9 @@ class Standings:
 class JudgedExample:
     """One record as the tables see it.
 
-    `margin[i, j]`, [n, n], says how much the judge prefers candidate i to j, from -1 to 1; NaN where it saw no such pair.
+    `margin[i, j]`, [n, n], says how much the judge prefers candidate i to j, from -1 to 1; NaN where it saw no such pair, or no
+    verdict of it could be read: such pairs are in `unread`. `left_out` says that the judge has no ranks here, as a candidate is
+    in no verdict that could be read.
     `picks` are the candidates that aggregations put first beside `ranks`.
     """
 
@@ -65,6 +67,9 @@ class JudgedExample:
     judge: Standings | None = None
     margin: Matrix | None = None
     picks: dict[str, int] = field(default_factory=dict)
+    pairs: int = 0
+    unread: set[tuple[int, int]] = field(default_factory=set)
+    left_out: bool = False
 
     @cached_property
     def values_by_metric(self) -> dict[str, list[float]]:
@@ -131,11 +136,19 @@ class Oracle:
                 return
             raise RecordError(f"verdicts.{self.judge}", f"not there, found {', '.join(verdicts) or 'none'}; `blendkit judge` writes verdicts")
         m = verdict_matrix(verdicts[self.judge], len(candidates))
+        example.margin = (m - m.T) / 2
+        asked = {(verdict["a"], verdict["b"]) for verdict in verdicts[self.judge]}
+        example.pairs, example.unread = len(asked), {pair for pair in asked if math.isnan(example.margin[pair])}
+        # Who was compared with a generated candidate (not himself) by a verdict that could be read.
+        read = ~np.isnan(m) & ~np.eye(len(m), dtype=bool)
+        met = np.flatnonzero(read[:, example.generated].sum(axis=1)).tolist()
+        example.left_out = len(example.generated) > 1 and not set(met).issuperset(example.generated)
+        if example.left_out:
+            return
         judged = example.generated
         if len(candidates) > len(judged):
-            judged = sorted({index for verdict in verdicts[self.judge] for index in (verdict["a"], verdict["b"])} | set(judged))
+            judged = sorted({*judged, *met})
         example.judge = _standings(example.generated, lambda chosen: _scores(m, chosen), judged)
-        example.margin = (m - m.T) / 2
         if not self.score:
             example.oracle = example.judge
 

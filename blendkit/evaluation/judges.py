@@ -47,7 +47,7 @@ class Judges:
         for name, (verdicts, ties, unparsed) in self._counts.items():
             bias = self._bias[name].describe()
             shares = {key: None if bias[key] is None else round(100 * bias[key], 2) for key in ("first_place_rate", "consistency")}
-            ties_rate = round(100 * ties / verdicts, 2) if verdicts else None
+            ties_rate = round(100 * ties / (verdicts - unparsed), 2) if verdicts > unparsed else None
             rows.append({"table": "judges", "method": name, "verdicts": verdicts, "ties": ties_rate, "unparsed": unparsed, **shares})
         described = self._agreement.describe()
         if described["pairs"]:

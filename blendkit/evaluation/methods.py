@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import math
 from array import array
-from dataclasses import dataclass
+from collections import Counter
+from collections.abc import Iterable
+from dataclasses import dataclass, field
 from itertools import zip_longest
 from typing import Any
 
@@ -31,10 +33,13 @@ class Method:
     kind: str
     cells: SpilledColumns
     examples: int = 0
+    # Column → in how many examples it has no value because no verdict could be read.
+    left_out: Counter[str] = field(default_factory=Counter)
 
-    def add(self, number: int, rows: list[array[float]]) -> None:
+    def add(self, number: int, rows: list[array[float]], left_out: Iterable[str]) -> None:
         """Takes the picks of example `number`; several picks count by their mean."""
         self.examples += 1
+        self.left_out.update(set(left_out))
         self.cells.put(number, rows[0] if len(rows) == 1 else _mean(rows))
 
 
@@ -64,12 +69,15 @@ class Methods:
         """
         rows: dict[int, array[float]] = {}
         picked: dict[tuple[str, str], list[array[float]]] = {}
+        left_out: dict[tuple[str, str], list[str]] = {}
 
         def pick(kind: str, name: str, index: int) -> None:
             row = rows.get(index)
             if row is None:
                 row = rows[index] = self._row(example, index)
             picked.setdefault((kind, name), []).append(row)
+            if example.unread or example.left_out:
+                left_out.setdefault((kind, name), []).extend(self._left_out(example, index))
 
         generated = set(example.generated)
         for index, model in enumerate(example.models):
@@ -89,7 +97,7 @@ class Methods:
             if method is None:
                 method = self._methods[key] = Method(key[1], key[0], SpilledColumns(self._store))
                 self._check_size(f"the {key[0]} {key[1]!r}")
-            method.add(self.size, found)
+            method.add(self.size, found, left_out.get(key, ()))
         self.size += 1
 
     def _check_size(self, newest: str) -> None:
@@ -127,6 +135,19 @@ class Methods:
                 row[place] = value
         return row
 
+    def _left_out(self, example: JudgedExample, index: int) -> list[str]:
+        """The judge's columns that have no value for a candidate because no verdict could be read."""
+        generated = set(example.generated)
+        unread = index not in generated and any(index in pair and generated & {*pair} for pair in example.unread)
+        found = []
+        if example.left_out or (unread and rank_of(example.judge, index) is None):
+            found += ["gpt_rank"] if self.oracle.score else ["gpt_rank", "top3"]
+        for column, model in zip(self.versus_columns, self.versus, strict=True):
+            other = example.models.index(model)
+            if (min(index, other), max(index, other)) in example.unread:
+                found.append(column)
+        return found
+
     def column(self, method: Method, name: str) -> Column:
         """A method's value in each example."""
         return method.cells.column(self._places.get(name, len(self._places)), self.size)
@@ -136,7 +157,7 @@ class Methods:
 
         def mean_rank(method: Method) -> float:
             found = [counted(self.column(method, name)) for name in (self.rank_column, "gpt_rank") if name]
-            return next((mean for count, mean in found if count == method.examples), math.inf)
+            return next((mean for count, mean in found if count and count == method.examples - method.left_out["gpt_rank"]), math.inf)
 
         return sorted(self._methods.values(), key=lambda method: (list(KINDS).index(method.kind), mean_rank(method)))
 
@@ -157,19 +178,22 @@ def table_2(table: Methods, seed: int, notes: list[str], baseline: str | None = 
         # The same seed draws the same examples for all cells.
         part = keys[start : start + TOGETHER]
         bounds |= zip(part, bootstrap([table.column(methods[number], column) for number, column in part], seed).tolist(), strict=True)
+    some_left_out = any(method.left_out["gpt_rank"] for method in methods)
     rows = []
     for number, method in enumerate(methods):
         row: dict[str, Any] = {"table": 2, "method": method.name, "kind": method.kind, "examples": method.examples}
+        if some_left_out:
+            row["judged"] = method.examples - method.left_out["gpt_rank"]
         intervals: dict[str, list[float | None]] = {}
         lacking: dict[int, list[str]] = {}
         for column in names:
             count, mean = counted(table.column(method, column))
-            missing = method.examples - count
+            missing = method.examples - method.left_out[column] - count
             # A fused answer came too late for the oracle's score.
             if missing and column in table.metrics and not (method.kind == "fused" and column == table.oracle.score):
                 lacking.setdefault(missing, []).append(column)
             row[column] = None if missing else rounded(mean)
-            if not missing:
+            if count and not missing:
                 intervals[column] = [rounded(bound) for bound in bounds[number, column]]
         for missing, lacked in lacking.items():
             lacks = f"{', '.join(lacked)} {'is' if len(lacked) == 1 else 'are'} missing for {method.name} in {missing} of {method.examples} examples"

@@ -26,6 +26,7 @@ TITLES = {
     "spearman_per_example": "Spearman per example ↑",
     "characters": "Characters",
     "examples": "Examples",
+    "judged": "Judged",
 }
 
 

@@ -14,7 +14,7 @@ from blendkit.errors import UsageError, expect_at_least
 from blendkit.fences import fence_for, plain_name, quoted
 from blendkit.fusers.base import appended, top_candidates
 from blendkit.generators.base import Prompt, TextModel
-from blendkit.generators.factory import check_models, chosen, for_run, text_model, windows_at_once
+from blendkit.generators.factory import check_batch, check_models, chosen, for_run, text_model, windows_at_once
 from blendkit.generators.options import EndpointOptions, Sampling
 from blendkit.generators.reasoning import check_reasoning
 from blendkit.generators.recording import Recording
@@ -65,13 +65,14 @@ class ChatFuser(Stage):
         if layers > 1 and endpoint.offline:
             raise UsageError("--layers: a second round reads the answers of the first, which a batch file does not have yet")
         self.models: dict[str, TextModel] = {one.name: text_model(one.spec, one.endpoint, device, dtype, on_truncate=on_truncate) for one in found}
+        check_batch(self.models.values(), endpoint)
         self.final_name, self.layers, self.seed = name or found[0].name, layers, seed
         self.sampling = Sampling(max_new_tokens=max_new_tokens, temperature=temperature, effort=reasoning_effort)
         self.jobs = {one.name: self.models[one.name].completing(one.sampling(self.sampling)) for one in found}
         self.show_ranks, self.show_scores = show_ranks, show_scores
         self.window = max(self.window, *(model.window for model in self.models.values()))
         self.overlap = windows_at_once(self.models.values(), endpoint)
-        self.passes_records = not endpoint.emit_batch
+        self.passes_records = not endpoint.only_emits
         shown = "+".join(part for part, wanted in (("ranks", show_ranks), ("scores", show_scores)) if wanted) or "no"
         known = {"layers": layers, "shown": shown, "decoding": self.sampling.method, "seed": seed}
         known |= {"effort": reasoning_effort} if reasoning_effort else {}

@@ -46,8 +46,8 @@ class Adapted:
 
     fixes: tuple[tuple[str, str | int | None], ...] = ()
 
-    def of(self, body: dict[str, Any]) -> dict[str, Any]:
-        """The request as the server takes it."""
+    def of(self, body: dict[str, Any], given: Collection[str] = ()) -> dict[str, Any]:
+        """The request as the server takes it; parameters that the user has `given` stay."""
         if not self.fixes:
             return body
         body = dict(body)
@@ -55,7 +55,7 @@ class Adapted:
             if name == SYSTEM:
                 if "messages" in body:
                     body["messages"] = folded(body["messages"])
-            elif name in body:
+            elif name in body and name not in given:
                 value = body.pop(name)
                 if isinstance(how, str):
                     body[how] = value

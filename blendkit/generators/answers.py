@@ -41,9 +41,9 @@ class Answers:
         answer, _ = apart(self.texts([written])[0], opened)
         return any(stop in answer for stop in stops)
 
-    def completion(self, written: list[int], prompt_tokens: int, stops: Sequence[str], opened: bool = False) -> Completion:
-        """The answer of one row, up to the first stop, and the reasoning before it."""
-        kept, ended = self.kept(written, padded=bool(stops))
+    def completion(self, written: list[int], prompt_tokens: int, stops: Sequence[str], opened: bool = False, padded: bool = False) -> Completion:
+        """The answer of one row, up to the first stop, and the reasoning before it; `padded` as in `kept`."""
+        kept, ended = self.kept(written, padded)
         counts = {"prompt_tokens": prompt_tokens, "completion_tokens": len(kept)}
         answer, reasoning = self._apart(kept, opened)
         # A stop that is a special token of its own does not show in the text.

@@ -84,6 +84,10 @@ class Unsupported(RecordError):
     """The server does not know a feature that a request asked for; without it, it might answer."""
 
 
+class Unanswered(RecordError):
+    """A batch that was read has no answer to the request (yet)."""
+
+
 class TextModel(ABC):
     """A model behind `complete`."""
 
@@ -91,6 +95,8 @@ class TextModel(ABC):
     local = True
     # Records that a stage's window should hold at least for its sake.
     window = 1
+    # Tokens a batch, of a budgeted one.
+    batch_tokens = 8192
     spec: str
 
     @abstractmethod

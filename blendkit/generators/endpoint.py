@@ -22,7 +22,7 @@ from blendkit.errors import BlendkitError, EndpointError, RecordError, UsageErro
 from blendkit.generators import requests
 from blendkit.generators.adaptation import STATUSES, Adapted, adapted_to, read_stored, stored
 from blendkit.generators.base import Completion, Prompt, TextModel
-from blendkit.generators.batch_file import BatchAnswers, BatchWriter
+from blendkit.generators.batch_file import Batch, Errored
 from blendkit.generators.cache import Cache
 from blendkit.generators.extra_body import with_extra
 from blendkit.generators.limits import Meter, RateLimit, connections
@@ -70,8 +70,7 @@ class Endpoint(TextModel):
             raise UsageError(f"{whose}--max-cost needs --price-in and --price-out, in $ a million tokens, or both of each model in its table; 0 is free")
         self.spec, self._model, self.options = f"openai:{model}", model, endpoint
         self.server = Server(model, endpoint)
-        self._writer = BatchWriter(endpoint.emit_batch, ROUTES[endpoint.api]) if endpoint.emit_batch else None
-        self._answers = BatchAnswers(endpoint.read_batch, endpoint.max_body_bytes) if endpoint.read_batch else None
+        self._batch = Batch(endpoint, ROUTES[endpoint.api], self.server.quoted) if endpoint.offline else None
         self._cache = Cache(endpoint.cache, endpoint.max_body_bytes) if endpoint.cache and not endpoint.offline else None
         self._limit = RateLimit(endpoint.requests_per_minute, endpoint.tokens_per_minute)
         self.meter = Meter(endpoint.price_in, endpoint.price_out, *endpoint.purses())
@@ -92,17 +91,14 @@ class Endpoint(TextModel):
     def complete(self, prompts: list[Prompt], sampling: Sampling) -> list[Completion | Exception]:
         """All prompts, at most `concurrency` at a time; once the server is gone, the rest fail at once."""
         found = self._complete(prompts, sampling) if self.options.offline else self._room.complete(self._complete, prompts, sampling)
-        self.cut += sum(isinstance(result, Completion) and result.finish_reason == "length" for result in found)
+        if not sampling.alternatives:  # which is a look at the first tokens alone
+            self.cut += sum(isinstance(result, Completion) and result.finish_reason == "length" for result in found)
         return found
 
     def _complete(self, prompts: list[Prompt], sampling: Sampling) -> list[Completion | Exception]:
         bodies = [with_extra(requests.request_body(self._model, self.options.api, prompt, sampling), self.options.extra_body) for prompt in prompts]
-        if self._writer is not None:
-            for body in bodies:
-                self._writer.add(requests.digest(body), body)
-            return [Completion("", None, None) for _ in prompts]
-        if self._answers is not None:
-            return [self._without_secrets(self._from_batch(requests.digest(body), body)) for body in bodies]
+        if self._batch is not None:
+            return [self._without_secrets(self._from_batch(self._batch, body)) for body in bodies]
         with self._starting:
             if self._loop is None:
                 self._loop = asyncio.new_event_loop()
@@ -118,23 +114,36 @@ class Endpoint(TextModel):
         self.hidden += clean is not result
         return clean
 
-    def _from_batch(self, key: str, body: dict[str, Any]) -> Completion | Exception:
-        assert self._answers is not None
-        answer = self._answers.get(key)
-        if isinstance(answer, str):
-            return RecordError("", f"{self.spec}: {self.server.quoted(answer)}")
-        try:
-            return self._counted(self._completion(answer, body), paid=True)
-        except BadReply as error:
-            return RecordError("", f"{self.spec}: the batch {error}")
-        except SaidError as error:
-            return RecordError("", f"{self.spec}: the batch has an error for it: {self.server.quoted(str(error))}")
+    def _from_batch(self, batch: Batch, body: dict[str, Any]) -> Completion | Exception:
+        """What the batch has for the request; where it has a refusal, for the request as it may be put instead."""
+        adapted = Adapted()
+        for _ in range(MOST_FIXES):
+            said = batch.find(adapted.of(body))
+            changed = None
+            if isinstance(said, Errored) and isinstance(refused := self.server.refusal(said.status, said.data, {}), Refused):
+                changed = self._changed(refused, adapted.of(body), adapted)
+            elif said is None and not adapted.fixes and self._adapted.of(body) != body:
+                # It was made when more was known of the server.
+                changed = self._adapted
+            if changed is None:
+                break
+            adapted = changed
+            self._adapted = self._adapted.joined(adapted)
+
+        def read(answer: bytes) -> Completion:
+            completion = self._completion(answer, adapted.of(body))
+            return self._counted(_stopped(completion, body) if adapted.left_out("stop") else completion, paid=True)
+
+        found = batch.answer(adapted.of(body), read)
+        if isinstance(found, RecordError):
+            found.args = (f"{self.spec}: {found}",)
+        return found
 
     async def _all(self, bodies: list[dict[str, Any]]) -> list[Completion | Exception]:
         try:
             if self._gate is None:
                 self._open()
-            keys = [self._key(self._adapted.of(body)) for body in bodies]
+            keys = [self._key(self._adapted.of(body, self._given)) for body in bodies]
             cached = self._kept(keys)
         except BlendkitError as error:
             self._gone = error
@@ -207,7 +216,7 @@ class Endpoint(TextModel):
             await self._limit.wait(sum(most))
             if self._gone is not None:
                 return self._gone
-            sent = adapted.of(body)
+            sent = adapted.of(body, self._given)
             key = self._key(sent)
             try:
                 if fixes and (cached := self._kept([key]).get(key)) is not None:
@@ -254,12 +263,12 @@ class Endpoint(TextModel):
     def _changed(self, refused: Refused, sent: dict[str, Any], adapted: Adapted) -> Adapted | None:
         """How the request may be put instead: as others have learned meanwhile, or as this refusal says."""
         known = adapted.joined(self._adapted)
-        if known.of(sent) != sent:
+        if known.of(sent, self._given) != sent:
             return known
         changed = (
             adapted_to(refused.data, str(refused), sent, known, [name for name in sent if name not in self._given]) if refused.status in STATUSES else None
         )
-        return changed if changed is not None and changed.of(sent) != sent else None
+        return changed if changed is not None and changed.of(sent, self._given) != sent else None
 
     def _learned(self, adapted: Adapted) -> None:
         """An answer came to a request so changed: from now on all are."""
@@ -344,6 +353,8 @@ class Endpoint(TextModel):
 
     def close(self) -> None:
         """Closes the connections; the next call opens new ones."""
+        if self._batch is not None:
+            self._batch.close()
         loop, self._loop = self._loop, None
         if loop is not None:
             # Waited for: the next call's loop is another thread, and the cache serves one at a time.
@@ -359,10 +370,8 @@ class Endpoint(TextModel):
     def warnings(self) -> list[str]:
         """What a run cost, and how many answers were cut off."""
         found = []
-        if self._writer is not None:
-            found.append(
-                f"{self._writer.count} requests are in {self.options.emit_batch}; give the batch's output to --read-batch, with the same records and flags"
-            )
+        if self._batch is not None:
+            found += self._batch.warnings()
         found += [said for said in (self._fewer, self._not_kept) if said]
         if self.unreadable:
             found.append(f"{self.unreadable} rows of --cache {self.options.cache} were no answers of ours; their questions were asked again")
@@ -379,7 +388,8 @@ class Endpoint(TextModel):
             found.append(f"{self.cut} answers of {self.spec} ended at --max-new-tokens (finish_reason `length`)")
         if self.meter.priced:
             cached = f", {self.meter.cached:,} from the cache" if self.meter.cached else ""
-            found.append(f"{self.spec}: {self.meter.requests:,} answers for ${self.meter.spent:.4f}{cached}")
+            where = f" at {self.server.where}" if self.options.own_server else ""
+            found.append(f"{self.spec}{where}: {self.meter.requests:,} answers for ${self.meter.spent:.4f}{cached}")
         return found
 
 

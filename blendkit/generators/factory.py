@@ -100,12 +100,20 @@ def for_run(endpoint: EndpointOptions, names: Collection[str]) -> EndpointOption
     """The options of one run, whose models, of these names or SPECs, spend from one purse.
 
     Raises:
-        UsageError: `--key-env` names a model that is none of them, or several models write one batch file.
+        UsageError: `--key-env` names a model that is none of them.
     """
     for name in endpoint.keyed():
         if name not in names:
             raise UsageError(f"--key-env {name}=…: there is no model of this name{nearest(name, names)}")
     return replace(endpoint, purse=Purse(endpoint.max_cost))
+
+
+def check_batch(models: Iterable[TextModel], endpoint: EndpointOptions) -> None:
+    """Raises UsageError where several models would write one batch file, which is for one server."""
+    if endpoint.emit_batch and sum(not model.local for model in models) > 1:
+        raise UsageError(
+            f"--emit-batch {endpoint.emit_batch}: a batch is for one model; write one file a model, and give their outputs together to --read-batch"
+        )
 
 
 def check_models(specs: Iterable[str], endpoint: EndpointOptions | None, trust_remote_code: bool = False, on_truncate: str | None = None) -> None:

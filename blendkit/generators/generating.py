@@ -9,7 +9,7 @@ from typing import Any
 
 from blendkit.errors import UsageError, expect_at_least
 from blendkit.generators.base import Completion, Messages, Prompt, TextModel
-from blendkit.generators.factory import DEFAULT, check_models, chosen, for_run, split_name, text_model, windows_at_once
+from blendkit.generators.factory import DEFAULT, check_batch, check_models, chosen, for_run, split_name, text_model, windows_at_once
 from blendkit.generators.options import EndpointOptions, Sampling, decoded_by
 from blendkit.generators.presets import Preset, defaults_of, names_to_suggest, preset_of
 from blendkit.generators.reasoning import check_reasoning
@@ -77,7 +77,7 @@ class Generating(Stage):
             name for name, value in vars(sampling).items() if value != vars(Sampling())[name]
         }
         endpoint = endpoint or EndpointOptions()
-        parsed = [split_name(model) for model in (models if models is not None else [*endpoint.named] or [DEFAULT])]
+        parsed = [split_name(model) for model in (models or [*endpoint.named] or ([DEFAULT] if models is None else []))]
         if not parsed:
             raise UsageError("generate: expected at least one model")
         endpoint = for_run(endpoint, [name or spec for name, spec in parsed])
@@ -109,7 +109,10 @@ class Generating(Stage):
             # Prompts of one batch end at the same texts.
             stops = preset.stop if preset else ()
             self.jobs[name] = [jobs.setdefault((id(model), stops, repr(drawn)), self._job(name, drawn)) for drawn in self.samplings[name]]
+        check_batch(self.models.values(), endpoint)
         self.local = [model for model in self._distinct() if model.local]
+        if self.local:
+            self.batch_tokens = min(model.batch_tokens for model in self.local)
         if len(self.local) > 1:
             self.window = SEVERAL_LOCAL
         elif self.local:
@@ -119,7 +122,7 @@ class Generating(Stage):
             self.window = max(16, 4 * max(one.endpoint.concurrency for one in found))
             self.overlap = windows_at_once(self.models.values(), endpoint)
         # Requests that are only written down bring no candidates.
-        self.passes_records = not endpoint.emit_batch
+        self.passes_records = not endpoint.only_emits
 
     def _distinct(self) -> list[TextModel]:
         """The models, those of several names once."""

@@ -17,7 +17,7 @@ OURS = ("accept-encoding", "connection", "content-encoding", "content-length", "
 
 
 @dataclass(frozen=True)
-class Header:
+class ExtraHeader:
     """One header; `value` is as it was given, a variable's name in place of what it holds."""
 
     name: str
@@ -39,7 +39,7 @@ class Header:
         return variable(self.value.removeprefix(VARIABLE), f"the header {self.name}")
 
     @classmethod
-    def parsed(cls, text: str, place: str = "--extra-header") -> Header:
+    def parsed(cls, text: str, place: str = "--extra-header") -> ExtraHeader:
         """`NAME:VALUE`.
 
         Raises:
@@ -49,7 +49,7 @@ class Header:
         return cls.checked(name.strip(), value, place) if colon else cls.checked("", "", place)
 
     @classmethod
-    def checked(cls, name: str, value: str, place: str) -> Header:
+    def checked(cls, name: str, value: str, place: str) -> ExtraHeader:
         """A header of this name and value; raises as `parsed`."""
         if not _TOKEN.fullmatch(name):
             raise UsageError(f"{place}: expected NAME:VALUE, with a name of letters, digits and hyphens")
@@ -74,13 +74,13 @@ def variable(name: str, what: str, needed: bool = True) -> str:
     return value
 
 
-def merged(headers: Iterable[Header], more: Iterable[Header]) -> tuple[Header, ...]:
+def merged(headers: Iterable[ExtraHeader], more: Iterable[ExtraHeader]) -> tuple[ExtraHeader, ...]:
     """Both, where `more` stands above a header of the same name."""
     return tuple({header.name.lower(): header for header in (*headers, *more)}.values())
 
 
-def values_of(headers: Iterable[Header]) -> Mapping[str, str]:
-    """What each sends, by its name; raises as `Header.sent`."""
+def values_of(headers: Iterable[ExtraHeader]) -> Mapping[str, str]:
+    """What each sends, by its name; raises as `ExtraHeader.sent`."""
     return {header.name: header.sent() for header in headers}
 
 

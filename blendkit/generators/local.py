@@ -7,6 +7,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import replace
 from itertools import takewhile
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -15,14 +16,20 @@ from torch import Tensor
 from blendkit.errors import RecordError
 from blendkit.generators.answers import Answers
 from blendkit.generators.base import Completion, Prompt, TextModel
+from blendkit.generators.decoding import Decoding, decodes, left_padded
+from blendkit.generators.draws import Choice, SeededSampling
 from blendkit.generators.options import Sampling
 from blendkit.generators.prompting import EncodedPrompt, Prompting, PromptTruncation, positions_of
 from blendkit.generators.reasoning import Room
-from blendkit.generators.sampling import DiverseGroups, Endings, SeededSampling
-from blendkit.models.loading import choose_device, choose_dtype, fingerprint
+from blendkit.generators.sampling import DiverseGroups, Endings, Stops
+from blendkit.models.fast.linear import FEW, pack_linears
+from blendkit.models.gguf import is_gguf
+from blendkit.models.loading import choose_device, choose_dtype, decoding_budget, fingerprint, locate
 from blendkit.models.pretrained import decoding_of, pretrained
 
 WHAT = "model that generates text"
+# Tokens after which the time to pack the weights of linear layers is won back.
+WORTH_PACKING = 32
 
 
 class LocalModel(TextModel):
@@ -53,6 +60,16 @@ class LocalModel(TextModel):
         pads = [*self._known(self.tokenizer.pad_token_id, config), *self.decoding.pop("pad_token_id", []), *sorted(ends), 0]
         self.answers = Answers(self.tokenizer, ends, pads[0])
         self.room, self.truncation = Room(), PromptTruncation()
+        # As many rows as a batch is the quicker for.
+        self.window = 256 if self.device.type == "cuda" else 96
+        if not self.seq2seq:
+            self.batch_tokens = decoding_budget(self.device, config.get_text_config(decoder=True), self.dtype.itemsize, self._stored())
+        self._steps = 0
+
+    def _stored(self) -> int:
+        """Bytes of the checkpoint's weights."""
+        where = Path(self.spec) if is_gguf(self.spec) else locate(self.spec)
+        return sum(path.stat().st_size for path in ([where] if where.is_file() else where.glob("*.safetensors")))
 
     @staticmethod
     def _known(token: int | None, config: Any) -> list[int]:
@@ -128,11 +145,38 @@ class LocalModel(TextModel):
             found = [one if isinstance(one, Exception) else next(written) for one in found]
         return found
 
-    @torch.inference_mode()
     def _written(self, prompts: list[Prompt], encoded: list[EncodedPrompt], sampling: Sampling, count: int) -> list[list[Completion]]:
+        stops = [*dict.fromkeys((*sampling.stop, *(stop for prompt in prompts for stop in prompt.stop)))]
+        rows = [one.ids or [self.answers.pad] for one in encoded]
+        if sampling.beams > 1 or not decodes(self.model):
+            return self._generated(prompts, encoded, rows, stops, sampling, count)
+        if len(rows) > FEW:
+            self._steps += max(one.room for one in encoded)
+            if self._steps > WORTH_PACKING:
+                pack_linears(self.model)
+        written = Decoding(
+            self.model,
+            rows,
+            [one.room for one in encoded],
+            Choice(sampling, [prompt.seed for prompt in prompts], self.device),
+            self.answers.ends,
+            penalty=sampling.repetition_penalty,
+            stopped=Stops(self.answers, stops, [one.opened for one in encoded]) if stops else None,
+            positions=self.prompting.positions,
+            logprobs=sampling.logprobs,
+        )()
+        found = [self.answers.completion(row.tokens, len(one.ids), stops, one.opened) for row, one in zip(written, encoded, strict=True)]
+        if sampling.logprobs:
+            found = [replace(one, logprob=sum(row.logprobs) / len(row.logprobs)) for one, row in zip(found, written, strict=True)]
+        return [[one] for one in found]
+
+    @torch.inference_mode()
+    def _generated(
+        self, prompts: list[Prompt], encoded: list[EncodedPrompt], rows: list[list[int]], stops: list[str], sampling: Sampling, count: int
+    ) -> list[list[Completion]]:
+        """By `generate` of transformers: searches, and networks that `decodes` does not know."""
         from transformers import LogitsProcessorList, StoppingCriteriaList
 
-        stops = [*dict.fromkeys((*sampling.stop, *(stop for prompt in prompts for stop in prompt.stop)))]
         processors: list[Any] = []
         copies, beams = 1, sampling.beams
         if sampling.beams > 1 and sampling.diverse:
@@ -140,8 +184,8 @@ class LocalModel(TextModel):
             copies, beams = sampling.beams, 1
             processors.append(DiverseGroups(copies))
         elif sampling.beams == 1 and sampling.temperature > 0:
-            processors.append(SeededSampling(sampling, [prompt.seed for prompt in prompts]))
-        ids, mask = self._padded([one.ids or [self.answers.pad] for one in encoded for _ in range(copies)])
+            processors.append(SeededSampling(sampling, [prompt.seed for prompt in prompts], self.device))
+        ids, mask = self._padded([row for row in rows for _ in range(copies)])
         begun = 1 if self.seq2seq else ids.shape[1]
         rooms = [one.room for one in encoded]
         criteria: list[Any] = []
@@ -162,7 +206,7 @@ class LocalModel(TextModel):
         each = count if beams > 1 else copies
         owners = [one for one in encoded for _ in range(each)]
         written = [row[: owner.room] for row, owner in zip(output[:, begun:].tolist(), owners, strict=True)]
-        found = [self.answers.completion(row, len(owner.ids), stops, owner.opened) for row, owner in zip(written, owners, strict=True)]
+        found = [self.answers.completion(row, len(owner.ids), stops, owner.opened, padded=bool(stops)) for row, owner in zip(written, owners, strict=True)]
         if sampling.logprobs:
             kept = [self.answers.kept(row, padded=bool(stops))[0] for row in written]
             values = self._log_probabilities([owner.ids for owner in owners], kept)
@@ -187,13 +231,12 @@ class LocalModel(TextModel):
 
     def _padded(self, rows: Sequence[list[int]]) -> tuple[Tensor, Tensor]:
         """Ids and mask, [rows, tokens]. A decoder continues from its last column, so its padding stands on the left; what it is does not matter."""
+        if not self.seq2seq:
+            ids, mask = left_padded(rows, self.answers.pad)
+            return ids.to(self.device), mask.to(self.device)
         width = max(1, *map(len, rows))
-        ids = torch.full((len(rows), width), self.answers.pad, dtype=torch.long)
-        mask = torch.zeros(len(rows), width, dtype=torch.long)
-        for number, row in enumerate(rows):
-            place = slice(0, len(row)) if self.seq2seq else slice(width - len(row), width)
-            ids[number, place] = torch.tensor(row, dtype=torch.long)
-            mask[number, place] = 1
+        ids = torch.tensor([row + [self.answers.pad] * (width - len(row)) for row in rows])
+        mask = torch.tensor([[1] * len(row) + [0] * (width - len(row)) for row in rows])
         return ids.to(self.device), mask.to(self.device)
 
     def _log_probabilities(self, prompts: list[list[int]], answers: list[list[int]]) -> list[float]:

@@ -24,7 +24,7 @@ import msgspec
 from blendkit.credentials import Address
 from blendkit.errors import DataError, RecordError, UsageError
 from blendkit.generators.extra_body import check_extra_body
-from blendkit.generators.headers import Header
+from blendkit.generators.headers import ExtraHeader
 from blendkit.registry import nearest
 from blendkit.untrusted import read_file, toml_value, typed, utf8
 
@@ -133,7 +133,7 @@ def _entry(place: str, name: str, table: object) -> Entry:
         if "base_url" in endpoint:
             Address.parsed(endpoint["base_url"], f"{name}.base_url:")
         if "extra_header" in endpoint:
-            endpoint["extra_header"] = [Header.checked(header, value, f"{name}.extra_header") for header, value in endpoint["extra_header"].items()]
+            endpoint["extra_header"] = [ExtraHeader.checked(header, value, f"{name}.extra_header") for header, value in endpoint["extra_header"].items()]
         check_extra_body(endpoint.get("extra_body"), f"{name}.extra_body")
     except UsageError as error:
         raise RecordError("", str(error)) from None

@@ -10,7 +10,7 @@ from typing import Any
 from blendkit.credentials import Address, hold
 from blendkit.errors import UsageError, expect_at_least
 from blendkit.generators.extra_body import check_extra_body, secrets_in
-from blendkit.generators.headers import VARIABLE, Header, merged
+from blendkit.generators.headers import VARIABLE, ExtraHeader, merged
 from blendkit.generators.limits import Purse
 from blendkit.generators.models_file import Entry, load_models
 from blendkit.registry import nearest
@@ -69,7 +69,7 @@ class EndpointOptions:
     They are a run's; `models`, a TOML file, says of each model what is its own (models_file.py), and stands above them.
     `key_env` is the name of the variable that holds the key, or MODEL=NAME for one model; OPENAI_API_KEY without it.
     `extra_header` are NAME:VALUE, and `extra_body` is added to each request. `cache` is an SQLite file; `emit_batch` and
-    `read_batch` are files in the OpenAI batch format.
+    `read_batch` (one or several) are files in the OpenAI batch format.
 
     Set by blendkit itself: `asked` is what errors call these options by (the flag that was given, or None where a command was
     given none), `named` the tables of `models`, `own` the settings that are one model's own, `purse` what all models of a run
@@ -89,10 +89,10 @@ class EndpointOptions:
     price_out: float | None = None
     max_cost: float | None = None
     emit_batch: str | None = None
-    read_batch: str | None = None
+    read_batch: str | Sequence[str] | None = None
     max_body_bytes: int = 64 << 20
     key_env: str | Sequence[str] | None = None
-    extra_header: Sequence[str | Header] | None = None
+    extra_header: Sequence[str | ExtraHeader] | None = None
     extra_body: Mapping[str, Any] | None = None
     models: str | None = None
     asked: str | None = "endpoint"
@@ -107,15 +107,15 @@ class EndpointOptions:
         if self.models and not self.named:
             object.__setattr__(self, "named", load_models(self.models))
         if self.extra_header is not None:
-            headers = [header if isinstance(header, Header) else Header.parsed(header) for header in self.extra_header]
+            headers = [header if isinstance(header, ExtraHeader) else ExtraHeader.parsed(header) for header in self.extra_header]
             object.__setattr__(self, "extra_header", merged((), headers))
         check_extra_body(self.extra_body)
         hold(secrets_in(self.extra_body))
 
     @property
-    def headers(self) -> tuple[Header, ...]:
+    def headers(self) -> tuple[ExtraHeader, ...]:
         """Those that are added to each request."""
-        return tuple(header for header in self.extra_header or () if isinstance(header, Header))
+        return tuple(header for header in self.extra_header or () if isinstance(header, ExtraHeader))
 
     @property
     def of_use(self) -> str | None:
@@ -138,9 +138,19 @@ class EndpointOptions:
         return self.price_in is not None or self.price_out is not None
 
     @property
+    def batches(self) -> tuple[str, ...]:
+        """The files that answers are read from."""
+        return (self.read_batch,) if isinstance(self.read_batch, str) else tuple(self.read_batch or ())
+
+    @property
+    def only_emits(self) -> bool:
+        """Whether requests are written down, and there are no answers at all."""
+        return bool(self.emit_batch) and not self.batches
+
+    @property
     def offline(self) -> bool:
         """Whether a batch file stands in for the server."""
-        return bool(self.emit_batch or self.read_batch)
+        return bool(self.emit_batch or self.batches)
 
     def key_of(self, *names: str) -> str | None:
         """The variable that `--key-env` names for a model of one of these names, or for all."""

@@ -47,8 +47,9 @@ def apart(text: str, opened: bool = False) -> tuple[str, str | None]:
         text = "<think>" + text
     thoughts: list[str] = []
     place = 0
+    absent: set[str] = set()
     while (match := _OPEN.match(text, place)) is not None:
-        end, place = _end(text, match.end(), TAGS[match[1]])
+        end, place = _end(text, match.end(), TAGS[match[1]], absent)
         thoughts.append(text[match.end() : end])
     if not thoughts:
         return text, None
@@ -57,11 +58,15 @@ def apart(text: str, opened: bool = False) -> tuple[str, str | None]:
     return answer.lstrip(), "\n\n".join(part for thought in thoughts if (part := thought.strip()))
 
 
-def _end(text: str, start: int, close: str) -> tuple[int, int]:
-    """Where reasoning ends and where the text goes on; any known end will do when its own is missing."""
-    place = text.find(close, start)
+def _end(text: str, start: int, close: str, absent: set[str]) -> tuple[int, int]:
+    """Where reasoning ends and where the text goes on; any known end will do when its own is missing.
+
+    Ends that are `absent` from here on are noted, so that no text is gone through again and again.
+    """
+    place = -1 if close in absent else text.find(close, start)
     if place >= 0:
         return place, place + len(close)
+    absent.add(close)
     other = _CLOSE.search(text, start)
     return other.span() if other else (len(text), len(text))
 
@@ -82,6 +87,7 @@ def _without_later(text: str) -> tuple[str, list[str]]:
     """The text without blocks of reasoning that begin a line outside of code (between tool calls, some think again), and these blocks."""
     parts, thoughts = [], []
     start, fenced = 0, False
+    absent: set[str] = set()
     place = 0
     while (match := _LINE.search(text, place)) is not None:
         place = match.end()
@@ -89,7 +95,7 @@ def _without_later(text: str) -> tuple[str, list[str]]:
             fenced = not fenced
         elif not fenced:
             parts.append(text[start : match.start("tag")])
-            end, start = _end(text, place, TAGS[match["tag"]])
+            end, start = _end(text, place, TAGS[match["tag"]], absent)
             thoughts.append(text[place:end])
             place = start
     return "".join([*parts, text[start:]]), thoughts

@@ -1,4 +1,4 @@
-"""What `generate` of transformers is given: processors that choose tokens, and the criterion by which an answer ends."""
+"""What `generate` of transformers is given: the processor of diverse groups, and the criterion by which an answer ends."""
 
 from __future__ import annotations
 
@@ -9,36 +9,9 @@ import torch
 from torch import Tensor
 
 from blendkit.generators.answers import Answers
-from blendkit.generators.options import Sampling
 
 # What an earlier group's choice of the same token costs a later one, in nats (Vijayakumar et al. 2018).
 DIVERSITY = 1.0
-
-
-class SeededSampling:
-    """Exact sampling as an argmax (the Gumbel trick), so that each row draws from a generator of its own."""
-
-    def __init__(self, sampling: Sampling, seeds: list[int]) -> None:
-        from transformers import MinPLogitsWarper, TemperatureLogitsWarper, TopKLogitsWarper, TopPLogitsWarper, TypicalLogitsWarper
-
-        self._warpers: list[Any] = [TemperatureLogitsWarper(float(sampling.temperature))]
-        if sampling.top_k:
-            self._warpers.append(TopKLogitsWarper(sampling.top_k))
-        if sampling.top_p < 1:
-            self._warpers.append(TopPLogitsWarper(sampling.top_p))
-        if sampling.min_p:
-            self._warpers.append(MinPLogitsWarper(sampling.min_p))
-        if sampling.typical_p < 1:
-            self._warpers.append(TypicalLogitsWarper(mass=sampling.typical_p))
-        self._generators = [torch.Generator().manual_seed(seed) for seed in seeds]
-
-    def __call__(self, input_ids: Tensor, scores: Tensor) -> Tensor:
-        for warper in self._warpers:
-            scores = warper(input_ids, scores)
-        uniform = torch.stack([torch.rand(scores.shape[-1], generator=generator) for generator in self._generators])
-        exponential = (-torch.log(uniform.clamp_min(1e-20))).clamp_min(1e-20)
-        noise = -torch.log(exponential)
-        return scores.float() + noise.to(scores.device)
 
 
 class DiverseGroups:
@@ -70,8 +43,7 @@ class Endings:
         self.answers, self.stops, self.width = answers, tuple(stops), width
         self.rooms, self.opened = rooms, opened
         self._shortest = min(rooms)
-        # Most tokens have a character or more; one of bytes has less, and such tokens are few in a row.
-        self._tail = 4 * max((len(stop.encode()) for stop in stops), default=0) + 8
+        self._tail = tail_for(stops)
 
     def __call__(self, input_ids: Tensor, scores: Tensor, **more: Any) -> Tensor:
         rows, columns = input_ids.shape
@@ -86,3 +58,22 @@ class Endings:
                 if not done[row] and any(stop in tail for stop in self.stops):
                     done[row] = self.answers.stopped(input_ids[row, self.width :].tolist(), self.stops, self.opened[row // each])
         return torch.tensor(done, dtype=torch.bool, device=input_ids.device)
+
+
+class Stops:
+    """Whether a row has come to one of the stops, outside of its reasoning; `opened` says which prompts have opened that."""
+
+    def __init__(self, answers: Answers, stops: Sequence[str], opened: list[bool]) -> None:
+        self.answers, self.stops, self.opened = answers, tuple(stops), opened
+        self._tail = tail_for(stops)
+
+    def __call__(self, row: int, written: list[int]) -> bool:
+        """`written` are the row's tokens, of which all but the last were asked about before."""
+        (text,) = self.answers.texts([written[-self._tail :]])
+        return any(stop in text for stop in self.stops) and self.answers.stopped(written, self.stops, self.opened[row])
+
+
+def tail_for(stops: Sequence[str]) -> int:
+    """The last tokens among which a stop that has just been written is found."""
+    # Most tokens have a character or more; one of bytes has less, and such tokens are few in a row.
+    return 4 * max((len(stop.encode()) for stop in stops), default=0) + 8

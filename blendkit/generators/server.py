@@ -12,7 +12,7 @@ from urllib.parse import urlsplit
 import orjson
 
 from blendkit.credentials import Address, held, hold, in_urls
-from blendkit.errors import BlendkitError, EndpointError, NoInputError, UsageError
+from blendkit.errors import EndpointError, NoInputError, UsageError
 from blendkit.generators.base import Completion
 from blendkit.generators.headers import values_of, variable
 from blendkit.generators.limits import retry_after
@@ -157,12 +157,14 @@ class Server:
         if always:
             self._url = url
 
-    def _untrusted(self, error: Any) -> BlendkitError:
+    def _untrusted(self, error: Any) -> Exception:
         """A connection that TLS does not let be. The words are the library's."""
         words = self.quoted(str(getattr(error, "certificate_error", None) or getattr(error, "os_error", None) or error))
         if isinstance(error, self._aiohttp.ClientConnectorCertificateError):
             return EndpointError(f"{self.where} cannot be trusted: {words}; SSL_CERT_FILE=FILE names certificates to trust")
-        return EndpointError(f"{self.where} cannot be reached by TLS: {words}; if it speaks plain HTTP, its address begins with http://")
+        if "WRONG_VERSION_NUMBER" in words:
+            return EndpointError(f"{self.where} does not speak TLS: {words}; the address of a server that speaks plain HTTP begins with http://")
+        return TryAgain(f"cannot be reached by TLS: {words}")
 
     def _by_proxy(self, status: int, message: str) -> Exception:
         """A proxy's own refusal."""

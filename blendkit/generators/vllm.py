@@ -17,6 +17,7 @@ from blendkit.generators.options import Sampling
 from blendkit.generators.prompting import EncodedPrompt, Prompting, PromptTruncation, positions_of
 from blendkit.generators.reasoning import Room
 from blendkit.generators.vllm_faults import fault_of, fault_of_start
+from blendkit.models.gguf import is_gguf
 from blendkit.models.loading import choose_device, choose_dtype, fingerprint, locate
 from blendkit.models.pretrained import decoding_of, pretrained
 from blendkit.streams.standard_streams import stdout_as_stderr
@@ -24,6 +25,8 @@ from blendkit.streams.standard_streams import stdout_as_stderr
 WHAT = "model that generates text"
 # What vLLM is started with; a SPEC's own settings stand above it. Log-probabilities are the model's, before any sampling setting.
 SETTINGS = {"enable_prefix_caching": True, "logprobs_mode": "raw_logprobs", "use_tqdm_on_load": False}
+# On a CPU vLLM 0.32 dies of a prompt with a seed that it computes in parts ("CPU Generator does not use offset").
+ON_CPU = {"enable_chunked_prefill": False}
 # Settings that are given otherwise.
 FLAGS = {
     "model": "what stands before the question mark", "tokenizer": "the model's own", "dtype": "--dtype", "seed": "--seed",
@@ -54,6 +57,8 @@ class VllmModel(TextModel):
         require("vllm", "vllm", "a vllm: model", "vLLM")
         self.spec, self.trust = f"vllm:{model}", trust_remote_code
         self.name, self.settings = settings_of(model)
+        if is_gguf(self.name):
+            raise UsageError(f"-m {self.spec}: vLLM is given directories and hub ids; a GGUF file loads without `vllm:`")
         self.device = choose_device("auto").type
         if choose_device(device).type != self.device or ":" in device:
             raise UsageError(f"--device {device}: vLLM takes the device that it was built for, here {self.device}; of GPUs CUDA_VISIBLE_DEVICES names which")
@@ -92,7 +97,8 @@ class VllmModel(TextModel):
         with stdout_as_stderr():
             from vllm import LLM
 
-            return LLM(model=folder, tokenizer=folder, dtype=self.dtype, trust_remote_code=self.trust, **{**SETTINGS, **self.settings})
+            settings = SETTINGS | ({} if self.device == "cuda" else ON_CPU) | self.settings
+            return LLM(model=folder, tokenizer=folder, dtype=self.dtype, trust_remote_code=self.trust, **settings)
 
     def put_away(self) -> None:
         """Ends the engine and frees its memory; the next batch starts it again."""

@@ -25,7 +25,7 @@ JUDGES = Registry(
 
 def make_judge(
     model: str | Sequence[str] = "embedded", *, name: str | None = None, orders: str = "both", schedule: str = "full", prompt: str | None = None,
-    verdict_by: str | None = None, max_new_tokens: int | None = None, reasoning_effort: str | None = None,
+    verdict_by: str | None = None, max_new_tokens: int | None = None, max_unparsed: float = 0.2, reasoning_effort: str | None = None,
     on_truncate: str | None = None, endpoint: EndpointOptions | None = None, device: str = "auto", dtype: str = "auto",
     seed: int = 0,
 ) -> Judging:  # fmt: skip
@@ -72,7 +72,9 @@ def make_judge(
         given = {**options, "model": where or None, "name": own or (name if len(specs) == 1 and name else None if chosen == LLM else spec)}
         with suggesting(where, [*named, *(other for other in JUDGES if other != LLM)]):
             jurors.append(kinds[chosen](**{option: value for option, value in given.items() if option in takes[chosen] and value is not None}))
-    return Judging(jurors, panel=name or "panel", orders=orders, schedule=schedule, seed=seed)
+    # Where requests are only written down, there are no verdicts to pass on.
+    passes = not (endpoint and endpoint.only_emits)
+    return Judging(jurors, panel=name or "panel", orders=orders, schedule=schedule, seed=seed, max_unparsed=max_unparsed, passes_records=passes)
 
 
 def judge_of(spec: str, named: Collection[str] = ()) -> tuple[str, str, str]:

@@ -26,12 +26,13 @@ class PanelAgreement:
         self._lock = Lock()
 
     def add(self, verdicts: Iterable[dict[tuple[int, int], Settled]]) -> None:
-        """Takes a record's settled verdicts, one mapping a judge; `unparsed` counts for nothing."""
+        """Takes a record's settled verdicts, one mapping a judge; `unparsed` counts for nothing, a pair that nobody could be read on neither."""
         found = list(verdicts)
         with self._lock:
             for pair in dict.fromkeys(pair for judge in found for pair in judge):
                 given = [judge[pair].sign for judge in found if pair in judge and judge[pair].verdict != "unparsed"]
-                self._patterns[tuple(given.count(value) for value in VALUES)] += 1
+                if given:
+                    self._patterns[tuple(given.count(value) for value in VALUES)] += 1
 
     @property
     def alpha(self) -> float | None:

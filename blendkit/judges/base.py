@@ -18,11 +18,15 @@ ORDERS = ("both", "random")
 
 @dataclass(frozen=True, slots=True)
 class Opinion:
-    """A verdict on the answers shown first (A) and second (B); `probability` that the first is better, a tie counting half."""
+    """A verdict on the answers shown first (A) and second (B); `probability` that the first is better, a tie counting half.
+
+    `waiting`: it is unparsed only until the next batch has been run.
+    """
 
     verdict: str
     probability: float | None = None
     reason: str | None = None
+    waiting: bool = False
 
 
 Opinions = Rounds[list[Opinion]]

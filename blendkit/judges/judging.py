@@ -11,6 +11,7 @@ from blendkit.errors import UsageError
 from blendkit.judges.agreement import PanelAgreement
 from blendkit.judges.base import ORDERS, Juror, Opinion, as_row, orders_shown
 from blendkit.judges.position import PositionBias
+from blendkit.judges.unparsed import Unparsed
 from blendkit.pipeline.stage import Stage
 from blendkit.pipeline.work import Rounds, together
 from blendkit.rankers.schedules import make_schedule
@@ -29,11 +30,17 @@ class Judging(Stage):
     name = "judge"
     window = 16
 
-    def __init__(self, jurors: list[Juror], *, panel: str = "panel", orders: str = "both", schedule: str = "full", seed: int = 0) -> None:
+    def __init__(
+        self, jurors: list[Juror], *, panel: str = "panel", orders: str = "both", schedule: str = "full", seed: int = 0, max_unparsed: float = 0.2,
+        passes_records: bool = True,
+    ) -> None:  # fmt: skip
         """A pair that the schedule asks for is shown in `both` orders or one at `random`.
 
+        More than `max_unparsed` (0 to 1) of a judge's verdicts that cannot be read are the run's fault. `passes_records` is
+        False where requests are only written down.
+
         Raises:
-            UsageError: `orders` or `schedule` is none, or two judges have one name.
+            UsageError: `orders`, `schedule` or `max_unparsed` is none, or two judges have one name.
         """
         if orders not in ORDERS:
             raise UsageError(f"--orders {orders}: expected both or random")
@@ -44,6 +51,8 @@ class Judging(Stage):
         self.jurors, self.panel, self.orders, self.seed = jurors, panel, orders, seed
         self.schedule_name, self.schedule = schedule, make_schedule(schedule)
         self.overlap = min(juror.overlap for juror in jurors)
+        self.unparsed = Unparsed(max_unparsed)
+        self.passes_records = passes_records
         self.bias = {juror.name: PositionBias() for juror in jurors if not juror.indifferent}
         self.agreement = PanelAgreement()
 
@@ -68,11 +77,16 @@ class Judging(Stage):
                 for juror, orders, given in zip(self.jurors, shown, found, strict=True):
                     opinions[juror.name] += zip(orders, given, strict=True)
                     rows[juror.name] += [as_row(opinion, order, juror.indifferent) for order, opinion in zip(orders, given, strict=True)]
+                if any(opinion.waiting for given in found for opinion in given):
+                    # What the next round asks depends on these.
+                    break
                 margins |= self._margins(rows, pairs)
             logits = [margins[i, j] if i < j else -margins[j, i] for i, j in asked]
         self._add(record, rows)
         for name, bias in self.bias.items():
             bias.add(opinions[name])
+        for name, given in opinions.items():
+            self.unparsed.add(name, [opinion for _, opinion in given])
 
     @staticmethod
     def _majority(each: Iterable[dict[tuple[int, int], Settled]]) -> dict[tuple[int, int], Settled]:
@@ -96,6 +110,10 @@ class Judging(Stage):
     def signatures(self) -> list[str]:
         """One a judge."""
         return [str(Signature(juror.signature, orders=self.orders, sched=self.schedule_name, seed=self.seed)) for juror in self.jurors]
+
+    def account(self) -> Unparsed:
+        """How many verdicts could not be read."""
+        return self.unparsed
 
     def describe(self) -> dict[str, Any]:
         """Signatures, models, each judge's position bias, and how far a panel agrees."""

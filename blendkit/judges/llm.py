@@ -9,7 +9,7 @@ from functools import partial
 from typing import Any
 
 from blendkit.errors import RecordError, UsageError
-from blendkit.generators.base import Completion, Material, Messages, Prompt, TextModel, Unsupported
+from blendkit.generators.base import Completion, Material, Messages, Prompt, TextModel, Unanswered, Unsupported
 from blendkit.generators.factory import chosen, text_model, windows_at_once
 from blendkit.generators.options import EndpointOptions, Sampling
 from blendkit.generators.reasoning import check_reasoning
@@ -24,7 +24,8 @@ from blendkit.version import VERSION
 # How a verdict is read off the model; `auto` is likelihood for a local model, and json where a server has it, else text.
 WAYS = ("auto", "text", "json", "likelihood")
 ALTERNATIVES = 20
-Reply = tuple[str, bool]
+QUOTED = 200  # characters of a reply that is no verdict
+WAITING = Opinion("unparsed", reason="there is no answer yet", waiting=True)
 
 
 class LLMJudge(Juror):
@@ -44,10 +45,6 @@ class LLMJudge(Juror):
         if verdict_by not in WAYS:
             raise UsageError(f"--verdict-by {verdict_by}: expected one of {', '.join(WAYS)}")
         check_reasoning(effort=reasoning_effort)
-        if endpoint.offline:
-            raise UsageError(
-                "--emit-batch, --read-batch: a judge asks again after a reply that it cannot read, which a batch cannot; judge by an endpoint, or locally"
-            )
         self.prompt: JudgePrompt = load_prompt(prompt)
         self.model: TextModel = text_model(one.spec, endpoint, device, dtype, on_truncate=on_truncate)
         self.name, self.seed = one.name, seed
@@ -58,7 +55,10 @@ class LLMJudge(Juror):
         self.given_up: str | None = None
         tokens = max_new_tokens or self.prompt.max_new_tokens
         self.sampling = one.sampling(Sampling(max_new_tokens=tokens, temperature=0, stop=tuple(self.prompt.stop), effort=reasoning_effort))
-        self.unparsed = self.asked = 0
+        self.unparsed = self.asked = self.waiting = 0
+        # Answers come from a batch; with `only_emits`, there are none yet.
+        self._only_emits = endpoint.only_emits and not self.local
+        self._asks_again = self.local or not endpoint.offline or bool(endpoint.emit_batch)
         self._counting = threading.Lock()
         self.overlap = windows_at_once([self.model], endpoint)
         self.job = Job(self.name, self._opinions, self.model.budgeted, self.model.close)
@@ -100,8 +100,10 @@ class LLMJudge(Juror):
             works.append(Work(self.job, prompt.messages[0]["content"], self.model.length(prompt), (prompt, texts)))
         opinions: list[Opinion] = yield works
         with self._counting:
-            self.asked += len(opinions)
-            self.unparsed += sum(opinion.verdict == "unparsed" for opinion in opinions)
+            waiting = sum(opinion.waiting for opinion in opinions)
+            self.waiting += waiting
+            self.asked += len(opinions) - waiting
+            self.unparsed += sum(opinion.verdict == "unparsed" for opinion in opinions) - waiting
         return opinions
 
     def _asking(self, texts: dict[str, str], seed: int, as_json: bool = False) -> Prompt:
@@ -120,12 +122,16 @@ class LLMJudge(Juror):
 
     def _by_text(self, prompts: list[Prompt], sampling: Sampling) -> list[Any]:
         replies = self.model.complete(prompts, sampling)
+        if self._only_emits:
+            return [WAITING for _ in replies]
         again = [place for place, reply in enumerate(replies) if isinstance(reply, Completion) and self.prompt.parse(reply.text) is None]
         # A format of its own, as in PandaLM, has no second turn.
         if again and not self.prompt.raw:
             seconds = [replace(prompts[place], messages=_second_turn(prompts[place].messages, replies[place], self.prompt.again())) for place in again]
             for place, reply in zip(again, self.model.complete(seconds, sampling), strict=True):
-                replies[place] = reply
+                # A batch that is only read may have no second turn; what there is stands.
+                if self._asks_again or not isinstance(reply, Unanswered):
+                    replies[place] = reply
         return [self._opinion(reply) for reply in replies]
 
     def _by_json(self, payloads: list[tuple[Prompt, dict[str, str]]]) -> list[Any]:
@@ -139,10 +145,21 @@ class LLMJudge(Juror):
         return opinions
 
     def _opinion(self, reply: Completion | Exception) -> Any:
+        if isinstance(reply, Unanswered) and self._asks_again:
+            return replace(WAITING, reason=str(reply)[:QUOTED])
         if not isinstance(reply, Completion):
             return reply
         verdict = self.prompt.parse(reply.text)
-        return Opinion(verdict) if verdict else Opinion("unparsed", reason=reply.text[:200])
+        return Opinion(verdict) if verdict else Opinion("unparsed", reason=self._why(reply))
+
+    def _why(self, reply: Completion) -> str:
+        """What a person should know of a reply that is no verdict: its beginning, or why there is none."""
+        said = reply.text.strip()
+        if reply.finish_reason == "length":
+            tokens = (reply.usage or {}).get("completion_tokens", self.sampling.max_new_tokens)
+            cut = f"cut at {tokens} tokens; raise --max-new-tokens" + (" or --reasoning-effort" if reply.reasoned else "")
+            return f"{cut}: {said}"[:QUOTED] if said else f"{cut}: no answer yet"
+        return said[:QUOTED] or f"an empty reply (finish_reason {reply.finish_reason})"
 
     def _local_likelihoods(self, prompts: list[Prompt]) -> list[Any]:
         begun = None
@@ -161,9 +178,13 @@ class LLMJudge(Juror):
     def _served_likelihoods(self, prompts: list[Prompt]) -> list[Any]:
         # A few tokens, because some models begin with a line break.
         replies = self.model.complete(prompts, replace(self.sampling, max_new_tokens=4, alternatives=ALTERNATIVES))
+        if self._only_emits:
+            return [WAITING for _ in replies]
         return [self._weighed(reply) for reply in replies]
 
     def _weighed(self, reply: Completion | Exception) -> Any:
+        if isinstance(reply, Unanswered) and self._asks_again:
+            return replace(WAITING, reason=str(reply)[:QUOTED])
         if isinstance(reply, Unsupported) or (isinstance(reply, Completion) and not reply.alternatives):
             return RecordError("", f"{self.model.spec} gives no log-probabilities, which --verdict-by likelihood needs; --verdict-by text does without")
         if not isinstance(reply, Completion):
@@ -175,7 +196,7 @@ class LLMJudge(Juror):
             if verdict:
                 masses[verdict] = masses.get(verdict, 0.0) + math.exp(logprob)
         if not any(masses.values()):
-            return Opinion("unparsed", reason=reply.text[:200])
+            return Opinion("unparsed", reason=self._why(reply))
         return _weighted({verdict: math.log(mass) for verdict, mass in masses.items() if mass}, "")
 
     def describe(self) -> dict[str, Any]:
@@ -184,8 +205,14 @@ class LLMJudge(Juror):
 
     def warnings(self) -> list[str]:
         """How many verdicts are `unparsed`, and what the server does not have."""
-        unparsed = [f"{self.unparsed} of {self.asked} replies were no verdict, twice; they are recorded as unparsed"] if self.unparsed else []
-        return [*([self.given_up] if self.given_up else []), *unparsed, *self.model.warnings()]
+        found = [self.given_up] if self.given_up else []
+        if self.unparsed:
+            twice = ", twice" if self._asks_again and not self.prompt.raw and self.way != "likelihood" else ""
+            further = "" if self._asks_again else "; with --emit-batch NEXT they are asked for once more"
+            found.append(f"{self.unparsed} of {self.asked} replies were no verdict{twice}; they are recorded as unparsed{further}")
+        if self.waiting and not self._only_emits:
+            found.append(f"{self.waiting} verdicts wait for the next batch; until then they are recorded as unparsed")
+        return [*found, *self.model.warnings()]
 
 
 def _weighted(logs: dict[str, float], reason: str) -> Opinion:
@@ -204,4 +231,7 @@ def _raw(prompt: JudgePrompt, texts: dict[str, str], as_json: bool, messages: Me
 
 def _second_turn(messages: Messages, reply: Completion | Exception, again: str) -> Messages:
     said = reply.text if isinstance(reply, Completion) else ""
+    if not said.strip():
+        # Servers refuse an empty turn, and two of the user in a row.
+        return [*messages[:-1], {**messages[-1], "content": f"{messages[-1]['content']}\n\n{again}"}]
     return [*messages, {"role": "assistant", "content": said}, {"role": "user", "content": again}]

@@ -7,7 +7,6 @@ A file that is no TOML is the text alone.
 
 from __future__ import annotations
 
-import json
 import re
 from collections import Counter
 from dataclasses import dataclass, field
@@ -20,6 +19,7 @@ import msgspec
 from blendkit.errors import DataError, NoInputError, RecordError, UsageError
 from blendkit.fences import as_it_looks, fence_for
 from blendkit.generators.base import Material
+from blendkit.judges.parsing import VerdictReader, plain
 from blendkit.registry import nearest
 from blendkit.untrusted import read_file, toml_value, typed, utf8
 
@@ -120,27 +120,16 @@ class JudgePrompt:
         return {"type": "object", "properties": {"verdict": verdict}, "required": ["verdict"], "additionalProperties": False}
 
     def parse(self, reply: str) -> str | None:
-        """The verdict when the reply is just that (in any case, quoted, ended by a full stop, or as the JSON object), else None.
+        """The verdict that a reply states, or None where it states none or two; see `VerdictReader`."""
+        return self._reader.read(reply)
 
-        Behind a `lead` the reply may go on after the verdict.
-        """
-        if self.lead:
-            _, mark, reply = reply.rpartition(self.lead)
-            if not mark:
-                return None
-        try:
-            found = json.loads(reply)
-            reply = str(found["verdict"]) if isinstance(found, dict) and set(found) == {"verdict"} else reply
-        except (json.JSONDecodeError, RecursionError):
-            pass
-        words = {_plain(word): verdict for verdict, spellings in self.verdicts.items() for word in spellings}
-        choices = "|".join(re.escape(word) for word in sorted(words, key=len, reverse=True))
-        match = re.match(rf"[\s\"'`*(:]*({choices})" + (r"\b" if self.lead else r"[\s\"'`*.)]*$"), _plain(reply))
-        return words[match[1]] if match else None
-
-
-def _plain(text: str) -> str:
-    return " ".join(text.lower().replace("-", " ").split())
+    @cached_property
+    def _reader(self) -> VerdictReader:
+        names = {verdict: (NAMES | self.names)[answer] for verdict, answer in (("A", "answer_a"), ("B", "answer_b"))} if self.fenced else {}
+        # A word of several says itself what it means.
+        told = "{reply}" in self.text and all(" " not in word for word in self.words.values())
+        meanings = {verdict: MEANINGS[verdict] for verdict in self.verdicts} if told else {}
+        return VerdictReader(self.verdicts, names, meanings, self.lead)
 
 
 def _skeleton(line: str) -> str:
@@ -206,15 +195,15 @@ def _prompt(path: Path, content: str) -> JudgePrompt:
 def _check_words(verdicts: dict[str, list[str]]) -> None:
     """Every verdict has words that are its own; of those to be written none begins another, which a judge by likelihood would never choose."""
     for verdict, words in verdicts.items():
-        if verdict not in VERDICTS or not words or not all(map(_plain, words)):
+        if verdict not in VERDICTS or not words or not all(map(plain, words)):
             raise RecordError(f"verdicts.{verdict}", f"expected one of {', '.join(VERDICTS)}, with at least one word")
     if not {"A", "B"} <= set(verdicts):
         raise RecordError("verdicts", "expected words for A and for B at least")
-    counts = Counter(word for words in verdicts.values() for word in {_plain(word) for word in words})
-    written = {verdict: _plain(words[0]) for verdict, words in verdicts.items()}
+    counts = Counter(word for words in verdicts.values() for word in {plain(word) for word in words})
+    written = {verdict: plain(words[0]) for verdict, words in verdicts.items()}
     for verdict, words in verdicts.items():
         for word in words:
-            if counts[_plain(word)] > 1:
+            if counts[plain(word)] > 1:
                 raise RecordError(f"verdicts.{verdict}", f"{word!r} stands for another verdict, too (letters' case, spaces and hyphens aside)")
         for other, longer in written.items():
             if other != verdict and longer.startswith(written[verdict]):

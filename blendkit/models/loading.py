@@ -171,6 +171,44 @@ def batch_budget(device: torch.device) -> int:
     return 2048 if device.type == "cpu" else 32768
 
 
+# Tokens of prompts and answers that a batch of a decoder has at least, and at most by the kind of device: from about 100 rows on,
+# a CPU is bound by its arithmetic.
+DECODED, DECODED_AT_MOST = 8192, {"cpu": 65536, "mps": 65536, "cuda": 1 << 19}
+
+
+def decoding_budget(device: torch.device, config: Any, bytes_each: int, weights: int) -> int:
+    """Tokens a batch of a decoder whose keys and values may fill half of a GPU's free memory, or a quarter of this machine's.
+
+    `bytes_each` is a number's size, `weights` the bytes that the model itself will take.
+    """
+    free = memory_left(device) - weights
+    each = key_value_numbers(config) * bytes_each
+    fitting = free // (2 if device.type == "cuda" else 4) // each if each else 0
+    return max(DECODED, min(fitting, DECODED_AT_MOST[device.type]))
+
+
+def key_value_numbers(config: Any) -> int:
+    """Numbers that a decoder keeps for each token, by its config; 0 where that does not say."""
+    layers, heads = getattr(config, "num_hidden_layers", None), getattr(config, "num_attention_heads", None)
+    if not isinstance(layers, int) or not isinstance(heads, int) or not heads:
+        return 0
+    width = getattr(config, "head_dim", None) or (getattr(config, "hidden_size", None) or 0) // heads
+    return 2 * layers * (getattr(config, "num_key_value_heads", None) or heads) * width
+
+
+def memory_left(device: torch.device) -> int:
+    """Bytes that a program may still have there, page cache included; 0 where nobody says."""
+    import torch
+
+    if device.type == "cuda":
+        return int(torch.cuda.mem_get_info(device)[0])
+    try:
+        lines = Path("/proc/meminfo").read_text().splitlines()
+    except OSError:
+        return 0
+    return next((int(line.split()[1]) << 10 for line in lines if line.startswith("MemAvailable:")), 0)
+
+
 def choose_dtype(name: str, device: torch.device) -> torch.dtype:
     """`auto` takes bfloat16 on a GPU that has it, float16 on one that has not, and float32 on the CPU."""
     import torch

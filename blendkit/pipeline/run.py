@@ -6,7 +6,7 @@ import sys
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 
-from blendkit.errors import DataError, RecordError, UsageError
+from blendkit.errors import DataError, RecordError, SkippedRecords, UsageError
 from blendkit.pipeline.engines import distributed
 from blendkit.pipeline.engines.options import EngineOptions
 from blendkit.pipeline.plan import Plan
@@ -117,7 +117,17 @@ def run_stage(make: Callable[[], Stage], options: RunOptions) -> Stage:
             for warning in [*stage.warnings(), *(remaining.told() if remaining is not None else ())]:
                 say(warning, options.command)
         writer.close()
-    rejects.raise_if_any()
+    fault = account.fault() if (account := stage.account()) else None
+    for note in getattr(fault, "__notes__", ()):
+        say(note, options.command)
+    try:
+        rejects.raise_if_any()
+    except SkippedRecords as error:
+        if fault is None:
+            raise
+        say(str(error), options.command)
+    if fault is not None:
+        raise fault
     return stage
 
 

@@ -218,6 +218,7 @@ def apply(stage: Stage, records: Iterable[Record], *, window: int | None = None,
 
     Raises:
         RecordError: the first bad record, after those before it.
+        BlendkitError: what is wrong with the run as a whole, after all records.
     """
     lines = (_line(number, record) for number, record in enumerate(records, 1))
     plan = Plan(window or stage.window, batch_tokens or stage.batch_tokens)
@@ -228,6 +229,8 @@ def apply(stage: Stage, records: Iterable[Record], *, window: int | None = None,
     finally:
         plan.close()
         stage.close()
+    if (account := stage.account()) and (fault := account.fault()):
+        raise fault
 
 
 def _line(number: int, record: Record) -> Line | BadLine:

@@ -3,14 +3,25 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Protocol
 
 import orjson
 
+from blendkit.errors import BlendkitError
 from blendkit.pipeline.plan import Plan, Window
 from blendkit.pipeline.work import Rounds, Work
 from blendkit.records import Record
 from blendkit.streams.lines import Line
+
+
+class Account(Protocol):
+    """What a stage counts over a run, by which the run as a whole may fail though every record is written. It can be pickled."""
+
+    def merge(self, other: Any) -> None:
+        """Adds another worker's."""
+
+    def fault(self) -> BlendkitError | None:
+        """What is wrong with the run, if anything; its notes are told before it, a line each."""
 
 
 class Stage:
@@ -58,6 +69,10 @@ class Stage:
     def warnings(self) -> list[str]:
         """What a person should know at the end, one line each."""
         return []
+
+    def account(self) -> Account | None:
+        """What the run is judged by when it ends; None where records are all that counts."""
+        return None
 
     def close(self) -> None:
         """Ends what the stage itself has started, such as workers. The runner closes the jobs."""

@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from blendkit.aggregate import AGGREGATIONS, Matrix, matrix, ranks_from_scores, verdict_matrix, verdict_wins
+from blendkit.aggregate import AGGREGATIONS, Matrix, compared, matrix, ranks_from_scores, verdict_matrix, verdict_wins
 from blendkit.errors import RecordError, UsageError
 from blendkit.pipeline.stage import Stage
 from blendkit.rankers.references import reference_index
@@ -26,7 +26,7 @@ class Ranking(Stage):
     """Writes `ranks[name]` for the candidates that LLMs wrote, and `top`, the indices of the best K.
 
     Comparisons that come with an `order` (bubble and sorting schedules) rank by it first, unless an aggregation
-    is named. A candidate that was in no comparison ranks below all that were. A fused candidate gets no rank:
+    is named. A candidate that was in no comparison, or in no verdict that could be read, ranks below all that were. A fused candidate gets no rank:
     `ranks` ends before it.
     """
 
@@ -70,7 +70,7 @@ class Ranking(Stage):
             return [(COMPARED, self._field(record, index)) for index in range(n)]
         aggregate = AGGREGATIONS[self.aggregate or DEFAULT]
         if self.kind == "judge":
-            return [(COMPARED, float(score)) for score in aggregate(self._verdicts(record, n), verdict_wins)]
+            return _of_compared(m := self._verdicts(record, n), aggregate(m, verdict_wins))
         comparisons = self._comparisons(record)
         pairs = comparisons["pairs"]
         if n < len(record["candidates"]):
@@ -78,14 +78,9 @@ class Ranking(Stage):
         m = matrix(pairs, n)
         if self.reference is not None:
             return [(COMPARED, score) for score in self._against_reference(record, m)]
-        missing = np.isnan(m)
-        if not missing.any():
-            standings = [(COMPARED, score) for score in aggregate(m).tolist()]
-        else:
-            compared = missing.sum(axis=0) + missing.sum(axis=1) < 2 * (n - 1)  # the diagonal is always there
-            if not compared.any():
-                return [(COMPARED, 0.0)] * n
-            standings = [(COMPARED, float(score)) if met else (NEVER_COMPARED, 0.0) for score, met in zip(aggregate(m), compared, strict=True)]
+        if not compared(m).any():
+            return [(COMPARED, 0.0)] * n
+        standings = _of_compared(m, aggregate(m))
         if self.aggregate is None:
             for place, index in enumerate(comparisons.get("order", ())):
                 if index < n:
@@ -107,7 +102,12 @@ class Ranking(Stage):
         verdicts = verdicts_of(record)
         if self.key not in verdicts:
             raise self._missing("verdicts", list(verdicts), "blendkit judge")
-        return verdict_matrix([verdict for verdict in verdicts[self.key] if verdict["a"] < n and verdict["b"] < n], n)
+        given = [verdict for verdict in verdicts[self.key] if verdict["a"] < n and verdict["b"] < n]
+        m = verdict_matrix(given, n)
+        if n > 1 and not compared(m).any():
+            problem = f"no verdict could be read ({len(given)} unparsed)" if given else "expected at least one verdict, got none"
+            raise RecordError(f"verdicts.{self.key}", problem)
+        return m
 
     def _comparisons(self, record: Record) -> dict[str, Any]:
         comparisons: dict[str, dict[str, Any]] = record.get("comparisons", {})
@@ -132,6 +132,13 @@ class Ranking(Stage):
 
     def _missing(self, field: str, found: list[str], command: str) -> RecordError:
         return RecordError(f"{field}.{self.key}", f"not there, found {_list(found)}; `{command}` writes it")
+
+
+def _of_compared(m: Matrix, scores: Matrix) -> list[Standing]:
+    """Scores as standings: a candidate that was in no comparison is below all others."""
+    if len(m) == 1:
+        return [(COMPARED, float(scores[0]))]
+    return [(COMPARED, float(score)) if met else (NEVER_COMPARED, 0.0) for score, met in zip(scores, compared(m), strict=True)]
 
 
 def _list(names: list[str]) -> str:

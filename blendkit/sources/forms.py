@@ -231,26 +231,28 @@ def write_alpacaeval_annotations(record: Record, label: str) -> Iterator[Fields]
             a, b = candidates[verdict["a"]], candidates[verdict["b"]]
             known = {"A": 1.0, "B": 2.0}.get(verdict["verdict"], 1.5)
             preference = 2 - verdict["probability"] if verdict.get("probability") is not None else known
+            # The published files, too, have none where the annotator's answer could not be read.
+            unread = verdict["verdict"] == "unparsed"
             row = {"instruction": source_text(record), "output_1": a["text"], "generator_1": a["model"], "output_2": b["text"], "generator_2": b["model"]}
-            yield {**row, "annotator": judge, "preference": round(preference, 6)}
+            yield {**row, "annotator": judge, "preference": None if unread else round(preference, 6)}
 
 
 def read_mtbench(places: Places) -> Iterator[Record]:
     """MT-bench judgments (lmsys/mt_bench_human_judgments): two conversations, the winner, the judge."""
-    verdicts = {"model_a": "A", "model_b": "B", "tie": "tie-good", "tie (inconsistent)": "tie-good"}
+    verdicts = {"model_a": "A", "model_b": "B", "tie": "tie-good", "tie (inconsistent)": "tie-good", "error": "unparsed"}
     for number, (_, row) in enumerate(read_each(places), 1):
         (before, a), (_, b) = _answer(row["conversation_a"]), _answer(row["conversation_b"])
         verdict = verdicts[row["winner"]]
         judge = row["judge"] if isinstance(row.get("judge"), str) else "-".join(map(str, row.get("judge") or [ANNOTATOR]))
         candidates = [{"model": row["model_a"], "text": a}, {"model": row["model_b"], "text": b}]
-        human = verdict if verdict in ("A", "B") else "tie"
+        human = {"human": verdict if verdict in ("A", "B") else "tie"} if verdict != "unparsed" else {}
         x = {"id": f"mtbench/{row['question_id']}/{row.get('turn', 1)}/{number}", **x_of(before)}
-        yield {**x, "candidates": candidates, "human": human, "verdicts": {judge: [{"a": 0, "b": 1, "verdict": verdict, "shown": [0, 1]}]}}
+        yield {**x, "candidates": candidates, **human, "verdicts": {judge: [{"a": 0, "b": 1, "verdict": verdict, "shown": [0, 1]}]}}
 
 
 def write_mtbench(record: Record, label: str) -> Iterator[Fields]:
     """A row a verdict of every judge."""
-    candidates, winners = candidates_of(record), {"A": "model_a", "B": "model_b"}
+    candidates, winners = candidates_of(record), {"A": "model_a", "B": "model_b", "unparsed": "error"}
     for judge, verdicts in verdicts_of(record).items():
         for verdict in verdicts:
             a, b = candidates[verdict["a"]], candidates[verdict["b"]]

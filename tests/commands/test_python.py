@@ -28,7 +28,7 @@ NOWHERE = EndpointOptions(base_url="http://127.0.0.1:9/v1")
 @pytest.mark.parametrize("name", STAGES)
 def test_the_functions_take_what_the_commands_take(name):
     renamed = {"generate": {"model": "models"}, "score": {"metric": "metrics"}}.get(name, {})
-    positional = {"pair": ("model",), "rank": ("by",), "fuse": ("model",), "judge": ("model",)}.get(name, ())
+    positional = {"generate": ("models",), "pair": ("model",), "rank": ("by",), "fuse": ("model",), "judge": ("model",)}.get(name, ())
     beside = {"generate": ("sampling",)}.get(name, ())
     command = getattr(import_module(f"blendkit.commands.{name}"), name)
     function = getattr(library, name)

@@ -301,4 +301,4 @@ def test_a_certificate_that_nobody_vouches_for_is_trusted_where_it_is_named(call
 def test_https_to_a_server_that_speaks_http_says_so(called):
     with answering(b"HTTP/1.1 400 Bad Request\r\nContent-Length: 0\r\nConnection: close\r\n\r\n") as address:
         code, _, told = called("generate", "-m", "openai:x", "--base-url", address.replace("http:", "https:"), *ONE_BY_ONE, stdin=PROMPT)
-    assert code == 69 and "cannot be reached by TLS: " in told and "its address begins with http://" in told
+    assert code == 69 and "does not speak TLS: " in told and "begins with http://" in told

@@ -104,7 +104,9 @@ def test_judge_by_an_endpoint_records_what_it_cannot_parse(blendkit, server, tin
     records = examples(2)
     for record in records:
         record["candidates"] = record["candidates"][:3]
-    done = blendkit("judge", "-m", f"openai:{tiny_chat}", "--name", "tiny", "--base-url", server, "--max-new-tokens", 4, stdin=lines(records))
+    done = blendkit(
+        "judge", "-m", f"openai:{tiny_chat}", "--name", "tiny", "--base-url", server, "--max-new-tokens", 4, "--max-unparsed", 1, stdin=lines(records)
+    )
     assert done.returncode == 0
     for record in parsed(done.stdout):
         verdicts = record["verdicts"]["tiny"]

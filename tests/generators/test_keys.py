@@ -13,7 +13,7 @@ from blendkit.credentials import arguments_without_secrets
 from blendkit.errors import UsageError
 from blendkit.generators.extra_body import check_extra_body, extra_body_of, with_extra
 from blendkit.generators.factory import chosen, for_run
-from blendkit.generators.headers import Header
+from blendkit.generators.headers import ExtraHeader
 from blendkit.generators.options import EndpointOptions
 
 RUN, MINE = "sk-of-the-run-qqzzxxvvjj", "sk-of-mine-wwkkyyhhgg"
@@ -186,7 +186,7 @@ def test_no_secret_of_the_run_goes_to_a_models_own_server():
         base_url="http://h/v1", key_env="MY_KEY", extra_header=["api-key: env:MY_KEY", "Cookie: c", "X-Team: t"], extra_body={"api_key": "s", "top_k": 1}
     )
     own, same = chosen("openai:x@http://g/v1", run).endpoint, chosen("openai:x", run).endpoint
-    assert (own.key_env, own.headers, own.extra_body) == (None, (Header("X-Team", "t"),), {"top_k": 1})
+    assert (own.key_env, own.headers, own.extra_body) == (None, (ExtraHeader("X-Team", "t"),), {"top_k": 1})
     assert (same.key_env, len(same.headers), same.extra_body) == ("MY_KEY", 3, {"api_key": "s", "top_k": 1})
 
 

@@ -129,7 +129,7 @@ def test_a_format_that_does_not_fit_is_the_records_fault(small):
 def test_a_judge_loses_the_ends_of_long_answers_and_nothing_else(called, medium, verdict_by):
     (record,) = examples(1)
     record["candidates"] = [{"model": "m", "text": LONG}, {"model": "n", "text": "Short."}]
-    command = ["judge", "-m", f"j={medium}", "--verdict-by", verdict_by, "--max-new-tokens", "8"]
+    command = ["judge", "-m", f"j={medium}", "--verdict-by", verdict_by, "--max-new-tokens", "8", "--max-unparsed", "1"]
     code, out, err = called(*command, stdin=lines([record]))
     assert code == 0 and "prompts (" in err, err
     assert len(parsed(out)[0]["verdicts"]["j"]) == 2

@@ -92,7 +92,7 @@ def test_three_servers_two_keys_and_two_prices_are_one_run(called, serve, writte
     for variable, value in KEYS.items():
         having = [name for name, text in logs.items() if value in text]
         assert having == {"FIRST_KEY": ["first"], "SECOND_KEY": ["second"]}.get(variable, [])
-    assert f"openai:big: 2 answers for ${2 * 0.006:.4f}" in said
+    assert f"openai:big at {first.url}: 2 answers for ${2 * 0.006:.4f}" in said
     # The cache is one file, and has the answers of all.
     asked = sum(len(server.bodies) for server in places.values())
     code, _, said = called(
@@ -261,6 +261,11 @@ def test_a_model_may_have_a_purse_of_its_own(serve, written):
     options = EndpointOptions(base_url=server.url, models=path)
     with pytest.raises(EndpointError, match=r"a: max_cost 0\.5: \$0\.0000 are spent"):
         list(library.generate([{"instruction": "p"}], [], max_new_tokens=10, endpoint=options))
+
+
+def test_a_batch_file_is_for_one_model(called, tmp_path):
+    code, _, said = called("generate", "-m", "openai:x", "-m", "openai:y", "--emit-batch", tmp_path / "batch.jsonl", stdin=prompts("a"))
+    assert code == 2 and "a batch is for one model; write one file a model" in said
 
 
 def test_what_one_purse_refuses_the_other_gets_back():

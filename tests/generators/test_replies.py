@@ -241,7 +241,7 @@ def check_row(data: bytes) -> None:
 def check_batch_line(data: bytes, path) -> None:
     path.write_bytes(data + b"\n")
     try:
-        answers = BatchAnswers(str(path), 1 << 20)
+        answers = BatchAnswers([str(path)], 1 << 20)
     except DataError as error:
         assert f"{path}:1: expected a line of a batch's output" in str(error)
         return

@@ -269,3 +269,9 @@ def test_the_whole_pipe_by_a_reasoning_server_without_a_flag(blendkit, serve):
     assert blendkit("evaluate", stdin=stream).returncode == 0
     assert len(server.bodies) > 10
     assert not any(re.search("thought of fish", json.dumps(body)) for body in server.bodies)
+
+
+@pytest.mark.parametrize("text", ["<think></reasoning>", "<think></think>", "\n<think></reasoning>", "<think>", "\n```\n<think>", "<|channel|>a<|message|>"])
+def test_a_text_of_tags_alone_is_read_once(text):
+    """Were it gone through for each tag, this would take hours."""
+    apart("<think>a</think>" + text * 200_000)

@@ -21,7 +21,7 @@ def vllm(blendkit, tmp_path):
 
     def run(*arguments, records=PROMPTS, **environment):
         path = os.pathsep.join([str(ROOT / "tests" / "stand_ins"), str(ROOT)])
-        environment = os.environ | {"PYTHONPATH": path, "STAND_IN_LOG": str(tmp_path / "log")} | environment
+        environment = os.environ | {"CUDA_VISIBLE_DEVICES": "", "PYTHONPATH": path, "STAND_IN_LOG": str(tmp_path / "log")} | environment
         return blendkit(*arguments, stdin=lines(records), env=environment)
 
     run.log = lambda key: [row[key] for row in parsed((tmp_path / "log").read_text()) if key in row]
@@ -50,6 +50,8 @@ def test_a_window_is_asked_at_once_and_what_begins_alike_stands_together(vllm, t
     assert len(prompts) == 40 and prompts == sorted(prompts)
     (started,) = vllm.log("started")
     assert started["enable_prefix_caching"] is True and started["logprobs_mode"] == "raw_logprobs" and started["trust_remote_code"] is False
+    # In parts, a CPU cannot draw by a seed.
+    assert started["enable_chunked_prefill"] is False
 
 
 def test_stdout_has_records_alone_however_noisy_the_library_is(vllm, tiny_chat):
@@ -149,6 +151,7 @@ def test_what_a_record_spells_is_no_control_token(vllm, tiny_chat):
     ("spec", "flags", "code", "said"),
     [
         ("/no/such/model", (), 66, "no model '/no/such/model'"),
+        ("/models/small.gguf", (), 2, "a GGUF file loads without `vllm:`"),
         ("CHAT?nonsense=1", (), 2, "unexpected keyword argument 'nonsense'"),
         ("CHAT?max_model_len=999999", (), 2, "User-specified max_model_len (999999) is greater than the derived max_model_len"),
         ("CHAT?gpu_memory_utilization=0.001", (), 75, "No available memory for the cache blocks. Try increasing `gpu_memory_utilization`"),

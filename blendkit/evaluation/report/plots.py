@@ -166,7 +166,7 @@ def _metrics(rows: Rows) -> list[str]:
     oracle = _oracle_column(rows)
     if oracle is None or len(models) < 3:
         return []
-    skipped = {"examples", "top3", oracle, oracle.removeprefix("rank_by_")}
+    skipped = {"examples", "judged", "top3", oracle, oracle.removeprefix("rank_by_")}
     columns = [key for key, value in models[0].items() if isinstance(value, float) and key not in skipped and not key.startswith("not_worse_than_")]
     return [column for column in columns if all(row.get(column) is not None for row in models)]
 

@@ -5,8 +5,10 @@ from __future__ import annotations
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional
+
+from blendkit.models.loading import memory_left
 
 
 class Linear:
@@ -35,6 +37,82 @@ class Linear:
         if self.activation is not None and self.fused == "none":
             return self.activation(y)  # type: ignore[no-any-return]
         return y
+
+
+# From so many rows on, the blocked layout is quicker; a few are bound by reading the weights, which plain ones are as good for.
+FEW = 3
+
+
+# Layers that read the same states, by their names in one module: one product is quicker than two or three.
+TOGETHER = (("q_proj", "k_proj", "v_proj"), ("gate_proj", "up_proj"))
+
+
+class _Packed:
+    """The product of some layers, which read the same input, with their weights in the blocked layout."""
+
+    def __init__(self, layers: list[nn.Linear]) -> None:
+        self.sizes = [layer.out_features for layer in layers]
+        weight = torch.cat([layer.weight for layer in layers]) if len(layers) > 1 else layers[0].weight.contiguous()
+        self.blocked = torch.ops.mkldnn._reorder_linear_weight(weight, None)
+        self.bias = None if layers[0].bias is None else torch.cat([layer.bias for layer in layers])
+        self._input: Tensor | None = None
+        self._left: dict[int, Tensor] = {}
+
+    def __call__(self, input: Tensor, number: int) -> Tensor:
+        """The output of layer `number`. The others' are kept until they are asked for with the same input."""
+        if self._input is not input or number not in self._left:
+            whole: Tensor = torch.ops.mkldnn._linear_pointwise(input, self.blocked, self.bias, "none", [], "none")
+            if len(self.sizes) == 1:
+                return whole
+            self._input, self._left = input, dict(enumerate(torch.split(whole, self.sizes, -1)))
+        found = self._left.pop(number)
+        if not self._left:
+            self._input = None
+        return found
+
+
+class _Forward:
+    """`forward` of a layer, by the layout that suits the number of rows."""
+
+    def __init__(self, layer: nn.Linear, packed: _Packed, number: int) -> None:
+        self.weight, self.bias, self.packed, self.number = layer.weight, layer.bias, packed, number
+
+    def __call__(self, input: Tensor) -> Tensor:
+        if input.numel() <= FEW * input.shape[-1] or input.dtype != self.weight.dtype:
+            return functional.linear(input, self.weight, self.bias)
+        return self.packed(input, self.number)
+
+
+@torch.inference_mode()
+def pack_linears(network: nn.Module) -> None:
+    """Gives the linear layers of a network on a CPU a second copy of their weights, in oneDNN's blocked layout, for passes over many rows.
+
+    Nothing is done twice, nor where oneDNN is missing or the copy would take more than a quarter of the memory that is free.
+    """
+    groups = [group for module in network.modules() for group in _groups(module)]
+    if sum(layer.weight.nbytes for group in groups for layer in group) * 4 > memory_left(torch.device("cpu")):
+        return
+    for group in groups:
+        packed = _Packed(group)
+        for number, layer in enumerate(group):
+            layer.forward = _Forward(layer, packed, number)  # type: ignore[method-assign]
+
+
+def _groups(module: nn.Module) -> list[list[nn.Linear]]:
+    """A module's own layers that can be packed; those that read the same states are one group."""
+    layers = {name: layer for name, layer in module.named_children() if type(layer) is nn.Linear and _packable(layer)}
+    found = []
+    for names in TOGETHER:
+        group = [layers[name] for name in names if name in layers]
+        # Equal in all but what they give.
+        if len(group) == len(names) and len({(layer.in_features, layer.bias is None, layer.weight.dtype) for layer in group}) == 1:
+            found.append(group)
+            layers = {name: layer for name, layer in layers.items() if name not in names}
+    return [*found, *([layer] for layer in layers.values())]
+
+
+def _packable(layer: nn.Linear) -> bool:
+    return "forward" not in vars(layer) and layer.weight.device.type == "cpu" and _onednn(layer.weight.dtype)
 
 
 def _onednn(dtype: torch.dtype) -> bool:

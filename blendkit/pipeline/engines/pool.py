@@ -17,7 +17,7 @@ from blendkit.errors import BlendkitError, RecordError, WorkerLost
 from blendkit.pipeline.engines.options import EngineOptions
 from blendkit.pipeline.plan import Plan, Window
 from blendkit.pipeline.runner import do_window
-from blendkit.pipeline.stage import Stage
+from blendkit.pipeline.stage import Account, Stage
 from blendkit.records import Record
 from blendkit.streams.counts import Counts
 from blendkit.streams.lines import BadLine, Line
@@ -48,6 +48,15 @@ class About:
     passes_records: bool
 
 
+@dataclass
+class Said:
+    """What a worker's stage says at the end: its account of itself, its warnings, and what the run is judged by."""
+
+    described: dict[str, Any]
+    warnings: list[str]
+    account: Account | None
+
+
 class WorkerDied(Exception):
     """A worker ended before its answer; `reason` says how."""
 
@@ -59,7 +68,7 @@ class Worker(Protocol):
 
     def work(self, window: list[Slim], batch_tokens: int) -> Outcome: ...
 
-    def describe(self) -> tuple[dict[str, Any], list[str]]: ...
+    def describe(self) -> Said: ...
 
     def end(self) -> None: ...
 
@@ -86,9 +95,9 @@ class Replica:
         done, fault = do_window(self.stage, lines, self.plan)
         return Outcome([(line.number, line.record) for line in done], bad, fault, self.plan.counts)
 
-    def describe(self) -> tuple[dict[str, Any], list[str]]:
-        """The stage's account of itself, and its warnings."""
-        return self.stage.describe(), self.stage.warnings()
+    def describe(self) -> Said:
+        """What the stage says at the end."""
+        return Said(self.stage.describe(), self.stage.warnings(), self.stage.account())
 
 
 class Pool(ABC):
@@ -141,8 +150,8 @@ class Pool(ABC):
             "if memory ran out, take fewer --workers or a smaller --batch-tokens"
         )
 
-    def describe(self) -> dict[int, tuple[dict[str, Any], list[str]]]:
-        """Each idle worker's account of itself, and its warnings; busy workers are not waited for."""
+    def describe(self) -> dict[int, Said]:
+        """What each idle worker says; busy workers are not waited for."""
         found = {}
         while not self._idle.empty():
             with suppress(queue.Empty, WorkerDied):
@@ -169,7 +178,8 @@ class Distributed(Stage):
         self.batch_tokens = pool.about.batch_tokens
         # Two windows a worker: one in work, one that waits for its turn, so that no worker waits for a slow window before its own.
         self.overlap = 2 * pool.options.workers
-        self._said: dict[int, tuple[dict[str, Any], list[str]]] = {}
+        self._said: dict[int, Said] = {}
+        self._account: Account | None = None
 
     def elsewhere(self, window: Window, plan: Plan) -> tuple[list[Line], BaseException | None]:
         """Sends the window to a worker, and reports its bad records from here."""
@@ -199,15 +209,24 @@ class Distributed(Stage):
         """Asks the workers what they did, and ends them."""
         if self.pool.workers:
             self._said = self.pool.describe()
+            for account in (said.account for said in self._said.values()):
+                if self._account is None:
+                    self._account = account
+                elif account is not None:
+                    self._account.merge(account)
             self.pool.close()
 
     def describe(self) -> dict[str, Any]:
         """The first worker's account and the engine; with several workers also the account of each, which counts its own records only."""
-        accounts = [said for said, _ in self._said.values()]
+        accounts = [said.described for said in self._said.values()]
         engine = {"engine": self.pool.options.engine, "workers": self.pool.options.workers}
         return {**(accounts[0] if accounts else {}), **engine, **({"by_worker": accounts} if len(accounts) > 1 else {})}
 
     def warnings(self) -> list[str]:
         """The warnings of all workers, each about its own records."""
         total = self.pool.options.workers
-        return [f"worker {place + 1} of {total}: {line}" if total > 1 else line for place, (_, lines) in self._said.items() for line in lines]
+        return [f"worker {place + 1} of {total}: {line}" if total > 1 else line for place, said in self._said.items() for line in said.warnings]
+
+    def account(self) -> Account | None:
+        """That of all workers together."""
+        return self._account

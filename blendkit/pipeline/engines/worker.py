@@ -7,7 +7,7 @@ from collections.abc import Callable
 from typing import Any
 
 from blendkit.errors import BlendkitError, OutOfMemory, out_of_memory, require
-from blendkit.pipeline.engines.pool import About, Outcome, Replica, Slim
+from blendkit.pipeline.engines.pool import About, Outcome, Replica, Said, Slim
 
 Answer = tuple[bool, Any]
 
@@ -50,8 +50,8 @@ class Asking:
         """The window's outcome."""
         return self._result("work", window, batch_tokens)  # type: ignore[no-any-return]
 
-    def describe(self) -> tuple[dict[str, Any], list[str]]:
-        """The stage's account of itself, and its warnings."""
+    def describe(self) -> Said:
+        """What the worker's stage says at the end."""
         return self._result("describe")  # type: ignore[no-any-return]
 
     def _result(self, question: str, *arguments: Any) -> Any:

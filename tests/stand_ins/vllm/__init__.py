@@ -16,7 +16,7 @@ import torch
 
 __version__ = "0.32.0"
 ENGINE_ARGUMENTS = {"model", "tokenizer", "dtype", "trust_remote_code", "enable_prefix_caching", "logprobs_mode", "use_tqdm_on_load"} | {
-    "gpu_memory_utilization", "max_model_len", "enforce_eager", "tensor_parallel_size"
+    "enable_chunked_prefill", "gpu_memory_utilization", "max_model_len", "enforce_eager", "tensor_parallel_size"
 }  # fmt: skip
 
 
