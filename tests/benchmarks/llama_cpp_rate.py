@@ -1,6 +1,6 @@
 """llama.cpp's side of `local.py`, in an environment of its own: reads lists of prompts, writes the number of tokens that it has decoded.
 
-All prompts of a list are one batch of sequences; each takes its likeliest token a given number of times.
+The prompts of a list are read one by one; then all sequences go on in one batch, each by its likeliest token, a given number of times.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ import llama_cpp
 
 
 def main(file: str, new: int) -> None:
+    llama_cpp.llama_backend_init()
     threads = len(os.sched_getaffinity(0))
     model = llama_cpp.llama_model_load_from_file(file.encode(), llama_cpp.llama_model_default_params())
     vocabulary = llama_cpp.llama_model_get_vocab(model)

@@ -90,7 +90,10 @@ class Llama:
     def __call__(self, texts: list[str]) -> int:
         self.process.stdin.write(json.dumps(texts) + "\n")
         self.process.stdin.flush()
-        return int(self.process.stdout.readline())
+        answer = self.process.stdout.readline()
+        if not answer:
+            raise SystemExit(f"llama.cpp ended with exit code {self.process.wait()}; {HERE / 'llama_cpp_rate.py'} by hand says why")
+        return int(answer)
 
 
 def installed(python: str) -> bool:
