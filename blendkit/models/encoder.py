@@ -12,7 +12,7 @@ from torch.nn import functional
 from blendkit.errors import NoInputError
 from blendkit.models.chat_inputs import started
 from blendkit.models.encoder_reader import EncoderReader, Ids, longest_input
-from blendkit.models.loading import EMBEDDED, choose_device, choose_dtype
+from blendkit.models.loading import EMBEDDED, architecture, choose_device, choose_dtype
 from blendkit.models.pretrained import pretrained
 from blendkit.models.text_tokenizer import TextTokenizer
 
@@ -103,7 +103,7 @@ def load_pretrained(kind: Any, name: str, what: str, whole: bool = False) -> tup
     missing = sorted(key for key in report["missing_keys"] if what != "encoder" or "pooler." not in key)
     if missing:
         raise NoInputError(f"no {what} in {name}: its checkpoint lacks {len(missing)} weights of a {type(model).__name__}, such as {missing[0]}")
-    more, named = sorted(report["unexpected_keys"]), (model.config.architectures or [type(model).__name__])[0]
+    more, named = sorted(report["unexpected_keys"]), architecture(name) or type(model).__name__
     if whole and more and named != type(model).__name__:
         raise NoInputError(f"no {what} in {name}: it is a {named}, with {len(more)} weights that a {type(model).__name__} has no use for, such as {more[0]}")
     model = model.eval()

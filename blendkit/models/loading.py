@@ -82,6 +82,12 @@ def read_config(folder: Path, name: str) -> dict[str, Any]:
     return config
 
 
+def architecture(name: str) -> str:
+    """The class that a checkpoint says it is of; empty where it says none."""
+    named = read_config(locate(name), name).get("architectures")
+    return str(named[0]) if isinstance(named, list) and named else ""
+
+
 def number_in(config: dict[str, Any], name: str, keys: tuple[str, ...], default: float, least: float, most: float) -> float:
     """The number under the first of the keys that a config has; an integer where the default is one.
 

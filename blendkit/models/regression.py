@@ -12,7 +12,7 @@ from torch import Tensor
 from blendkit.errors import NoInputError
 from blendkit.models.encoder_reader import EncoderReader, Ids, expect_embeddings, longest_input, padded
 from blendkit.models.fast.encoder import FAMILIES
-from blendkit.models.loading import choose_device, choose_dtype, locate, read_config, read_weights, take_weights, to_device
+from blendkit.models.loading import architecture, choose_device, choose_dtype, locate, read_config, read_weights, take_weights, to_device
 from blendkit.models.pretrained import pretrained, untrained
 from blendkit.models.text_tokenizer import TextTokenizer
 
@@ -112,12 +112,6 @@ def _head(model: Any) -> Callable[[Tensor], Tensor] | None:
     if kind == "deberta-v2":
         return lambda states: model.classifier(model.pooler(states))
     return None
-
-
-def architecture(name: str) -> str:
-    """The class that a checkpoint says it is of; empty where it says none."""
-    named = read_config(locate(name), name).get("architectures")
-    return str(named[0]) if isinstance(named, list) and named else ""
 
 
 def _load(name: str) -> tuple[Any, Any]:

@@ -41,7 +41,8 @@ class Reward(RegressionScorer):
         self.chats = Conversations(self.regressor.texts)
 
     def loaded(self, device: str, dtype: str) -> Regressor | TokenLogit:
-        from blendkit.models.regression import WRITERS, architecture
+        from blendkit.models.loading import architecture
+        from blendkit.models.regression import WRITERS
 
         if not self.label or not architecture(self.model_name).endswith(WRITERS):
             return super().loaded(device, dtype)

@@ -89,7 +89,7 @@ def test_a_prompt_without_room_is_cut_and_told_or_bad(vllm, tiny_chat):
 
 
 def test_models_take_turns_in_memory_and_end_with_the_command(vllm, tiny_chat):
-    done = vllm("generate", "-q", "-m", f"x=vllm:{tiny_chat}", "-m", f"y=vllm:{tiny_chat}", "--window", "2", "--max-new-tokens", "2")
+    done = vllm("generate", "-q", "-m", f"x=vllm:{tiny_chat}", "-m", f"y=vllm:{tiny_chat}?max_model_len=256", "--window", "2", "--max-new-tokens", "2")
     assert done.returncode == 0, done.stderr
     assert len(vllm.log("started")) == len(vllm.log("ended")) == 4
 
