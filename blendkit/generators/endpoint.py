@@ -143,12 +143,13 @@ class Endpoint(TextModel):
         try:
             if self._gate is None:
                 self._open()
-            keys = [self._key(self._adapted.of(body, self._given)) for body in bodies]
+            asked = [(body, requests.digest(body)) for body in bodies]
+            keys = [self._key(self._adapted.of(body, self._given), body, digest) for body, digest in asked]
             cached = self._kept(keys)
         except BlendkitError as error:
             self._gone = error
             return [error for _ in bodies]
-        return [self._judged(result) for result in await asyncio.gather(*(self._one(body, cached.get(key)) for body, key in zip(bodies, keys, strict=True)))]
+        return [self._judged(result) for result in await asyncio.gather(*(self._one(*one, cached.get(key)) for one, key in zip(asked, keys, strict=True)))]
 
     def _open(self) -> None:
         many, files = connections(self.options.concurrency, len(_endpoints))
@@ -160,9 +161,9 @@ class Endpoint(TextModel):
         self.server.open(many)
         self._gate = asyncio.Semaphore(many)
 
-    def _key(self, body: dict[str, Any]) -> str:
-        """By which the cache finds the answer."""
-        return f"{self.server.identity} {requests.digest(body)}"
+    def _key(self, sent: dict[str, Any], body: dict[str, Any], digest: str) -> str:
+        """By which the cache finds the answer to what is sent; `digest` is the body's, which mostly is sent as it is."""
+        return f"{self.server.identity} {digest if sent is body else requests.digest(sent)}"
 
     @property
     def _of_model(self) -> str:
@@ -188,26 +189,25 @@ class Endpoint(TextModel):
         self._gone = self._gone or EndpointError(f"{result}; {_ask_yourself(result.answered)}")
         return self._gone
 
-    async def _one(self, body: dict[str, Any], cached: Completion | None) -> Completion | Exception:
+    async def _one(self, body: dict[str, Any], digest: str, cached: Completion | None) -> Completion | Exception:
         if cached is not None:
             return self._counted(cached, paid=False)
-        key = requests.digest(body)
-        if (same := self._under_way.get(key)) is not None:
+        if (same := self._under_way.get(digest)) is not None:
             # Another window in work has asked just this.
             answer = await asyncio.shield(same)
             return self._counted(answer, paid=False) if isinstance(answer, Completion) else answer
-        self._under_way[key] = asyncio.ensure_future(self._in_turn(body))
+        self._under_way[digest] = asyncio.ensure_future(self._in_turn(body, digest))
         try:
-            return await self._under_way[key]
+            return await self._under_way[digest]
         finally:
-            del self._under_way[key]
+            del self._under_way[digest]
 
-    async def _in_turn(self, body: dict[str, Any]) -> Completion | Exception:
+    async def _in_turn(self, body: dict[str, Any], digest: str) -> Completion | Exception:
         assert self._gate is not None
         async with self._gate:
-            return await self._asked(body)
+            return await self._asked(body, digest)
 
-    async def _asked(self, body: dict[str, Any]) -> Completion | Exception:
+    async def _asked(self, body: dict[str, Any], digest: str) -> Completion | Exception:
         """Asks until there is an answer, the retries are used up, or the server is gone; what it does not take of the request is changed."""
         reason, first, answered, attempt, fixes = "", 0.0, False, 0, 0
         most = (requests.tokens(body), requests.answer_tokens(body))
@@ -217,7 +217,7 @@ class Endpoint(TextModel):
             if self._gone is not None:
                 return self._gone
             sent = adapted.of(body, self._given)
-            key = self._key(sent)
+            key = self._key(sent, body, digest)
             try:
                 if fixes and (cached := self._kept([key]).get(key)) is not None:
                     self._learned(adapted)
