@@ -14,6 +14,7 @@ from pathlib import Path
 
 import pytest
 import tiny_models
+from hostile import HostileServer
 from hypothesis import HealthCheck, settings
 from tiny_models import CORPUS, bert_tokenizer, bpe_tokenizer  # noqa: F401, for tests that import them from here
 
@@ -36,6 +37,20 @@ settings.register_profile("thorough", max_examples=1000, **COMMON)
 
 def pytest_configure(config):
     settings.load_profile("quick" if config.option.markexpr == "not slow" else "thorough")
+
+
+@pytest.fixture
+def serve():
+    """Starts servers that misbehave as they are told (hostile.HostileServer), and stops them behind the test."""
+    servers = []
+
+    def start(*arguments, **settings):
+        servers.append(HostileServer(*arguments, **settings))
+        return servers[-1]
+
+    yield start
+    for server in servers:
+        server.stop()
 
 
 @pytest.fixture(scope="session")

@@ -6,23 +6,8 @@ import json
 
 import pytest
 from conftest import lines, parsed
-from hostile import HostileServer
 
 from blendkit.generators.adaptation import Adapted, adapted_to, folded, read_stored, stored
-
-
-@pytest.fixture
-def serve():
-    servers = []
-
-    def start(*arguments, **more):
-        servers.append(HostileServer(*arguments, **more))
-        return servers[-1]
-
-    yield start
-    for server in servers:
-        server.stop()
-
 
 SENT = {
     "model": "x", "messages": [{"role": "system", "content": "Be brief."}, {"role": "user", "content": "Hi"}], "temperature": 0.7, "max_tokens": 512, "seed": 1,

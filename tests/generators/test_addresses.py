@@ -22,19 +22,6 @@ PROMPT = lines([{"id": "1", "instruction": "a"}])
 ONE_BY_ONE = ("--concurrency", 1, "--retries", 0)
 
 
-@pytest.fixture
-def serve():
-    servers = []
-
-    def start(*arguments, **more):
-        servers.append(HostileServer(*arguments, **more))
-        return servers[-1]
-
-    yield start
-    for server in servers:
-        server.stop()
-
-
 @pytest.fixture(autouse=True)
 def _key(monkeypatch):
     monkeypatch.setenv("OPENAI_API_KEY", KEY)

@@ -14,7 +14,6 @@ from types import SimpleNamespace
 
 import pytest
 from conftest import lines, parsed
-from hostile import HostileServer
 
 import blendkit as library
 from blendkit.errors import EndpointError, OutputError, RecordError, UsageError
@@ -28,19 +27,6 @@ PASSING = ("429", "429-date", "500", "503", "cut", "close", "not-json", "html", 
 
 def prompts(count: int) -> list[dict]:
     return [{"id": f"r{number}", "instruction": f"question {number}"} for number in range(count)]
-
-
-@pytest.fixture
-def serve():
-    servers = []
-
-    def start(*arguments, **settings):
-        servers.append(HostileServer(*arguments, **settings))
-        return servers[-1]
-
-    yield start
-    for server in servers:
-        server.stop()
 
 
 def generate(records, server, **options):

@@ -20,19 +20,6 @@ RUN, MINE = "sk-of-the-run-qqzzxxvvjj", "sk-of-mine-wwkkyyhhgg"
 PROMPT = lines([{"id": "1", "instruction": "a"}])
 
 
-@pytest.fixture
-def serve():
-    servers = []
-
-    def start(*arguments, **more):
-        servers.append(HostileServer(*arguments, **more))
-        return servers[-1]
-
-    yield start
-    for server in servers:
-        server.stop()
-
-
 @pytest.fixture(autouse=True)
 def _keys(monkeypatch):
     monkeypatch.setenv("OPENAI_API_KEY", f" {RUN}\n")

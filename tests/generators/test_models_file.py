@@ -6,7 +6,6 @@ import json
 
 import pytest
 from conftest import lines, parsed
-from hostile import HostileServer
 
 import blendkit as library
 from blendkit.errors import DataError, EndpointError, UsageError
@@ -16,19 +15,6 @@ from blendkit.generators.models_file import load_models
 from blendkit.generators.options import EndpointOptions
 
 KEYS = {"FIRST_KEY": "sk-first-qvxzjkwy-qvxzjkwy", "SECOND_KEY": "sk-second-wjqzxkvy-wjqzxkvy", "OPENAI_API_KEY": "sk-of-the-run-zzxxqqjjvv"}
-
-
-@pytest.fixture
-def serve():
-    servers = []
-
-    def start(*arguments, **more):
-        servers.append(HostileServer(*arguments, **more))
-        return servers[-1]
-
-    yield start
-    for server in servers:
-        server.stop()
 
 
 @pytest.fixture

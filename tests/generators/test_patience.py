@@ -8,22 +8,8 @@ from email.utils import format_datetime
 
 import pytest
 from conftest import lines, parsed
-from hostile import HostileServer
 
 from blendkit.generators.limits import RateLimit, retry_after
-
-
-@pytest.fixture
-def serve():
-    servers = []
-
-    def start(*arguments, **more):
-        servers.append(HostileServer(*arguments, **more))
-        return servers[-1]
-
-    yield start
-    for server in servers:
-        server.stop()
 
 
 def prompts(count: int) -> str:

@@ -16,7 +16,6 @@ from types import SimpleNamespace
 
 import pytest
 from conftest import limited, lines, parsed
-from hostile import HostileServer
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
@@ -35,19 +34,6 @@ GOOD_TEXT = {"choices": [{"text": "Hello", "finish_reason": "stop"}], "usage": {
 LOGPROBS = {"content": [{"token": "a", "logprob": -0.5, "top_logprobs": [{"token": "a", "logprob": -0.5}]}]}
 TEXT_LOGPROBS = {"tokens": ["a"], "token_logprobs": [-0.5], "top_logprobs": [{"a": -0.5}]}
 DEEP = "[" * 100_000 + "]" * 100_000
-
-
-@pytest.fixture
-def serve():
-    servers = []
-
-    def start(*arguments, **more):
-        servers.append(HostileServer(*arguments, **more))
-        return servers[-1]
-
-    yield start
-    for server in servers:
-        server.stop()
 
 
 def asking(server, *flags):

@@ -7,25 +7,11 @@ import re
 
 import pytest
 from conftest import lines, parsed
-from hostile import HostileServer
 
 from blendkit.generators.reasoning import answer_begins, apart
 from blendkit.generators.replies import read_reply
 
 SECRET_THOUGHT = "first I thought of fish"
-
-
-@pytest.fixture
-def serve():
-    servers = []
-
-    def start(*arguments, **more):
-        servers.append(HostileServer(*arguments, **more))
-        return servers[-1]
-
-    yield start
-    for server in servers:
-        server.stop()
 
 
 def asked(blendkit, server, *flags, count=1, retries=0):

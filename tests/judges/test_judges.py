@@ -8,7 +8,6 @@ import re
 
 import pytest
 from conftest import examples, lines, parsed
-from hostile import HostileServer
 
 import blendkit as library
 from blendkit.aggregate import settled, verdict_matrix
@@ -35,19 +34,6 @@ def shown_qualities(body: dict) -> tuple[int, int]:
 def honest(body: dict) -> str:
     first, second = shown_qualities(body)
     return "A" if first > second else "B" if second > first else "C"
-
-
-@pytest.fixture
-def serving():
-    servers = []
-
-    def serve(**settings: object) -> HostileServer:
-        servers.append(HostileServer(**settings))
-        return servers[-1]
-
-    yield serve
-    for server in servers:
-        server.stop()
 
 
 def judged(server, record, model="openai:j", **settings):
@@ -131,8 +117,8 @@ def test_prompt_names_are_suggested():
 # --- orders and what both come to
 
 
-def test_a_verdict_stands_only_where_both_orders_agree(serving):
-    server = serving(reply=lambda body: "A" if shown_qualities(body) == (1, 2) else honest(body))
+def test_a_verdict_stands_only_where_both_orders_agree(serve):
+    server = serve(reply=lambda body: "A" if shown_qualities(body) == (1, 2) else honest(body))
     found, stage = judged(server, of_quality(1, 2, 3), name="j")
     assert verdicts(found["j"]) == [(0, 1, "A"), (0, 1, "B"), (0, 2, "B"), (0, 2, "B"), (1, 2, "B"), (1, 2, "B")]
     assert [row["shown"] for row in found["j"]][:2] == [[0, 1], [1, 0]]
@@ -146,20 +132,20 @@ def test_a_verdict_stands_only_where_both_orders_agree(serving):
     }
 
 
-def test_a_random_order_is_fixed_by_the_seed(serving):
+def test_a_random_order_is_fixed_by_the_seed(serve):
     from blendkit.judges.base import orders_shown
 
     pairs = [(a, b) for a in range(6) for b in range(a + 1, 6)]
     shown = [orders_shown("random", pair, 3, "id") for pair in pairs]
     assert shown == [orders_shown("random", pair, 3, "id") for pair in pairs]
     assert {order[0][0] < order[0][1] for order in shown} == {True, False}
-    server = serving(reply=honest)
+    server = serve(reply=honest)
     found, _ = judged(server, of_quality(3, 1, 2), name="j", orders="random")
     assert verdicts(found["j"]) == [(0, 1, "A"), (0, 2, "A"), (1, 2, "B")]
 
 
-def test_a_judge_that_takes_the_first_is_seen(serving):
-    _, stage = judged(serving(reply=lambda body: "A"), of_quality(1, 2), name="j")
+def test_a_judge_that_takes_the_first_is_seen(serve):
+    _, stage = judged(serve(reply=lambda body: "A"), of_quality(1, 2), name="j")
     assert stage.describe()["position_bias"]["j"] == {"first_place_rate": 1.0, "decided": 2, "consistency": 0.0, "pairs_in_both_orders": 1}
     assert "the answer shown first won 100.0% of 2 decided verdicts (50 % is no bias); both orders agree on 0.0% of 1 pairs" in stage.warnings()
 
@@ -167,8 +153,8 @@ def test_a_judge_that_takes_the_first_is_seen(serving):
 # --- schedules
 
 
-def test_a_schedule_finds_the_best_without_all_pairs(serving):
-    server = serving(reply=honest)
+def test_a_schedule_finds_the_best_without_all_pairs(serve):
+    server = serve(reply=honest)
     record = of_quality(3, 7, 1, 9, 5, 2, 8)
     found, _ = judged(server, record, name="j", schedule="bubble", orders="random")
     assert len(found["j"]) == len(server.bodies) == 6
@@ -190,8 +176,8 @@ def test_a_partial_schedule_ranks_by_the_fit():
 # --- ways to read a verdict
 
 
-def test_structured_output_where_the_server_has_it(serving):
-    server = serving(reply=lambda body: json.dumps({"verdict": honest(body)}))
+def test_structured_output_where_the_server_has_it(serve):
+    server = serve(reply=lambda body: json.dumps({"verdict": honest(body)}))
     found, stage = judged(server, of_quality(1, 2), name="j")
     assert verdicts(found["j"]) == [(0, 1, "B"), (0, 1, "B")]
     form = server.bodies[0]["response_format"]["json_schema"]["schema"]
@@ -200,8 +186,8 @@ def test_structured_output_where_the_server_has_it(serving):
     assert stage.describe()["models"]["j"]["verdict_by"] == "json"
 
 
-def test_json_in_words_where_the_server_has_no_structured_output(serving):
-    server = serving(plan=lambda prompt, attempt: "no-schema", reply=honest)
+def test_json_in_words_where_the_server_has_no_structured_output(serve):
+    server = serve(plan=lambda prompt, attempt: "no-schema", reply=honest)
     found, stage = judged(server, of_quality(1, 2), name="j")
     assert verdicts(found["j"]) == [(0, 1, "B"), (0, 1, "B")]
     assert "response_format" not in server.bodies[-1]
@@ -210,25 +196,25 @@ def test_json_in_words_where_the_server_has_no_structured_output(serving):
     assert "openai:j does not take all of a request: response_format is left out" in stage.warnings()
 
 
-def test_a_reply_that_is_none_is_asked_for_once_more(serving):
-    server = serving(reply=lambda body: honest(body) if len(body["messages"]) > 1 else "the first one, I think")
+def test_a_reply_that_is_none_is_asked_for_once_more(serve):
+    server = serve(reply=lambda body: honest(body) if len(body["messages"]) > 1 else "the first one, I think")
     found, _ = judged(server, of_quality(2, 1), name="j", verdict_by="text")
     assert verdicts(found["j"]) == [(0, 1, "A"), (0, 1, "A")]
     assert server.bodies[-1]["messages"][1:] == [
         {"role": "assistant", "content": "the first one, I think"},
         {"role": "user", "content": "That is none of the choices. Reply with exactly one of: A, B, C, D"},
     ]
-    found, stage = judged(serving(reply=lambda body: "both"), of_quality(2, 1), name="j", verdict_by="text", max_unparsed=1)
+    found, stage = judged(serve(reply=lambda body: "both"), of_quality(2, 1), name="j", verdict_by="text", max_unparsed=1)
     assert [(row["verdict"], row["reason"]) for row in found["j"]] == [("unparsed", "both")] * 2
     assert "2 of 2 replies were no verdict, twice; they are recorded as unparsed" in stage.warnings()
 
 
-def test_verdicts_weighted_by_a_servers_log_probabilities(serving):
+def test_verdicts_weighted_by_a_servers_log_probabilities(serve):
     def top(body):
         first, second = shown_qualities(body)
         return {" A": math.log(0.6 if first > second else 0.3), "B": math.log(0.3 if first > second else 0.5), "C": math.log(0.1), "x": -9.0}
 
-    server = serving(reply=honest, top=top)
+    server = serve(reply=honest, top=top)
     found, _ = judged(server, of_quality(2, 1), name="j", verdict_by="likelihood")
     assert [row["verdict"] for row in found["j"]] == ["A", "A"]
     assert [row["probability"] for row in found["j"]] == pytest.approx([0.65, 0.55 / 0.9], abs=1e-6)
@@ -237,17 +223,17 @@ def test_verdicts_weighted_by_a_servers_log_probabilities(serving):
     assert verdict_matrix(found["j"], 2).tolist() == [[0, pytest.approx(margin, abs=1e-6)], [pytest.approx(-margin, abs=1e-6), 0]]
 
 
-def test_a_published_format_goes_to_a_server_as_a_text(serving):
-    server = serving(reply=lambda body: "2" if "quality 9" in body["prompt"].split("### Response 2")[1] else "1")
+def test_a_published_format_goes_to_a_server_as_a_text(serve):
+    server = serve(reply=lambda body: "2" if "quality 9" in body["prompt"].split("### Response 2")[1] else "1")
     stage = make_judge("openai:j", endpoint=EndpointOptions(base_url=server.url, api="completions"), prompt="pandalm", name="j")
     (done,) = apply(stage, [of_quality(9, 1)])
     assert verdicts(done["verdicts"]["j"]) == [(0, 1, "A"), (0, 1, "A")]
     assert server.bodies[0]["prompt"].endswith("\n\n### Evaluation:\n") and server.bodies[0]["stop"] == ["\n"]
 
 
-def test_a_server_without_log_probabilities_is_an_error(serving):
+def test_a_server_without_log_probabilities_is_an_error(serve):
     with pytest.raises(RecordError, match="gives no log-probabilities, which --verdict-by likelihood needs"):
-        judged(serving(reply=honest), of_quality(2, 1), verdict_by="likelihood")
+        judged(serve(reply=honest), of_quality(2, 1), verdict_by="likelihood")
 
 
 def test_what_cannot_be_read_by_likelihood_is_refused(tiny_chat, tiny_t5):
@@ -326,10 +312,10 @@ def test_a_local_judge_by_its_words(monkeypatch, tiny_chat):
 # --- panels
 
 
-def test_a_panel_has_the_majoritys_verdict_and_its_agreement(serving):
+def test_a_panel_has_the_majoritys_verdict_and_its_agreement(serve):
     import krippendorff
 
-    servers = [serving(reply=honest), serving(reply=honest), serving(reply=lambda body: "ABC"[shown_qualities(body)[0] % 3])]
+    servers = [serve(reply=honest), serve(reply=honest), serve(reply=lambda body: "ABC"[shown_qualities(body)[0] % 3])]
     rows: dict[str, list] = {}
     stages = []
     for number, server in enumerate(servers):
@@ -337,7 +323,7 @@ def test_a_panel_has_the_majoritys_verdict_and_its_agreement(serving):
         rows |= found
         stages.append(stage)
     # One server that answers as all three, by the model's name.
-    one = serving(reply=lambda body: servers[int(body["model"])].reply(body))
+    one = serve(reply=lambda body: servers[int(body["model"])].reply(body))
     found, stage = judged(one, of_quality(1, 2, 4, 5), model=["j0=openai:0", "j1=openai:1", "j2=openai:2"], orders="random", name="all")
     assert {name: verdicts(found[name]) for name in rows} == {name: verdicts(of) for name, of in rows.items()}
     values = {"A": 1, "B": -1, "tie-good": 0}
@@ -365,8 +351,8 @@ def test_two_judges_of_one_name_are_refused(blendkit):
     assert "two judges have the name embedded; give one another name, NAME=MODEL" in done.stderr
 
 
-def test_a_prompt_without_reference_needs_none(blendkit, serving):
-    server = serving(reply=honest)
+def test_a_prompt_without_reference_needs_none(blendkit, serve):
+    server = serve(reply=honest)
     record = of_quality(1, 2)
     del record["output"]
     arguments = ["judge", "-m", "j=openai:x", "--base-url", server.url]
@@ -377,8 +363,8 @@ def test_a_prompt_without_reference_needs_none(blendkit, serving):
     assert "<stdin>:1: output: expected a string: --prompt pairwise-with-reference needs the reference answer" in done.stderr
 
 
-def test_a_second_run_asks_nothing(blendkit, serving, tmp_path):
-    server = serving(reply=honest)
+def test_a_second_run_asks_nothing(blendkit, serve, tmp_path):
+    server = serve(reply=honest)
     arguments = ["judge", "-m", "j=openai:x", "--base-url", server.url, "--cache", tmp_path / "c.sqlite", "--price-in", 1, "--price-out", 2]
     first = blendkit(*arguments, "--manifest", tmp_path / "m.json", stdin=lines([of_quality(1, 2, 3)]))
     asked = len(server.bodies)
