@@ -80,10 +80,6 @@ class Completion:
         return asdict(self)
 
 
-class Unsupported(RecordError):
-    """The server does not know a feature that a request asked for; without it, it might answer."""
-
-
 class Unanswered(RecordError):
     """A batch that was read has no answer to the request (yet)."""
 

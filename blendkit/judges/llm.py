@@ -9,7 +9,7 @@ from functools import partial
 from typing import Any
 
 from blendkit.errors import RecordError, UsageError
-from blendkit.generators.base import Completion, Material, Messages, Prompt, TextModel, Unanswered, Unsupported
+from blendkit.generators.base import Completion, Material, Messages, Prompt, TextModel, Unanswered
 from blendkit.generators.factory import chosen, text_model, windows_at_once
 from blendkit.generators.options import EndpointOptions, Sampling
 from blendkit.generators.reasoning import check_reasoning
@@ -52,7 +52,6 @@ class LLMJudge(Juror):
         if self.prompt.raw and not self.local and endpoint.api == "chat":
             raise UsageError(f"--prompt {self.prompt.name} is a text without a conversation, for models trained on it: add --api completions")
         self.way = self._way(one.spec, verdict_by)
-        self.given_up: str | None = None
         tokens = max_new_tokens or self.prompt.max_new_tokens
         self.sampling = one.sampling(Sampling(max_new_tokens=tokens, temperature=0, stop=tuple(self.prompt.stop), effort=reasoning_effort))
         self.unparsed = self.asked = self.waiting = 0
@@ -116,8 +115,9 @@ class LLMJudge(Juror):
         prompts = [prompt for prompt, _ in payloads]
         if self.way == "likelihood":
             return self._local_likelihoods(prompts) if self.local else self._served_likelihoods(prompts)
-        if self.way == "json" and self.given_up is None:
-            return self._by_json(payloads)
+        if self.way == "json":
+            asking = [self._asking(texts, prompt.seed, as_json=True) for prompt, texts in payloads]
+            return self._by_text(asking, replace(self.sampling, schema=self.prompt.schema()))
         return self._by_text(prompts, self.sampling)
 
     def _by_text(self, prompts: list[Prompt], sampling: Sampling) -> list[Any]:
@@ -133,16 +133,6 @@ class LLMJudge(Juror):
                 if self._asks_again or not isinstance(reply, Unanswered):
                     replies[place] = reply
         return [self._opinion(reply) for reply in replies]
-
-    def _by_json(self, payloads: list[tuple[Prompt, dict[str, str]]]) -> list[Any]:
-        asking = [self._asking(texts, prompt.seed, as_json=True) for prompt, texts in payloads]
-        opinions = self._by_text(asking, replace(self.sampling, schema=self.prompt.schema()))
-        refused = [place for place, opinion in enumerate(opinions) if isinstance(opinion, Unsupported)]
-        if refused:
-            self.given_up = "the server has no structured output; its replies were parsed as text"
-            for place, opinion in zip(refused, self._by_text([payloads[place][0] for place in refused], self.sampling), strict=True):
-                opinions[place] = opinion
-        return opinions
 
     def _opinion(self, reply: Completion | Exception) -> Any:
         if isinstance(reply, Unanswered) and self._asks_again:
@@ -185,7 +175,7 @@ class LLMJudge(Juror):
     def _weighed(self, reply: Completion | Exception) -> Any:
         if isinstance(reply, Unanswered) and self._asks_again:
             return replace(WAITING, reason=str(reply)[:QUOTED])
-        if isinstance(reply, Unsupported) or (isinstance(reply, Completion) and not reply.alternatives):
+        if isinstance(reply, Completion) and not reply.alternatives:
             return RecordError("", f"{self.model.spec} gives no log-probabilities, which --verdict-by likelihood needs; --verdict-by text does without")
         if not isinstance(reply, Completion):
             return reply
@@ -201,11 +191,11 @@ class LLMJudge(Juror):
 
     def describe(self) -> dict[str, Any]:
         """The model, how verdicts were read, and how many replies could not be."""
-        return {**self.model.describe(), "prompt": self.prompt.name, "verdict_by": "text" if self.given_up else self.way, "unparsed": self.unparsed}
+        return {**self.model.describe(), "prompt": self.prompt.name, "verdict_by": self.way, "unparsed": self.unparsed}
 
     def warnings(self) -> list[str]:
         """How many verdicts are `unparsed`, and what the server does not have."""
-        found = [self.given_up] if self.given_up else []
+        found = []
         if self.unparsed:
             twice = ", twice" if self._asks_again and not self.prompt.raw and self.way != "likelihood" else ""
             further = "" if self._asks_again else "; with --emit-batch NEXT they are asked for once more"
