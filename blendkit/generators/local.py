@@ -6,7 +6,6 @@ import gc
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import replace
-from itertools import takewhile
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +18,7 @@ from blendkit.generators.base import Completion, Prompt, TextModel
 from blendkit.generators.decoding import Decoding, decodes, left_padded
 from blendkit.generators.draws import Choice, SeededSampling
 from blendkit.generators.options import Sampling
-from blendkit.generators.prompting import EncodedPrompt, Prompting, PromptTruncation, positions_of
+from blendkit.generators.prompting import EncodedPrompt, Prompting, PromptTruncation, placed, positions_of
 from blendkit.generators.reasoning import Room
 from blendkit.generators.sampling import DiverseGroups, Endings, Stops
 from blendkit.models.fast.linear import FEW, pack_linears
@@ -129,21 +128,13 @@ class LocalModel(TextModel):
 
     def _searched(self, prompts: list[Prompt], sampling: Sampling, count: int, cut: dict[int, int]) -> list[list[Completion] | Exception]:
         """The answers, or a prompt's fault; `cut` is told the tokens that were cut off each prompt, by its identity."""
-        found: list[list[Completion] | Exception] = []
-        good: list[tuple[Prompt, EncodedPrompt]] = []
-        for prompt in prompts:
-            try:
-                encoded = self.prompting.encoded(prompt, sampling.max_new_tokens, sampling.effort)
-            except RecordError as error:
-                found.append(error)
-                continue
+
+        def encode(prompt: Prompt) -> tuple[Prompt, EncodedPrompt]:
+            encoded = self.prompting.encoded(prompt, sampling.max_new_tokens, sampling.effort)
             cut[id(prompt)] = encoded.cut
-            good.append((prompt, encoded))
-            found.append([])
-        if good:
-            written = iter(self._written([prompt for prompt, _ in good], [encoded for _, encoded in good], sampling, count))
-            found = [one if isinstance(one, Exception) else next(written) for one in found]
-        return found
+            return prompt, encoded
+
+        return placed(prompts, encode, lambda good: self._written([prompt for prompt, _ in good], [encoded for _, encoded in good], sampling, count))
 
     def _written(self, prompts: list[Prompt], encoded: list[EncodedPrompt], sampling: Sampling, count: int) -> list[list[Completion]]:
         stops = [*dict.fromkeys((*sampling.stop, *(stop for prompt in prompts for stop in prompt.stop)))]
@@ -262,43 +253,31 @@ class LocalModel(TextModel):
         `begun` are texts that the model's turn begins with. A template that opens the reasoning has it closed, as the answers
         stand behind it. A prompt is encoded once, however many answers there are.
         """
-        found: list[list[float] | Exception] = []
-        good: list[tuple[Prompt, EncodedPrompt]] = []
-        for prompt, start in zip(prompts, begun or [""] * len(prompts), strict=True):
-            try:
-                good.append((prompt, self.prompting.settled(prompt, start, answers)))
-                found.append([])
-            except RecordError as error:
-                found.append(error)
-        if good:
-            values = iter(self._likelihoods(good, answers))
-            found = [one if isinstance(one, Exception) else next(values) for one in found]
-        self.truncation.add(encoded.cut for _, encoded in good)
-        return found
+
+        def encode(asked: tuple[Prompt, str]) -> tuple[list[int], list[list[int]]]:
+            prompt, start = asked
+            encoded = self.prompting.settled(prompt, start, answers)
+            self.truncation.add([encoded.cut])
+            return self.prompting.behind(prompt, encoded, answers)
+
+        return placed(zip(prompts, begun or [""] * len(prompts), strict=True), encode, self._likelihoods)
 
     @torch.inference_mode()
-    def _likelihoods(self, prompts: list[tuple[Prompt, EncodedPrompt]], answers: list[str]) -> list[list[float]]:
-        whole = [[self.prompting.ids(prompt, encoded.text + answer) for answer in answers] for prompt, encoded in prompts]
-        # The head is what the prompt and all answers share. A token that spans the prompt's end belongs to the answers, and so
-        # does each answer's last token, though the answer may be another one's beginning.
-        shared = [
-            sum(1 for _ in takewhile(lambda column: len(set(column)) == 1, zip(*rows, encoded.ids, strict=False)))
-            for rows, (_, encoded) in zip(whole, prompts, strict=True)
-        ]
-        heads = [min(head, *(len(row) - 1 for row in rows)) for head, rows in zip(shared, whole, strict=True)]
-        tails = [[row[head:] for row in rows] for head, rows in zip(heads, whole, strict=True)]
-        ids, mask = self._padded([rows[0][:head] for head, rows in zip(heads, whole, strict=True)])
+    def _likelihoods(self, prompts: list[tuple[list[int], list[list[int]]]]) -> list[list[float]]:
+        """[prompts][answers], of each prompt's head and the answers' tails."""
+        heads, tails = [head for head, _ in prompts], [rows for _, rows in prompts]
+        ids, mask = self._padded(heads)
         longest = max(len(tail) for rows in tails for tail in rows)
         output = self.model(input_ids=ids, attention_mask=mask, position_ids=_positions(mask), use_cache=longest > 1, logits_to_keep=1)
         first = output.logits[:, -1].float().log_softmax(-1)
         totals = torch.stack([first[number, [tail[0] for tail in rows]] for number, rows in enumerate(tails)])
         if longest > 1:
             cache = output.past_key_values
-            cache.batch_repeat_interleave(len(answers))
+            cache.batch_repeat_interleave(len(tails[0]))
             rows = [tail for rows in tails for tail in rows]
             ids = torch.tensor([[*row, *[self.answers.pad] * (longest - len(row))] for row in rows], device=self.device)
             there = torch.tensor([[1] * len(row) + [0] * (longest - len(row)) for row in rows], device=self.device)
-            full = torch.cat([mask.repeat_interleave(len(answers), 0), there], dim=1)
+            full = torch.cat([mask.repeat_interleave(len(tails[0]), 0), there], dim=1)
             logits = self.model(
                 input_ids=ids[:, :-1], attention_mask=full[:, :-1], position_ids=_positions(full)[:, mask.shape[1] : -1], past_key_values=cache
             ).logits.float()

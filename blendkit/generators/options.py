@@ -154,14 +154,16 @@ class EndpointOptions:
 
     def key_of(self, *names: str) -> str | None:
         """The variable that `--key-env` names for a model of one of these names, or for all."""
-        given = [self.key_env] if isinstance(self.key_env, str) else self.key_env or ()
-        pairs = [(model, variable) for model, _, variable in (one.rpartition("=") for one in given)]
-        return next((variable for wanted in (*names, "") for model, variable in pairs if model == wanted), None)
+        return next((variable for wanted in (*names, "") for model, variable in self._keys() if model == wanted), None)
 
     def keyed(self) -> list[str]:
         """The models that `--key-env` names."""
+        return [model for model, _ in self._keys() if model]
+
+    def _keys(self) -> list[tuple[str, str]]:
+        """Model (or nothing, for all) and variable of each `--key-env`."""
         given = [self.key_env] if isinstance(self.key_env, str) else self.key_env or ()
-        return [model for model, _, _ in (one.rpartition("=") for one in given) if model]
+        return [(model, variable) for model, _, variable in (one.rpartition("=") for one in given)]
 
     def of(self, settings: Mapping[str, Any], place: str, *names: str) -> EndpointOptions:
         """One model's, whom `--key-env` calls by one of the names: its own `settings` stand above the run's.
@@ -186,8 +188,7 @@ class EndpointOptions:
     def secrets(self) -> list[str]:
         """What the variables hold that these options name, of all models."""
         headers = [*self.headers, *(header for table in self.named.values() for header in table.endpoint.get("extra_header", ()))]
-        given = [self.key_env] if isinstance(self.key_env, str) else self.key_env or ()
-        names = [one.rpartition("=")[2] for one in given] + [table.endpoint["key_env"] for table in self.named.values() if "key_env" in table.endpoint]
+        names = [variable for _, variable in self._keys()] + [table.endpoint["key_env"] for table in self.named.values() if "key_env" in table.endpoint]
         names += [header.value.removeprefix(VARIABLE) for header in headers if header.value.startswith(VARIABLE)]
         values = [os.environ.get(name, "").strip() for name in names]
         urls = [table.endpoint["base_url"] for table in self.named.values() if "base_url" in table.endpoint]

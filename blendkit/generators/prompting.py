@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
-from typing import Any
+from itertools import takewhile
+from typing import Any, TypeVar
 
 from blendkit.errors import BlendkitError, NoInputError, RecordError, UsageError
 from blendkit.generators.base import Prompt
@@ -18,6 +19,9 @@ POSITIONS = ("max_encoder_position_embeddings", "max_position_embeddings", "n_po
 # Distances between tokens in place of positions, so that any length can be read.
 RELATIVE = ("relative_attention_num_buckets", "relative_attention_max_distance")
 WAYS = ("warn", "fail")
+Item = TypeVar("Item")
+Code = TypeVar("Code")
+Answer = TypeVar("Answer")
 
 
 @dataclass
@@ -105,9 +109,16 @@ class Prompting:
         tokens = len(self.texts([longest], add_special_tokens=False)["input_ids"][0]) + 2
         return self._fitted(prompt, tokens, _reasoning("none"), "\n{}\n\n", begun)
 
-    def ids(self, prompt: Prompt, text: str) -> list[int]:
-        """Ids of an encoded prompt's text, with more behind it."""
-        return self._tokens(text, prompt)
+    def behind(self, prompt: Prompt, encoded: EncodedPrompt, answers: list[str]) -> tuple[list[int], list[list[int]]]:
+        """Ids of what the prompt and all answers begin with, and for each answer the rest, at least one id.
+
+        A token that spans the prompt's end belongs to the answers, and so does each answer's last token, though the answer may
+        be another one's beginning.
+        """
+        whole = [self._tokens(encoded.text + answer, prompt) for answer in answers]
+        shared = sum(1 for _ in takewhile(lambda column: len(set(column)) == 1, zip(*whole, encoded.ids, strict=False)))
+        head = min(shared, *(len(row) - 1 for row in whole))
+        return whole[0][:head], [row[head:] for row in whole]
 
     def warnings(self) -> list[str]:
         """What a person should know at the end."""
@@ -201,6 +212,19 @@ class Prompting:
             raise
         except BaseException as error:
             raise _typed(error, RecordError("", f"the tokenizer of {self.name} fails at this prompt: {reason(error)}")) from error
+
+
+def placed(items: Iterable[Item], encode: Callable[[Item], Code], answer: Callable[[list[Code]], Sequence[Answer]]) -> list[Answer | Exception]:
+    """The answers to all items that can be encoded, asked for together, each in its item's place; a RecordError of `encode` stands in its own."""
+    found: list[Code | RecordError] = []
+    for item in items:
+        try:
+            found.append(encode(item))
+        except RecordError as error:
+            found.append(error)
+    good = [one for one in found if not isinstance(one, RecordError)]
+    answers = iter(answer(good) if good else ())
+    return [one if isinstance(one, RecordError) else next(answers) for one in found]
 
 
 def positions_of(config: Any) -> int | None:

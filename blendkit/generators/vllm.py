@@ -7,14 +7,13 @@ import json
 import os
 from collections.abc import Sequence
 from dataclasses import replace
-from itertools import takewhile
 from typing import Any
 
-from blendkit.errors import BlendkitError, RecordError, UsageError, require
+from blendkit.errors import BlendkitError, UsageError, require
 from blendkit.generators.answers import Answers
 from blendkit.generators.base import Completion, Prompt, TextModel
 from blendkit.generators.options import Sampling
-from blendkit.generators.prompting import EncodedPrompt, Prompting, PromptTruncation, positions_of
+from blendkit.generators.prompting import EncodedPrompt, Prompting, PromptTruncation, placed, positions_of
 from blendkit.generators.reasoning import Room
 from blendkit.generators.vllm_faults import fault_of, fault_of_start
 from blendkit.models.gguf import is_gguf
@@ -137,22 +136,19 @@ class VllmModel(TextModel):
         """The answers, or a prompt's fault; `cut` is told the tokens that were cut off each prompt, by its identity."""
         self.check(sampling)
         self.start()  # the engine says how long a prompt may be
-        found: list[Any] = []
-        asked: list[Asked] = []
-        for prompt in prompts:
-            try:
-                encoded = self.prompting.encoded(prompt, sampling.max_new_tokens, sampling.effort)
-            except RecordError as error:
-                found.append(error)
-                continue
+
+        def encode(prompt: Prompt) -> tuple[Prompt, EncodedPrompt]:
+            encoded = self.prompting.encoded(prompt, sampling.max_new_tokens, sampling.effort)
             cut[id(prompt)] = encoded.cut
-            found.append(encoded)
-            asked.append((encoded.ids, self._parameters(prompt, sampling, encoded)))
-        outputs = iter(self._generated(asked))
-        return [
-            self._completion(next(outputs), one, _stops(prompt, sampling), sampling.logprobs) if isinstance(one, EncodedPrompt) else one
-            for prompt, one in zip(prompts, found, strict=True)
-        ]
+            return prompt, encoded
+
+        def written(good: list[tuple[Prompt, EncodedPrompt]]) -> list[Completion]:
+            outputs = self._generated([(encoded.ids, self._parameters(prompt, sampling, encoded)) for prompt, encoded in good])
+            return [
+                self._completion(output, encoded, _stops(prompt, sampling), sampling.logprobs) for (prompt, encoded), output in zip(good, outputs, strict=True)
+            ]
+
+        return placed(prompts, encode, written)
 
     def _parameters(self, prompt: Prompt, sampling: Sampling, encoded: EncodedPrompt) -> dict[str, Any]:
         """Arguments of vLLM's SamplingParams."""
@@ -188,27 +184,25 @@ class VllmModel(TextModel):
         alone: unlike log-probabilities of the prompt, these are had for prompts that were computed before.
         """
         self.start()
-        found: list[Any] = [self._tails(prompt, start, answers) for prompt, start in zip(prompts, begun or [""] * len(prompts), strict=True)]
-        steps = {(tuple(head), token): 0.0 for one in found if isinstance(one, list) for way in one for head, token in way}
+
+        def encode(asked: tuple[Prompt, str]) -> list[list[tuple[tuple[int, ...], int]]]:
+            """For each answer its tokens, each with all ids before it."""
+            prompt, start = asked
+            encoded = self.prompting.settled(prompt, start, answers)
+            self.truncation.add([encoded.cut])
+            head, tails = self.prompting.behind(prompt, encoded, answers)
+            return [[((*head, *tail[:place]), token) for place, token in enumerate(tail)] for tail in tails]
+
+        return placed(zip(prompts, begun or [""] * len(prompts), strict=True), encode, self._weighed)
+
+    def _weighed(self, prompts: list[list[list[tuple[tuple[int, ...], int]]]]) -> list[list[float]]:
+        """[prompts][answers], of the answers' tokens; equal steps are asked for once."""
+        steps = {step: 0.0 for ways in prompts for way in ways for step in way}
         one_token = {"max_tokens": 1, "temperature": 0.0, "logprobs": 0}
         outputs = self._generated([([*head], {**one_token, "allowed_token_ids": [token]}) for head, token in steps])
         for step, output in zip(steps, outputs, strict=True):
             steps[step] = output.logprobs[0][step[1]].logprob
-        return [one if isinstance(one, Exception) else [sum(steps[tuple(head), token] for head, token in way) for way in one] for one in found]
-
-    def _tails(self, prompt: Prompt, begun: str, answers: list[str]) -> list[list[tuple[list[int], int]]] | RecordError:
-        """For each answer its tokens behind what the prompt and all answers share, each with all ids before it."""
-        try:
-            encoded = self.prompting.settled(prompt, begun, answers)
-        except RecordError as error:
-            return error
-        self.truncation.add([encoded.cut])
-        whole = [self.prompting.ids(prompt, encoded.text + answer) for answer in answers]
-        # A token that spans the prompt's end belongs to the answers, and so does each answer's last token, though the answer may
-        # be another one's beginning.
-        shared = sum(1 for _ in takewhile(lambda column: len(set(column)) == 1, zip(*whole, encoded.ids, strict=False)))
-        head = min(shared, *(len(row) - 1 for row in whole))
-        return [[(row[:place], row[place]) for place in range(head, len(row))] for row in whole]
+        return [[sum(steps[step] for step in way) for way in ways] for ways in prompts]
 
     def _generated(self, asked: Sequence[Asked]) -> list[Any]:
         """vLLM's output for each prompt's ids and parameters. Those that begin alike go side by side, so that what they share is still there."""

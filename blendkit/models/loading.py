@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from weakref import WeakValueDictionary
 
 from blendkit.errors import NoInputError, UsageError
+from blendkit.models.gguf import is_gguf
 from blendkit.models.packaged import PACKAGED, packaged_folder, packaged_hash
 
 if TYPE_CHECKING:
@@ -234,7 +235,7 @@ def fingerprint(name: str) -> str:
     """A model's revision (hub) or the first 12 hex digits of its weights' SHA-256 (directory, GGUF file, a package's file)."""
     if name in PACKAGED:
         return packaged_hash(name)[:12]
-    if name.lower().endswith(".gguf"):
+    if is_gguf(name):
         weights = [Path(name)]
     else:
         folder = locate(name)
