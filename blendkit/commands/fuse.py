@@ -6,6 +6,7 @@ from typing import Annotated
 
 import typer
 
+from blendkit.commands import options
 from blendkit.commands.options import named_forms, with_run_options
 from blendkit.fusers import FUSERS
 from blendkit.generators.options import EndpointOptions
@@ -45,24 +46,10 @@ def fuse(
         ),
     ] = None,
     temperature: Annotated[float | None, typer.Option(min=0, help="0 is greedy.", show_default="0", rich_help_panel=CHAT)] = None,
-    on_truncate: Annotated[
-        str | None,
-        typer.Option(
-            help="A prompt longer than a local model reads: `warn` (as without it: cut its longest texts, say so at the end) or `fail`.",
-            show_default=False,
-            rich_help_panel=CHAT,
-        ),
-    ] = None,
+    on_truncate: Annotated[str | None, options.on_truncate(CHAT)] = None,
     show_ranks: Annotated[bool | None, typer.Option("--show-ranks", help="Tell the model each candidate's ranks.", rich_help_panel=CHAT)] = None,
     show_scores: Annotated[bool | None, typer.Option("--show-scores", help="Tell the model each candidate's scores.", rich_help_panel=CHAT)] = None,
-    reasoning_effort: Annotated[
-        str | None,
-        typer.Option(
-            help="How much a model that reasons shall do so: none, low, medium, high. Its tokens (0, 1024, 4096, 16384) are beside --max-new-tokens.",
-            show_default=False,
-            rich_help_panel=CHAT,
-        ),
-    ] = None,
+    reasoning_effort: Annotated[str | None, options.reasoning_effort(CHAT)] = None,
     keep_reasoning: Annotated[
         str | None,
         typer.Option(

@@ -6,6 +6,7 @@ from typing import Annotated
 
 import typer
 
+from blendkit.commands import options
 from blendkit.commands.options import with_run_options
 from blendkit.generators.factory import DEFAULT, GENERATORS
 from blendkit.generators.options import EndpointOptions, decoding_forms
@@ -54,14 +55,7 @@ def generate(
     ] = None,
     stop: Annotated[list[str] | None, typer.Option(help="End at this text. May be given several times.", rich_help_panel=DECODING)] = None,
     logprobs: Annotated[bool, typer.Option("--logprobs", help="Add scores.logprobs: the mean over an answer's tokens.", rich_help_panel=DECODING)] = False,
-    reasoning_effort: Annotated[
-        str | None,
-        typer.Option(
-            help="How much a model that reasons shall do so: none, low, medium, high. Its tokens (0, 1024, 4096, 16384) are beside --max-new-tokens.",
-            show_default="the model's own",
-            rich_help_panel=DECODING,
-        ),
-    ] = None,
+    reasoning_effort: Annotated[str | None, options.reasoning_effort(DECODING, "the model's own")] = None,
     keep_reasoning: Annotated[
         str,
         typer.Option(help="Where a model's reasoning goes: a `field` of its own, the `text` before the answer, or `none`.", rich_help_panel=DECODING),

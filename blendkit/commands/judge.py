@@ -6,6 +6,7 @@ from typing import Annotated
 
 import typer
 
+from blendkit.commands import options
 from blendkit.commands.options import named_forms, with_run_options
 from blendkit.generators.options import EndpointOptions
 from blendkit.judges import JUDGES
@@ -58,22 +59,8 @@ def judge(
         float,
         typer.Option(help="End with 70 when more than this share (0 to 1) of a judge's verdicts could not be read; all records are written all the same."),
     ] = 0.2,
-    reasoning_effort: Annotated[
-        str | None,
-        typer.Option(
-            help="How much a model that reasons shall do so: none, low, medium, high. Its tokens (0, 1024, 4096, 16384) are beside --max-new-tokens.",
-            show_default=False,
-            rich_help_panel=LLM_JUDGES,
-        ),
-    ] = None,
-    on_truncate: Annotated[
-        str | None,
-        typer.Option(
-            help="A prompt longer than a local model reads: `warn` (as without it: cut its longest texts, say so at the end) or `fail`.",
-            show_default=False,
-            rich_help_panel=LLM_JUDGES,
-        ),
-    ] = None,
+    reasoning_effort: Annotated[str | None, options.reasoning_effort(LLM_JUDGES)] = None,
+    on_truncate: Annotated[str | None, options.on_truncate(LLM_JUDGES)] = None,
 ) -> None:
     """Give a verdict on every pair of candidates, the reference in hand.
 

@@ -135,6 +135,18 @@ ENDPOINTS: dict[str, tuple[Any, Any]] = {
 }
 
 
+def reasoning_effort(panel: str, shown: str | bool = False) -> Any:
+    """The option `--reasoning-effort`; `shown` is its default in words."""
+    text = "How much a model that reasons shall do so: none, low, medium, high. Its tokens (0, 1024, 4096, 16384) are beside --max-new-tokens."
+    return typer.Option(help=text, show_default=shown, rich_help_panel=panel)
+
+
+def on_truncate(panel: str) -> Any:
+    """The option `--on-truncate` of a prompt that quotes texts."""
+    text = "A prompt longer than a local model reads: `warn` (as without it: cut its longest texts, say so at the end) or `fail`."
+    return typer.Option(help=text, show_default=False, rich_help_panel=panel)
+
+
 def with_run_options(
     *without: str, endpoint: bool = False, reads: dict[str, str] | None = None, writes: dict[str, str] | None = None
 ) -> Callable[[Callable[..., None]], Callable[..., None]]:
