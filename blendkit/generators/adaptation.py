@@ -8,11 +8,16 @@ from __future__ import annotations
 
 import re
 from collections.abc import Collection, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
 import msgspec
 import orjson
+
+from blendkit.errors import BlendkitError
+from blendkit.generators.cache import Cache
+from blendkit.generators.server import Refused
 
 # Statuses of a refusal that may be about a parameter.
 STATUSES = (200, 400, 403, 404, 405, 409, 415, 422, 501)
@@ -83,6 +88,50 @@ class Adapted:
     def as_dict(self) -> dict[str, str | int | None]:
         """For the manifest and the cache."""
         return dict(self.fixes)
+
+
+class Adapting:
+    """What a server takes of one model's requests, learned from its refusals.
+
+    A change counts from the first answer that came to it. It is kept in the cache beside the answers, so that a second run
+    asks nothing. `given` are parameters that the user has written, which stay as they are.
+    """
+
+    def __init__(self, name: str, given: Collection[str], cache: Cache | None) -> None:
+        """`name` is the server's and the model's, for the cache."""
+        self.known = Adapted()
+        self._key, self._given, self._cache = f"{name} takes", frozenset(given), cache
+
+    def load(self) -> None:
+        """Reads what earlier runs have learned. Raises OutputError where the cache cannot be read."""
+        if self._cache is not None:
+            self.known = self.known.joined(read_stored(self._cache.get([self._key]).get(self._key)))
+
+    def put(self, body: dict[str, Any], adapted: Adapted | None = None) -> dict[str, Any]:
+        """The request as the server takes it, by what is known or by what is tried."""
+        return (self.known if adapted is None else adapted).of(body, self._given)
+
+    def changed(self, refused: Refused, sent: dict[str, Any], adapted: Adapted) -> Adapted | None:
+        """How the request may be put instead: as others have learned meanwhile, or as this refusal says; None where nothing helps."""
+        known = adapted.joined(self.known)
+        if self.put(sent, known) != sent:
+            return known
+        if refused.status not in STATUSES:
+            return None
+        changed = adapted_to(refused.data, str(refused), sent, known, sent.keys() - self._given)
+        return changed if changed is not None and self.put(sent, changed) != sent else None
+
+    def learned(self, adapted: Adapted) -> None:
+        """An answer came to a request so changed: from now on all are."""
+        joined = self.known.joined(adapted)
+        if joined == self.known:
+            return
+        self.known = joined
+        if self._cache is not None:
+            with suppress(BlendkitError):
+                # Only a help for the next run: without it, one more request is refused there.
+                self._cache.drop([self._key])
+                self._cache.put(self._key, stored(joined))
 
 
 class _Stored(msgspec.Struct):

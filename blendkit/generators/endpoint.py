@@ -12,7 +12,6 @@ import re
 import threading
 import time
 import weakref
-from contextlib import suppress
 from dataclasses import replace
 from typing import Any
 
@@ -20,7 +19,7 @@ import orjson
 
 from blendkit.errors import BlendkitError, EndpointError, RecordError, UsageError
 from blendkit.generators import requests
-from blendkit.generators.adaptation import STATUSES, Adapted, adapted_to, read_stored, stored
+from blendkit.generators.adaptation import Adapted, Adapting
 from blendkit.generators.base import Completion, Prompt, TextModel
 from blendkit.generators.batch_file import Batch, Errored
 from blendkit.generators.cache import Cache
@@ -77,7 +76,8 @@ class Endpoint(TextModel):
         self._gone: BlendkitError | None = None
         self._last_success, self._failures = 0.0, 0
         self.cut = self.unbelieved = self.hidden = self.unreadable = self.repaired = 0
-        self._room, self._adapted = Room(), Adapted()
+        self._room = Room()
+        self._adapting = Adapting(f"{self.server.where} {model} {endpoint.api}", endpoint.extra_body or (), self._cache)
         self._fewer: str | None = None
         self._not_kept: str | None = None
         # One loop in a thread of its own serves all windows in work; connections stay open between them.
@@ -118,23 +118,26 @@ class Endpoint(TextModel):
         """What the batch has for the request; where it has a refusal, for the request as it may be put instead."""
         adapted = Adapted()
         for _ in range(MOST_FIXES):
-            said = batch.find(adapted.of(body))
+            sent = self._adapting.put(body, adapted)
+            said = batch.find(sent)
             changed = None
             if isinstance(said, Errored) and isinstance(refused := self.server.refusal(said.status, said.data, {}), Refused):
-                changed = self._changed(refused, adapted.of(body), adapted)
-            elif said is None and not adapted.fixes and self._adapted.of(body) != body:
+                changed = self._adapting.changed(refused, sent, adapted)
+            elif said is None and not adapted.fixes and self._adapting.put(body) != body:
                 # It was made when more was known of the server.
-                changed = self._adapted
+                changed = self._adapting.known
             if changed is None:
                 break
             adapted = changed
-            self._adapted = self._adapted.joined(adapted)
+            self._adapting.learned(adapted)
+
+        sent = self._adapting.put(body, adapted)
 
         def read(answer: bytes) -> Completion:
-            completion = self._completion(answer, adapted.of(body))
+            completion = self._completion(answer, sent)
             return self._counted(_stopped(completion, body) if adapted.left_out("stop") else completion, paid=True)
 
-        found = batch.answer(adapted.of(body), read)
+        found = batch.answer(sent, read)
         if isinstance(found, RecordError):
             found.args = (f"{self.spec}: {found}",)
         return found
@@ -144,7 +147,7 @@ class Endpoint(TextModel):
             if self._gate is None:
                 self._open()
             asked = [(body, requests.digest(body)) for body in bodies]
-            keys = [self._key(self._adapted.of(body, self._given), body, digest) for body, digest in asked]
+            keys = [self._key(self._adapting.put(body), body, digest) for body, digest in asked]
             cached = self._kept(keys)
         except BlendkitError as error:
             self._gone = error
@@ -155,19 +158,13 @@ class Endpoint(TextModel):
         many, files = connections(self.options.concurrency, len(_endpoints))
         if many < self.options.concurrency:
             self._fewer = f"--concurrency {self.options.concurrency}: this process may open {files} files (ulimit -n), so {many} requests go at a time"
-        if self._cache is not None:
-            # What the server said of parameters is kept with its answers, so that a second run asks nothing.
-            self._adapted = self._adapted.joined(read_stored(self._cache.get([self._of_model]).get(self._of_model)))
+        self._adapting.load()
         self.server.open(many)
         self._gate = asyncio.Semaphore(many)
 
     def _key(self, sent: dict[str, Any], body: dict[str, Any], digest: str) -> str:
         """By which the cache finds the answer to what is sent; `digest` is the body's, which mostly is sent as it is."""
         return f"{self.server.identity} {digest if sent is body else requests.digest(sent)}"
-
-    @property
-    def _of_model(self) -> str:
-        return f"{self.server.identity} takes of {self._model} {self.options.api}"
 
     def _kept(self, keys: list[str]) -> dict[str, Completion]:
         """What the cache has; rows that nobody can read are taken out, and their questions asked again."""
@@ -211,16 +208,16 @@ class Endpoint(TextModel):
         """Asks until there is an answer, the retries are used up, or the server is gone; what it does not take of the request is changed."""
         reason, first, answered, attempt, fixes = "", 0.0, False, 0, 0
         most = (requests.tokens(body), requests.answer_tokens(body))
-        adapted = self._adapted
+        adapted = self._adapting.known
         while attempt <= self.options.retries:
             await self._limit.wait(sum(most))
             if self._gone is not None:
                 return self._gone
-            sent = adapted.of(body, self._given)
+            sent = self._adapting.put(body, adapted)
             key = self._key(sent, body, digest)
             try:
                 if fixes and (cached := self._kept([key]).get(key)) is not None:
-                    self._learned(adapted)
+                    self._adapting.learned(adapted)
                     return self._counted(cached, paid=False)
                 completion = await self._metered(sent, key, most)
             except TryAgain as error:
@@ -235,7 +232,7 @@ class Endpoint(TextModel):
                 attempt += 1
                 continue
             except Refused as refused:
-                changed = self._changed(refused, sent, adapted)
+                changed = self._adapting.changed(refused, sent, adapted)
                 fixes += 1
                 if changed is None or fixes > MOST_FIXES:
                     return RecordError("", f"{self.spec} refuses the request (HTTP {refused.status}): {refused}")
@@ -252,40 +249,13 @@ class Endpoint(TextModel):
                     # This answer is passed on all the same; it may be the last one, so that nobody else tells.
                     self._gone = self._gone or error
                     self._not_kept = str(error)
-            self._learned(adapted)
+            self._adapting.learned(adapted)
             return self._counted(_stopped(completion, body) if adapted.left_out("stop") else completion, paid=True)
         failure = Exhausted(f"{self.server.where} {reason}, after {self.options.retries} retries", first, answered)
         self._failures += 1
         if self._failures >= GONE:
             self._gone = self._gone or EndpointError(f"{failure}; {_ask_yourself(answered)}")
         return failure
-
-    def _changed(self, refused: Refused, sent: dict[str, Any], adapted: Adapted) -> Adapted | None:
-        """How the request may be put instead: as others have learned meanwhile, or as this refusal says."""
-        known = adapted.joined(self._adapted)
-        if known.of(sent, self._given) != sent:
-            return known
-        changed = (
-            adapted_to(refused.data, str(refused), sent, known, [name for name in sent if name not in self._given]) if refused.status in STATUSES else None
-        )
-        return changed if changed is not None and changed.of(sent, self._given) != sent else None
-
-    def _learned(self, adapted: Adapted) -> None:
-        """An answer came to a request so changed: from now on all are."""
-        joined = self._adapted.joined(adapted)
-        if joined == self._adapted:
-            return
-        self._adapted = joined
-        if self._cache is not None:
-            with suppress(BlendkitError):
-                # Only a help for the next run: without it, one more request is refused there.
-                self._cache.drop([self._of_model])
-                self._cache.put(self._of_model, stored(joined))
-
-    @property
-    def _given(self) -> frozenset[str]:
-        """Parameters that the user has written, which nobody else changes."""
-        return frozenset(self.options.extra_body or ())
 
     async def _metered(self, body: dict[str, Any], key: str, most: tuple[int, int]) -> Completion:
         """One request, and what it cost: an answer without a count of tokens counts as the most that it can have had."""
@@ -348,7 +318,7 @@ class Endpoint(TextModel):
         return {"model": self.spec, "base_url": self.server.where, "api": self.options.api, **self.meter.describe(), **self._noticed()}
 
     def _noticed(self) -> dict[str, Any]:
-        found = {"adapted": self._adapted.as_dict(), "repaired": self.repaired}
+        found = {"adapted": self._adapting.known.as_dict(), "repaired": self.repaired}
         return {name: value for name, value in found.items() if value} | self._room.describe()
 
     def close(self) -> None:
@@ -377,8 +347,8 @@ class Endpoint(TextModel):
             found.append(f"{self.unreadable} rows of --cache {self.options.cache} were no answers of ours; their questions were asked again")
         if self.unbelieved:
             found.append(f"{self.unbelieved} answers of {self.spec} had no count of tokens that can be believed; each counts as the most that it can have had")
-        if self._adapted.fixes:
-            found.append(f"{self.spec} does not take all of a request: {self._adapted.message()}")
+        if self._adapting.known.fixes:
+            found.append(f"{self.spec} does not take all of a request: {self._adapting.known.message()}")
         found += self._room.warnings(self.spec)
         if self.repaired:
             found.append(f"{self.repaired} answers of {self.spec} held half characters, NULs or broken UTF-8; U+FFFD stands there")

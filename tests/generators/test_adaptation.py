@@ -217,3 +217,17 @@ def test_fewer_alternatives_where_a_server_has_a_limit(blendkit, serve):
     done = blendkit("judge", "-m", "openai:x", "--base-url", server.url, "--verdict-by", "likelihood", stdin=lines([record]))
     assert done.returncode == 0, done.stderr
     assert server.bodies[-1]["top_logprobs"] == 5 and "top_logprobs is at most 5" in done.stderr
+
+
+def test_what_the_user_wrote_stays_in_a_batch_too(blendkit, tmp_path):
+    """A refusal in a batch changes what is blendkit's own; a parameter of --extra-body is asked for again as it is, and told."""
+    batch, answers, following = (tmp_path / name for name in ("batch.jsonl", "answers.jsonl", "next.jsonl"))
+    stream = lines([{"id": "r", "instruction": "question"}])
+    command = ["generate", "-m", "m=openai:x", "--base-url", "http://127.0.0.1:9/v1", "--extra-body", '{"seed": 7}']
+    assert blendkit(*command, "--emit-batch", batch, stdin=stream).returncode == 0
+    (asked,) = parsed(batch.read_text())
+    refused = openai("Unsupported parameter: 'seed' is not supported with this model.", "seed")
+    answers.write_text(lines([{"custom_id": asked["custom_id"], "response": {"status_code": 400, "body": refused}}]))
+    done = blendkit(*command, "--read-batch", answers, "--emit-batch", following, "--on-error", "skip", stdin=stream)
+    (again,) = parsed(following.read_text())
+    assert again["body"]["seed"] == 7 and "'seed' is not supported" in done.stderr
