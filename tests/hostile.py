@@ -166,3 +166,13 @@ def bomb(size: int = 512 << 20) -> bytes:
     packing = zlib.compressobj(9, wbits=zlib.MAX_WBITS | 16)
     zeros = bytes(1 << 20)
     return b"".join([packing.compress(zeros) for _ in range(size >> 20)] + [packing.flush()])
+
+
+def asking(server: HostileServer, *flags: object) -> list[object]:
+    """The command that asks it once for each record."""
+    return ["generate", "-m", "openai:x", "--base-url", server.url, "--retries", 0, *flags]
+
+
+def prompts(*words: str) -> str:
+    """A record for each word, as JSON lines."""
+    return "".join(json.dumps({"id": str(number), "instruction": word}) + "\n" for number, word in enumerate(words))

@@ -1,31 +1,24 @@
-"""What a server, a cache or a batch file says is foreign: no field of it ends a run otherwise than by our own errors, or fills the memory."""
+"""What a server says is foreign: no field of it ends a run otherwise than by our own errors, or fills the memory."""
 
 from __future__ import annotations
 
 import asyncio
 import gzip
 import json
-import os
-import resource
-import sqlite3
-import subprocess
-import sys
 import zlib
 from contextlib import suppress
 from types import SimpleNamespace
 
 import pytest
-from conftest import limited, lines, parsed
+from conftest import limited, parsed
+from hostile import asking, prompts
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-import blendkit as library
 from blendkit.errors import DataError, OutputError
 from blendkit.generators.base import Completion, Prompt
 from blendkit.generators.batch_file import BatchAnswers
-from blendkit.generators.cache import Cache
 from blendkit.generators.endpoint import Endpoint
-from blendkit.generators.limits import RateLimit, connections, retry_after
 from blendkit.generators.options import EndpointOptions, Sampling
 from blendkit.generators.replies import BadReply, SaidError, read_body, read_kept, read_reply, what_it_says
 
@@ -34,14 +27,6 @@ GOOD_TEXT = {"choices": [{"text": "Hello", "finish_reason": "stop"}], "usage": {
 LOGPROBS = {"content": [{"token": "a", "logprob": -0.5, "top_logprobs": [{"token": "a", "logprob": -0.5}]}]}
 TEXT_LOGPROBS = {"tokens": ["a"], "token_logprobs": [-0.5], "top_logprobs": [{"a": -0.5}]}
 DEEP = "[" * 100_000 + "]" * 100_000
-
-
-def asking(server, *flags):
-    return ["generate", "-m", "openai:x", "--base-url", server.url, "--retries", 0, *flags]
-
-
-def prompts(*words):
-    return lines([{"id": str(number), "instruction": word} for number, word in enumerate(words)])
 
 
 # Bodies without bounds
@@ -337,234 +322,3 @@ def test_a_log_probability_that_is_none_is_left_out(serve):
     (completion,) = endpoint.complete([Prompt([{"role": "user", "content": "a"}])], Sampling(alternatives=5))
     endpoint.close()
     assert completion.alternatives is None and completion.logprob == -0.1
-
-
-# Refusals
-
-
-@pytest.mark.parametrize("place", ["http://localhost:9/elsewhere", "//evil.example/x"])
-def test_a_redirect_to_another_host_is_not_followed(blendkit, serve, place):
-    server = serve(lambda prompt, attempt: f"redirect:{place}")
-    done = blendkit(*asking(server), stdin=prompts("a", "b"), env={**os.environ, "OPENAI_API_KEY": "sk-planted-0123456789"})
-    assert done.returncode == 69
-    assert f"{server.url} redirects to {place} (HTTP 307), where nothing is sent" in done.stderr
-    assert len(server.headers) <= 2
-
-
-def test_another_host_gets_nothing_by_a_redirect(blendkit, serve):
-    other = serve()
-    server = serve(lambda prompt, attempt: f"redirect:{other.url}/chat/completions")
-    assert blendkit(*asking(server), stdin=prompts("a")).returncode == 69
-    assert not other.headers
-
-
-def test_a_server_that_asks_for_patience_without_end_counts_as_gone(blendkit, serve):
-    for seconds in ("1e308", "inf", "86400"):
-        done = blendkit(*asking(serve(lambda prompt, attempt, seconds=seconds: f"wait:{seconds}"), "--retries", 1), stdin=prompts("a"))
-        assert done.returncode == 69 and "s of patience; go on with --resume later" in done.stderr
-
-
-@pytest.mark.parametrize("value", ["nan", "-5", "x", "Thu, 01 Jan 0001 00:00:00 -0000", "Thu, 99 Jan 9999 99:99:99 GMT", ""])
-def test_a_retry_after_without_sense(value):
-    assert retry_after({"Retry-After": value}) in (None, 0.0)
-    assert retry_after({"retry-after-ms": value}) in (None, 0.0)
-
-
-def test_a_message_nested_deep_is_quoted():
-    assert what_it_says(b'{"error":{"message":%s}}' % (b"[" * 1000 + b"]" * 1000)).startswith('{"error"')
-    assert what_it_says(b'{"error":"no \xff"}') == '{"error":"no \ufffd"}'
-    assert what_it_says(b'{"error":{"message":"no"}}') == what_it_says(b'{"error":"no"}') == "no"
-
-
-# Caches
-
-
-@pytest.mark.parametrize("value", [b"\x00\xff", b"{}", b'{"text":5,"finish_reason":null,"usage":null}', "text", 5, 1.5, b"[" * 5000, b"x" * 70_000_000, b""])
-def test_a_row_that_is_not_ours_is_asked_again_and_replaced(serve, tmp_path, value):
-    server, path = serve(), tmp_path / "cache.sqlite"
-    options = EndpointOptions(base_url=server.url, cache=str(path))
-    record = {"id": "a", "instruction": "question"}
-
-    def answer():
-        endpoint_warnings.clear()
-        from blendkit.generators.generating import Generating
-        from blendkit.pipeline.runner import apply
-
-        stage = Generating(["openai:x"], Sampling(), options)
-        (done,) = apply(stage, [dict(record)])
-        endpoint_warnings.extend(stage.warnings())
-        return done["candidates"][0]["text"]
-
-    endpoint_warnings: list[str] = []
-    answer()
-    database = sqlite3.connect(path)
-    database.execute("UPDATE answers SET value = ?", (value,))
-    database.commit()
-    database.close()
-    assert answer() == "Reply to question"
-    assert f"1 rows of --cache {path} were no answers of ours; their questions were asked again" in endpoint_warnings
-    assert answer() == "Reply to question" and not endpoint_warnings
-    assert server.asked["question"] == 2
-
-
-@pytest.mark.parametrize(
-    ("make", "said"),
-    [
-        ("CREATE TABLE history (url TEXT)", "the database of another program"),
-        ("CREATE TABLE answers (question TEXT, answer TEXT)", "no such column: key"),
-        ("CREATE TABLE t (key TEXT, value TEXT); CREATE VIEW answers AS SELECT 1 AS key, 2 AS value", "the database of another program"),
-    ],
-)
-def test_a_database_of_another_kind_is_left_alone(blendkit, serve, tmp_path, make, said):
-    path = tmp_path / "other.sqlite"
-    database = sqlite3.connect(path)
-    database.executescript(make)
-    database.close()
-    before = path.read_bytes()
-    done = blendkit(*asking(serve(), "--cache", path), stdin=prompts("a"))
-    assert done.returncode == 74, done.stderr
-    assert said in done.stderr and len(done.stderr.splitlines()) == 1
-    if "another program" in said:
-        assert path.read_bytes() == before
-
-
-def test_a_damaged_cache_is_told(blendkit, serve, tmp_path):
-    path = tmp_path / "cache.sqlite"
-    server = serve()
-    assert blendkit(*asking(server, "--cache", path), stdin=prompts(*"abcdefgh")).returncode == 0
-    data = bytearray(path.read_bytes())
-    data[4096:] = b"\xa5" * (len(data) - 4096)
-    path.write_bytes(data)
-    done = blendkit(*asking(server, "--cache", path), stdin=prompts("a"))
-    assert done.returncode == 74, done.stderr
-    assert f"--cache {path}" in done.stderr and len(done.stderr.splitlines()) == 1
-
-
-def test_many_processes_open_a_new_cache_at_once(tmp_path):
-    code = "import sys; from blendkit.generators.cache import Cache; sys.stdin.read(1)\nfor n in range(40): Cache(f'{sys.argv[1]}/{n}.sqlite', 1000).close()"
-    processes = [subprocess.Popen([sys.executable, "-c", code, str(tmp_path)], stdin=subprocess.PIPE, stderr=subprocess.PIPE) for _ in range(6)]
-    for process in processes:
-        process.stdin.write(b"x")
-        process.stdin.flush()
-    said = [process.communicate(timeout=120)[1] for process in processes]
-    assert [process.returncode for process in processes] == [0] * 6, said
-
-
-def test_a_row_too_long_is_none(tmp_path):
-    cache = Cache(str(tmp_path / "cache.sqlite"), 10)
-    cache.put("short", b"0123456789")
-    cache.put("long", b"0123456789a")
-    assert cache.get(["short", "long", "none"]) == {"short": b"0123456789", "long": b""}
-    cache.drop(["long"])
-    assert cache.get(["long"]) == {}
-    cache.close()
-    with pytest.raises(OutputError, match="--cache"):
-        Cache(str(tmp_path), 10)
-
-
-# Batch files
-
-
-def test_batch_answers_of_another_form(blendkit, tmp_path):
-    flags = ["generate", "-m", "openai:x", "--temperature", 0]
-    assert blendkit(*flags, "--emit-batch", tmp_path / "out.jsonl", stdin=prompts("a", "b")).returncode == 0
-    first, second = (row["custom_id"] for row in parsed((tmp_path / "out.jsonl").read_text()))
-    answers = tmp_path / "in.jsonl"
-    rows = [{"custom_id": first, "response": {"status_code": 200, "body": {"choices": {}}}}, {"custom_id": second, "response": {"body": GOOD}}]
-    answers.write_text(lines(rows))
-    done = blendkit(*flags, "--read-batch", answers, "--on-error", "skip", stdin=prompts("a", "b"))
-    assert done.returncode == 70, done.stderr
-    assert "the batch answers with an answer that is no completion: choices: expected array | null, got object" in done.stderr
-    assert parsed(done.stdout)[0]["candidates"][0]["text"] == "Hello"
-    for line in ('{"custom_id":[],"response":null}', DEEP, '{"custom_id":"a","response":{"status_code":"x"}}', '{"custom_id":"\\ud800"}', "\x00"):
-        answers.write_text(lines(rows[1:]) + line + "\n")
-        done = blendkit(*flags, "--read-batch", answers, stdin=prompts("a"))
-        assert done.returncode == 65, done.stderr
-        assert f"{answers}:2: expected a line of a batch's output" in done.stderr
-    answers.write_text(lines(rows))
-    done = blendkit(*flags, "--read-batch", answers, "--max-body-bytes", 50, stdin=prompts("a"))
-    assert done.returncode == 65 and f"{answers}:1: a line of more than 50 bytes" in done.stderr
-
-
-# Files that may be open
-
-
-def test_a_concurrency_that_does_not_fit_is_lowered_and_told(blendkit, serve):
-    server = serve(latency=0.05)
-    limit = lambda: resource.setrlimit(resource.RLIMIT_NOFILE, (40, 40))  # noqa: E731
-    done = blendkit(*asking(server, "--concurrency", 200), stdin=prompts(*map(str, range(100))), preexec_fn=limit)
-    assert done.returncode == 0, done.stderr
-    assert len(parsed(done.stdout)) == 100
-    (line,) = done.stderr.splitlines()
-    assert "--concurrency 200: this process may open 40 files (ulimit -n), so " in line
-    several = ["-m", "a=openai:a", "-m", "b=openai:b", "--base-url", server.url, "--concurrency", 200]
-    done = blendkit("generate", *several, stdin=prompts(*map(str, range(50))), preexec_fn=limit)
-    assert done.returncode == 0, done.stderr
-    # What the system allows is taken, and nothing said.
-    most = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
-    if most == resource.RLIM_INFINITY or most >= 400:
-        raised = lambda: resource.setrlimit(resource.RLIMIT_NOFILE, (40, 400))  # noqa: E731
-        done = blendkit(*asking(server, "--concurrency", 200), stdin=prompts(*map(str, range(100))), preexec_fn=raised)
-        assert (done.returncode, done.stderr) == (0, "")
-
-
-def test_there_is_always_one_connection(monkeypatch):
-    monkeypatch.setattr(resource, "getrlimit", lambda kind: (20, 20))
-    monkeypatch.setattr(resource, "setrlimit", lambda kind, limits: None)
-    assert connections(100, 3) == (1, 20)
-
-
-def test_closing_gives_every_file_back(serve):
-    server = serve()
-    options = EndpointOptions(base_url=server.url)
-
-    def once():
-        list(library.generate([{"id": "a", "instruction": "x"}], ["openai:x"], endpoint=options))
-
-    once()
-    before = len(os.listdir("/dev/fd"))
-    for _ in range(10):
-        once()
-    assert len(os.listdir("/dev/fd")) <= before + 3
-
-
-def test_a_pause_keeps_the_distance_between_requests(monkeypatch):
-    from blendkit.generators import limits
-
-    now, heap = 100.0, []
-
-    async def sleep(seconds):
-        # A clock of the test's own: whoever is due first goes on.
-        nonlocal now
-        event = asyncio.Event()
-        heap.append((now + seconds, len(heap), event))
-        await event.wait()
-
-    monkeypatch.setattr(limits, "time", SimpleNamespace(monotonic=lambda: now))
-    monkeypatch.setattr(limits, "asyncio", SimpleNamespace(sleep=sleep))
-
-    async def starts():
-        nonlocal now
-        rate, found = RateLimit(60, None), []
-
-        async def one():
-            await rate.wait(1)
-            found.append(now - 100)
-
-        tasks = [asyncio.create_task(one()) for _ in range(5)]
-        await asyncio.sleep(0)
-        rate.pause(10)
-        rate.pause(4)
-        tasks += [asyncio.create_task(one())]
-        for _ in range(60):
-            await asyncio.sleep(0)
-            if heap:
-                heap.sort(key=lambda item: item[:2])
-                now, _, event = heap.pop(0)
-                event.set()
-        await asyncio.gather(*tasks)
-        return found
-
-    found = asyncio.run(starts())
-    # The first had left before the pause; all others wait for its end, and then go one a second.
-    assert found == pytest.approx([0, 11, 12, 13, 14, 15])
