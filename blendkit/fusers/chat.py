@@ -8,14 +8,16 @@ from __future__ import annotations
 
 import random
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 from blendkit.errors import UsageError, expect_at_least
 from blendkit.fences import fence_for, plain_name, quoted
 from blendkit.fusers.base import appended, top_candidates
 from blendkit.generators.base import Prompt, TextModel
-from blendkit.generators.factory import check_batch, check_models, chosen, for_run, text_model, windows_at_once
+from blendkit.generators.factory import Chosen, check_batch, check_models, chosen, for_run, text_model, windows_at_once
 from blendkit.generators.options import EndpointOptions, Sampling
+from blendkit.generators.presets import defaults_of
 from blendkit.generators.reasoning import check_reasoning
 from blendkit.generators.recording import Recording
 from blendkit.pipeline.stage import Stage
@@ -68,7 +70,7 @@ class ChatFuser(Stage):
         check_batch(self.models.values(), endpoint)
         self.final_name, self.layers, self.seed = name or found[0].name, layers, seed
         self.sampling = Sampling(max_new_tokens=max_new_tokens, temperature=temperature, effort=reasoning_effort)
-        self.jobs = {one.name: self.models[one.name].completing(one.sampling(self.sampling)) for one in found}
+        self.jobs = {one.name: self.models[one.name].completing(self._sampled(one)) for one in found}
         self.show_ranks, self.show_scores = show_ranks, show_scores
         self.window = max(self.window, *(model.window for model in self.models.values()))
         self.overlap = windows_at_once(self.models.values(), endpoint)
@@ -77,6 +79,11 @@ class ChatFuser(Stage):
         known = {"layers": layers, "shown": shown, "decoding": self.sampling.method, "seed": seed}
         known |= {"effort": reasoning_effort} if reasoning_effort else {}
         self.signature = str(Signature("chat-fuser", models=",".join(self.models), **known, v=VERSION))
+
+    def _sampled(self, model: Chosen) -> Sampling:
+        """The sampling of one model, with its own penalty: a small one runs in circles without."""
+        penalty = defaults_of(None, model.spec).get("repetition_penalty", self.sampling.repetition_penalty)
+        return model.sampling(replace(self.sampling, repetition_penalty=penalty))
 
     def rounds(self, record: Record) -> Rounds[None]:
         """A round a layer; each appends its answers."""
