@@ -80,7 +80,7 @@ def make_scorer(
 def parsed_spec(spec: str) -> tuple[str, str, str]:
     """Label (or nothing), name and model (or nothing) of `[LABEL=]NAME[:MODEL]`."""
     label, equals, rest = spec.partition("=")
-    if not equals or label.partition(":")[0] in SCORERS:  # a model's path may hold a =
+    if not equals or (":" in label and label.partition(":")[0] in SCORERS):  # a model's path may hold a =
         label, rest = "", spec
     name, _, model = rest.partition(":")
     return label, name, model
