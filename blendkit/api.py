@@ -123,6 +123,7 @@ def score(
     bertscore_layer: int | None = None,
     bertscore_idf: str | None = None,
     bertscore_baseline: str | None = None,
+    tokenize: str | None = None,
     window: int | None = None,
     batch_tokens: int | None = None,
     device: str = "auto",
@@ -133,14 +134,15 @@ def score(
 
     Args:
         records: with `candidates`, and with what the metrics need: the reference (`output`) or x.
-        metrics: [LABEL=]NAME[:MODEL], all in one pass; `blendkit score --list` shows the names.
+        metrics: [LABEL=]NAME[:MODEL] or [LABEL=]NAME[:TOKENIZER], all in one pass; `blendkit score --list` shows the names.
         bertscore_layer: which layer's states BERTScore matches, from 1; None is the authors' choice, else the last.
         bertscore_idf: a file of records, by whose references tokens are weighed.
         bertscore_baseline: rescales: a language such as en, or a file of bert-score's form.
+        tokenize: how metrics of words find them: `lang`, `auto` or one of sacrebleu's tokenizers; None is each metric's own.
         window: this and all that follow are as in `generate`.
 
     Raises:
-        UsageError: there is no such metric, two have one name, or none has an option.
+        UsageError: there is no such metric, two have one name, none has an option, or a tokenizer lacks a package.
         NoInputError: there is no such model or file.
         RecordError: a record lacks what a metric needs.
     """
@@ -149,7 +151,7 @@ def score(
 
     stage = Scoring(
         [metrics] if isinstance(metrics, str) else metrics, device, dtype, seed, bertscore_layer=bertscore_layer, bertscore_idf=bertscore_idf,
-        bertscore_baseline=bertscore_baseline,
+        bertscore_baseline=bertscore_baseline, tokenize=tokenize,
     )  # fmt: skip
     yield from apply(stage, records, window=window, batch_tokens=batch_tokens)
 

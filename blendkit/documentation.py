@@ -46,12 +46,51 @@ SCORERS_HEAD = """# Scorers
 
 Made from the registry by `make docs`; do not edit.
 
-`blendkit score --metric [LABEL=]NAME[:MODEL]`, several in one pass. A model is a hub id or a directory. Every value is finite:
+`blendkit score --metric [LABEL=]NAME[:MODEL]`, several in one pass. A model is a hub id or a directory; a metric of words takes
+a tokenizer in its place, [LABEL=]NAME[:TOKENIZER] ([Languages](#languages)). Every value is finite:
 what an empty candidate or reference gets is in the table, a text longer than the encoder is cut. `rank --by score:NAME` ranks
 by any of them, in the direction that is better. Each score's signature goes into the record (`signatures`), the manifest and
 under `evaluate`'s tables.
 
 """
+
+LANGUAGES = """
+## Languages
+
+BLEU, ROUGE, token F1 and exact match compare words, and their usual tokenizers know words of Latin script between spaces. Another
+tokenizer is named behind the metric (`rouge1:lang`, `bleu:zh`, `mbr:rouge2:lang`), or for all metrics that name none by `--tokenize`:
+
+    blendkit score --metric bleu --metric rougeL --metric token-f1 --tokenize auto < records.jsonl
+
+| tokenizer | words are |
+| --- | --- |
+| `lang` | by Unicode's rules (UAX 29) in any language; of Chinese, Japanese, Thai, Lao, Khmer and Burmese each character, with its marks. Case and the form of Unicode do not count, but for BLEU; nothing is stemmed |
+| `auto` | by the script of the record's reference. ROUGE, token F1, exact match: their own where most words are Latin, else `lang`. BLEU: `zh` for Chinese, `char` for Japanese, Thai, Lao, Khmer and Burmese, else `13a`. The record's signature names the one that was taken |
+| `zh`, `char`, `13a`, `intl` | those of sacrebleu, whose BLEU is that of `sacrebleu --tokenize`. ROUGE, token F1 and exact match leave out case and punctuation |
+| `ja-mecab`, `ko-mecab` | words and morphemes of Japanese and Korean, as sacrebleu has them; `pip install 'blendkit[languages]'` |
+| `flores200` | pieces of a SentencePiece model for 200 languages (spBLEU), as sacrebleu has it: the same extra, and a file that the error names |
+| `rouge`, `squad` | ROUGE's own, which knows a to z and 0 to 9; SQuAD's own, between spaces |
+
+What each metric does with a language that writes no spaces between words, such as Chinese, Japanese or Thai:
+
+| metric | as it is | name instead |
+| --- | --- | --- |
+| `bleu` | a sentence is one word: 100 for the same sentence, else near 0 | `bleu:zh`, `bleu:ja-mecab`, `bleu:flores200`, `bleu:auto` |
+| `chrf` | works: it compares characters, and takes no tokenizer | |
+| `rouge1`, `rouge2`, `rougeL`, `rougeLsum` | only a to z and 0 to 9 are left, so that equal texts of other scripts score 0; letters with marks are lost in any language | `rouge1:lang` |
+| `exact-match` | works: the same text | `exact-match:lang`, for which punctuation does not count |
+| `token-f1` | a sentence is one word: 1 for the same sentence, else near 0 | `token-f1:lang` |
+| `bertscore`, `bertscore-precision`, `bertscore-recall`, `cosine` | as the encoder does; the embedded one is English, and hardly tells two sentences apart | `bertscore:xlm-roberta-large`; `cosine:` a multilingual sentence encoder |
+| `bartscore`, `bartscore-precision`, `bartscore-recall`, `bartscore-source`, `bleurt`, `mlm`, `mlm-norm`, `reward`, `perplexity`, `simcls`, `summareranker` | as the model does: the defaults are English | a multilingual model, such as `bleurt:lucadiliello/BLEURT-20` or `mlm:xlm-roberta-large` |
+| `mbr` | as its metric does | `mbr:rouge2:lang`, `mbr:chrf` |
+| `length` | characters: a Chinese text has fewer than an English one that says the same | |
+| `random` | works | |
+
+Where ROUGE's own tokenizer leaves nothing of a text, or less than half of its letters, the record's signature says `lost:letters`, and
+a line at the end how many texts there were and in which record the first. Where more than half of a text's tokens are unknown to
+the encoder of `bertscore` or `cosine`, to the ranker of `pair`, to the embedded judge or to `fuse -m consensus`, a line at the end
+says so. Both counts are in the manifest (`unread`).
+"""  # noqa: E501
 
 REWARDS = """
 ## Reward models
@@ -81,7 +120,7 @@ def scorers_page() -> str:
     rows = [{key: f"`{value}`" if key == "metric" else value.replace("|", "\\|") for key, value in row.items()} for row in scorer_rows(own=True)]
     columns = list(rows[0])
     lines = [columns, ["---"] * len(columns), *([row[column] for column in columns] for row in rows)]
-    return SCORERS_HEAD + "".join(f"| {' | '.join(cells)} |\n" for cells in lines) + REWARDS
+    return SCORERS_HEAD + "".join(f"| {' | '.join(cells)} |\n" for cells in lines) + LANGUAGES + REWARDS
 
 
 def schema_page() -> bytes:

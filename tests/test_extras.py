@@ -28,6 +28,13 @@ def without(modules, *arguments, stdin=""):
         ("matplotlib", ["evaluate", "--report", "out"], "evaluate: --report needs matplotlib: pip install 'blendkit[plots]'"),
         ("matplotlib", ["evaluate", "--plot", "x.png"], "evaluate: --plot needs matplotlib: pip install 'blendkit[plots]'"),
         ("cloudpickle", ["pair", "--workers", "2"], "pair: work in other processes needs cloudpickle: pip install 'blendkit[engines]'"),
+        ("MeCab", ["score", "--metric", "bleu:ja-mecab"], "score: the tokenizer ja-mecab needs mecab-python3: pip install 'blendkit[languages]'"),
+        ("mecab_ko", ["score", "--metric", "rouge1:ko-mecab"], "score: the tokenizer ko-mecab needs mecab-ko: pip install 'blendkit[languages]'"),
+        (
+            "sentencepiece",
+            ["score", "--metric", "token-f1", "--tokenize", "flores200"],
+            "score: the tokenizer flores200 needs sentencepiece: pip install 'blendkit[languages]'",
+        ),
     ],
 )
 def test_a_missing_extra_is_one_line_before_anything_is_read(missing, arguments, message, tmp_path, monkeypatch):

@@ -19,7 +19,17 @@ BERTSCORE = "BERTScore"
 @with_run_options(reads={"bertscore_idf": "--bertscore-idf", "bertscore_baseline": "--bertscore-baseline"})
 def score(
     run: RunOptions,
-    metric: Annotated[list[str] | None, typer.Option("--metric", help="[LABEL=]NAME[:MODEL]; may be given several times, all in one pass.")] = None,
+    metric: Annotated[
+        list[str] | None, typer.Option("--metric", help="[LABEL=]NAME[:MODEL] or [LABEL=]NAME[:TOKENIZER]; may be given several times, all in one pass.")
+    ] = None,
+    tokenize: Annotated[
+        str | None,
+        typer.Option(
+            help="How BLEU, ROUGE, token F1 and exact match find words: `lang` (any language), `auto` (by the reference's script), or one of sacrebleu's: "
+            "13a, intl, zh, ja-mecab, ko-mecab, flores200, char.",
+            show_default="each metric's own",
+        ),
+    ] = None,
     list_metrics: Annotated[bool, typer.Option("--list", help="Show the metrics and what each needs.")] = False,
     bertscore_layer: Annotated[
         int | None,
@@ -37,7 +47,8 @@ def score(
 
     Writes `candidates[].scores`, and `signatures`: what decided each score. A model is a hub id or a directory;
     `--list` shows each metric's default. Two scores of one metric need labels: big=bertscore:roberta-large.
-    Of a reward model with several outputs one is named: reward:MODEL#helpfulness.
+    Of a reward model with several outputs one is named: reward:MODEL#helpfulness. A metric of words may name its own
+    tokenizer: --metric rouge1:lang --metric bleu:zh.
 
     Example: blendkit score --metric bleu --metric bertscore --metric mbr:rouge2 < records.jsonl
     """
@@ -45,7 +56,7 @@ def score(
         from blendkit.scorers import scorer_rows
 
         rows = scorer_rows()
-        columns = ("metric", "needs", "better", "range", "model", "what")
+        columns = ("metric", "needs", "better", "range", "model or tokenizer", "what")
         widths = {column: max(len(column), *(len(row[column]) for row in rows)) for column in columns}
         for row in [{column: column for column in columns}, *rows]:
             print("  ".join(row[column].ljust(widths[column]) for column in columns).rstrip())
@@ -57,8 +68,9 @@ def score(
         from blendkit.scorers.scoring import Scoring
 
         stage = Scoring(
-            metric, run.device, run.dtype, run.seed, bertscore_layer=bertscore_layer, bertscore_idf=bertscore_idf, bertscore_baseline=bertscore_baseline
-        )
+            metric, run.device, run.dtype, run.seed, bertscore_layer=bertscore_layer, bertscore_idf=bertscore_idf,
+            bertscore_baseline=bertscore_baseline, tokenize=tokenize,
+        )  # fmt: skip
         if not run.quiet and not run.engine.beside and sys.stderr.isatty():
             for signature in stage.describe()["signatures"]:
                 say(signature, "score")

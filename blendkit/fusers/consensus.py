@@ -9,6 +9,7 @@ yet, are put where their neighbours stand. The frame's order is kept, and nothin
 from __future__ import annotations
 
 import re
+from dataclasses import asdict
 from typing import Any
 
 import torch
@@ -18,6 +19,7 @@ from blendkit.aggregate import matrix, max_logits
 from blendkit.fusers.base import appended, top_candidates
 from blendkit.models.encoder import Encoder
 from blendkit.models.loading import EMBEDDED, fingerprint
+from blendkit.models.unread import UNKNOWN, Unread
 from blendkit.pipeline.stage import Stage
 from blendkit.pipeline.work import Job, Work
 from blendkit.records import Record, generated_only
@@ -37,7 +39,7 @@ class Consensus(Stage):
     name = "fuse"
 
     def __init__(self, name: str | None = None, model: str = EMBEDDED, device: str = "auto", dtype: str = "auto") -> None:
-        self.encoder = Encoder(model, None, device, dtype)
+        self.encoder, self.unread = Encoder(model, None, device, dtype), Unread()
         self.embed = Job("consensus", lambda rows: list(self.encoder.embed(rows)))
         self.fused_name = name or "consensus"
         limits = {"same": SAME, "agreed": AGREED, "lone": LONE}
@@ -49,7 +51,9 @@ class Consensus(Stage):
         if len(top) < 2:
             return []
         texts = [text for index in top for text, _ in units(record["candidates"][index]["text"])]
-        return [Work(self.embed, text, len(ids), ids) for text, ids in zip(texts, self.encoder.ids(texts), strict=True)]
+        rows = self.encoder.ids(texts)
+        self.unread.count([self.encoder.unknown.most(ids) for ids in rows], record["id"])
+        return [Work(self.embed, text, len(ids), ids) for text, ids in zip(texts, rows, strict=True)]
 
     def finish(self, record: Record, results: list[Tensor]) -> None:
         """Appends the fused candidate."""
@@ -63,13 +67,18 @@ class Consensus(Stage):
         appended(record, self.fused_name, fused, top)
 
     def describe(self) -> dict[str, Any]:
-        """Signature and model."""
+        """Signature and model, and what was hardly read."""
         return {
             "signatures": [self.signature],
             "models": {self.encoder.name: fingerprint(self.encoder.name)},
             "device": str(self.encoder.device),
             "dtype": str(self.encoder.dtype),
+            **({"unread": asdict(self.unread)} if self.unread.unread else {}),
         }
+
+    def warnings(self) -> list[str]:
+        """Sentences that the encoder does not know."""
+        return self.unread.message(UNKNOWN.format(self.encoder.name), "another model fuses them, such as -m openai:MODEL")
 
 
 def units(text: str) -> list[tuple[str, str]]:

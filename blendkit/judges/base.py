@@ -42,6 +42,9 @@ class Juror(ABC):
     # It gives the same verdict in either order, so that one is enough.
     indifferent: bool = False
 
+    def begin(self, record: Record) -> None:  # noqa: B027
+        """Called once a record, right before its first round."""
+
     @abstractmethod
     def rounds(self, record: Record, shown: list[Shown]) -> Opinions:
         """One opinion for each (first, second), indices of candidates.

@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict
+from typing import Any
+
 from blendkit.judges.base import Juror, Opinion, Opinions, Shown
+from blendkit.models.unread import UNKNOWN
 from blendkit.records import Record, reference_of
 from blendkit.scorers.base import items_of
 from blendkit.scorers.bertscore import BertScore
@@ -21,15 +25,27 @@ class EmbeddedJudge(Juror):
     def __init__(self, name: str = "embedded", device: str = "auto", dtype: str = "auto") -> None:
         self.name = name
         self.scorer = BertScore("bertscore", device=device, dtype=dtype)
+        self._new: Record | None = None
         self.signature = str(Signature("judge:embedded", self.scorer.signature, v=VERSION))
+
+    def begin(self, record: Record) -> None:
+        self._new = record
 
     def rounds(self, record: Record, shown: list[Shown]) -> Opinions:
         """BERTScore's rounds, then one opinion a pair."""
         reference = reference_of(record, "the embedded judge")
+        # A schedule of several rounds shows a record's texts in each.
         texts = [candidate["text"] for candidate in record["candidates"]]
-        scores = yield from self.scorer.rounds(items_of(record, texts, reference=reference))
+        new, self._new = self._new is record, None
+        scores = yield from self.scorer.rounds(items_of(record, texts, reference=reference), counted=new)
         opinions = []
         for first, second in shown:
             difference = round(scores[first] - scores[second], 6)
             opinions.append(Opinion("A" if difference > 0 else "B" if difference < 0 else "tie-good"))
         return opinions
+
+    def describe(self) -> dict[str, Any]:
+        return {"unread": asdict(self.scorer.unread)} if self.scorer.unread.unread else {}
+
+    def warnings(self) -> list[str]:
+        return self.scorer.unread.message(UNKNOWN.format(self.scorer.model_name), "a language model judges them: -m openai:MODEL")

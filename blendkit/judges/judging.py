@@ -64,6 +64,8 @@ class Judging(Stage):
         opinions: dict[str, list[tuple[tuple[int, int], Opinion]]] = {juror.name: [] for juror in self.jurors}
         margins: dict[tuple[int, int], float] = {}
         logits: list[float] | None = None
+        for juror in self.jurors:
+            juror.begin(record)
         while True:
             try:
                 asked = next(schedule) if logits is None else schedule.send(logits)

@@ -15,6 +15,7 @@ from blendkit.models.encoder_reader import EncoderReader, Ids, longest_input
 from blendkit.models.loading import EMBEDDED, architecture, choose_device, choose_dtype
 from blendkit.models.pretrained import pretrained
 from blendkit.models.text_tokenizer import TextTokenizer
+from blendkit.models.unread import UnknownTokens
 
 # Measured on the dev split (docs/embedded.md): the layer of the embedded ranker whose BERTScore agrees best with the oracle.
 EMBEDDED_LAYER = 4
@@ -38,6 +39,7 @@ class Encoder:
         _cut(model, self.layers)
         self.longest = longest_input(model, self.tokenizer)
         self.texts = TextTokenizer(self.tokenizer)
+        self.unknown = UnknownTokens(self.tokenizer)
         self.reader = EncoderReader(model, self.tokenizer.pad_token_id, self.device, self.dtype, places_only=False)
 
     def ids(self, texts: Sequence[str]) -> list[list[int]]:

@@ -17,6 +17,7 @@ from torch import Tensor
 from blendkit.models.fast.packing import Packed
 from blendkit.models.pairrm import PairRMConfig
 from blendkit.models.text_tokenizer import TextTokenizer
+from blendkit.models.unread import UnknownTokens
 
 SOURCE, CANDIDATE_1, CANDIDATE_2 = MARKERS = ("<|source|>", "<|candidate1|>", "<|candidate2|>")
 
@@ -43,6 +44,7 @@ class PairInputs:
     def __init__(self, tokenizer: Any, config: PairRMConfig) -> None:
         self.tokenizer, self.config = tokenizer, config
         self.candidate_ids = tuple(tokenizer.convert_tokens_to_ids(marker) for marker in MARKERS[1:])
+        self.unknown = UnknownTokens(tokenizer, markers=1)
         # The layout of PairRM-hf leaves separators in texts, and its checkpoints saw them as separators.
         self.texts = TextTokenizer(tokenizer, known=() if config.replace_separator else (tokenizer.sep_token,))
 

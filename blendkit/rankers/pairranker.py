@@ -12,6 +12,7 @@ from blendkit.models.fast.scorer import PairScorer
 from blendkit.models.loading import EMBEDDED, batch_budget, choose_device, choose_dtype, fingerprint
 from blendkit.models.pair_inputs import Cut, PairInputs
 from blendkit.models.pairrm import load_pairrm
+from blendkit.models.unread import UNKNOWN, Unread
 from blendkit.pipeline.stage import Stage
 from blendkit.pipeline.work import Job, Rounds, Work
 from blendkit.rankers.conversations import pair_texts
@@ -80,7 +81,7 @@ class PairRanker(Stage):
         if on_truncate not in ("warn", "fail"):
             raise UsageError(f"--on-truncate {on_truncate}: expected warn or fail")
         self.schedule_name, self.schedule, self.seed = schedule, make_schedule(schedule), seed
-        self.on_truncate, self.truncation = on_truncate, Truncation()
+        self.on_truncate, self.truncation, self.unread = on_truncate, Truncation(), Unread()
         self.device = choose_device(device)
         self.dtype = choose_dtype(dtype, self.device)
         self.prefilter = Prefilter(prefilter, str(self.device), dtype, seed) if prefilter else None
@@ -131,7 +132,7 @@ class PairRanker(Stage):
         record.setdefault("comparisons", {})[self.comparisons_name] = found
 
     def _tokenized(self, record: Record, chosen: list[int]) -> tuple[Ids, list[Ids]]:
-        """Ids of x and of the chosen candidates; counts what had to be cut."""
+        """Ids of x and of the chosen candidates; counts what had to be cut, and what the model does not know."""
         text, texts = pair_texts(record, [record["candidates"][index]["text"] for index in chosen])
         source_cuts: list[Cut] = []
         cuts: list[Cut] = []
@@ -146,6 +147,7 @@ class PairRanker(Stage):
         counted.candidates_cut += len(cuts)
         counted.source_tokens_cut += sum(cut.length - cut.budget for cut in source_cuts)
         counted.candidate_tokens_cut += sum(cut.length - cut.budget for cut in cuts)
+        self.unread.count([self.inputs.unknown.most(row) for row in (source, *ids)], record["id"])
         return source, ids
 
     def _refuse(self, source_cuts: list[Cut], cuts: list[Cut], text: str, texts: list[str]) -> None:
@@ -169,15 +171,18 @@ class PairRanker(Stage):
         return [float(logit) for logit in self.scorer([self.inputs.pair(*ids) for ids in payloads])]
 
     def describe(self) -> dict[str, Any]:
-        """Signature, model, device, number type, and what was cut."""
+        """Signature, model, device, number type, what was cut, and what was hardly read."""
         return {
             "signatures": [self.signature, *([self.prefilter.signature] if self.prefilter else [])],
             "models": {self.model_name: fingerprint(self.model_name)},
             "device": str(self.device),
             "dtype": str(self.dtype),
             "truncation": asdict(self.truncation),
+            **({"unread": asdict(self.unread)} if self.unread.unread else {}),
         }
 
     def warnings(self) -> list[str]:
-        """What was cut, a line for the texts that are compared and one for the prefilter's."""
-        return [*self.truncation.message(), *(self.prefilter.warnings() if self.prefilter else [])]
+        """What was cut and what was hardly read of the texts that are compared, and the prefilter's own lines."""
+        instead = "a ranker of a multilingual backbone can (train ranker --backbone), or a judge (judge -m openai:MODEL)"
+        unread = self.unread.message(UNKNOWN.format(self.model_name), instead)
+        return [*self.truncation.message(), *unread, *(self.prefilter.warnings() if self.prefilter else [])]

@@ -46,21 +46,21 @@ SCORERS = Registry(
 
 def make_scorer(
     spec: str, *, device: str = "auto", dtype: str = "auto", seed: int = 0, bertscore_layer: int | None = None, bertscore_idf: str | None = None,
-    bertscore_baseline: str | None = None,
+    bertscore_baseline: str | None = None, tokenize: str | None = None,
 ) -> Scorer:  # fmt: skip
-    """The scorer of `[LABEL=]NAME[:MODEL]`.
+    """The scorer of `[LABEL=]NAME[:MODEL]`, or `[LABEL=]NAME[:TOKENIZER]` of a metric of words.
 
     `device`, `dtype` and `seed` are for those that have a model or draw at random; the others are options, None where they are
-    not given (see `BertScore`).
+    not given (see `BertScore`, and `Tokenized` for `tokenize`, which a tokenizer in `spec` goes before).
 
     Raises:
-        UsageError: there is no such metric (the nearest name is suggested), a model is missing or too much, or the metric does
-            not have an option.
-        NoInputError: there is no such model.
+        UsageError: there is no such metric (the nearest name is suggested), a model is missing or too much, the metric does
+            not have an option, or a tokenizer lacks a package.
+        NoInputError: there is no such model, or a tokenizer lacks a file.
     """
     label, name, model = parsed_spec(spec)
     kind = scorer_class(name)
-    if model and kind.default_model is None:
+    if model and kind.default_model is None and kind.own_tokenizer is None:
         raise UsageError(f"--metric {spec}: {name} takes no model")
     model = model or kind.default_model or ""
     if kind.default_model == "" and not model:
@@ -69,11 +69,18 @@ def make_scorer(
         better = "lower" if kind.lower_is_better else "higher"
         example = f"{name}-{label}" if kind.lower_is_better else f"my-{name}"
         raise UsageError(f"--metric {spec}: {better} is better for {name}, and a label must say so: {example}={spec.partition('=')[2]}")
-    options: dict[str, Any] = {"bertscore_layer": bertscore_layer, "bertscore_idf": bertscore_idf, "bertscore_baseline": bertscore_baseline}
+    options: dict[str, Any] = {
+        "bertscore_layer": bertscore_layer,
+        "bertscore_idf": bertscore_idf,
+        "bertscore_baseline": bertscore_baseline,
+        "tokenize": tokenize,
+    }
     takes = options_of(kind, model)
     SCORERS.check_options(options, {name: takes})
     given: dict[str, object] = {option: value for option, value in options.items() if value is not None}
     given |= {"device": device, "dtype": dtype, "seed": seed, "kind": name} | ({} if kind.default_model is None else {"model": model})
+    if kind.own_tokenizer is not None:
+        given["tokenize"] = model or tokenize or kind.own_tokenizer
     return kind(label or name, **{option: value for option, value in given.items() if option in takes})
 
 
@@ -118,10 +125,11 @@ def scorer_rows(own: bool = False) -> list[dict[str, str]]:
         try:
             kind = scorer_class(name)
         except UsageError as error:  # another package's: the list shows what is wrong with it
-            rows.append(dict.fromkeys(("needs", "better", "range", "empty text", "model", "source"), "–") | {"metric": name, "what": str(error)})
+            rows.append(dict.fromkeys(("needs", "better", "range", "empty text", "model or tokenizer", "source"), "–") | {"metric": name, "what": str(error)})
             continue
         needs = [word for word, wanted in (("reference", kind.needs_reference), ("x", kind.needs_source)) if wanted]
         model = "none" if kind.default_model is None else kind.default_model or "must be named"
+        model = kind.own_tokenizer or model
         rows.append(
             {
                 "metric": name,
@@ -130,7 +138,7 @@ def scorer_rows(own: bool = False) -> list[dict[str, str]]:
                 "better": "lower" if kind.lower_is_better else "higher",
                 "range": kind.bounds,
                 "empty text": kind.empty,
-                "model": model,
+                "model or tokenizer": model,
                 "source": kind.paper,
             }
         )

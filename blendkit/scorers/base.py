@@ -10,6 +10,7 @@ from typing import ClassVar
 
 from blendkit.models.cuts import Cuts
 from blendkit.models.loading import fingerprint, shared
+from blendkit.models.unread import Unread
 from blendkit.pipeline.work import Job, Rounds, Work
 from blendkit.records import Record
 
@@ -56,6 +57,8 @@ class Scorer(ABC):
     needs_source: ClassVar[bool] = False
     # The default model; "" where one must be named, None where there is none.
     default_model: ClassVar[str | None] = None
+    # The metric's own tokenizer, where NAME:TOKENIZER and --tokenize name others (the option `tokenize`); None where there is no choice.
+    own_tokenizer: ClassVar[str | None] = None
     # The lowest score ranks first; a label of such a scorer begins with its name and a dash.
     lower_is_better: ClassVar[bool] = False
     # What an empty candidate or reference gets.
@@ -73,6 +76,10 @@ class Scorer(ABC):
     def signature(self) -> str:
         """Such as `bleu|eff:yes|tok:13a|v:2.6.0`."""
 
+    def signature_of(self, items: list[Item]) -> str:
+        """The signature of one record's scores; another one where the texts had a say in how they were scored."""
+        return self.signature
+
     @property
     def models(self) -> dict[str, str]:
         """Models by name, each with its revision or hash."""
@@ -83,9 +90,18 @@ class Scorer(ABC):
         """What did not fit into the model, for a scorer that counts it."""
         return Cuts()
 
+    @cached_property
+    def unread(self) -> Unread:
+        """Texts of which hardly anything was read, for a scorer that counts them."""
+        return Unread()
+
     def warnings(self) -> list[str]:
         """What a person should know at the end, one line each."""
         return self.cuts.message(self.name)
+
+    def unread_warnings(self, what: str, instead: str) -> list[str]:
+        """A line on the texts of which hardly anything was read, as `Unread.message` has it."""
+        return [f"{self.name}: {line}" for line in self.unread.message(what, instead)]
 
 
 class TextScorer(Scorer):

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING
 
 from blendkit.errors import NoInputError, UsageError
 from blendkit.models.loading import EMBEDDED, shared
+from blendkit.models.unread import UNKNOWN
 from blendkit.pipeline.work import Job, Work
 from blendkit.scorers.base import Item, ModelScorer, Scores
 from blendkit.signature import Signature
@@ -60,10 +61,12 @@ class BertScore(ModelScorer):
         self.encode = shared(("bertscore", self.encoder, idf), lambda: Job(f"bertscore:{model}", self._encode))
         self.match = shared(("match", self.encoder, idf), lambda: Job("bertscore", _match, budgeted=False))
 
-    def rounds(self, items: list[Item]) -> Scores:
-        """Encodes each text once, then matches each pair."""
+    def rounds(self, items: list[Item], counted: bool = True) -> Scores:
+        """Encodes each text once, then matches each pair; `counted` False where these texts were here before."""
         texts = list(dict.fromkeys(text.strip() for item in items for text in (item.candidate, item.reference) if text.strip()))
         ids = self.encoder.ids(texts)
+        if items and counted:
+            self.unread.count([self.encoder.unknown.most(row) for row in ids], items[0].record_id)
         encoded = dict(zip(texts, (yield [Work(self.encode, text, len(row), row) for text, row in zip(texts, ids, strict=True)]), strict=True))
         pairs = [(item.candidate.strip(), item.reference.strip()) for item in items]
         works = [Work(self.match, pair, 1, (encoded[pair[0]], encoded[pair[1]])) for pair in pairs if all(pair)]
@@ -100,6 +103,10 @@ class BertScore(ModelScorer):
         weights: dict[int, float] = defaultdict(lambda: math.log(total + 1))
         weights.update({token: math.log((total + 1) / (count + 1)) for token, count in counts.items()})
         return weights
+
+    def warnings(self) -> list[str]:
+        instead = "a multilingual one can, such as bertscore:xlm-roberta-large"
+        return [*super().warnings(), *self.unread_warnings(UNKNOWN.format(self.model_name), instead)]
 
     @property
     def signature(self) -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from blendkit.models.loading import EMBEDDED, shared
+from blendkit.models.unread import UNKNOWN
 from blendkit.pipeline.work import Job, Work
 from blendkit.scorers.base import Item, ModelScorer, Scores
 from blendkit.signature import Signature
@@ -28,13 +29,20 @@ class Cosine(ModelScorer):
     def rounds(self, items: list[Item]) -> Scores:
         """Embeds each text once."""
         texts = list(dict.fromkeys(text for item in items for text in (item.source, item.candidate)))
-        works = [Work(self.job, text, len(row), row) for text, row in zip(texts, self.encoder.ids(texts), strict=True)]
+        ids = self.encoder.ids(texts)
+        if items:
+            self.unread.count([self.encoder.unknown.most(row) for row in ids], items[0].record_id)
+        works = [Work(self.job, text, len(row), row) for text, row in zip(texts, ids, strict=True)]
         embedded = dict(zip(texts, (yield works), strict=True))
         return [float(embedded[item.source] @ embedded[item.candidate]) for item in items]
 
     def _embeddings(self, payloads: list[Any]) -> list[Any]:
         """Embeddings of token ids."""
         return list(self.encoder.embed(payloads))
+
+    def warnings(self) -> list[str]:
+        instead = "a multilingual one can, such as cosine:sentence-transformers/paraphrase-multilingual-MiniLM-L12-v2"
+        return [*super().warnings(), *self.unread_warnings(UNKNOWN.format(self.model_name), instead)]
 
     @property
     def signature(self) -> str:

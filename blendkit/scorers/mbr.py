@@ -7,6 +7,7 @@ from functools import cached_property
 
 from blendkit.errors import UsageError
 from blendkit.models.cuts import Cuts
+from blendkit.models.unread import Unread
 from blendkit.registry import options_of
 from blendkit.scorers.base import Item, Scorer, Scores
 from blendkit.signature import Signature
@@ -23,14 +24,15 @@ class MBR(Scorer):
 
     def __init__(
         self, name: str, model: str = "bertscore", device: str = "auto", dtype: str = "auto", seed: int = 0, bertscore_layer: int | None = None,
-        bertscore_idf: str | None = None, bertscore_baseline: str | None = None,
+        bertscore_idf: str | None = None, bertscore_baseline: str | None = None, tokenize: str | None = None,
     ) -> None:  # fmt: skip
         from blendkit.scorers import make_scorer
 
         super().__init__(name)
         self.metric = make_scorer(
-            model, device=device, dtype=dtype, seed=seed, bertscore_layer=bertscore_layer, bertscore_idf=bertscore_idf, bertscore_baseline=bertscore_baseline
-        )
+            model, device=device, dtype=dtype, seed=seed, bertscore_layer=bertscore_layer, bertscore_idf=bertscore_idf,
+            bertscore_baseline=bertscore_baseline, tokenize=tokenize,
+        )  # fmt: skip
         if not self.metric.needs_reference:
             raise UsageError(f"--metric mbr:{model}: {self.metric.name} compares with no reference; try mbr:bertscore or mbr:rouge2")
 
@@ -44,13 +46,7 @@ class MBR(Scorer):
 
     def rounds(self, items: list[Item]) -> Scores:
         """The metric on all ordered pairs; equal texts are the metric's own matter."""
-        pairs = [
-            Item(item.source, item.candidate, peer, item.record_id, item.index)
-            for item in items
-            for place, peer in enumerate(item.peers)
-            if place != item.index
-        ]
-        scores = iter((yield from self.metric.rounds(pairs)))
+        scores = iter((yield from self.metric.rounds(_pairs(items))))
         means = []
         for item in items:
             others = len(item.peers) - 1
@@ -61,6 +57,9 @@ class MBR(Scorer):
     def signature(self) -> str:
         return str(Signature("mbr", self.metric.signature))
 
+    def signature_of(self, items: list[Item]) -> str:
+        return str(Signature("mbr", self.metric.signature_of(_pairs(items))))
+
     @property
     def models(self) -> dict[str, str]:
         return self.metric.models
@@ -68,3 +67,17 @@ class MBR(Scorer):
     @cached_property
     def cuts(self) -> Cuts:
         return self.metric.cuts
+
+    @cached_property
+    def unread(self) -> Unread:
+        return self.metric.unread
+
+    def warnings(self) -> list[str]:
+        return [f"{self.name}: {line.removeprefix(f'{self.metric.name}: ')}" for line in self.metric.warnings()]
+
+
+def _pairs(items: list[Item]) -> list[Item]:
+    """Each item with each other candidate as its reference."""
+    return [
+        Item(item.source, item.candidate, peer, item.record_id, item.index) for item in items for place, peer in enumerate(item.peers) if place != item.index
+    ]

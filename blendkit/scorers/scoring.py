@@ -18,7 +18,7 @@ from blendkit.scorers.base import Item, Scorer, items_of
 class Scoring(Stage):
     """Writes `candidates[].scores[metric]` and `signatures`; scores that are there already are replaced.
 
-    `metrics` are `[LABEL=]NAME[:MODEL]`. Works that two metrics share (the encodings of BERTScore's precision and
+    `metrics` are `[LABEL=]NAME[:MODEL]`, or `[LABEL=]NAME[:TOKENIZER]`. Works that two metrics share (the encodings of BERTScore's precision and
     recall) are done once.
     """
 
@@ -28,17 +28,22 @@ class Scoring(Stage):
 
     def __init__(
         self, metrics: Sequence[str], device: str = "auto", dtype: str = "auto", seed: int = 0, *, bertscore_layer: int | None = None,
-        bertscore_idf: str | None = None, bertscore_baseline: str | None = None,
+        bertscore_idf: str | None = None, bertscore_baseline: str | None = None, tokenize: str | None = None,
     ) -> None:  # fmt: skip
         """Each option goes to the metrics that have it.
 
         Raises:
-            UsageError: there is no such metric, two have one name, or no metric has an option.
-            NoInputError: there is no such model.
+            UsageError: there is no such metric, two have one name, no metric has an option, or a tokenizer lacks a package.
+            NoInputError: there is no such model, or a tokenizer lacks a file.
         """
         from blendkit.models.loading import batch_budget, choose_device
 
-        options: dict[str, Any] = {"bertscore_layer": bertscore_layer, "bertscore_idf": bertscore_idf, "bertscore_baseline": bertscore_baseline}
+        options: dict[str, Any] = {
+            "bertscore_layer": bertscore_layer,
+            "bertscore_idf": bertscore_idf,
+            "bertscore_baseline": bertscore_baseline,
+            "tokenize": tokenize,
+        }
         takes = {metric: scorer_options(metric) for metric in dict.fromkeys(metrics)}
         SCORERS.check_options(options, {parsed_spec(metric)[1]: has for metric, has in takes.items()})
         self.scorers: dict[str, Scorer] = {}
@@ -48,6 +53,8 @@ class Scoring(Stage):
                 raise UsageError(f"--metric {metric}: there is a {scorer.name} already; give this one a label, LABEL={metric}")
             self.scorers[scorer.name] = scorer
         self.settings = {"device": device, "dtype": dtype}
+        # All that records got, in the order in which they came.
+        self.signatures = dict.fromkeys(scorer.signature for scorer in self.scorers.values())
         if any(scorer.models for scorer in self.scorers.values()):
             self.batch_tokens = batch_budget(choose_device(device))
 
@@ -64,7 +71,9 @@ class Scoring(Stage):
                 if not math.isfinite(value):
                     raise RecordError(f"candidates[{index}].scores.{scorer.name}", f"the metric gave {value}: the checkpoint is broken, or --dtype too narrow")
                 candidate.setdefault("scores", {})[scorer.name] = round(value, 6)
-            record.setdefault("signatures", {})[f"score:{scorer.name}"] = scorer.signature
+            signature = scorer.signature_of(items)
+            self.signatures[signature] = None
+            record.setdefault("signatures", {})[f"score:{scorer.name}"] = signature
 
     def _items(self, record: Record) -> list[Item]:
         candidates = candidates_of(record)
@@ -75,18 +84,25 @@ class Scoring(Stage):
         return items_of(record, [candidate["text"] for candidate in candidates], source, reference)
 
     def describe(self) -> dict[str, Any]:
-        """The scorers' signatures and models, and what was cut to a model's length."""
+        """The scorers' signatures and models, what was cut to a model's length, and what was hardly read."""
         models: dict[str, str] = {}
         for scorer in self.scorers.values():
             models |= scorer.models
         truncation = {name: asdict(scorer.cuts) for name, scorer in self.scorers.items() if scorer.cuts.inputs}
+        unread = {name: asdict(scorer.unread) for name, scorer in self.scorers.items() if scorer.unread.unread}
         return {
-            "signatures": [scorer.signature for scorer in self.scorers.values()],
+            "signatures": list(self.signatures),
             "models": models,
             **(self.settings if models else {}),
             **({"truncation": truncation} if truncation else {}),
+            **({"unread": unread} if unread else {}),
         }
 
     def warnings(self) -> list[str]:
-        """What the scorers tell, such as what was cut."""
-        return [line for scorer in self.scorers.values() for line in scorer.warnings()]
+        """What the scorers tell, such as what was cut; what several say alike is told once."""
+        names: dict[str, list[str]] = {}
+        for name, scorer in self.scorers.items():
+            for line in scorer.warnings():
+                told = line.removeprefix(f"{name}: ")
+                names.setdefault(told, []).extend([name] if told != line else [])
+        return [f"{', '.join(each)}: {line}" if each else line for line, each in names.items()]

@@ -84,7 +84,8 @@ def test_labels_keep_two_models_of_one_metric_apart(tiny, blendkit):
 @pytest.mark.parametrize(
     ("metric", "said"),
     [
-        ("bleu:x", "bleu takes no model"),
+        ("bleu:x", "no tokenizer x: expected one of auto, lang, 13a, intl, zh, "),
+        ("chrf:zh", "chrf takes no model"),
         ("simcls", "name a model, simcls:MODEL"),
         ("mbr:length", "length compares with no reference"),
         ("ppl=perplexity:x", "a label must say so: perplexity-ppl=perplexity:x"),
