@@ -108,6 +108,8 @@ def split_answer(value: object, row: Taken, at: str) -> tuple[Messages, str]:
     """As `asked_and_answered`, of a value."""
     if isinstance(value, str):
         return [], value
+    if not isinstance(value, list):
+        raise RecordError(at, f"expected a text or a conversation, got {kind_of(value)}")
     messages = conversation(value, row, at)
     if messages[-1]["role"] != "assistant":
         raise RecordError(f"{at}[{len(messages) - 1}].role", f"expected the assistant's answer at the end, got {messages[-1]['role']!r}")

@@ -78,7 +78,7 @@ def _table(rows: list[Fields], output: str) -> bytes:
     import pyarrow
     import pyarrow.parquet
 
-    columns: dict[str, list[Any]] = {name: [row.get(name) for row in rows] for name in dict.fromkeys(name for row in rows for name in row)}
+    columns: dict[str, list[Any]] = {name: [_without_empty(row.get(name)) for row in rows] for name in dict.fromkeys(name for row in rows for name in row)}
     arrays = {}
     for name, values in columns.items():
         try:
@@ -95,6 +95,13 @@ def _table(rows: list[Fields], output: str) -> bytes:
     except pyarrow.ArrowException as error:
         raise DataError(f"{output}: {' '.join(str(error).split())[:200]}") from error
     return file.getvalue()
+
+
+def _without_empty(value: Any) -> Any:
+    """Objects without a field are null: Parquet has no such thing."""
+    if isinstance(value, dict):
+        return {name: _without_empty(inner) for name, inner in value.items()} or None
+    return [_without_empty(inner) for inner in value] if isinstance(value, list) else value
 
 
 def parsed_map(given: list[str]) -> list[tuple[str, str]]:

@@ -95,7 +95,7 @@ def _before(row: Taken, prompt: Messages | None, in_turns: bool, before: Message
 
 def _models(row: Taken, counts: dict[str, int]) -> dict[str, list[str]]:
     sides, total = list(counts), sum(counts.values())
-    if total > 2 and isinstance(row.left.get("models"), list) and len(row.left["models"]) == total:
+    if isinstance(row.left.get("models"), list) and len(row.left["models"]) == total:
         models = row.need("models", list[str])
         return {sides[0]: models[: counts[sides[0]]], sides[1]: models[counts[sides[0]] :]}
     found = {}
