@@ -151,8 +151,8 @@ def read_battle(row: Taken, number: int) -> Record:
         RecordError: a field is missing, or the winner is unknown.
     """
     verdict = _winner(row)
-    judge = row.maybe("judge", str | list[str])  # type: ignore[arg-type]
-    judge = "-".join(judge) if isinstance(judge, list) else judge or ANNOTATOR
+    given: Any = row.maybe("judge", str | list[str | int])  # type: ignore[arg-type]
+    judge = "-".join(map(str, given)) if isinstance(given, list) else given or ANNOTATOR
     models = row.need("model_a", str), row.need("model_b", str)
     (x, a), (other, b) = _sides(row)
     candidates = [{"model": models[0], "text": a}, own({"model": models[1], "text": b}, other, x)]

@@ -8,6 +8,7 @@ from __future__ import annotations
 import csv
 import io
 import re
+from collections import Counter
 from collections.abc import Iterable, Iterator
 from itertools import chain
 from typing import Any
@@ -115,12 +116,13 @@ def csv_rows(name: str, file: Any) -> Iterator[SourceRow]:
     csv.field_size_limit(MAX_LINE_BYTES)
     pulled: list[str] = []
     lines = _lines(name, io.TextIOWrapper(file, encoding="utf-8-sig", newline=""), pulled)
-    head = next(lines, "")
-    separator = max(SEPARATORS, key=lambda one: len(_written(head, one)))
-    pulled.clear()
-    reader = csv.reader(chain([head], lines), delimiter=separator, strict=True)
     heading: list[str] = []
+    number = 1
     try:
+        head = next(lines, "")
+        separator = max(SEPARATORS, key=lambda one: len(_written(head, one)))
+        pulled.clear()
+        reader = csv.reader(chain([head], lines), delimiter=separator, strict=True)
         for cells in reader:
             written = "".join(pulled).rstrip("\r\n") if heading else ""
             number = reader.line_num - max(0, len(pulled) - 1)
@@ -129,17 +131,16 @@ def csv_rows(name: str, file: Any) -> Iterator[SourceRow]:
                 continue
             if not heading:
                 heading = [undefused(cell) for cell in cells]
-                for column in heading:
-                    if heading.count(column) > 1:
-                        raise DataError(f"{name}:{number}: the column {column!r} is there twice")
+                if twice := [column for column, count in Counter(heading).items() if count > 1]:
+                    raise DataError(f"{name}:{number}: the column {twice[0]!r} is there twice")
             elif len(cells) != len(heading):
                 yield SourceRow(f"{name}:{number}", number, RecordError("", f"expected {len(heading)} cells, as the heading has, got {len(cells)}"))
             else:
                 raw = _written(written, separator) if "" in cells else cells
-                found = [None if cell == raw[place] == "" else undefused(cell) for place, cell in enumerate(cells)]
+                found = [None if cell == "" and raw[place : place + 1] == [""] else undefused(cell) for place, cell in enumerate(cells)]
                 yield SourceRow(f"{name}:{number}", number, dict(zip(heading, found, strict=True)))
     except (csv.Error, UnicodeDecodeError) as error:
-        raise DataError(f"{name}:{reader.line_num + 1}: {error}; expected CSV, in UTF-8") from error
+        raise DataError(f"{name}:{number + 1}: {error}; expected CSV, in UTF-8") from error
 
 
 def _lines(name: str, file: io.TextIOWrapper, pulled: list[str]) -> Iterator[str]:

@@ -77,6 +77,8 @@ def _read_each(name: str, read: Callable[[Taken, int], Record], rows: Iterable[S
             with readable(about):
                 record = read(taken, number)
             taken.keep(record)
+            # What is wrong with a row is told of it, and not of the row that it is joined to.
+            validate(record)
             losses.add(taken.dropped, name, taken.notes)
         except RecordError as error:
             faulty(row, error)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable, Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
@@ -61,7 +62,7 @@ class Taken:
         """
         if name not in self.left:
             raise RecordError(self.at(name), "expected a value, but the field is missing")
-        return typed(self.left.pop(name), kind, self.at(name))
+        return typed(_of_text(self.left.pop(name), kind), kind, self.at(name))
 
     def maybe(self, name: str, kind: type[T]) -> T | None:
         """A field that may be missing or null.
@@ -70,7 +71,7 @@ class Taken:
             RecordError: it is there, and of another type.
         """
         value = self.left.pop(name, None)
-        return None if value is None else typed(value, kind, self.at(name))
+        return None if value is None else typed(_of_text(value, kind), kind, self.at(name))
 
     def use(self, *names: str) -> None:
         """Says that fields were used in another way."""
@@ -99,6 +100,16 @@ class Taken:
             else:
                 into[name] = value
         self.left.clear()
+
+
+def _of_text(value: object, kind: object) -> object:
+    """A number or a truth value that is written as a text, as all cells of a CSV file are."""
+    if not isinstance(value, str):
+        return value
+    if kind is float:
+        with suppress(ValueError):
+            return float(value)
+    return {"true": True, "false": False}.get(value.lower(), value) if kind is bool else value
 
 
 def _json(value: object) -> bool:

@@ -82,7 +82,11 @@ def test_several_chosen_and_rejected_are_candidates_with_scores(convert):
         ("binarized", {"chosen": "y", "rejected": "n"}, "prompt: expected a question"),
         ("binarized", {"chosen": said(None), "rejected": said("n")}, "chosen[1].content: expected a string, got null"),
         ("binarized", {"chosen": ASK, "rejected": said("n")}, "chosen[0].role: expected the assistant's answer at the end, got 'user'"),
-        ("binarized", {"chosen": said([{"type": "image_url"}]), "rejected": said("n")}, "chosen[1].content[0]: expected a part of text, got a part of the type"),
+        (
+            "binarized",
+            {"chosen": said([{"type": "image_url"}]), "rejected": said("n")},
+            "chosen[1].content[0]: expected a part of text, got a part of the type",
+        ),
         ("rewardbench", {"prompt": ["q"], "chosen": "y", "rejected": "n"}, "prompt[0]: expected an object, got a string"),
         ("alpacaeval", {"instruction": "q", "generator": "m", "output": None}, "output: expected a string, got null"),
         ("ultrafeedback", {"instruction": "q", "completions": [{"model": "m", "response": None}]}, "completions[0].response: expected a string, got null"),
@@ -91,7 +95,11 @@ def test_several_chosen_and_rejected_are_candidates_with_scores(convert):
         ("hh-rlhf", {"chosen": "Hi\n\nHuman: q\n\nAssistant: y", "rejected": "\n\nHuman: q\n\nAssistant: n"}, "chosen: expected a transcript that begins with"),
         ("mtbench", {"winner": "model_c"}, "winner: expected one of model_a, model_b, tie"),
         ("lm-eval", {"doc_id": 1, "arguments": [["q", " a"]], "resps": [[[-1.0, False]]]}, "resps: expected a list of generated texts"),
-        ("openai-batch", {"custom_id": "1", "response": None, "error": {"message": "expired"}}, 'error: expected a response, got the error {"message":"expired"}'),
+        (
+            "openai-batch",
+            {"custom_id": "1", "response": None, "error": {"message": "expired"}},
+            'error: expected a response, got the error {"message":"expired"}',
+        ),
         ("openai-batch", {"custom_id": "1", "response": {"status_code": 200, "body": {"choices": []}}}, "response.body: expected a completion"),
         ("records", {"id": "1", "messages": []}, "messages: expected at least one message"),
         ("records", {"instruction": "q", "candidates": [3]}, "candidates[0]: expected an object, got an integer"),
@@ -145,7 +153,8 @@ def test_several_files_and_lines_that_are_no_json(convert, tmp_path):
 def test_a_table_holds_missing_and_empty_cells_several_answers_and_formulas(convert, called, tmp_path):
     records = [
         {"id": "1", "instruction": "q", "input": "i", "output": "", "candidates": [
-            {"model": "m", "text": ""}, {"model": "m", "text": "=cmd()"}, {"model": "m", "text": "b", "decoding_method": "beam(4)"}, {"model": "n,\"o", "text": "'+1"},
+            {"model": "m", "text": ""}, {"model": "m", "text": "=cmd()"}, {"model": "m", "text": "b", "decoding_method": "beam(4)"},
+            {"model": "n,\"o", "text": "'+1"},
         ]},
         {"id": "2", "messages": said("a"), "candidates": [{"model": "n,\"o", "text": "x\r\ny"}]},
     ]  # fmt: skip
@@ -162,7 +171,7 @@ def test_a_table_holds_missing_and_empty_cells_several_answers_and_formulas(conv
 @pytest.mark.parametrize("model", ["output", "id", "instruction", "human", "messages", "m#2"])
 def test_a_model_whose_name_would_be_another_column_is_refused(convert, called, model):
     record = {"id": "1", "instruction": "q", "candidates": [{"model": model, "text": "x"}]}
-    code, out, err = called("data", "convert", "--to", "csv", stdin=lines([record]))
+    code, _, err = called("data", "convert", "--to", "csv", stdin=lines([record]))
     assert code == 65 and f"<stdin>:1: candidates[0].model: expected a name that is a column of its own, which {model!r} is not" in err
 
 
@@ -241,8 +250,8 @@ def test_columns_by_other_names_of_a_data_set(convert, tmp_path, monkeypatch):
 
 def test_arena_battles_of_three_kinds(convert):
     battles = [
-        {"question_id": "a1", "model_a": "m", "model_b": "n", "winner": "tie (bothbad)", "judge": "arena_user_1", "turn": 1, "anony": True, "language": "English",
-         "conversation_a": said("x"), "conversation_b": said("y"), "tstamp": 1.5},
+        {"question_id": "a1", "model_a": "m", "model_b": "n", "winner": "tie (bothbad)", "judge": "arena_user_1", "turn": 1, "anony": True,
+         "language": "English", "conversation_a": said("x"), "conversation_b": said("y"), "tstamp": 1.5},
         {"id": 7, "model_a": "m", "model_b": "n", "prompt": '["q","r"]', "response_a": '["x","z"]', "response_b": '["y","w"]',
          "winner_model_a": 1, "winner_model_b": 0, "winner_tie": 0},
         {"model_a": "m", "model_b": "n", "winner": "model_b"},
@@ -261,7 +270,7 @@ def test_arena_battles_of_three_kinds(convert):
 def test_samples_of_the_evaluation_harness(convert, tmp_path):
     def row(document, text, chosen_by, right, **more):
         return {"doc_id": document, "doc": {"question": "q"}, "target": "4", "arguments": {"gen_args_0": {"arg_0": f"Q{document}", "arg_1": {"until": ["\n"]}}},
-                "resps": [[text]], "filtered_resps": [text[-1]], "filter": chosen_by, "metrics": ["exact_match"], "exact_match": right, "doc_hash": "h", **more}  # fmt: skip
+                "resps": [[text]], "filtered_resps": [text[-1]], "filter": chosen_by, "metrics": ["exact_match"], "exact_match": right, **more}  # fmt: skip
 
     path = tmp_path / "samples.jsonl"
     path.write_text(lines([row(0, "is 4", "strict", 0.0), row(0, "is 4", "flexible", 1.0), row(1, "5", "strict", 0.0, model="b")]))
@@ -273,7 +282,9 @@ def test_samples_of_the_evaluation_harness(convert, tmp_path):
 
 def test_a_batch_and_its_requests(convert, tmp_path):
     requests, output = tmp_path / "requests.jsonl", tmp_path / "output.jsonl"
-    requests.write_text(lines([{"custom_id": str(n), "method": "POST", "url": "/v1/chat/completions", "body": {"model": "m", "messages": ASK}} for n in (1, 2)]))
+    requests.write_text(
+        lines([{"custom_id": str(n), "method": "POST", "url": "/v1/chat/completions", "body": {"model": "m", "messages": ASK}} for n in (1, 2)])
+    )
 
     def answer(n, *texts):
         choices = [{"index": place, "message": {"role": "assistant", "content": text}, "finish_reason": "stop"} for place, text in enumerate(texts)]
@@ -375,11 +386,15 @@ def test_pairs_of_a_ranked_stream_are_read_by_trl(called, tmp_path, tiny_chat, m
     rows = load_dataset("json", data_files=str(path), split="train", cache_dir=str(tmp_path / "cache"))
     assert 15 <= len(rows) <= 20 and is_conversational(rows[0]) is messages
     for row in rows:
-        candidates = {c["text"]: c["scores"]["gpt4_pref"] for c in json.loads(next(x for x in text.splitlines() if json.loads(x)["id"] == row["id"]))["candidates"]}
+        candidates = {
+            c["text"]: c["scores"]["gpt4_pref"] for c in json.loads(next(x for x in text.splitlines() if json.loads(x)["id"] == row["id"]))["candidates"]
+        }
         chosen, rejected = ((row[side][0]["content"] if messages else row[side]) for side in ("chosen", "rejected"))
         assert candidates[chosen] == max(candidates.values()) > candidates[rejected] == min(candidates.values())
     # Its trainer prepares them: tokens of the prompt and of both completions.
     settings = DPOConfig(output_dir=str(tmp_path / "out"), report_to=[], use_cpu=True, max_length=64)
-    trainer = DPOTrainer(AutoModelForCausalLM.from_pretrained(tiny_chat), args=settings, train_dataset=rows, processing_class=AutoTokenizer.from_pretrained(tiny_chat))
+    trainer = DPOTrainer(
+        AutoModelForCausalLM.from_pretrained(tiny_chat), args=settings, train_dataset=rows, processing_class=AutoTokenizer.from_pretrained(tiny_chat)
+    )
     prepared = trainer.train_dataset[0]
     assert all(len(prepared[name]) > 0 for name in ("prompt_ids", "chosen_ids", "rejected_ids"))

@@ -64,10 +64,8 @@ def through(form: str, record: dict, options: PairOptions | None = None) -> tupl
     losses = Losses()
     given = [(SourceRow("x:1", 1, record), copy.deepcopy(record))]
     rows = list(write_form(form, given, Writing(options or PairOptions()), losses))
-    if form == "csv":
-        found = list(read_form(form, csv_rows("x", io.BytesIO(csv_lines(rows)[0].encode()))))
-    else:
-        found = list(read_form(form, stored(rows)))
+    table = csv_rows("x", io.BytesIO(csv_lines(rows)[0].encode())) if form == "csv" else stored(rows)
+    found = list(read_form(form, table))
     assert len(found) == 1
     parse(as_line(found[0][1]), 1)
     return found[0][1], losses
