@@ -151,6 +151,8 @@ def validate(record: Record) -> None:
         RecordError: with the path of the first field that is wrong.
     """
     typed(record, RecordSchema)
+    if record.get("messages") == [] and record.get("instruction") is None and record.get("input") is None:
+        raise RecordError("messages", "expected at least one message, or `instruction`, got an empty conversation")
     count = len(record.get("candidates", ()))
     if _highest(record) >= count:
         for field, index in _indices(record):

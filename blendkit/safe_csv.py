@@ -9,15 +9,21 @@ from collections.abc import Iterable
 from typing import Any
 
 # A cell that begins so is a formula, also in the full-width forms that East Asian versions know. A plain number is none.
-_FORMULA = re.compile(r"[=+\-@\t\r\n＝＋－＠]")
+# What was marked as text before is marked once more, so that each mark can be taken away again.
+_FORMULA = re.compile(r"'*[=+\-@\t\r\n＝＋－＠]")
 _NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?")
 
 
 def defused(cell: Any) -> Any:
-    """The cell; a text that begins like a formula gets a `'` before it, which stays there when the file is read back."""
+    """The cell; a text that begins like a formula gets a `'` before it, which `undefused` takes away."""
     if isinstance(cell, str) and _FORMULA.match(cell) and not _NUMBER.fullmatch(cell):
         return f"'{cell}"
     return cell
+
+
+def undefused(cell: str) -> str:
+    """The cell without the mark of `defused`."""
+    return cell[1:] if cell.startswith("'") and _FORMULA.match(cell) else cell
 
 
 def csv_text(rows: Iterable[Iterable[Any]]) -> tuple[str, int]:

@@ -82,8 +82,8 @@ def toml_value(text: str) -> dict[str, Any]:
         raise RecordError("", f"not TOML: {error}") from error
 
 
-def typed(value: object, kind: type[T]) -> T:
-    """The value, checked against the type and its bounds.
+def typed(value: object, kind: type[T], at: str = "") -> T:
+    """The value, checked against the type and its bounds; `at` is the path of the value itself.
 
     Raises:
         RecordError: a field is wrong; with the path of the first field that is wrong.
@@ -91,7 +91,7 @@ def typed(value: object, kind: type[T]) -> T:
     try:
         return msgspec.convert(value, kind)
     except msgspec.ValidationError as error:
-        raise _field_error(str(error)) from None
+        raise _field_error(str(error), at) from None
 
 
 def _not_json(data: bytes, error: orjson.JSONDecodeError) -> str:
@@ -114,13 +114,14 @@ _KINDS = {"str": "a string", "int": "an integer", "float": "a number", "bool": "
 def kind_of(value: object) -> str:
     """A JSON value's type in words."""
     names = {list: "array", dict: "object", str: "str", int: "int", float: "float", bool: "bool", type(None): "null"}
-    return _KINDS[names[type(value)]]
+    # Other formats than JSON have other kinds of values, such as times and bytes.
+    return _KINDS[names[type(value)]] if type(value) in names else f"a {type(value).__name__}"
 
 
-def _field_error(message: str) -> RecordError:
+def _field_error(message: str, at: str) -> RecordError:
     """msgspec's "Expected `str`, got `null` - at `$.candidates[2].text`" in our words."""
     problem, _, path = message.partition(" - at `$")
-    field = path.rstrip("`").lstrip(".")
+    field = (at + path.rstrip("`")).lstrip(".")
     if missing := re.fullmatch(r"Object missing required field `(\w+)`", problem):
         return RecordError(f"{field}.{missing[1]}".lstrip("."), "expected a value, but the field is missing")
 

@@ -43,7 +43,7 @@ def test_help_is_made_from_the_rows(blendkit, table):
     [
         (["pair", "--schedule", "buble:2"], "--schedule buble: expected one of full, single, bubble[:K], sort, swiss:R, active:B; did you mean bubble?"),
         (["pair", "--engine", "rai"], "--engine rai: expected one of local, ray; did you mean ray?"),
-        (["data", "convert", "--from", "rewardbnch", "x"], "--from rewardbnch: expected one of ultrafeedback, "),
+        (["data", "convert", "--from", "rewardbnch", "x"], "--from rewardbnch: expected one of records, csv, "),
         (["data", "convert", "--to", "rewardbnch"], "did you mean rewardbench?"),
         (["data", "build", "comongen", "-o", "x"], "did you mean commongen?"),
         (["train", "ranker", "--kind", "simcl", "--label", "q", "--backbone", "x", "-o", "x"], "did you mean simcls?"),

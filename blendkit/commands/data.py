@@ -10,10 +10,10 @@ from typing import Annotated, Any
 
 import typer
 
-from blendkit.errors import DataError, UsageError
+from blendkit.errors import DataError, RecordError, UsageError
 from blendkit.records import Record, as_line
 from blendkit.registry import nearest
-from blendkit.sources import FORMS, TASKS
+from blendkit.sources import FORMS, PAIRS, TASKS
 from blendkit.streams.files import Role, one_role_each, stdin_or, stdout_or
 from blendkit.streams.lines import BadLine, Reader, Writer
 from blendkit.terminal_text import say, shown
@@ -116,32 +116,67 @@ def stats(
 
 @app.command()
 def convert(
-    files: Annotated[list[str] | None, typer.Argument(help="Files or hub ids to read with --from; none reads records on stdin.")] = None,
+    files: Annotated[
+        list[str] | None,
+        typer.Argument(
+            help="What to read with --from: files (.json, .jsonl, .csv, .parquet, .arrow, .gz, .zst) or hf:OWNER/NAME[:SPLIT].", show_default="stdin"
+        ),
+    ] = None,
     source: Annotated[str | None, typer.Option("--from", help=f"The form of the files: {FORMS.explained()}.", show_default="records")] = None,
     target: Annotated[str | None, typer.Option("--to", help="The form to write, one of those of --from.", show_default="records")] = None,
-    label: Annotated[str, typer.Option(help="--to pairs: `human`, or the score by which the best and the worst candidate are chosen and rejected.")] = "human",
-    split: Annotated[str, typer.Option(help="The split of a hub id.")] = "train",
-    output: Output = None,
+    columns: Annotated[
+        list[str] | None, typer.Option("--map", help="FIELD=COLUMN: a column's name in the form; candidates=COLUMN may be given for several models.")
+    ] = None,
+    label: Annotated[
+        str | None,
+        typer.Option(help="--to pairs: what says which is better: human, ranks:NAME, verdicts:JUDGE or a score.", show_default="the one that a record has"),
+    ] = None,
+    pairs: Annotated[str, typer.Option(help=f"--to pairs: {', '.join(PAIRS)}.")] = "best-worst",
+    min_margin: Annotated[float, typer.Option(help="--to pairs: leave out those nearer than this in score, ranks or shares of verdicts won.")] = 0.0,
+    as_messages: Annotated[bool, typer.Option("--as-messages", help="--to dpo, kto, sft: write lists of messages in place of texts.")] = False,
+    strict: Annotated[bool, typer.Option("--strict", help="A field for which a form has no place is an error; else it is counted and told.")] = False,
+    split: Annotated[str, typer.Option(help="The split of a data set of the hub.")] = "train",
+    on_error: Annotated[str, typer.Option(help="A bad row: `fail` stops, `skip` leaves it out and ends with 70.")] = "fail",
+    rejects: Annotated[str | None, typer.Option(help="Where --on-error skip writes bad rows, with the reason.")] = None,
+    output: Annotated[str | None, typer.Option("-o", "--output", help="Write this file (.gz, .zst, .parquet, .arrow) instead of stdout.")] = None,
 ) -> None:
-    """Read and write the forms of neighbours.
-
-    A CSV cell that begins as a formula does gets a ' before it, lest a spreadsheet compute it; --from csv leaves it there.
+    """Read and write the forms of neighbours. What a form cannot hold is counted and told; docs/data.md lists what each form keeps.
 
     Example: blendkit data convert --from alpacaeval vicuna.json alpaca.json > candidates.jsonl
     """
-    from blendkit.sources.converting import converted
-    from blendkit.sources.forms import read_form
-    from blendkit.sources.reading import rows
+    from blendkit.sources.converting import check_output, converted, parsed_map, stream
+    from blendkit.sources.forms import Faulty, Writing, read_form
+    from blendkit.sources.preferences import PairOptions
+    from blendkit.sources.reading import mapped, rows
+    from blendkit.sources.rows import Losses, SourceRow
+    from blendkit.streams.rejects import Rejects
 
-    if source is None and files:
-        raise UsageError("data convert: --from FORM says what the files are; records come on stdin")
-    if source is not None and not files:
-        raise UsageError(f"data convert --from {source}: no file given")
-    one_role_each([*([Role("the file", file) for file in files] if files else [stdin_or(None)]), stdout_or(output)])
-    records: Iterable[Record] = _records(None)
-    if source is not None:
-        records = read_form(source, (row for path in files or [] for row in rows(path, split)))
-    _write_blocks(converted(records, target, label, lambda line: say(line, "data")), output)
+    if source is None and (files or columns):
+        source = "records"
+    if rejects and on_error != "skip":
+        raise UsageError("--rejects needs --on-error skip")
+    if on_error not in ("fail", "skip"):
+        raise UsageError(f"--on-error {on_error}: expected fail or skip")
+    roles = [Role("the file", file) for file in files or [] if file != "-"] or [stdin_or(None)]
+    one_role_each([*roles, stdout_or(output), *([Role("--rejects", rejects, writes=True)] if rejects else [])])
+    check_output(target, output)
+    writing, losses = Writing(PairOptions(label, pairs, min_margin), as_messages), Losses(strict)
+    named = parsed_map(columns or [])
+    with Rejects("data", "<stdin>", on_error == "skip", rejects) as bad:
+
+        def faulty(row: SourceRow, error: RecordError) -> None:
+            bad.take(BadLine(row.number, row.raw(), error), row.place)
+
+        checked: Faulty = faulty
+        if source is None:
+            records = stream(None, checked)
+        else:
+            given = (row for path in files or ["-"] for row in rows(path, split, source == "csv"))
+            records = read_form(source, mapped(given, named) if named else given, losses, checked)
+        _write_blocks(converted(records, target, writing, losses, checked, lambda line: say(line, "data"), output), output)
+    for line in [*losses.told(), *(f"{count:,} {what}" for what, count in writing.left_out.items() if count)]:
+        say(line, "data")
+    bad.raise_if_any()
 
 
 def _named(given: str) -> tuple[str, str]:

@@ -1,345 +1,230 @@
-"""The forms in which neighbours publish answers and preferences: rows into records, and records into rows.
+"""What a form is, and how its rows become records that `blendkit check` takes, and records its rows.
 
-A new form is a function or two here, or in a file beside, and a row in FORMS (blendkit/sources/__init__.py).
+A new form is a function or two in a file beside, and a row in FORMS (blendkit/sources/__init__.py).
 """
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass
+from contextlib import contextmanager
+from dataclasses import dataclass, field
 from typing import Any
 
-from blendkit.errors import DataError, RecordError
-from blendkit.records import Record, candidates_of, generated_only, source_text, validate, verdicts_of, writable
-from blendkit.scorers import better_when_lower
-from blendkit.seeding import seeded
+from blendkit.errors import DataError, RecordError, UsageError
+from blendkit.records import Record, as_line, source_text, validate
 from blendkit.sources import FORMS
-from blendkit.sources.reading import Fields
-from blendkit.untrusted import typed
+from blendkit.sources.preferences import PairOptions
+from blendkit.sources.rows import Fields, Losses, SourceRow, Taken
+from blendkit.streams.lines import MAX_LINE_BYTES
+from blendkit.streams.unique_ids import UniqueIds
 
-Places = Iterable[tuple[str, Fields]]
-Messages = list[dict[str, str]]
-# The verdicts of a judge that is a person or a published annotator.
-ANNOTATOR = "annotator"
+# Records, each with the first row that it comes from.
+Placed = Iterator[tuple[SourceRow, Record]]
+# What becomes of a row or a record that is bad: raises, or notes it.
+Faulty = Callable[[SourceRow, RecordError], None]
+
+
+@dataclass
+class Writing:
+    """How records are written: which of their candidates are better, and whether texts are lists of messages. `left_out` counts what is not written."""
+
+    labels: PairOptions = field(default_factory=PairOptions)
+    as_messages: bool = False
+    left_out: Counter[str] = field(default_factory=Counter)
 
 
 @dataclass(frozen=True)
 class Form:
-    """`write` gives the rows of a record; None where the form only makes sense to read. `array`: the file is one JSON array."""
+    """`read` makes a record of a row and its number, `write` the rows of a record; None where the form has no such way.
 
-    read: Callable[[Places], Iterator[Record]]
-    write: Callable[[Record, str], Iterator[Fields]] | None = None
+    `array`: the file is one JSON array. `joins` gives the key by which rows become one record, with the candidates of all.
+    """
+
+    read: Callable[[Taken, int], Record] | None
+    write: Callable[[Taken, Writing], Iterator[Fields]] | None = None
     array: bool = False
+    joins: Callable[[Record], object] | None = None
 
 
-# --- conversations and pairs
+def fail(row: SourceRow, error: RecordError) -> None:
+    """Raises DataError, with the row's place."""
+    raise DataError(f"{row.place}: {error}") from error
 
 
-def x_of(messages: Messages) -> Fields:
-    """The record's fields for a conversation that an answer follows: an instruction where it is one question."""
-    if len(messages) == 1 and messages[0]["role"] == "user":
-        return {"instruction": messages[0]["content"], "input": ""}
-    return {"messages": [{"role": message["role"], "content": message["content"]} for message in messages]}
-
-
-def paired(record_id: str, x: Fields, chosen: str, rejected: str, models: tuple[str, str] = ("chosen", "rejected"), **more: Any) -> Record:
-    """A record of two candidates with the label `human`; which of them is A is drawn by the id, so that places tell nothing."""
-    both = [{"model": models[0], "text": chosen}, {"model": models[1], "text": rejected}]
-    first = seeded(0, "place", record_id) % 2 == 0
-    return {"id": record_id, **x, "candidates": both if first else both[::-1], "human": "A" if first else "B", **more}
-
-
-def messages_of(record: Record) -> Messages:
-    """x as a conversation."""
-    return record.get("messages") or [{"role": "user", "content": source_text(record)}]
-
-
-def preferred(record: Record, label: str) -> tuple[dict[str, Any], dict[str, Any]] | None:
-    """(better, worse) candidate by the label `human`, or by the score of that name; None for a tie.
+def read_form(name: str, rows: Iterable[SourceRow], losses: Losses | None = None, faulty: Faulty = fail) -> Placed:
+    """Rows of a form as records with ids of their own, each with the first row that it comes from.
 
     Raises:
-        RecordError: neither is there.
+        UsageError: there is no such form, or it is only written.
+        DataError: a row is not of that form, unless `faulty` takes it.
     """
-    candidates = [candidates_of(record, 2)[index] for index in generated_only(record["candidates"])]
-    if label == "human":
-        if record.get("human") not in ("A", "B", "tie") or len(candidates) != 2:
-            raise RecordError(
-                "human", f"expected A, B or tie, and two candidates, got {record.get('human')!r} and {len(candidates)}; --label NAME takes a score"
-            )
-        return None if record["human"] == "tie" else (candidates[0], candidates[1]) if record["human"] == "A" else (candidates[1], candidates[0])
-    scores = [candidate.get("scores", {}).get(label) for candidate in candidates]
-    if any(score is None for score in scores):
-        raise RecordError(f"candidates[].scores.{label}", "expected a number in every candidate, as --label asks for it")
-    order = sorted(range(len(scores)), key=lambda index: scores[index], reverse=not better_when_lower(label))
-    return None if scores[order[0]] == scores[order[-1]] else (candidates[order[0]], candidates[order[-1]])
+    form: Form = FORMS.load(name, "--from")
+    if form.read is None:
+        raise UsageError(f"data convert --from {name}: this form is only written")
+    losses = losses or Losses()
+    read = _read_each(name, form.read, rows, losses, faulty)
+    return _whole(_joined(read, form.joins, losses, name) if form.joins else read, losses, faulty)
 
 
-def _answer(messages: Messages) -> tuple[Messages, str]:
-    if not messages or messages[-1]["role"] != "assistant":
-        raise ValueError("a conversation that does not end with the assistant")
-    return messages[:-1], messages[-1]["content"]
+def _read_each(name: str, read: Callable[[Taken, int], Record], rows: Iterable[SourceRow], losses: Losses, faulty: Faulty) -> Placed:
+    about = f"; {name} is {FORMS[name].about}"
+    for number, row in enumerate(rows, 1):
+        try:
+            if isinstance(row.value, RecordError):
+                raise row.value
+            taken = Taken(row.value)
+            with readable(about):
+                record = read(taken, number)
+            taken.keep(record)
+            # What is wrong with a row is told of it, and not of the row that it is joined to.
+            validate(record)
+            losses.add(taken.dropped, name, taken.notes)
+        except RecordError as error:
+            faulty(row, error)
+            continue
+        yield row, record
 
 
-def read_binarized(places: Places) -> Iterator[Record]:
-    """UltraFeedback binarized, and what TRL reads: prompt, chosen and rejected, as conversations or as texts."""
-    for number, (_, row) in enumerate(read_each(places), 1):
-        scores: dict[str, Any] = {"chosen": row.get("score_chosen"), "rejected": row.get("score_rejected")}
-        if isinstance(row["chosen"], str):
-            record = paired(_id(row, "prompt_id", number), {"instruction": row["prompt"], "input": ""}, row["chosen"], row["rejected"])
+def published(read: Callable[[Fields, int], Record | None], rows: Iterable[SourceRow], what: str) -> Iterator[Record]:
+    """The records of a data set in its published form; a row of which `read` makes None is left out. Rows are counted from 0.
+
+    Raises:
+        DataError: a row is not of that form; with its place.
+    """
+    for number, row in enumerate(rows):
+        try:
+            if isinstance(row.value, RecordError):
+                raise row.value
+            fields = Taken(row.value).fields
+            with readable(f"; expected a row {what}"):
+                record = read(fields, number)
+            if record is not None:
+                acceptable(record)
+        except RecordError as error:
+            fail(row, error)
         else:
-            before, chosen = _answer(row["chosen"])
-            record = paired(_id(row, "prompt_id", number), x_of(before), chosen, _answer(row["rejected"])[1])
-        for candidate in record["candidates"]:
-            if scores[candidate["model"]] is not None:
-                candidate["scores"] = {"overall": float(scores[candidate["model"]])}
-        yield record
+            if record is not None:
+                yield record
 
 
-def write_binarized(record: Record, label: str) -> Iterator[Fields]:
-    """One row, none for a tie."""
-    both = preferred(record, label)
-    if both:
-        conversations = [[*messages_of(record), {"role": "assistant", "content": candidate["text"]}] for candidate in both]
-        yield {"prompt": source_text(record), "prompt_id": record["id"], "chosen": conversations[0], "rejected": conversations[1]}
+@contextmanager
+def readable(about: str) -> Iterator[None]:
+    """Whatever goes wrong with a row inside becomes a RecordError that ends with `about`: a reader may be another package's."""
+    try:
+        yield
+    except RecordError as error:
+        raise RecordError("", f"{error}{about}") from error
+    except (LookupError, TypeError, ValueError, AttributeError, ArithmeticError, RecursionError) as error:
+        said = f"no field {error}" if isinstance(error, KeyError) else " ".join(str(error).split())[:200]
+        raise RecordError("", f"{said}{about}") from error
 
 
-def read_ultrafeedback(places: Places) -> Iterator[Record]:
-    """UltraFeedback as published: an instruction and four completions with overall scores (and aspects' ratings)."""
-    for number, (_, row) in enumerate(read_each(places), 1):
-        candidates = []
-        for completion in row["completions"]:
-            scores = {"overall": float(completion["overall_score"])} if completion.get("overall_score") is not None else {}
-            for aspect, found in (completion.get("annotations") or {}).items():
-                rating = str((found or {}).get("Rating", "")) if isinstance(found, dict) else ""
-                if rating.replace(".", "", 1).isdigit():
-                    scores[aspect] = float(rating)
-            candidates.append({"model": completion["model"], "text": completion["response"], "scores": scores})
-        yield {"id": _id(row, "id", number), "instruction": row["instruction"], "input": "", "source": row.get("source"), "candidates": candidates}
-
-
-def write_ultrafeedback(record: Record, label: str) -> Iterator[Fields]:
-    """The candidates as completions, with the label as overall score."""
-    completions = [
-        {"model": candidate["model"], "response": candidate["text"], "overall_score": candidate.get("scores", {}).get(label)}
-        for candidate in candidates_of(record)
-    ]
-    yield {"id": record["id"], "source": record.get("source"), "instruction": source_text(record), "completions": completions}
-
-
-def read_unifiedfeedback(places: Places) -> Iterator[Record]:
-    """Unified-Feedback (llm-blender): two conversations with ratings."""
-    for number, (_, row) in enumerate(read_each(places), 1):
-        (before, a), (_, b) = _answer(row["conv_A"]), _answer(row["conv_B"])
-        ratings = float(row["conv_A_rating"]), float(row["conv_B_rating"])
-        human = "tie" if ratings[0] == ratings[1] else "A" if ratings[0] > ratings[1] else "B"
-        candidates = [{"model": model, "text": text, "scores": {"rating": rating}} for model, text, rating in zip("AB", (a, b), ratings, strict=True)]
-        yield {"id": _id(row, "id", number), **x_of(before), "source": row.get("source"), "candidates": candidates, "human": human}
-
-
-def write_unifiedfeedback(record: Record, label: str) -> Iterator[Fields]:
-    """The better and the worse candidate as conversations rated 1 and 0."""
-    both = preferred(record, label)
-    if both:
-        conversations = [[*messages_of(record), {"role": "assistant", "content": candidate["text"]}] for candidate in both]
-        row = {"id": record["id"], "source": record.get("source"), "conv_A": conversations[0], "conv_B": conversations[1]}
-        yield {**row, "conv_A_rating": 1.0, "conv_B_rating": 0.0}
-
-
-def read_rewardbench(places: Places) -> Iterator[Record]:
-    """RewardBench: prompt, chosen and rejected texts with their models, and the subset."""
-    for number, (_, row) in enumerate(read_each(places), 1):
-        models = row.get("chosen_model") or "chosen", row.get("rejected_model") or "rejected"
-        x = {"instruction": row["prompt"], "input": ""}
-        yield paired(_id(row, "id", number), x, row["chosen"], row["rejected"], models, subset=row.get("subset"))
-
-
-def write_rewardbench(record: Record, label: str) -> Iterator[Fields]:
-    """One row, none for a tie."""
-    both = preferred(record, label)
-    if both:
-        better, worse = both
-        row = {"id": record["id"], "subset": record.get("subset"), "prompt": source_text(record), "chosen": better["text"], "rejected": worse["text"]}
-        yield {**row, "chosen_model": better["model"], "rejected_model": worse["model"]}
-
-
-def read_hh(places: Places) -> Iterator[Record]:
-    """HH-RLHF: two transcripts of turns that begin with `\\n\\nHuman: ` and `\\n\\nAssistant: `."""
-    for number, (_, row) in enumerate(read_each(places), 1):
-        (before, chosen), (_, rejected) = _answer(_turns(row["chosen"])), _answer(_turns(row["rejected"]))
-        yield paired(f"hh/{number}", x_of(before), chosen, rejected)
-
-
-def write_hh(record: Record, label: str) -> Iterator[Fields]:
-    """One row, none for a tie."""
-    both = preferred(record, label)
-    if both:
-        names = {"user": "Human", "assistant": "Assistant"}
-        before = "".join(f"\n\n{names.get(message['role'], 'Human')}: {message['content']}" for message in messages_of(record))
-        yield {key: f"{before}\n\nAssistant: {candidate['text']}" for key, candidate in zip(("chosen", "rejected"), both, strict=True)}
-
-
-def _turns(transcript: str) -> Messages:
-    import re
-
-    parts = re.split(r"\n\n(Human|Assistant): ?", transcript)
-    roles = {"Human": "user", "Assistant": "assistant"}
-    return [{"role": roles[name], "content": text.strip()} for name, text in zip(parts[1::2], parts[2::2], strict=True)]
-
-
-# --- benchmarks: several models' answers
-
-
-def read_alpacaeval(places: Places) -> Iterator[Record]:
-    """AlpacaEval model_outputs: instruction, output, generator; several models' files of one set become one record an instruction."""
-    found: dict[str, Record] = {}
-    for _, row in read_each(places):
-        # A record is complete only when all rows are read, but a fault must be raised at its row.
-        texts = typed({field: row[field] for field in ("instruction", "generator", "output")}, dict[str, str])
-        record = found.setdefault(texts["instruction"], {"id": f"alpacaeval/{len(found)}", "instruction": texts["instruction"], "input": "", "candidates": []})
-        record["candidates"].append({"model": texts["generator"], "text": texts["output"]})
-        record.setdefault("source", row.get("dataset"))
+def _joined(read: Placed, key: Callable[[Record], object], losses: Losses, name: str) -> Placed:
+    """Records of one key as one, in the order of their first rows."""
+    found: dict[object, tuple[SourceRow, Record]] = {}
+    for row, record in read:
+        first = found.setdefault(key(record), (row, record))[1]
+        if first is not record:
+            dropped: Counter[str] = Counter()
+            _join(first, record, dropped)
+            losses.add(dropped, name)
     yield from found.values()
 
 
-def write_alpacaeval(record: Record, label: str) -> Iterator[Fields]:
-    """A row a candidate; its files have one generator each, which a filter by `generator` gives."""
-    for candidate in candidates_of(record):
-        yield {"dataset": record.get("source"), "instruction": source_text(record), "output": candidate["text"], "generator": candidate["model"]}
+def _join(first: Record, other: Record, dropped: Counter[str]) -> None:
+    for candidate in other.pop("candidates", []):
+        same = [
+            one
+            for one in first.get("candidates", [])
+            if (one["model"], one["text"]) == (candidate["model"], candidate["text"])
+            and one.get("scores") and candidate.get("scores") and not {*one["scores"]} & {*candidate["scores"]}
+        ]  # fmt: skip
+        if same:
+            # Another measure of the same answer.
+            same[0]["scores"].update(candidate["scores"])
+            same[0].update({name: value for name, value in candidate.items() if name not in same[0]})
+        else:
+            first.setdefault("candidates", []).append(candidate)
+    for field_name, value in other.items():
+        if field_name not in first:
+            first[field_name] = value
+        elif first[field_name] != value and field_name != "id":
+            dropped[f"{field_name} of a further row"] += 1
 
 
-def read_alpacaeval_annotations(places: Places) -> Iterator[Record]:
-    """AlpacaEval annotations: two outputs and `preference`, 1 for the first, 2 for the second, and between them by probability."""
-    for number, (_, row) in enumerate(read_each(places), 1):
-        candidates = [{"model": row[f"generator_{side}"], "text": row[f"output_{side}"]} for side in (1, 2)]
-        record: Record = {"id": f"annotation/{number}", "instruction": row["instruction"], "input": "", "candidates": candidates}
-        preference = row.get("preference")
-        if preference is not None:
-            # 0 and 1.5 are draws in the published files.
-            second = 0.5 if float(preference) == 0 else float(preference) - 1
-            verdict = "A" if second < 0.5 else "B" if second > 0.5 else "tie-good"
-            record["verdicts"] = {
-                row.get("annotator") or ANNOTATOR: [{"a": 0, "b": 1, "verdict": verdict, "shown": [0, 1], "probability": round(1 - second, 6)}]
-            }
-        yield record
+def _whole(read: Placed, losses: Losses, faulty: Faulty) -> Placed:
+    """The records that `check` takes, each with an id that was not there before."""
+    ids, times = UniqueIds(), Counter[str]()
+    for row, record in read:
+        try:
+            acceptable(record)
+        except RecordError as error:
+            faulty(row, error)
+            continue
+        first = record["id"]
+        while not ids.add(record["id"]):
+            times[first] += 1
+            record["id"] = f"{first}#{times[first] + 1}"
+        if record["id"] != first:
+            losses.notes["ids were there before: #2, #3… was put behind them"] += 1
+        yield row, record
 
 
-def write_alpacaeval_annotations(record: Record, label: str) -> Iterator[Fields]:
-    """A row a verdict of every judge."""
-    candidates = candidates_of(record)
-    for judge, verdicts in verdicts_of(record).items():
-        for verdict in verdicts:
-            a, b = candidates[verdict["a"]], candidates[verdict["b"]]
-            known = {"A": 1.0, "B": 2.0}.get(verdict["verdict"], 1.5)
-            preference = 2 - verdict["probability"] if verdict.get("probability") is not None else known
-            # The published files, too, have none where the annotator's answer could not be read.
-            unread = verdict["verdict"] == "unparsed"
-            row = {"instruction": source_text(record), "output_1": a["text"], "generator_1": a["model"], "output_2": b["text"], "generator_2": b["model"]}
-            yield {**row, "annotator": judge, "preference": None if unread else round(preference, 6)}
-
-
-def read_mtbench(places: Places) -> Iterator[Record]:
-    """MT-bench judgments (lmsys/mt_bench_human_judgments): two conversations, the winner, the judge."""
-    verdicts = {"model_a": "A", "model_b": "B", "tie": "tie-good", "tie (inconsistent)": "tie-good", "error": "unparsed"}
-    for number, (_, row) in enumerate(read_each(places), 1):
-        (before, a), (_, b) = _answer(row["conversation_a"]), _answer(row["conversation_b"])
-        verdict = verdicts[row["winner"]]
-        judge = row["judge"] if isinstance(row.get("judge"), str) else "-".join(map(str, row.get("judge") or [ANNOTATOR]))
-        candidates = [{"model": row["model_a"], "text": a}, {"model": row["model_b"], "text": b}]
-        human = {"human": verdict if verdict in ("A", "B") else "tie"} if verdict != "unparsed" else {}
-        x = {"id": f"mtbench/{row['question_id']}/{row.get('turn', 1)}/{number}", **x_of(before)}
-        yield {**x, "candidates": candidates, **human, "verdicts": {judge: [{"a": 0, "b": 1, "verdict": verdict, "shown": [0, 1]}]}}
-
-
-def write_mtbench(record: Record, label: str) -> Iterator[Fields]:
-    """A row a verdict of every judge."""
-    candidates, winners = candidates_of(record), {"A": "model_a", "B": "model_b", "unparsed": "error"}
-    for judge, verdicts in verdicts_of(record).items():
-        for verdict in verdicts:
-            a, b = candidates[verdict["a"]], candidates[verdict["b"]]
-            talks = [[*messages_of(record), {"role": "assistant", "content": candidate["text"]}] for candidate in (a, b)]
-            row = {"question_id": record["id"], "model_a": a["model"], "model_b": b["model"], "winner": winners.get(verdict["verdict"], "tie"), "judge": judge}
-            yield {**row, "conversation_a": talks[0], "conversation_b": talks[1], "turn": sum(message["role"] == "user" for message in messages_of(record))}
-
-
-# --- plain tables
-
-FIXED = ("id", "instruction", "input", "output")
-
-
-def read_csv(places: Places) -> Iterator[Record]:
-    """A table with a column `instruction`, and maybe `id`, `input` and `output` (the reference); every other column is a model's answers."""
-    for number, (_, row) in enumerate(read_each(places), 1):
-        candidates = [{"model": name, "text": text} for name, text in row.items() if name not in FIXED and text is not None]
-        record: Record = {"id": row.get("id") or str(number), "instruction": row["instruction"], "input": row.get("input") or "", "candidates": candidates}
-        yield {**record, "output": row["output"]} if row.get("output") is not None else record
-
-
-def write_csv(record: Record, label: str) -> Iterator[Fields]:
-    """One line, a column a model."""
-    row = {"id": record["id"], "instruction": source_text(record), "input": "", "output": record.get("output")}
-    for index, candidate in enumerate(record.get("candidates", [])):
-        if candidate["model"] in row:
-            raise RecordError(f"candidates[{index}].model", f"expected a name that no other column has, got {candidate['model']!r}")
-        row[candidate["model"]] = candidate["text"]
-    yield row
-
-
-# --- the forms
-
-
-def read_each(places: Places) -> Iterator[tuple[str, Fields]]:
-    """The rows; each is checked to be an object."""
-    for place, row in places:
-        if not isinstance(row, dict):
-            raise DataError(f"{place}: expected an object, got {type(row).__name__}")
-        yield place, row
-
-
-def _id(row: Fields, field: str, number: int) -> str:
-    return str(row[field]) if row.get(field) is not None else str(number)
-
-
-ULTRAFEEDBACK = Form(read_ultrafeedback, write_ultrafeedback)
-BINARIZED = Form(read_binarized, write_binarized)
-UNIFIEDFEEDBACK = Form(read_unifiedfeedback, write_unifiedfeedback)
-REWARDBENCH = Form(read_rewardbench, write_rewardbench)
-ALPACAEVAL = Form(read_alpacaeval, write_alpacaeval, array=True)
-ALPACAEVAL_ANNOTATIONS = Form(read_alpacaeval_annotations, write_alpacaeval_annotations, array=True)
-MTBENCH = Form(read_mtbench, write_mtbench)
-HH_RLHF = Form(read_hh, write_hh)
-CSV = Form(read_csv, write_csv)
-
-
-def read_form(name: str, places: Places) -> Iterator[Record]:
-    """Rows of a form as records.
-
-    Raises:
-        UsageError: there is no such form.
-        DataError: a row is not of that form; with its place.
-    """
-    form: Form = FORMS.load(name, "--from")
-    return placed(form.read, places, f"of the form {name} ({FORMS[name].about})")
-
-
-def placed(read: Callable[[Places], Iterator[Record]], places: Places, what: str) -> Iterator[Record]:
-    """The records that `read` makes of the rows; each is one that `blendkit check` takes.
-
-    Raises:
-        DataError: a row is not `what`; with its place.
-    """
-    at = ""
-
-    def noted() -> Iterator[tuple[str, Fields]]:
-        nonlocal at
-        for place, row in places:
-            at = place
-            yield place, row
-
+def acceptable(record: Record) -> None:
+    """Raises RecordError for a record that has no x, or that `blendkit check` would refuse."""
+    validate(record)
+    source_text(record)
     try:
-        for record in read(noted()):
-            validate(record)
-            writable(record)
-            yield record
-    except (LookupError, TypeError, ValueError, AttributeError, ArithmeticError, RecursionError, RecordError) as error:
-        said = f"no field {error}" if isinstance(error, KeyError) else " ".join(str(error).split())[:200]
-        raise DataError(f"{at}: not {what}: {said}") from error
+        size = len(as_line(record))
+    except (TypeError, RecursionError) as error:
+        raise RecordError("", f"cannot be written as JSON: {error}") from error
+    if size > MAX_LINE_BYTES:
+        raise RecordError("", f"expected a record of at most {MAX_LINE_BYTES >> 20} MB, got {size >> 20} MB")
+
+
+def write_form(name: str, records: Iterable[tuple[SourceRow, Record]], writing: Writing, losses: Losses, faulty: Faulty = fail) -> Iterator[Fields]:
+    """Records as rows of a form.
+
+    Raises:
+        UsageError: there is no such form, or it is only read.
+        DataError: a record lacks what the form needs, unless `faulty` takes it.
+    """
+    form: Form = FORMS.load(name, "--to")
+    if form.write is None:
+        raise UsageError(f"data convert --to {name}: this form is only read")
+    for row, record in records:
+        taken = Taken(record)
+        taken.use("id")
+        try:
+            written = list(form.write(taken, writing))
+            if written:
+                _beside(taken, written)
+                losses.add(taken.dropped, name)
+        except RecordError as error:
+            faulty(row, error)
+            continue
+        yield from written
+
+
+def _beside(record: Taken, written: list[Fields]) -> None:
+    """What no form knows goes into every row under its own name."""
+    kept: dict[str, Any] = dict(written[0])
+    known = set(kept)
+    record.keep(kept)
+    for fields in written:
+        for name, value in kept.items():
+            if name not in known:
+                fields.setdefault(name, value)
+
+
+def identity(row: Taken, number: int, *names: str) -> str:
+    """The record's id: the first of the fields that is there, or the row's number.
+
+    Raises:
+        RecordError: it is neither a text nor a number.
+    """
+    for name in names:
+        if row.left.get(name) is not None:
+            return str(row.need(name, str | int | float))  # type: ignore[arg-type]
+    return str(number)

@@ -7,15 +7,16 @@ from __future__ import annotations
 
 import random
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 
 from blendkit.errors import DataError, UsageError
 from blendkit.records import Record
 from blendkit.registry import nearest
 from blendkit.seeding import seeded
-from blendkit.sources.forms import Places, placed, read_each
-from blendkit.sources.reading import Fields, rows
+from blendkit.sources.forms import published
+from blendkit.sources.reading import rows
+from blendkit.sources.rows import Fields, SourceRow
 
 # Words of an instruction with its input, and of a reference, that are kept.
 LONGEST = (512, 1024)
@@ -68,7 +69,7 @@ SOURCES = {
 }
 
 
-def read_source(name: str, places: Places) -> Iterator[Record]:
+def read_source(name: str, given: Iterable[SourceRow]) -> Iterator[Record]:
     """Records of one source, `id` NAME/NUMBER.
 
     Raises:
@@ -76,15 +77,15 @@ def read_source(name: str, places: Places) -> Iterator[Record]:
     """
     if name not in SOURCES:
         raise UsageError(f"source {name}: expected one of {', '.join(SOURCES)}{nearest(name, SOURCES)}")
-    return placed(lambda given: _records(name, given), places, f"of the published form of {name}")
 
-
-def _records(name: str, places: Places) -> Iterator[Record]:
-    for number, (_, row) in enumerate(read_each(places)):
+    def read(row: Fields, number: int) -> Record | None:
         found = SOURCES[name].read(row)
-        if found is not None:
-            instruction, given, output = (str(part or "").strip() for part in found)
-            yield {"id": f"{name}/{number}", "instruction": instruction, "input": given, "output": output, "source": name}
+        if found is None:
+            return None
+        instruction, context, output = (str(part or "").strip() for part in found)
+        return {"id": f"{name}/{number}", "instruction": instruction, "input": context, "output": output, "source": name}
+
+    return published(read, given, f"of the published form of {name}")
 
 
 def curated(records: Iterator[Record], seen: set[str]) -> Iterator[Record]:
@@ -149,9 +150,6 @@ def pulled(split: str, where: str | None = None) -> Iterator[Record]:
     names = {"train": "train", "val": "validation", "validation": "validation", "test": "test"}
     if split not in names:
         raise UsageError(f"mixinstruct:{split}: expected train, val or test")
-    yield from placed(_published, rows(where or HUB, names[split]), "of the published form of MixInstruct")
-
-
-def _published(places: Places) -> Iterator[Record]:
-    for _, row in read_each(places):
-        yield {key: value for key, value in row.items() if value is not None}
+    yield from published(
+        lambda row, number: {key: value for key, value in row.items() if value is not None}, rows(where or HUB, names[split]), "of MixInstruct"
+    )

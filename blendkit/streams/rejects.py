@@ -22,9 +22,9 @@ class Rejects:
         if self._writer:
             self._writer.close()
 
-    def take(self, bad: BadLine) -> None:
-        """Raises DataError under `fail`; otherwise says so, and keeps line and reason."""
-        message = f"{self.source}:{bad.number}: {bad.error}"
+    def take(self, bad: BadLine, place: str | None = None) -> None:
+        """Raises DataError under `fail`; otherwise says so, and keeps line and reason. `place` stands for source and line."""
+        message = f"{place or f'{self.source}:{bad.number}'}: {bad.error}"
         if not self.skip:
             raise DataError(message)
         self.count += 1

@@ -119,7 +119,7 @@ def test_what_is_written_reads_back_the_same(blendkit, tmp_path, form):
         answers = sorted((c["text"], c["text"] == better(record) if record.get("human") in ("A", "B") else None) for c in record["candidates"])
         return x, answers, record.get("verdicts")
 
-    kept = [record for record in records if record.get("human") != "tie" or form == "mtbench"]
+    kept = [record for record in records if record.get("human") != "tie" or form in ("mtbench", "unifiedfeedback")]
     assert [content(record) for record in again] == [content(record) for record in kept]
 
 
@@ -127,7 +127,8 @@ def test_a_table_of_answers(blendkit, tmp_path):
     path = tmp_path / "t.csv"
     path.write_text('\ufeffinstruction,output,model one,two\n"Say ""hi"".\nNow.",hi,"Hi, you",\nBye?,,x,y\n', encoding="utf-8")
     first, second = parsed(blendkit("data", "convert", "--from", "csv", path).stdout)
-    assert first["instruction"] == 'Say "hi".\nNow.' and [c["text"] for c in first["candidates"]] == ["Hi, you", ""]
+    # The second answer is not there, and no empty text.
+    assert first["instruction"] == 'Say "hi".\nNow.' and first["candidates"] == [{"model": "model one", "text": "Hi, you"}]
     back = blendkit("data", "convert", "--to", "csv", stdin=lines([first, second])).stdout
     table = list(csv.DictReader(io.StringIO(back)))
     assert table[0]["model one"] == "Hi, you" and table[1]["two"] == "y"
@@ -265,8 +266,12 @@ def test_table_1_of_a_stream(blendkit, tiny_chat):
     [
         (["convert", "--from", "rewardbnch", "x.jsonl"], 2, "did you mean rewardbench?"),
         (["convert", "--from", "rewardbench", "none.jsonl"], 66, "none.jsonl: no such file"),
-        (["convert", "x.jsonl"], 2, "--from FORM says what the files are"),
-        (["convert", "--from", "csv"], 2, "no file given"),
+        (["convert", "--from", "rewardbench", "hf:none/such"], 66, "no data set 'none/such' (split train)"),
+        (["convert", "--map", "x"], 2, "--map x: expected FIELD=COLUMN"),
+        (["convert", "--pairs", "best"], 2, "expected one of best-worst, best-random, all"),
+        (["convert", "--min-margin", "-1"], 2, "expected at least 0"),
+        (["convert", "--rejects", "x"], 2, "--rejects needs --on-error skip"),
+        (["convert", "--to", "csv", "-o", "x.parquet"], 2, "--to csv writes CSV"),
         (["build", "mixinstrukt", "-o", "x"], 2, "expected one of mixinstruct, cnn-dailymail, wmt18-zh-en, commongen; did you mean mixinstruct?"),
         (["build", "mixinstruct", "--sizes", "1,2", "-o", "x"], 2, "expected three numbers"),
         (["build", "mixinstruct", "--source", "x", "-o", "x"], 2, "expected NAME=FILE"),
@@ -282,9 +287,12 @@ def test_wrong_usage_of_data(blendkit, arguments, code, message):
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ('{"prompt": "x", "chosen": "y"}\n', ":1: not of the form rewardbench (allenai/reward-bench: prompt, chosen, rejected, subset): no field 'rejected'"),
+        (
+            '{"prompt": "x", "chosen": "y"}\n',
+            "x.jsonl:1: rejected: expected a value, but the field is missing; rewardbench is allenai/reward-bench: prompt, chosen, rejected, subset",
+        ),
         ('{"prompt": "x", "chosen": "y", "rejected": "z"}\n{"prompt"', "expected a JSON array or JSON lines, in UTF-8"),
-        ("[1]", "row 1: expected an object, got int"),
+        ("[1]", "row 1: expected an object, got an integer"),
     ],
 )
 def test_a_row_of_another_form_is_told_by_its_place(blendkit, tmp_path, text, message):

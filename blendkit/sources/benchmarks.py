@@ -1,0 +1,304 @@
+"""Forms of benchmarks: several models' answers, annotations of two, and battles."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from contextlib import suppress
+from typing import Any
+
+from blendkit.errors import RecordError
+from blendkit.records import Record, candidates_of, source_text, verdicts_of
+from blendkit.sources.conversations import Messages, asked_and_answered, talk, text_of_x, x_of
+from blendkit.sources.forms import Form, Writing, identity
+from blendkit.sources.pairs import own
+from blendkit.sources.preferences import drop_unused, label_of
+from blendkit.sources.rows import OUR_CANDIDATE_FIELDS, Fields, Taken
+from blendkit.untrusted import json_value, kind_of, typed
+
+# The judge of a published annotation that names none.
+ANNOTATOR = "annotator"
+NUMBER = re.compile(r"-?\d+(\.\d+)?")
+
+
+def read_ultrafeedback(row: Taken, number: int) -> Record:
+    """UltraFeedback as published: an instruction and completions with overall scores and aspects' ratings."""
+    candidates = []
+    for place, one in enumerate(row.need("completions", list)):
+        completion = Taken(one, f"completions[{place}]", row.dropped)
+        candidate: Fields = {"model": completion.need("model", str), "text": completion.need("response", str)}
+        overall = completion.maybe("overall_score", float)
+        scores = {} if overall is None else {"overall": overall}
+        for aspect, found in (completion.left.get("annotations") or {}).items():
+            rating = str((found or {}).get("Rating", "")) if isinstance(found, dict) else ""
+            if NUMBER.fullmatch(rating):
+                scores[aspect] = float(rating)
+        candidate |= {"scores": scores} if scores else {}
+        completion.keep(candidate, OUR_CANDIDATE_FIELDS)
+        candidates.append(candidate)
+    return {"id": identity(row, number, "id"), "instruction": row.need("instruction", str), "input": "", "candidates": candidates}
+
+
+def write_ultrafeedback(record: Taken, writing: Writing) -> Iterator[Fields]:
+    """The candidates as completions: the score `overall`, or of the label, is the overall score, the others are aspects' ratings."""
+    completions = []
+    label = writing.labels.label or "overall"
+    record.use("candidates")
+    for one in candidates_of(record.fields):
+        candidate = Taken(one, "candidates[]", record.dropped)
+        completion: Fields = {"model": candidate.need("model", str), "response": candidate.need("text", str)}
+        scores = dict(candidate.maybe("scores", dict) or {})
+        completion["overall_score"] = scores.pop(label, None)
+        aspects = {**(candidate.maybe("annotations", dict) or {})}
+        for aspect, value in scores.items():
+            if value is not None:
+                noted = aspects.get(aspect)
+                aspects[aspect] = {**(noted if isinstance(noted, dict) else {}), "Rating": str(int(value)) if value == int(value) else str(value)}
+        completion |= {"annotations": aspects} if aspects else {}
+        candidate.keep(completion)
+        completions.append(completion)
+    yield {"id": record.fields["id"], "instruction": text_of_x(record), "completions": completions}
+
+
+def read_alpacaeval(row: Taken, number: int) -> Record:
+    """AlpacaEval model_outputs: instruction, output, generator; rows of one instruction are one record."""
+    record: Record = {"id": f"alpacaeval/{number}", "instruction": row.need("instruction", str), "input": "", "candidates": []}
+    candidate = {"model": row.need("generator", str), "text": row.need("output", str)}
+    data_set = row.maybe("dataset", str)
+    record |= {} if data_set is None else {"source": data_set}
+    row.keep(candidate, OUR_CANDIDATE_FIELDS)
+    record["candidates"].append(candidate)
+    return record
+
+
+def write_alpacaeval(record: Taken, writing: Writing) -> Iterator[Fields]:
+    """A row a candidate; its files have one generator each, which a filter by `generator` gives."""
+    instruction, data_set = text_of_x(record), record.maybe("source", object)
+    record.use("candidates")
+    for one in candidates_of(record.fields):
+        candidate = Taken(one, "candidates[]", record.dropped)
+        row = {"dataset": data_set, "instruction": instruction, "output": candidate.need("text", str), "generator": candidate.need("model", str)}
+        candidate.keep(row, OUR_CANDIDATE_FIELDS)
+        yield row
+
+
+def read_annotations(row: Taken, number: int) -> Record:
+    """AlpacaEval annotations: two outputs and `preference`, 1 for the first, 2 for the second, and between them by probability."""
+    candidates = [{"model": row.need(f"generator_{side}", str), "text": row.need(f"output_{side}", str)} for side in (1, 2)]
+    record: Record = {"id": f"annotation/{number}", "instruction": row.need("instruction", str), "input": "", "candidates": candidates}
+    annotator, preference = row.maybe("annotator", str) or ANNOTATOR, row.maybe("preference", float)
+    if preference is None:
+        # The published files have none where the annotator's answer could not be read.
+        record["verdicts"] = {annotator: [{"a": 0, "b": 1, "verdict": "unparsed", "shown": [0, 1]}]}
+        return record
+    # 0 and 1.5 are draws in the published files.
+    second = 0.5 if preference == 0 else preference - 1
+    if not 0 <= second <= 1:
+        raise RecordError("preference", f"expected 0, or 1 to 2, got {preference:g}")
+    verdict = "A" if second < 0.5 else "B" if second > 0.5 else "tie-good"
+    record["verdicts"] = {annotator: [{"a": 0, "b": 1, "verdict": verdict, "shown": [0, 1], "probability": round(1 - second, 6)}]}
+    return record
+
+
+def write_annotations(record: Taken, writing: Writing) -> Iterator[Fields]:
+    """A row a verdict of every judge."""
+    instruction = text_of_x(record)
+    for judge, verdict, (a, b) in _judged(record, ("model", "text")):
+        if verdict["verdict"] == "tie-bad":
+            record.drop("verdicts[].verdict: tie-bad, a tie like any other")
+        known = {"A": 1.0, "B": 2.0}.get(verdict["verdict"], 1.5)
+        preference = 2 - verdict["probability"] if verdict.get("probability") is not None else known
+        unread = verdict["verdict"] == "unparsed"
+        row = {"instruction": instruction, "output_1": a["text"], "generator_1": a["model"], "output_2": b["text"], "generator_2": b["model"]}
+        yield {**row, "annotator": judge, "preference": None if unread else round(preference, 6)}
+
+
+def _judged(record: Taken, used: tuple[str, ...]) -> Iterator[tuple[str, Fields, tuple[Fields, Fields]]]:
+    """(judge, verdict, both candidates) of every verdict; people's label `human` is a judge where there is no verdict.
+
+    Raises:
+        RecordError: nobody has judged.
+    """
+    candidates, judges = candidates_of(record.fields, 2), verdicts_of(record.fields)
+    record.use("verdicts", "cmp_results")
+    if not any(judges.values()):
+        if label_of(record, None) != "human" or len(candidates) != 2:
+            raise RecordError("verdicts", "expected a judge's verdicts, or `human` of two candidates")
+        said = record.fields["human"]
+        judges = {"human": [{"a": 0, "b": 1, "verdict": "tie-good" if said == "tie" else said}]}
+    record.use("human")
+    shown = {index for verdicts in judges.values() for verdict in verdicts for index in (verdict["a"], verdict["b"])}
+    drop_unused(record, [candidates[index] for index in shown], used)
+    for judge, verdicts in judges.items():
+        for verdict in verdicts:
+            if verdict.get("reason") is not None:
+                record.drop("verdicts[].reason")
+            yield judge, verdict, (candidates[verdict["a"]], candidates[verdict["b"]])
+
+
+# --- battles: MT-bench's judgments, and Arena's
+
+WINNERS = {
+    "model_a": "A", "model_b": "B", "tie": "tie-good", "tie (inconsistent)": "tie-good", "tie (bothbad)": "tie-bad", "both_bad": "tie-bad",
+    "bothbad": "tie-bad", "error": "unparsed",
+}  # fmt: skip
+
+
+def read_battle(row: Taken, number: int) -> Record:
+    """Two models' conversations (or prompt and responses, or neither), the winner and the judge.
+
+    Raises:
+        RecordError: a field is missing, or the winner is unknown.
+    """
+    verdict = _winner(row)
+    given: Any = row.maybe("judge", str | list[str | int])  # type: ignore[arg-type]
+    judge = "-".join(map(str, given)) if isinstance(given, list) else given or ANNOTATOR
+    models = row.need("model_a", str), row.need("model_b", str)
+    (x, a), (other, b) = _sides(row)
+    candidates = [{"model": models[0], "text": a}, own({"model": models[1], "text": b}, other, x)]
+    # One question has several judgments.
+    record_id = "/".join(["battle", *(str(row.need(name, str | int)) for name in ("question_id", "id") if row.left.get(name) is not None), str(number)])  # type: ignore[arg-type]
+    human = {} if verdict == "unparsed" else {"human": verdict if verdict in ("A", "B") else "tie"}
+    return {"id": record_id, **x_of(x), "candidates": candidates, **human, "verdicts": {judge: [{"a": 0, "b": 1, "verdict": verdict, "shown": [0, 1]}]}}
+
+
+def _winner(row: Taken) -> str:
+    if "winner" in row.left:
+        winner = row.need("winner", str)
+        if winner not in WINNERS:
+            raise RecordError("winner", f"expected one of {', '.join(WINNERS)}, got {winner!r}")
+        return WINNERS[winner]
+    won = [row.need(f"winner_{side}", bool | int) for side in ("model_a", "model_b", "tie")]  # type: ignore[arg-type]
+    if sum(map(bool, won)) != 1:
+        raise RecordError("winner_tie", "expected one of winner_model_a, winner_model_b and winner_tie to be 1")
+    return ("A", "B", "tie-good")[list(map(bool, won)).index(True)]
+
+
+def _sides(row: Taken) -> tuple[tuple[Messages, str], tuple[Messages, str]]:
+    if "conversation_a" in row.left:
+        a, b = asked_and_answered(row, "conversation_a"), asked_and_answered(row, "conversation_b")
+        if not a[0] or not b[0]:
+            raise RecordError("conversation_a", "expected a question before the answer")
+        return a, b
+    if "response_a" in row.left:
+        prompts = _texts(row, "prompt")
+        return _talked(prompts, _texts(row, "response_a"), "response_a"), _talked(prompts, _texts(row, "response_b"), "response_b")
+    row.notes.append("battles have no texts: their records are good for `evaluate --ratings` alone")
+    question: Messages = [{"role": "user", "content": row.maybe("prompt", str) or ""}]
+    return (question, ""), (question, "")
+
+
+def _texts(row: Taken, name: str) -> list[str]:
+    """A list of texts, also as a JSON string, in which Arena's files have them."""
+    value: Any = row.need(name, object)
+    if isinstance(value, str):
+        with suppress(RecordError):
+            return typed(json_value(value), list[str])
+        return [value]
+    return typed(value, list[str], name)
+
+
+def _talked(prompts: list[str], answers: list[str], at: str) -> tuple[Messages, str]:
+    if len(prompts) != len(answers) or not answers:
+        raise RecordError(at, f"expected as many answers as prompts ({len(prompts)}), got {len(answers)}")
+    turns = [{"role": role, "content": text} for pair in zip(prompts, answers, strict=True) for role, text in zip(("user", "assistant"), pair, strict=True)]
+    return turns[:-1], answers[-1]
+
+
+def write_mtbench(record: Taken, writing: Writing) -> Iterator[Fields]:
+    """A row a verdict of every judge."""
+    yield from _battles(record, {"A": "model_a", "B": "model_b", "unparsed": "error"})
+
+
+def write_arena(record: Taken, writing: Writing) -> Iterator[Fields]:
+    """A row a verdict of every judge; one that could not be read is left out."""
+    for row in _battles(record, {"A": "model_a", "B": "model_b", "tie-bad": "tie (bothbad)", "unparsed": ""}):
+        if row["winner"]:
+            yield row
+        else:
+            writing.left_out["verdicts that could not be read were left out"] += 1
+
+
+def _battles(record: Taken, winners: dict[str, str]) -> Iterator[Fields]:
+    for judge, verdict, (a, b) in _judged(record, ("model", "text", "messages")):
+        if verdict["verdict"] == "tie-bad" and "tie-bad" not in winners:
+            record.drop("verdicts[].verdict: tie-bad, a tie like any other")
+        if verdict.get("probability") is not None:
+            record.drop("verdicts[].probability")
+        row = {"question_id": record.fields["id"], "model_a": a["model"], "model_b": b["model"], "winner": winners.get(verdict["verdict"], "tie")}
+        first = talk(record, a)
+        yield {**row, "judge": judge, "conversation_a": first, "conversation_b": talk(record, b), "turn": sum(one["role"] == "user" for one in first)}
+
+
+# --- lm-evaluation-harness
+
+GENERATED = "expected a list of generated texts for each request; loglikelihood tasks have none"
+
+
+def read_lm_eval(row: Taken, number: int) -> Record:
+    """lm-evaluation-harness samples (--log_samples) of a task that generates text; rows of one document are one record.
+
+    The model is not in its files: `model` of a row is it, where there is one, and `model` else; numbers of `metrics` are scores.
+    """
+    document = row.need("doc_id", str | int)  # type: ignore[arg-type]
+    prompt = _argument(row.need("arguments", object))
+    answers = row.need("resps", object)
+    if not isinstance(answers, list) or len(answers) != 1 or not isinstance(answers[0], list) or not all(isinstance(one, str) for one in answers[0]):
+        raise RecordError("resps", GENERATED)
+    record: Record = {"id": str(document), "instruction": prompt, "input": ""}
+    target = row.left.get("target")
+    if isinstance(target, str):
+        record["output"] = row.need("target", str)
+    model, chosen_by = row.maybe("model", str) or "model", row.maybe("filter", str)
+    names = row.maybe("metrics", list[str]) or []
+    suffix = f",{chosen_by}" if chosen_by and chosen_by != "none" else ""
+    scores = {f"{name}{suffix}": float(row.need(name, float)) for name in names if isinstance(row.left.get(name), (int, float))}
+    row.left.pop("doc_id", None)
+    filtered = row.maybe("filtered_resps", object)
+    record["candidates"] = [{"model": model, "text": text, **({"scores": dict(scores)} if scores else {})} for text in answers[0]]
+    if filtered is not None and record["candidates"]:
+        record["candidates"][0][f"filtered{suffix}"] = filtered
+    return record
+
+
+def _argument(arguments: object) -> str:
+    """The prompt: the first argument of the first request, in the older lists or the newer objects."""
+    first = arguments.get("gen_args_0") if isinstance(arguments, dict) else arguments[0] if isinstance(arguments, list) and arguments else None
+    prompt = first.get("arg_0") if isinstance(first, dict) else first[0] if isinstance(first, list) and first else None
+    if not isinstance(prompt, str):
+        raise RecordError("arguments", f"expected the prompt, a text, as the first argument, got {kind_of(prompt)}")
+    return prompt
+
+
+def write_lm_eval(record: Taken, writing: Writing) -> Iterator[Fields]:
+    """A row a candidate."""
+    prompt, target = text_of_x(record), record.maybe("output", str)
+    record.use("candidates")
+    for one in candidates_of(record.fields):
+        candidate = Taken(one, "candidates[]", record.dropped)
+        text = candidate.need("text", str)
+        scores = {name: value for name, value in (candidate.maybe("scores", dict) or {}).items() if value is not None}
+        row: Fields = {"doc_id": record.fields["id"], "doc": {"question": source_text(record.fields)}, "target": target, "model": candidate.need("model", str)}
+        row |= {"arguments": {"gen_args_0": {"arg_0": prompt}}, "resps": [[text]], "filtered_resps": [text], "filter": "none", "metrics": [*scores]}
+        for name, value in scores.items():
+            if name in row:
+                raise RecordError(f"candidates[].scores.{name}", "expected a name that no field of lm-eval has")
+            row[name] = value
+        candidate.keep(row)
+        yield row
+
+
+def _of_instruction(record: Record) -> object:
+    return record["instruction"]
+
+
+def _of_document(record: Record) -> object:
+    return record["id"], record["instruction"]
+
+
+ULTRAFEEDBACK = Form(read_ultrafeedback, write_ultrafeedback)
+ALPACAEVAL = Form(read_alpacaeval, write_alpacaeval, array=True, joins=_of_instruction)
+ALPACAEVAL_ANNOTATIONS = Form(read_annotations, write_annotations, array=True)
+MTBENCH = Form(read_battle, write_mtbench)
+ARENA = Form(read_battle, write_arena)
+LM_EVAL = Form(read_lm_eval, write_lm_eval, joins=_of_document)
