@@ -29,7 +29,7 @@ def parsed(check: str) -> tuple[str, str, str]:
     Raises:
         UsageError: it is not of the form.
     """
-    match = re.fullmatch(r"\s*(.+?)\s*(<=|>=|==|!=|<|>)\s*(.+?)\s*", check)
+    match = re.fullmatch(r"\s*(.+?)\s*(<=|>=|==|!=|<|>)\s*(.+?)\s*", check, re.DOTALL)
     if match is None:
         raise UsageError(f"--assert {check!r}: expected {FORM}, such as rankers.pairrm.gpt_rank < llms.best.gpt_rank")
     return match[1], match[2], match[3]
