@@ -9,7 +9,12 @@ import re
 
 import pytest
 from conftest import lines, parsed
+from hypothesis import given
+from hypothesis import strategies as st
 from test_terminal_text import OBEYED
+
+from blendkit.errors import RecordError
+from blendkit.records import verdicts_of
 
 
 def with_results(models: list[str], results: dict[str, str], **more: object) -> dict:
@@ -72,6 +77,18 @@ def test_keys_name_candidates_of_one_model_by_number_or_decoding(called):
         assert code == 0 and parsed(out)[0]["top"][0] == winner, err
     code, _, err = called("evaluate", "-q", stdin=lines([record | {"cmp_results": {"m,s#1": "A is better"}}]))
     assert code == 65 and "'m,s#1' names 'm': 2 candidates are called so; name one of m · beam(4), m · greedy" in err
+
+
+@given(st.lists(st.text("a,", max_size=4), min_size=2, max_size=5, unique=True), st.data())
+def test_a_key_that_is_read_is_read_right(models, data):
+    a, b = data.draw(st.permutations(range(len(models))))[:2]
+    record = with_results(models, {f"{models[a]},{models[b]}": "A is better"})
+    try:
+        (verdict,) = verdicts_of(record)["mixinstruct"]
+    except RecordError as error:
+        assert "ways to read it" in str(error)
+    else:
+        assert (verdict["a"], verdict["b"]) == (a, b)
 
 
 def test_a_long_key_is_read_at_once(called):
@@ -156,7 +173,8 @@ def test_a_stream_in_which_a_model_is_alone_here_and_by_several_decodings_there_
         assert code == 0, err
         found = {row["method"]: row["examples"] for row in parsed(out) if row["table"] == 2 and row["kind"] == "model"}
         assert found == {"smol": 1, "smol · beam(2)": 2, "smol · greedy": 2, "other": 3}
-        assert err.count("smol: a method of one name in some records, and of several (by decoding, or fused) in others; these rows are of different records") == 1
+        note = "smol: a method of one name in some records, and of several (by decoding, or fused) in others; these rows are of different records"
+        assert err.count(note) == 1
     for records in ([alone], several):
         assert "different records" not in called("evaluate", "-q", stdin=lines(records))[2]
 
@@ -181,9 +199,7 @@ def test_a_model_whose_name_is_that_of_another_models_method_is_refused(called):
     record = decoded(0)
     record["candidates"][2]["model"] = "smol · greedy"
     code, _, err = called("evaluate", stdin=lines([record]))
-    assert code == 65 and err.endswith(
-        "<stdin>:1: candidates[2].model: expected another name: the tables have 'smol · greedy' for a candidate of 'smol'\n"
-    )
+    assert code == 65 and err.endswith("<stdin>:1: candidates[2].model: expected another name: the tables have 'smol · greedy' for a candidate of 'smol'\n")
 
 
 def test_a_baseline_whose_name_an_llm_and_a_ranker_share(called):
@@ -235,7 +251,8 @@ def test_names_are_escaped_in_the_terminals_tables_and_notes(called):
     flags = ["--ratings", "--aggregations", "--versus", f"{EVIL}1", "--baseline", f"{EVIL}1", "--length-controlled", f"{EVIL}1"]
     code, _, err = called("evaluate", *flags, stdin=lines(evil_records()))
     assert code == 0 and is_escaped(err), err
-    for told in ("is missing for", "no verdict on", "a candidate is in no verdict", "Against", "of one name in some records", "Judges:", f"{ESCAPED}s: {ESCAPED}"):
+    notes = ("is missing for", "no verdict on", "a candidate is in no verdict", "Against", "of one name in some records", "Judges:")
+    for told in (*notes, f"{ESCAPED}s: {ESCAPED}"):
         assert told in err, told
     code, _, err = called("data", "stats", stdin=lines(evil_records()))
     assert code == 0 and is_escaped(err)
@@ -291,3 +308,17 @@ ERRORS = [
 def test_names_are_escaped_in_errors(called, arguments):
     code, _, err = called(*arguments, *(["-q"] if arguments[0] == "evaluate" else []), stdin=lines(evil_records()))
     assert code in (2, 3, 65, 66) and is_escaped(err), err
+
+
+def test_names_given_to_judges_and_models_are_escaped(called, serve):
+    server = serve(reply=lambda body: "")
+    name, escaped = EVIL[1:], ESCAPED[1:]
+    endpoint = ["--base-url", server.url]
+    for arguments, code in (
+        (["judge", "-m", f"{name}=embedded", "-m", f"{name}=embedded"], 2),
+        (["judge", "-m", f"{name}1=openai:m", "-m", f"{name}2=openai:m", "--verdict-by", "text", "--max-unparsed", 1, *endpoint], 0),
+        (["judge", "-m", f"{name}=openai:m", "--verdict-by", "text", *endpoint], 70),
+        (["generate", "-m", f"{name}=openai:m", *endpoint], 0),
+    ):
+        found, _, err = called(*arguments, stdin=lines([decoded(0, output="t")]))
+        assert found == code and is_escaped(err, escaped) and "a b" not in err, err
