@@ -352,10 +352,11 @@ def evaluate(
 
     Args:
         records: with what earlier stages wrote: scores, ranks, verdicts.
-        versus: models; for each a column says in how many % of the examples a method is not worse.
+        versus: models, or `model · decoding` or `model#2` where one has several candidates; for each
+            a column says in how many % of the examples a method is not worse.
         oracle: the true ranking: `judge:NAME`, `score:NAME` or the NAME of a score; None takes the stream's judge, MixInstruct's first.
         agreement: a field with labels A, B or tie in records of two candidates; adds each score's and ranking's agreement with it.
-        baseline: a method that all others are tested against (paired, corrected for many comparisons).
+        baseline: a method, by its name in Table 2 or as GROUP.METHOD, that all others are tested against (paired, corrected for many comparisons).
         ratings: adds Bradley-Terry and Elo ratings, win rates, and the judges' position bias and agreement.
         length_controlled: a model; adds win rates against it at equal length (needs the extra `stats`).
         aggregations: adds each ranker's full comparisons by MaxLogits, MaxWins and one bubble run.

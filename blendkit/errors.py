@@ -6,6 +6,8 @@ from collections.abc import Mapping
 from importlib.util import find_spec
 from typing import Any
 
+from blendkit.terminal_text import shown
+
 
 class BlendkitError(Exception):
     """A fault that one clear line explains; `exit_code` is what the shell sees."""
@@ -52,11 +54,11 @@ class DataError(BlendkitError):
 class RecordError(DataError):
     """One record is bad; the runner adds the place and asks `--on-error` what to do (65).
 
-    `field` is a path such as `candidates[2].text`; it may be empty.
+    `field` is a path such as `candidates[2].text`; it may be empty. A name in it is escaped.
     """
 
     def __init__(self, field: str, problem: str) -> None:
-        super().__init__(f"{field}: {problem}" if field else problem)
+        super().__init__(f"{shown(field)}: {problem}" if field else problem)
 
     def __reduce__(self) -> tuple[Any, ...]:
         # The argument of the exception is the whole message, because it is pickled between processes.

@@ -12,6 +12,7 @@ import msgspec
 import orjson
 
 from blendkit.errors import RecordError
+from blendkit.names import Called
 from blendkit.untrusted import json_value, kind_of, typed
 
 Record = dict[str, Any]
@@ -243,7 +244,7 @@ def verdicts_of(record: Record) -> dict[str, list[dict[str, Any]]]:
     """All verdicts by judge; MixInstruct's own `cmp_results` are those of the judge `mixinstruct`.
 
     Raises:
-        RecordError: `cmp_results` does not name the record's candidates, or has an unknown verdict.
+        RecordError: `cmp_results` does not name the record's candidates, or names them so that several are meant, or has an unknown verdict.
     """
     verdicts = dict(record.get("verdicts", {}))
     results = record.get("cmp_results")
@@ -256,25 +257,44 @@ def verdicts_of(record: Record) -> dict[str, list[dict[str, Any]]]:
         if not isinstance(results, dict):
             raise RecordError("cmp_results", f"expected an object, got {kind_of(results)}")
         if results:
-            verdicts["mixinstruct"] = list(_mixinstruct(results, [c["model"] for c in record.get("candidates", [])]))
+            verdicts["mixinstruct"] = list(_mixinstruct(results, record.get("candidates", [])))
     return verdicts
 
 
 _MIXINSTRUCT = {"A is better": "A", "B is better": "B", "Same good": "tie-good", "Same bad": "tie-bad"}
 
 
-def _mixinstruct(results: dict[str, Any], models: list[str]) -> Iterator[dict[str, Any]]:
-    places: dict[str, int] = {}
-    for place, model in enumerate(models):
-        places.setdefault(model, place)
+def _mixinstruct(results: dict[str, Any], candidates: list[dict[str, Any]]) -> Iterator[dict[str, Any]]:
+    places = {candidate["model"]: place for place, candidate in enumerate(candidates)}
+    one_each, called = len(places) == len(candidates), None
     for key, value in results.items():
-        first, _, second = key.partition(",")
-        for model in (first, second):
-            if model not in places:
-                raise RecordError("cmp_results", f"{key!r} names {model!r}, which is no candidate's model")
+        first, comma, second = key.partition(",")
+        if one_each and comma and "," not in second and first in places and second in places:
+            a, b = places[first], places[second]
+        else:
+            called = called or Called(candidates)
+            a, b = _compared(key, called)
         if not isinstance(value, str):
             raise RecordError("cmp_results", f"{key!r}: expected one of {', '.join(_MIXINSTRUCT)}, got {kind_of(value)}")
         if value not in _MIXINSTRUCT:
             raise RecordError("cmp_results", f"{key!r}: expected one of {', '.join(_MIXINSTRUCT)}, got {value!r}")
-        a, b = places[first], places[second]
         yield {"a": a, "b": b, "verdict": _MIXINSTRUCT[value], "shown": [a, b]}
+
+
+def _compared(key: str, called: Called) -> tuple[int, int]:
+    """The two candidates that a key of `cmp_results` names; names may hold commas."""
+    ends, lengths = len(key) - 1, called.lengths
+    splits = [(key[:at], key[at + 1 :]) for at, character in enumerate(key) if character == "," and at in lengths and ends - at in lengths]
+    fitting = [names for names in splits if names[0] in called and names[1] in called]
+    if len(fitting) > 1:
+        ways = " and as ".join(f"{first!r} with {second!r}" for first, second in fitting[:3])
+        raise RecordError("cmp_results", f"{key!r}: expected two candidates, got {len(fitting)} ways to read it: as {ways}")
+    if not fitting:
+        first, comma, second = key.partition(",")
+        if "," in second:
+            raise RecordError("cmp_results", f"{key!r} gives no two candidates' models, at whichever comma it is split")
+        if not comma and first in called:
+            raise RecordError("cmp_results", f"{key!r}: expected two models with a comma between them")
+        raise RecordError("cmp_results", f"{key!r} names {(second if first in called else first)!r}, which is no candidate's model")
+    a, b = (called.place(name, f"{key!r} names {name!r}", "cmp_results") for name in fitting[0])
+    return a, b

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import sys
+from collections.abc import Iterable
 
 # Control characters (C0 with ESC, DEL, C1), line and paragraph separators, marks that change the direction of writing, halves of a surrogate pair.
 _OBEYED = re.compile("[\x00-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\ud800-\udfff]")
@@ -16,6 +17,11 @@ LONGEST = 4000
 def shown(text: object) -> str:
     """A text as a terminal may have it: `\\x1b` in place of ESC, `\\u202e` in place of the character, and so on."""
     return _OBEYED.sub(lambda match: match[0].encode("unicode_escape", "surrogatepass").decode(), str(text))
+
+
+def listed(names: Iterable[str]) -> str:
+    """Names with commas between them, each once and `shown`, so that a line end in one of them is seen; `none` where there is none."""
+    return ", ".join(map(shown, dict.fromkeys(names))) or "none"
 
 
 def one_line(text: object) -> str:

@@ -5,6 +5,7 @@ This is the one place for such texts; each caller adds where the text came from.
 
 from __future__ import annotations
 
+import codecs
 import re
 import tomllib
 from pathlib import Path
@@ -21,7 +22,9 @@ MAX_FILE_BYTES = 64 << 20
 
 
 def read_file(path: str | Path, name: str, max_bytes: int = MAX_FILE_BYTES) -> bytes:
-    """The bytes of a file. No more than `max_bytes` are read, as a device or a pipe may have no end. Errors begin with `name`.
+    """The bytes of a file of text, a byte order mark at its start left out. No more than `max_bytes` are read, as a device or a pipe may have no end.
+
+    Errors begin with `name`.
 
     Raises:
         NoInputError: the file does not exist or cannot be read.
@@ -34,7 +37,7 @@ def read_file(path: str | Path, name: str, max_bytes: int = MAX_FILE_BYTES) -> b
         raise NoInputError(f"{name}: {error.strerror}") from error
     if len(data) > max_bytes:
         raise DataError(f"{name}: more than {max_bytes >> 20} MB")
-    return data
+    return data.removeprefix(codecs.BOM_UTF8)
 
 
 def utf8(data: bytes) -> str:

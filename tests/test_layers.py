@@ -20,7 +20,21 @@ FLOORS = [
     ["pipeline"],
     ["models"],
     ["streams"],
-    ["records", "aggregate", "registry", "signature", "seeding", "fences", "credentials", "untrusted", "terminal_text", "safe_csv", "errors", "version"],
+    [
+        "records",
+        "names",
+        "aggregate",
+        "registry",
+        "signature",
+        "seeding",
+        "fences",
+        "credentials",
+        "untrusted",
+        "terminal_text",
+        "safe_csv",
+        "errors",
+        "version",
+    ],
 ]
 FLOOR = {room: number for number, rooms in enumerate(FLOORS) for room in rooms}
 

@@ -194,7 +194,7 @@ def test_a_name_in_markdown_is_text(name):
     (cell,) = re.findall(r"<tbody>\s*<tr>\s*<td>(.*?)</td>\s*<td>c</td>\s*</tr>", page, re.DOTALL)
     from html import unescape
 
-    assert "<" not in cell and unescape(cell) == one_line(name)
+    assert "<" not in cell and unescape(cell) == shown(name)
 
 
 def test_a_name_in_latex_is_text(blendkit):

@@ -22,7 +22,11 @@ PAGE = "Page and figures"
 def evaluate(
     run: RunOptions,
     versus: Annotated[
-        list[str] | None, typer.Option("--versus", help="Adds a column: % of examples not worse than this model. May be given several times.")
+        list[str] | None,
+        typer.Option(
+            "--versus",
+            help="Adds a column: % of examples not worse than this model; of several candidates MODEL · DECODING or MODEL#2. May be given several times.",
+        ),
     ] = None,
     agreement: Annotated[
         str | None,
@@ -31,7 +35,9 @@ def evaluate(
     oracle: Annotated[
         str | None, typer.Option(help="What counts as the true ranking: judge:NAME, or the NAME of a score.", show_default="the stream's judge")
     ] = None,
-    baseline: Annotated[str | None, typer.Option(help="Test every method against this one: paired, corrected for many comparisons.")] = None,
+    baseline: Annotated[
+        str | None, typer.Option(help="Test every method (a row of Table 2, or GROUP.METHOD) against this one: paired, corrected for many comparisons.")
+    ] = None,
     intervals: Annotated[bool, typer.Option("--intervals", help="Show bootstrap 95 % intervals in the tables (the JSON lines always have them).")] = False,
     ratings: Annotated[
         bool, typer.Option("--ratings", help="Add Bradley-Terry and Elo ratings with intervals, win rates, and the judges' position bias and agreement.")

@@ -27,7 +27,7 @@ def rank(
     ] = None,
     reference: Annotated[
         str | None,
-        typer.Option(help=f"Rank by the margin over one candidate: {', '.join(REFERENCES)}, or the name of a candidate's model."),
+        typer.Option(help=f"Rank by the margin over one candidate: {', '.join(REFERENCES)}, or a candidate's model (MODEL · DECODING or MODEL#2 of several)."),
     ] = None,
     top: Annotated[int, typer.Option(help="How many of the best `top` holds; fuse reads these.")] = 3,
     name: Annotated[str | None, typer.Option(help="The name of this ranking in `ranks`.", show_default="as --by")] = None,

@@ -156,7 +156,7 @@ class Rankers:
             found.setdefault(f"score:{metric}", ranks_from_scores(values))
         if self.oracle.score and example.judge is not None:
             found.setdefault(f"judge:{self.oracle.judge}", example.judge.ranks)
-        models = tuple(example.models[index] for index in example.generated)
+        models = tuple(example.methods[index] for index in example.generated)
         for name, ranks in found.items():
             self._rankings.setdefault(name, RankerAgreement(models)).add(ranks, example.oracle.ranks, models)
 

@@ -11,6 +11,7 @@ from typing import Any, NotRequired, TypedDict
 from blendkit.errors import CheckFailed, DataError, RecordError, UsageError
 from blendkit.evaluation.tables import KINDS
 from blendkit.scorers import better_when_lower
+from blendkit.terminal_text import listed, shown
 from blendkit.untrusted import json_value, read_file, typed
 
 GROUPS = {title.lower(): kind for kind, title in KINDS.items()}
@@ -28,7 +29,7 @@ def parsed(check: str) -> tuple[str, str, str]:
     Raises:
         UsageError: it is not of the form.
     """
-    match = re.fullmatch(r"\s*(.+?)\s*(<=|>=|==|!=|<|>)\s*(.+?)\s*", check)
+    match = re.fullmatch(r"\s*(.+?)\s*(<=|>=|==|!=|<|>)\s*(.+?)\s*", check, re.DOTALL)
     if match is None:
         raise UsageError(f"--assert {check!r}: expected {FORM}, such as rankers.pairrm.gpt_rank < llms.best.gpt_rank")
     return match[1], match[2], match[3]
@@ -51,7 +52,7 @@ def check_all(checks: list[str], rows: Rows) -> None:
         left, sign, right = parsed(check)
         values = [figure(side, rows) for side in (left, right)]
         if not OPERATORS[sign](*values):
-            failed.append(f"{left} {sign} {right} ({values[0]:g} {sign} {values[1]:g})")
+            failed.append(f"{shown(left)} {sign} {shown(right)} ({values[0]:g} {sign} {values[1]:g})")
     if failed:
         raise CheckFailed(f"{len(failed)} of {len(checks)} checks do not hold: {'; '.join(failed)}")
 
@@ -72,18 +73,18 @@ def figure(path: str, rows: Rows) -> float:
     elif group in GROUPS:
         chosen = [row for row in rows if row["table"] == 2 and row["kind"] == GROUPS[group]]
     else:
-        raise UsageError(f"--assert {path}: expected {FORM}; groups are {', '.join(GROUPS)} and agreement")
+        raise UsageError(f"--assert {shown(path)}: expected {FORM}; groups are {', '.join(GROUPS)} and agreement")
     having = {row["method"]: row[column] for row in chosen if isinstance(row.get(column), int | float) and not isinstance(row[column], bool)}
     if not having:
         columns = sorted({key for row in chosen for key, value in row.items() if isinstance(value, int | float) and key not in ("table", "examples")})
-        raise UsageError(f"--assert {path}: no {group} with a figure {column!r}; there are {', '.join(columns) or 'none'}")
+        raise UsageError(f"--assert {shown(path)}: no {group} with a figure {column!r}; there are {listed(columns)}")
     if method in having:
         return float(having[method])
     if method in ("best", "worst"):
         return float(min(having.values()) if lower_is_better(column) == (method == "best") else max(having.values()))
     if method == "mean":
         return float(sum(having.values()) / len(having))
-    raise UsageError(f"--assert {path}: no {group} of the name {method!r}; there are {', '.join(having)}")
+    raise UsageError(f"--assert {shown(path)}: no {group} of the name {method!r}; there are {listed(having)}")
 
 
 def read_rows(path: str) -> Rows:

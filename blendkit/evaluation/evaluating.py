@@ -20,9 +20,11 @@ from blendkit.evaluation.report.browser import Browser
 from blendkit.evaluation.report.page import make_folder, write_page
 from blendkit.evaluation.report.plots import check_plot, save_plot
 from blendkit.evaluation.stages import read_stages
+from blendkit.names import Called, Divided
 from blendkit.pipeline.stage import Stage
 from blendkit.records import Record, verdicts_of
 from blendkit.signature import Signature
+from blendkit.terminal_text import listed, shown
 from blendkit.version import VERSION
 
 Rows = list[dict[str, Any]]
@@ -71,7 +73,7 @@ class Evaluating(Stage):
         self.stages = read_stages(list(manifests))
         self.browser = Browser(report_records) if report else None
         self.agreement = PairwiseAgreement(agreement) if agreement else None
-        self.judges = Judges()
+        self.judges, self.divided = Judges(), Divided()
         self.signatures: dict[str, set[str]] = {}
         self.methods, self.rankers, self.firsts = Methods(self.oracle, self.versus), Rankers(self.oracle), Firsts()
         self.count = self._signed = 0
@@ -89,9 +91,8 @@ class Evaluating(Stage):
             RecordError: something that an argument asks for is not there.
         """
         example = example_of(record, self.count, self.oracle, self.aggregations, self.seed)
-        for model in self.versus:
-            if model not in example.models:
-                raise RecordError("candidates", f"--versus {model}: no candidate of that model; there are {', '.join(dict.fromkeys(example.models))}")
+        self._find_named(record, example)
+        self.divided.add(record["candidates"], example.methods)
         if self.agreement is not None:
             self.agreement.add(record)
         if self.ratings:
@@ -108,6 +109,18 @@ class Evaluating(Stage):
             self.examples.append(example)
         if self.browser is not None:
             self.browser.add(record, example)
+
+    def _find_named(self, record: Record, example: JudgedExample) -> None:
+        """The record's candidates that `versus` and `length_controlled` name."""
+        if not self.versus and not self.controlled:
+            return
+        called = Called(record["candidates"], example.methods)
+        for model in self.versus:
+            if model not in called:
+                raise RecordError("candidates", f"--versus {shown(model)}: no candidate of that model; there are {listed(called.methods)}")
+            example.against[model] = called.place(model, f"--versus {shown(model)}")
+        if self.controlled and self.controlled in called:
+            example.against[self.controlled] = called.place(self.controlled, f"--length-controlled {shown(self.controlled)}")
 
     def _note_signature(self, name: str, signature: str) -> None:
         found = self.signatures.setdefault(name, set())
@@ -126,6 +139,7 @@ class Evaluating(Stage):
         if self._rows is None:
             rows = table_2(self.methods, self.seed, self.notes, self.baseline)
             self._note_unread()
+            self.notes += filter(None, [self.divided.note()])
             if self.oracle.name is None:
                 self.notes.append("no judge's verdicts in the stream, so no GPT-Rank and no Table 3: run `blendkit judge` before, or name --oracle SCORE")
             else:
@@ -135,7 +149,7 @@ class Evaluating(Stage):
         return self._rows
 
     def _note_unread(self) -> None:
-        judge = self.oracle.judge
+        judge = shown(str(self.oracle.judge))
         if self._unread:
             self.notes.append(f"judge:{judge}: no verdict on {self._unread:,} of {self._pairs:,} pairs could be read; they count for nothing, not as ties")
         if self._left_out:
@@ -156,7 +170,7 @@ class Evaluating(Stage):
         if self.agreement is None:
             return []
         if self.agreement.ties:
-            self.notes.append(f"{self.agreement.ties} of {self.count} pairs are a tie by {self.agreement.name}, and are left out of the agreement")
+            self.notes.append(f"{self.agreement.ties} of {self.count} pairs are a tie by {shown(self.agreement.name)}, and are left out of the agreement")
         return self.agreement.rows()
 
     def signature(self) -> str:

@@ -13,10 +13,12 @@ import numpy as np
 
 from blendkit.aggregate import AGGREGATIONS, Matrix, matrix, max_logits, ranks_from_scores, verdict_matrix
 from blendkit.errors import RecordError
+from blendkit.names import method_names
 from blendkit.rankers.schedules import bubble
 from blendkit.records import Record, candidates_of, generated_only, verdicts_of
 from blendkit.scorers import better_when_lower
 from blendkit.seeding import seeded
+from blendkit.terminal_text import listed, shown
 
 # Their comparisons are a square.
 MOST_CANDIDATES = 4096
@@ -54,11 +56,12 @@ class JudgedExample:
     `margin[i, j]`, [n, n], says how much the judge prefers candidate i to j, from -1 to 1; NaN where it saw no such pair, or no
     verdict of it could be read: such pairs are in `unread`. `left_out` says that the judge has no ranks here, as a candidate is
     in no verdict that could be read.
-    `picks` are the candidates that aggregations put first beside `ranks`.
+    `picks` are the candidates that aggregations put first beside `ranks`. `methods` has a name for each candidate, and `against` the
+    candidates of the names that flags compare others with.
     """
 
     number: int
-    models: list[str]
+    methods: list[str]
     generated: list[int]
     characters: list[int]
     scores: list[dict[str, float | None]]
@@ -70,6 +73,7 @@ class JudgedExample:
     pairs: int = 0
     unread: set[tuple[int, int]] = field(default_factory=set)
     left_out: bool = False
+    against: dict[str, int] = field(default_factory=dict)
 
     @cached_property
     def values_by_metric(self) -> dict[str, list[float]]:
@@ -125,7 +129,9 @@ class Oracle:
             values = [candidate.get("scores", {}).get(self.score) for candidate in candidates]
             for index in example.generated:
                 if values[index] is None:
-                    raise RecordError(f"candidates[{index}].scores.{self.score}", f"expected a number, as --oracle {self.score} asks for it of every candidate")
+                    raise RecordError(
+                        f"candidates[{index}].scores.{self.score}", f"expected a number, as --oracle {shown(str(self.score))} asks for it of every candidate"
+                    )
             sign = -1 if better_when_lower(self.score) else 1
             scored = [index for index, value in enumerate(values) if value is not None]
             example.oracle = _standings(example.generated, lambda chosen: [sign * float(values[index] or 0) for index in chosen], scored)
@@ -134,7 +140,7 @@ class Oracle:
         if self.judge not in verdicts:
             if self.score and not self.wanted:
                 return
-            raise RecordError(f"verdicts.{self.judge}", f"not there, found {', '.join(verdicts) or 'none'}; `blendkit judge` writes verdicts")
+            raise RecordError(f"verdicts.{self.judge}", f"not there, found {listed(verdicts)}; `blendkit judge` writes verdicts")
         m = verdict_matrix(verdicts[self.judge], len(candidates))
         example.margin = (m - m.T) / 2
         asked = {(verdict["a"], verdict["b"]) for verdict in verdicts[self.judge]}
@@ -178,7 +184,7 @@ def example_of(record: Record, number: int, oracle: Oracle, aggregations: bool =
     oracle.find_judge(verdicts)
     example = JudgedExample(
         number,
-        [candidate["model"] for candidate in candidates],
+        method_names(candidates),
         generated,
         [len(candidate["text"]) for candidate in candidates],
         [candidate.get("scores", {}) for candidate in candidates],

@@ -9,7 +9,7 @@ import orjson
 
 from blendkit.evaluation.tables import TABLES, by_table
 from blendkit.safe_csv import csv_text
-from blendkit.terminal_text import one_line
+from blendkit.terminal_text import shown
 
 HIDDEN = ("table", "intervals")
 FORMATS = ("table", "markdown", "latex", "csv", "json")
@@ -80,12 +80,12 @@ def _markdown(title: str, columns: list[str], cells: list[list[str]]) -> str:
 
 def markdown_text(text: str) -> str:
     """A name from the stream as Markdown's plain text: no bar, link, image, code, HTML or line break of its own."""
-    return _MARKDOWN.sub(lambda match: f"\\{match[0]}", one_line(text)).replace("<", "&lt;")
+    return _MARKDOWN.sub(lambda match: f"\\{match[0]}", shown(text)).replace("<", "&lt;")
 
 
 def _latex(title: str, columns: list[str], cells: list[list[str]]) -> str:
     def line(values: list[str]) -> str:
-        return " & ".join("".join(_LATEX.get(character, character) for character in one_line(value)) for value in values) + r" \\" + "\n"
+        return " & ".join("".join(_LATEX.get(character, character) for character in shown(value)) for value in values) + r" \\" + "\n"
 
     body = line(columns) + "\\midrule\n" + "".join(line(row) for row in cells)
     return f"% {title}\n\\begin{{tabular}}{{l{'r' * (len(columns) - 1)}}}\n\\toprule\n{body}\\bottomrule\n\\end{{tabular}}\n"
@@ -98,10 +98,10 @@ def _csv(rows: list[dict[str, Any]]) -> str:
     for row in rows:
         intervals = row.get("intervals", {})
         table.append([*(row.get(column) for column in columns), *(value for column in bounds for value in intervals.get(column, (None, None)))])
-    return csv_text(table)[0]
+    return csv_text([shown(cell) if isinstance(cell, str) else cell for cell in row] for row in table)[0]
 
 
 def _footer(form: str, signatures: list[str]) -> str:
     if form == "markdown":
-        return "".join(f"`{one_line(signature.replace('`', ''))}`\\\n" for signature in signatures).removesuffix("\\\n") + "\n"
-    return "".join(f"% {one_line(signature)}\n" for signature in signatures)
+        return "".join(f"`{shown(signature.replace('`', ''))}`\\\n" for signature in signatures).removesuffix("\\\n") + "\n"
+    return "".join(f"% {shown(signature)}\n" for signature in signatures)

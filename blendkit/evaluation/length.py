@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from blendkit.errors import DataError, UsageError
 from blendkit.evaluation.examples import JudgedExample, rounded
 from blendkit.evaluation.ratings import MOST_MODELS
+from blendkit.terminal_text import listed, shown
 
 Values = NDArray[np.float64]
 RESAMPLES = 100
@@ -35,10 +36,10 @@ def length_table(examples: list[JudgedExample], baseline: str, seed: int) -> lis
     """
     games = _games(examples, baseline)
     if not games:
-        known = dict.fromkeys(model for example in examples for model in example.models)
-        raise UsageError(f"--length-controlled {baseline}: expected a model that the judge compared with others; there are {', '.join(known)}")
+        known = dict.fromkeys(model for example in examples for model in example.methods)
+        raise UsageError(f"--length-controlled {shown(baseline)}: expected a model that the judge compared with others; there are {listed(known)}")
     if len(games) > MOST_MODELS:
-        raise DataError(f"--length-controlled {baseline}: {len(games):,} models were compared with it; expected at most {MOST_MODELS}")
+        raise DataError(f"--length-controlled {shown(baseline)}: {len(games):,} models were compared with it; expected at most {MOST_MODELS}")
     rows = []
     for model, (places, won, longer, characters) in games.items():
         difficulty = _difficulty({name: played for name, played in games.items() if name != model}, len(examples))
@@ -57,12 +58,12 @@ def _games(examples: list[JudgedExample], baseline: str) -> dict[str, tuple[NDAr
     """Gives for each model: the examples it was compared in, how far it won (0 to 1), tanh of its standardised surplus of characters, its characters."""
     found: dict[str, list[tuple[int, float, int, int]]] = {}
     for example in examples:
-        if example.margin is None or baseline not in example.models:
+        base = example.against.get(baseline)
+        if example.margin is None or base is None:
             continue
-        base = example.models.index(baseline)
-        for index, model in enumerate(example.models):
+        for index, model in enumerate(example.methods):
             margin = float(example.margin[index, base])
-            if model != baseline and not math.isnan(margin):
+            if index != base and not math.isnan(margin):
                 characters = example.characters[index]
                 found.setdefault(model, []).append((example.number, (margin + 1) / 2, characters - example.characters[base], characters))
     games = {}

@@ -13,10 +13,12 @@ from typing import Any
 import numpy as np
 
 from blendkit.errors import DataError, UsageError
+from blendkit.evaluation.checks import GROUPS
 from blendkit.evaluation.examples import JudgedExample, Oracle, rank_of, rounded
 from blendkit.evaluation.spilled_columns import Column, ColumnFile, Computed, SpilledColumns, counted
 from blendkit.evaluation.statistics import bootstrap, holm, randomization
 from blendkit.evaluation.tables import KINDS
+from blendkit.terminal_text import listed, shown
 
 TOP = 3
 # Nobody reads a larger table; memory and time go with its cells.
@@ -80,7 +82,7 @@ class Methods:
                 left_out.setdefault((kind, name), []).extend(self._left_out(example, index))
 
         generated = set(example.generated)
-        for index, model in enumerate(example.models):
+        for index, model in enumerate(example.methods):
             pick("model" if index in generated else "fused", model, index)
         for name, ranks in example.ranks.items():
             pick("ranker", name, example.generated[ranks.index(min(ranks))])
@@ -143,7 +145,7 @@ class Methods:
         if example.left_out or (unread and rank_of(example.judge, index) is None):
             found += ["gpt_rank"] if self.oracle.score else ["gpt_rank", "top3"]
         for column, model in zip(self.versus_columns, self.versus, strict=True):
-            other = example.models.index(model)
+            other = example.against[model]
             if (min(index, other), max(index, other)) in example.unread:
                 found.append(column)
         return found
@@ -196,19 +198,17 @@ def table_2(table: Methods, seed: int, notes: list[str], baseline: str | None = 
             if count and not missing:
                 intervals[column] = [rounded(bound) for bound in bounds[number, column]]
         for missing, lacked in lacking.items():
-            lacks = f"{', '.join(lacked)} {'is' if len(lacked) == 1 else 'are'} missing for {method.name} in {missing} of {method.examples} examples"
+            lacks = f"{listed(lacked)} {'is' if len(lacked) == 1 else 'are'} missing for {shown(method.name)} in {missing} of {method.examples} examples"
             notes.append(f"{lacks}, so no mean is shown; `blendkit score` writes scores")
         rows.append({**row, "intervals": intervals})
-    return [*rows, *_tests(table, methods, [name for name in names if name != "characters"], seed, baseline)]
+    return [*rows, *_tests(table, methods, [name for name in names if name != "characters"], seed, baseline, notes)]
 
 
-def _tests(table: Methods, methods: list[Method], columns: list[str], seed: int, baseline: str | None) -> list[dict[str, Any]]:
+def _tests(table: Methods, methods: list[Method], columns: list[str], seed: int, baseline: str | None, notes: list[str]) -> list[dict[str, Any]]:
     """Each method against the baseline, column by column, over the examples that both have."""
     if baseline is None:
         return []
-    base = next((method for method in methods if method.name == baseline), None)
-    if base is None:
-        raise UsageError(f"--baseline {baseline}: no such method; there are {', '.join(method.name for method in methods)}")
+    base = _baseline(methods, baseline, notes)
     keys = [(method, column) for method in methods if method is not base for column in columns]
     cells = [(method, column, Computed(np.subtract, table.column(method, column), table.column(base, column))) for method, column in keys]
     found = [(cell, count, mean) for cell in cells for count, mean in [counted(cell[2])] if count]
@@ -225,9 +225,21 @@ def _tests(table: Methods, methods: list[Method], columns: list[str], seed: int,
     return rows
 
 
+def _baseline(methods: list[Method], name: str, notes: list[str]) -> Method:
+    """The method of a name, or of GROUP.NAME as in `--assert`; of several of one name the first, which `notes` says. Raises UsageError where there is none."""
+    group, _, rest = name.partition(".")
+    found = [method for method in methods if method.name == name] or [method for method in methods if method.name == rest and method.kind == GROUPS.get(group)]
+    if not found:
+        raise UsageError(f"--baseline {shown(name)}: no such method; there are {listed(method.name for method in methods)}")
+    if len(found) > 1:
+        own, *others = [f"{group}.{method.name}" for method in found for group, kind in GROUPS.items() if kind == method.kind]
+        notes.append(f"--baseline {shown(name)} is {shown(own)}; name {listed(others)} for the other of this name")
+    return found[0]
+
+
 def _not_worse(example: JudgedExample, index: int, model: str) -> float | None:
     """100 where the judge (a score's ranks where there is none) does not prefer the baseline's answer, else 0."""
-    baseline = example.models.index(model)
+    baseline = example.against[model]
     if example.margin is not None:
         margin = float(example.margin[index, baseline])
         return None if math.isnan(margin) else 100.0 * (margin >= 0)

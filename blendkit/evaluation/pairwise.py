@@ -13,6 +13,7 @@ from blendkit.evaluation.spilled_columns import Column, ColumnFile, Computed, Sp
 from blendkit.evaluation.statistics import bootstrap
 from blendkit.records import Record, generated_only
 from blendkit.scorers import better_when_lower
+from blendkit.terminal_text import shown
 
 RESAMPLES, SEED = 2000, 0
 LENGTH = "longest candidate"
@@ -40,10 +41,10 @@ class PairwiseAgreement:
         """
         label = record.get(self.name)
         if label not in LABELS:
-            raise RecordError(self.name, f"expected A, B or tie, as --agreement {self.name} needs, got {label!r}")
+            raise RecordError(self.name, f"expected A, B or tie, as --agreement {shown(self.name)} needs, got {label!r}")
         chosen = generated_only(record["candidates"])
         if len(chosen) != 2:
-            raise RecordError("candidates", f"expected two, A and B, as --agreement {self.name} needs, got {len(chosen)}")
+            raise RecordError("candidates", f"expected two, A and B, as --agreement {shown(self.name)} needs, got {len(chosen)}")
         if label == "tie":
             self.ties += 1
             return

@@ -37,7 +37,7 @@ class Firsts:
         self.judged += 1
         best = example.oracle.ranks.count(1)
         for index, rank in example.oracle.generated.items():
-            model = example.models[index]
+            model = example.methods[index]
             at_rank = self._at_rank.get(model)
             if at_rank is None:
                 at_rank, self._share[model] = self._at_rank.setdefault(model, {}), 0.0
@@ -64,7 +64,7 @@ def ratings_of(examples: list[JudgedExample], seed: int, notes: list[str]) -> li
     Of more than MOST_MODELS models there is none, and `notes` says so.
     """
     judged = [example for example in examples if example.margin is not None]
-    names = list(dict.fromkeys(model for example in judged for model in example.models))
+    names = list(dict.fromkeys(model for example in judged for model in example.methods))
     place = {name: number for number, name in enumerate(names)}
     size = len(names)
     if size < 2:
@@ -78,7 +78,7 @@ def ratings_of(examples: list[JudgedExample], seed: int, notes: list[str]) -> li
     games: list[tuple[int, int, float, int]] = []
     for number, example in enumerate(judged):
         assert example.margin is not None
-        places = np.array([place[model] for model in example.models])
+        places = np.array([place[model] for model in example.methods])
         results = (example.margin + 1) / 2
         there = ~np.isnan(results) & (places[:, None] != places)  # a model does not play against itself
         rows, columns = np.nonzero(there)

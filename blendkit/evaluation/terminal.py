@@ -46,7 +46,7 @@ def print_tables(rows: list[dict[str, Any]], signatures: list[str], intervals: b
         else:
             console.print(_plain_table(chosen, kind.title, kind.columns or tuple(dict.fromkeys(key for row in chosen for key in row if key != "table"))))
         if note := note_under(name, chosen):
-            console.print(note, style="dim", markup=False)
+            console.print(Text(shown(note), style="dim"))
     for signature in signatures:
         console.print(_note(signature), soft_wrap=True)
 
@@ -57,7 +57,7 @@ def name_text(name: object) -> Text:
 
 
 def _note(text: str) -> Text:
-    return Text(standing(one_line(text)), style="dim")
+    return Text(standing(one_line(shown(text))), style="dim")
 
 
 def _plain_table(rows: list[dict[str, Any]], title: str, columns: tuple[str, ...]) -> Table:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import codecs
 import os
 import threading
 import weakref
@@ -171,6 +172,8 @@ class BatchAnswers:
                         number += 1
                         if len(line) > max_body_bytes:
                             raise DataError(f"{path}:{number}: a line of more than {max_body_bytes:,} bytes; --max-body-bytes raises the limit")
+                        if number == 1:
+                            line = line.removeprefix(codecs.BOM_UTF8)
                         if line.strip():
                             self._take(f"{path}:{number}", line)
             except OSError as error:

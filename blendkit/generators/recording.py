@@ -7,6 +7,7 @@ from typing import Any
 
 from blendkit.generators.base import Completion
 from blendkit.generators.reasoning import check_reasoning, kept
+from blendkit.terminal_text import shown
 
 
 class Recording:
@@ -37,5 +38,5 @@ class Recording:
         for model, reasons in self.empty.items():
             parts = ", ".join(f"{reason}: {count}" for reason, count in reasons.most_common())
             longer = "; a reasoning model may need more --max-new-tokens, or less --reasoning-effort" if "length" in reasons else ""
-            found.append(f"{reasons.total()} answers of {model} are empty (finish_reason {parts}){longer}")
+            found.append(f"{reasons.total()} answers of {shown(model)} are empty (finish_reason {parts}){longer}")
         return found

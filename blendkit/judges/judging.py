@@ -18,6 +18,7 @@ from blendkit.rankers.schedules import make_schedule
 from blendkit.records import Record, candidates_of
 from blendkit.seeding import seeded
 from blendkit.signature import Signature
+from blendkit.terminal_text import shown
 
 
 class Judging(Stage):
@@ -47,7 +48,7 @@ class Judging(Stage):
         names = [juror.name for juror in jurors] + ([panel] if len(jurors) > 1 else [])
         for name in names:
             if names.count(name) > 1:
-                raise UsageError(f"-m: two judges have the name {name}; give one another name, NAME=MODEL")
+                raise UsageError(f"-m: two judges have the name {shown(name)}; give one another name, NAME=MODEL")
         self.jurors, self.panel, self.orders, self.seed = jurors, panel, orders, seed
         self.schedule_name, self.schedule = schedule, make_schedule(schedule)
         self.overlap = min(juror.overlap for juror in jurors)
@@ -129,5 +130,5 @@ class Judging(Stage):
         found = []
         for juror in self.jurors:
             lines = [*juror.warnings(), *(self.bias[juror.name].message() if juror.name in self.bias else [])]
-            found += [f"{juror.name}: {line}" if several else line for line in lines]
+            found += [f"{shown(juror.name)}: {line}" if several else line for line in lines]
         return [*found, *self.agreement.message()]

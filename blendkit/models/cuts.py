@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from blendkit.terminal_text import shown
+
 
 @dataclass
 class Cuts:
@@ -24,4 +26,4 @@ class Cuts:
         """One line for a person, or none when nothing was cut."""
         if not self.inputs_cut:
             return []
-        return [f"{name}: cut to the model's length: {self.inputs_cut:,} of {self.inputs:,} inputs ({self.tokens_cut:,} tokens)"]
+        return [f"{shown(name)}: cut to the model's length: {self.inputs_cut:,} of {self.inputs:,} inputs ({self.tokens_cut:,} tokens)"]

@@ -13,6 +13,7 @@ from blendkit.rankers.references import reference_index
 from blendkit.records import Record, candidates_of, generated_only, verdicts_of
 from blendkit.registry import nearest
 from blendkit.scorers import better_when_lower
+from blendkit.terminal_text import listed
 
 SOURCES = ("PAIR (a name in `comparisons`, such as pairrm)", "score:NAME", "judge:NAME", "oracle:FIELD")
 DEFAULT = "max-logits"
@@ -90,7 +91,7 @@ class Ranking(Stage):
     def _against_reference(self, record: Record, m: Matrix) -> list[float]:
         """M[i, r] - M[r, i] of every candidate i and the reference candidate r."""
         candidates = record["candidates"][: len(m)]
-        r = reference_index(str(self.reference), [candidate["model"] for candidate in candidates], [candidate["text"] for candidate in candidates])
+        r = reference_index(str(self.reference), candidates)
         margins = m[:, r] - m[r, :]
         if np.isnan(margins).any():
             missing = int(np.argmax(np.isnan(margins)))
@@ -119,7 +120,7 @@ class Ranking(Stage):
         scores = record["candidates"][index].get("scores", {})
         value = scores.get(self.key)
         if value is None:
-            raise RecordError(f"candidates[{index}].scores.{self.key}", f"expected a number; found {_list(list(scores))}; `blendkit score` writes scores")
+            raise RecordError(f"candidates[{index}].scores.{self.key}", f"expected a number; found {listed(scores)}; `blendkit score` writes scores")
         return float(value)
 
     def _field(self, record: Record, index: int) -> float:
@@ -131,7 +132,7 @@ class Ranking(Stage):
         return float(value)
 
     def _missing(self, field: str, found: list[str], command: str) -> RecordError:
-        return RecordError(f"{field}.{self.key}", f"not there, found {_list(found)}; `{command}` writes it")
+        return RecordError(f"{field}.{self.key}", f"not there, found {listed(found)}; `{command}` writes it")
 
 
 def _of_compared(m: Matrix, scores: Matrix) -> list[Standing]:
@@ -139,7 +140,3 @@ def _of_compared(m: Matrix, scores: Matrix) -> list[Standing]:
     if len(m) == 1:
         return [(COMPARED, float(scores[0]))]
     return [(COMPARED, float(score)) if met else (NEVER_COMPARED, 0.0) for score, met in zip(scores, compared(m), strict=True)]
-
-
-def _list(names: list[str]) -> str:
-    return ", ".join(names) or "none"

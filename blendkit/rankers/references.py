@@ -6,9 +6,12 @@ Each function gives an index among texts; lengths are in characters, and among e
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 from blendkit.errors import RecordError
+from blendkit.names import Called
 from blendkit.rankers import REFERENCES
+from blendkit.terminal_text import listed, shown
 
 
 def longest(texts: Sequence[str]) -> int:
@@ -36,15 +39,16 @@ def last(texts: Sequence[str]) -> int:
     return len(texts) - 1
 
 
-def reference_index(mode: str, models: Sequence[str], texts: Sequence[str]) -> int:
-    """The index of the candidate that a mode, or the name of a candidate's model, chooses.
+def reference_index(mode: str, candidates: Sequence[dict[str, Any]]) -> int:
+    """The index of the candidate that a mode, or a candidate's name, chooses.
 
     Raises:
-        RecordError: it is neither a mode nor the model of a candidate here.
+        RecordError: it is neither a mode nor the name of one candidate here.
     """
     if mode in REFERENCES:
-        index: int = REFERENCES[mode].load()(texts)
+        index: int = REFERENCES[mode].load()([candidate["text"] for candidate in candidates])
         return index
-    if mode in models:
-        return models.index(mode)
-    raise RecordError("candidates", f"--reference {mode}: expected {', '.join(REFERENCES)}, or one of these models: {', '.join(dict.fromkeys(models))}")
+    called = Called(candidates)
+    if mode in called:
+        return called.place(mode, f"--reference {shown(mode)}")
+    raise RecordError("candidates", f"--reference {shown(mode)}: expected {', '.join(REFERENCES)}, or one of these models: {listed(called.methods)}")

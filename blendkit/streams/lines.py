@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import codecs
 import errno
 import hashlib
 import io
@@ -22,6 +23,8 @@ from blendkit.streams.unique_ids import UniqueIds
 from blendkit.terminal_text import say
 
 MAX_LINE_BYTES = 32 << 20
+# What Windows' tools write before the first line: a byte order mark, which is no part of it.
+BOM = codecs.BOM_UTF8
 READ_AHEAD = 1 << 20
 
 Shard = tuple[int, int]
@@ -46,7 +49,7 @@ class BadLine:
 
 
 class Reader:
-    """The lines of a file or of standard input (`path` None or `-`); blank lines are passed over.
+    """The lines of a file or of standard input (`path` None or `-`); blank lines and a byte order mark at the start are passed over.
 
     `shard` (I, N) keeps only the records of part I of N, 0 to N - 1, by a hash of the id. A line of more than
     `max_line_bytes` is a bad line, of which no more than that is ever in memory, however well it was compressed.
@@ -86,7 +89,7 @@ class Reader:
         while True:
             number += 1
             try:
-                line = self._stream.readline(self.max_line_bytes + 1)
+                line = self._stream.readline(self.max_line_bytes + 1 + (len(BOM) if number == 1 else 0))
                 if len(line) > self.max_line_bytes and not line.endswith(b"\n"):
                     while (rest := self._stream.readline(1 << 20)) and not rest.endswith(b"\n"):
                         pass
@@ -96,6 +99,8 @@ class Reader:
                 raise NoInputError(f"{self.name}:{number}: cannot be read: {error.strerror or error}") from error
             if not line:
                 return
+            if number == 1:
+                line = line.removeprefix(BOM)
             if line.strip():
                 yield number, line.rstrip(b"\r\n")
 

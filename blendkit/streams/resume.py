@@ -14,7 +14,7 @@ import orjson
 
 from blendkit.errors import BlendkitError, DataError, NoInputError, OutputError, UsageError
 from blendkit.streams.compression import Damaged, decompressed
-from blendkit.streams.lines import BadLine, Line, Writer
+from blendkit.streams.lines import BOM, BadLine, Line, Writer
 from blendkit.streams.unique_ids import UniqueIds
 
 # So many records of the input are looked at before the first is done, for one that the output has.
@@ -67,12 +67,15 @@ def _read(earlier: Earlier) -> tuple[int, int, bool]:
                 if not error.cut:
                     raise DataError(f"{earlier.output}:{number + 1}: cannot resume: {error}; the file is left as it is") from error
                 line, torn = b"", True
+            bytes_read = len(line)
+            if not number:
+                line = line.removeprefix(BOM)
             if not line.endswith(b"\n"):
                 if line and not number and not line.startswith(b"{"):
                     raise _no_record(earlier.output, 1)
                 return number, size, torn or bool(line)
             number += 1
-            size += len(line)
+            size += bytes_read
             earlier.count += earlier.ids.add(_id_of(line, earlier.output, number))
 
 

@@ -8,6 +8,7 @@ from typing import Any
 from blendkit.aggregate import settled
 from blendkit.evaluation.examples import JudgedExample, rank_of
 from blendkit.records import Record, source_text, verdicts_of
+from blendkit.terminal_text import shown
 
 # Characters of a text that the page shows; a model that never stopped must not make the page too large to open.
 SHOWN = 20_000
@@ -31,16 +32,18 @@ class Browser:
                 rank = rank_of(standings, index)
                 if rank is not None and not (name == "judge" and example.judge is example.oracle):
                     ranks[name] = rank
-            entry = {"model": candidate["model"], "scores": candidate.get("scores", {}), "ranks": ranks, **_cut(candidate["text"])}
+            entry = {"model": shown(example.methods[index]), "scores": _named(candidate.get("scores", {})), "ranks": _named(ranks), **_cut(candidate["text"])}
             if candidate.get("sources"):
                 entry["sources"] = candidate["sources"]
             candidates.append(entry)
-        verdicts = {name: [[a, b, found.verdict, found.probability] for (a, b), found in settled(rows).items()] for name, rows in verdicts_of(record).items()}
+        verdicts = {
+            shown(name): [[a, b, found.verdict, found.probability] for (a, b), found in settled(rows).items()] for name, rows in verdicts_of(record).items()
+        }
         source = source_text(record) if any(record.get(key) is not None for key in ("instruction", "input", "messages")) else ""
         reference = record.get("output")
         self.records.append(
             {
-                "id": record["id"],
+                "id": shown(record["id"]),
                 "source": _cut(source),
                 "reference": None if reference is None else _cut(reference),
                 "candidates": candidates,
@@ -48,6 +51,10 @@ class Browser:
                 "top": record.get("top", []),
             }
         )
+
+
+def _named(values: dict[str, Any]) -> dict[str, Any]:
+    return {shown(name): value for name, value in values.items()}
 
 
 def _cut(text: str) -> dict[str, Any]:

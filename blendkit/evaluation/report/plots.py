@@ -17,7 +17,7 @@ from blendkit.errors import OutputError, UsageError, require
 from blendkit.evaluation.checks import NEUTRAL, lower_is_better
 from blendkit.evaluation.tables import TABLES
 from blendkit.evaluation.terminal import TITLES
-from blendkit.terminal_text import one_line
+from blendkit.terminal_text import shown
 
 Rows = list[dict[str, Any]]
 BLUE, GREY = "#2563a8", "#8a8f98"
@@ -119,7 +119,7 @@ def _height(rows: Rows, title: str) -> float:
 
 
 def _short(name: str) -> str:
-    name = one_line(name)
+    name = shown(name)
     return name if len(name) <= LONGEST else name[: LONGEST - 1] + "…"
 
 
