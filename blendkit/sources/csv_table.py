@@ -24,8 +24,8 @@ from blendkit.untrusted import json_value
 
 FIXED = ("id", "instruction", "input", "output", "messages", "human")
 SEPARATORS = ",;\t"
-# A model of several candidates, and how one of them was decoded: `model#2 · beam(4)`.
-COLUMN = re.compile(r"(?P<model>.*?)(?:#(?P<number>[1-9]\d{0,4}))?(?: · (?P<decoding>.*))?", re.DOTALL)
+# A model, how it was decoded, and which of several answers it is: `model · beam(4)#2`, as blendkit/names.py calls them.
+COLUMN = re.compile(r"(?P<model>.*?)(?: · (?P<decoding>.*?))?(?:#[1-9]\d{0,4})?", re.DOTALL)
 
 
 def read_csv(row: Taken, number: int) -> Record:
@@ -75,11 +75,11 @@ def write_csv(record: Taken, writing: Writing) -> Iterator[Fields]:
     for place, one in enumerate(record.fields.get("candidates") or ()):
         candidate = Taken(one, "candidates[]", record.dropped)
         model, text, decoding = candidate.need("model", str), candidate.need("text", str), candidate.maybe("decoding_method", str)
-        behind = "" if decoding is None else f" · {decoding}"
-        column, number = f"{model}{behind}", 1
+        method = model if decoding is None else f"{model} · {decoding}"
+        column, number = method, 1
         while column in row and column not in FIXED:
             number += 1
-            column = f"{model}#{number}{behind}"
+            column = f"{method}#{number}"
         read = parsed_column(column)
         if column in FIXED or not column or (read["model"], read.get("decoding_method")) != (model, decoding):
             raise RecordError(f"candidates[{place}].model", f"expected a name that is a column of its own, which {column!r} is not")

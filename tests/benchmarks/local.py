@@ -1,6 +1,6 @@
 """Tokens a second of a local model: ours, plain transformers.generate with the same settings, and llama.cpp; the same prompts, rounds in turn.
 
-    bin/bench local --model DIR|FILE.gguf
+    bin/bench local [--model DIR|FILE.gguf]
 
 No answer ends early: each row of a batch gets all its new tokens, so that all do the same work.
 """
@@ -15,6 +15,7 @@ import statistics
 import subprocess
 import sys
 import time
+from importlib.metadata import distribution
 from pathlib import Path
 
 HERE = Path(__file__).parent
@@ -104,7 +105,7 @@ def installed(python: str) -> bool:
 
 def main() -> int:
     parser = argparse.ArgumentParser(prog="bin/bench local")
-    parser.add_argument("--model", required=True, help="a directory or a GGUF file")
+    parser.add_argument("--model", default="smollm2", help="smollm2, a directory or a GGUF file")
     parser.add_argument("--gguf", help="the file for llama.cpp, where --model is a directory")
     parser.add_argument("--llama-python", default=sys.executable, help="the interpreter of an environment with llama-cpp-python")
     parser.add_argument("--batch", type=int, nargs="+", default=[1, 8, 32, 96])
@@ -119,7 +120,12 @@ def main() -> int:
     args = parser.parse_args()
 
     from blendkit.generators.options import Sampling
+    from blendkit.models.packaged import PACKAGED, packaged_folder
 
+    if args.model in PACKAGED:
+        files = distribution(PACKAGED[args.model].name).files or []
+        args.gguf = args.gguf or next(str(file.locate()) for file in files if file.name.endswith(".gguf"))
+        args.model = str(packaged_folder(args.model))
     sampling = Sampling(args.max_new_tokens, args.temperature, args.top_p, args.top_k)
     ours = Ours(args.model, sampling)
     ways = [ours, Plain(ours)]

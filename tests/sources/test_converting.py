@@ -154,7 +154,7 @@ def test_a_table_holds_missing_and_empty_cells_several_answers_and_formulas(conv
     records = [
         {"id": "1", "instruction": "q", "input": "i", "output": "", "candidates": [
             {"model": "m", "text": ""}, {"model": "m", "text": "=cmd()"}, {"model": "m", "text": "b", "decoding_method": "beam(4)"},
-            {"model": "n,\"o", "text": "'+1"},
+            {"model": "m", "text": "c", "decoding_method": "beam(4)"}, {"model": "n,\"o", "text": "'+1"},
         ]},
         {"id": "2", "messages": said("a"), "candidates": [{"model": "n,\"o", "text": "x\r\ny"}]},
     ]  # fmt: skip
@@ -162,7 +162,7 @@ def test_a_table_holds_missing_and_empty_cells_several_answers_and_formulas(conv
     code, _, err = called("data", "convert", "--to", "csv", "-o", path, stdin=lines(records))
     assert code == 0 and "2 cells begin as a formula does" in err
     heading = next(csv.reader(io.StringIO(path.read_text())))
-    assert heading == ["id", "instruction", "input", "output", "messages", "m", "m#2", "m · beam(4)", 'n,"o']
+    assert heading == ["id", "instruction", "input", "output", "messages", "m", "m#2", "m · beam(4)", "m · beam(4)#2", 'n,"o']
     found, _ = convert("--from", "csv", path)
     assert found[0] == records[0] and found[1]["messages"] == records[1]["messages"] and found[1]["candidates"] == records[1]["candidates"]
     assert "output" not in found[1]
