@@ -54,7 +54,7 @@ def load(name: str) -> Any:
 
 
 app = typer.Typer(
-    cls=LazyGroup, no_args_is_help=True, pretty_exceptions_enable=False, add_completion=False, context_settings={"help_option_names": ["-h", "--help"]}
+    cls=LazyGroup, no_args_is_help=True, pretty_exceptions_enable=False, add_completion=True, context_settings={"help_option_names": ["-h", "--help"]}
 )
 
 

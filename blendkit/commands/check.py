@@ -15,6 +15,7 @@ from blendkit.pipeline.run import RunOptions, check_stream
 def check(
     run: RunOptions,
     schema: Annotated[bool, typer.Option("--schema", help="Print the record's JSON Schema instead.")] = False,
+    max_errors: Annotated[int, typer.Option(min=0, help="Stop after this many bad records; 0 reads to the end.")] = 100,
 ) -> None:
     """Validate a stream of records: every bad line is named, with the field and what was expected.
 
@@ -29,4 +30,4 @@ def check(
 
         sys.stdout.write(orjson.dumps(json_schema(), option=orjson.OPT_INDENT_2 | orjson.OPT_APPEND_NEWLINE).decode())
         return
-    check_stream(run)
+    check_stream(run, max_errors)

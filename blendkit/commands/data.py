@@ -91,7 +91,7 @@ def stats(
     input: Annotated[str | None, typer.Option("-i", "--input", help="Read this file (.gz, .zst) instead of stdin.")] = None,
     tokenizer: Annotated[str | None, typer.Option(help="Count tokens of this tokenizer (a directory or a hub id).", show_default="words")] = None,
 ) -> None:
-    """Print a stream's Table 1: examples of each source, and the mean length of x and of the reference.
+    """Print a stream's Table 1: examples of each source, and the mean length of x and of the reference, in words or tokens.
 
     The table goes to stderr, its rows to stdout as JSON lines. A record's source is its field `source`, or its id up to the last `/`.
 
@@ -106,10 +106,11 @@ def stats(
     one_role_each([stdin_or(input), stdout_or(None)])
     rows = table_1(_records(input), tokenizer)
     table = Table(title="Sources (as Table 1 of the paper)", title_justify="left", header_style="bold")
-    for column in ("source", "examples", "input tokens", "output tokens", "candidates"):
+    unit = "words" if tokenizer is None else "tokens"
+    for column in ("source", "examples", f"input {unit}", f"output {unit}", "candidates"):
         table.add_column(column, justify="left" if column == "source" else "right")
     for row in rows:
-        table.add_row(Text(shown(row["source"])), f"{row['examples']:,}", *(f"{row[key]:.1f}" for key in ("input_tokens", "output_tokens", "candidates")))
+        table.add_row(Text(shown(row["source"])), f"{row['examples']:,}", *(f"{row[key]:.1f}" for key in (f"input_{unit}", f"output_{unit}", "candidates")))
     Console(stderr=True, width=None if sys.stderr.isatty() else 120, highlight=False).print(table)
     _write(rows, None)
 

@@ -131,8 +131,8 @@ def run_stage(make: Callable[[], Stage], options: RunOptions) -> Stage:
     return stage
 
 
-def check_stream(options: RunOptions) -> None:
-    """Names every bad line of a stream on stderr, then counts.
+def check_stream(options: RunOptions, max_errors: int = 0) -> None:
+    """Names every bad line of a stream on stderr, then counts. After `max_errors` of them it stops; 0 goes on to the end.
 
     Raises:
         DataError: at least one line is bad.
@@ -149,6 +149,8 @@ def check_stream(options: RunOptions) -> None:
                 line = BadLine(line.number, line.raw, error)
         bad += 1
         print(standing(one_line(f"{reader.name}:{line.number}: {line.error}")), file=sys.stderr)
+        if bad == max_errors:
+            raise DataError(f"{bad} of the first {good + bad} records are bad; --max-errors 0 reads on")
     if bad:
         raise DataError(f"{bad} of {good + bad} records are bad")
     if not options.quiet:

@@ -15,7 +15,7 @@ from typing import Any
 from blendkit.errors import DataError, NoInputError, RecordError, UsageError
 from blendkit.sources.csv_table import csv_rows
 from blendkit.sources.rows import Fields, SourceRow
-from blendkit.streams.compression import Damaged, decompressed
+from blendkit.streams.compression import Damaged, decompressed, recognized
 from blendkit.untrusted import json_value
 
 CSV, PARQUET, ARROW = (".csv", ".tsv"), (".parquet",), (".arrow", ".feather")
@@ -105,7 +105,8 @@ def _stdin(table: bool) -> Iterator[SourceRow]:
     if sys.stdin is None:
         raise NoInputError("standard input is closed: pipe rows in, or name a file")
     with _readable("<stdin>"):
-        yield from csv_rows("<stdin>", sys.stdin.buffer) if table else _json("<stdin>", sys.stdin.buffer)
+        file = recognized(sys.stdin.buffer, "<stdin>")
+        yield from csv_rows("<stdin>", file) if table else _json("<stdin>", file)
 
 
 @contextmanager

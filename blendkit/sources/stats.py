@@ -15,20 +15,20 @@ class Share:
     """Sums over the records of one source."""
 
     examples: int = 0
-    input_tokens: int = 0
-    output_tokens: int = 0
+    read: int = 0
+    written: int = 0
     outputs: int = 0
     candidates: int = 0
 
-    def row(self, source: str) -> dict[str, Any]:
-        """Means a record; output tokens are a mean over those that have a reference."""
+    def row(self, source: str, unit: str) -> dict[str, Any]:
+        """Means a record, of the references over those that have one; `unit` is words or tokens."""
         n = max(1, self.examples)
-        means = {"input_tokens": round(self.input_tokens / n, 1), "output_tokens": round(self.output_tokens / max(1, self.outputs), 1)}
+        means = {f"input_{unit}": round(self.read / n, 1), f"output_{unit}": round(self.written / max(1, self.outputs), 1)}
         return {"source": source, "examples": self.examples, **means, "candidates": round(self.candidates / n, 1)}
 
 
 def table_1(records: Iterable[Record], tokenizer: str | None = None) -> list[dict[str, Any]]:
-    """A row a source, in the order of the stream, and a last one for all.
+    """A row a source, in the order of the stream, and a last one for all; lengths are in words, or in tokens of a named tokenizer.
 
     Raises:
         DataError: there is no record.
@@ -43,13 +43,14 @@ def table_1(records: Iterable[Record], tokenizer: str | None = None) -> list[dic
         written = None if record.get("output") is None else count(record["output"])
         for share in (shares.setdefault(source, Share()), total):
             share.examples += 1
-            share.input_tokens += read
+            share.read += read
             share.outputs += written is not None
-            share.output_tokens += written or 0
+            share.written += written or 0
             share.candidates += len(record.get("candidates", []))
     if not total.examples:
         raise DataError("no records to count: the input is empty")
-    return [*(share.row(source) for source, share in shares.items()), total.row("all")]
+    unit = "words" if tokenizer is None else "tokens"
+    return [*(share.row(source, unit) for source, share in shares.items()), total.row("all", unit)]
 
 
 def _counter(tokenizer: str | None) -> Callable[[str], int]:

@@ -98,6 +98,18 @@ class Members(io.RawIOBase):
             self._held_bytes = 0
 
 
+# How the data of each kind begin, which no line of JSON does.
+MAGIC = {b"\x1f\x8b": ".gz", b"\x28\xb5\x2f\xfd": ".zst"}
+
+
+def recognized(raw: BinaryIO, name: str) -> IO[bytes]:
+    """As `decompressed`, also where the name does not say that the data are compressed; waits for the first of them."""
+    if not name.endswith((".gz", ".zst")) and isinstance(raw, (io.BufferedReader, io.BufferedRandom)):
+        head = raw.peek(4)
+        name += next((suffix for magic, suffix in MAGIC.items() if head.startswith(magic)), "")
+    return decompressed(raw, name)
+
+
 def decompressed(raw: BinaryIO, name: str) -> IO[bytes]:
     """The stream behind a name that ends in .gz or .zst, or the stream itself; reading raises Damaged."""
     if name.endswith(".gz"):

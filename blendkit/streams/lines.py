@@ -16,7 +16,7 @@ from typing import IO, Any, BinaryIO
 
 from blendkit.errors import DataError, NoInputError, OutputError, RecordError
 from blendkit.records import Record, as_line, parse
-from blendkit.streams.compression import Damaged, compressor, decompressed
+from blendkit.streams.compression import Damaged, compressor, recognized
 from blendkit.streams.signals import signals_wait
 from blendkit.streams.standard_streams import ReaderGone, need_stdout
 from blendkit.streams.unique_ids import UniqueIds
@@ -63,6 +63,7 @@ class Reader:
         self.name = path if path and path != "-" else "<stdin>"
         self.shard, self.max_line_bytes = shard, max_line_bytes
         self._raw: BinaryIO
+        self._stream: IO[bytes] | None = None
         if self.name == "<stdin>":
             if sys.stdin is None:
                 raise NoInputError("standard input is closed: pipe records in, or name a file with -i")
@@ -74,7 +75,6 @@ class Reader:
                 self._raw = Path(self.name).open("rb", buffering=READ_AHEAD)  # noqa: SIM115
             except OSError as error:
                 raise NoInputError(f"{self.name}: {error.strerror}") from error
-        self._stream = decompressed(self._raw, self.name)
 
     def total_bytes(self) -> int | None:
         """The size of a regular file, for the progress bar; None for a pipe or a compressed file."""
@@ -89,6 +89,9 @@ class Reader:
         while True:
             number += 1
             try:
+                if self._stream is None:
+                    # Not before the first line is asked for: what writes into a pipe may still be loading its model.
+                    self._stream = recognized(self._raw, self.name)
                 line = self._stream.readline(self.max_line_bytes + 1 + (len(BOM) if number == 1 else 0))
                 if len(line) > self.max_line_bytes and not line.endswith(b"\n"):
                     while (rest := self._stream.readline(1 << 20)) and not rest.endswith(b"\n"):

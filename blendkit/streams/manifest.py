@@ -35,6 +35,7 @@ class Manifest:
         seconds = time.monotonic() - self._started
         content = {
             "blendkit": VERSION,
+            "versions": library_versions(),
             "arguments": arguments_without_secrets(sys.argv[1:]),
             "time": datetime.now(UTC).isoformat(timespec="seconds"),
             **self.run,
@@ -48,6 +49,12 @@ class Manifest:
             Path(self.path).write_bytes(orjson.dumps(content, option=orjson.OPT_INDENT_2 | orjson.OPT_APPEND_NEWLINE))
         except OSError as failure:
             raise OutputError(f"{self.path}: cannot write: {failure.strerror}") from failure
+
+
+def library_versions() -> dict[str, str]:
+    """Python's version, and those of the libraries that decide results, where they are loaded."""
+    loaded = {name: sys.modules.get(name) for name in ("torch", "transformers", "tokenizers", "vllm")}
+    return {"python": sys.version.split()[0], **{name: str(getattr(module, "__version__", "")) for name, module in loaded.items() if module is not None}}
 
 
 def peak_memory() -> dict[str, int]:

@@ -251,11 +251,11 @@ def test_table_1_of_a_stream(blendkit, tiny_chat):
     records += [{"id": "b/1", "source": "s", "instruction": "one"}, {"id": "b/2", "source": "s", "instruction": "one two three", "output": "x y"}]
     done = blendkit("data", "stats", stdin=lines(records))
     assert parsed(done.stdout) == [
-        {"source": "a", "examples": 1, "input_tokens": 3.0, "output_tokens": 1.0, "candidates": 1.0},
-        {"source": "s", "examples": 2, "input_tokens": 2.0, "output_tokens": 2.0, "candidates": 0.0},
-        {"source": "all", "examples": 3, "input_tokens": 2.3, "output_tokens": 1.5, "candidates": 0.3},
+        {"source": "a", "examples": 1, "input_words": 3.0, "output_words": 1.0, "candidates": 1.0},
+        {"source": "s", "examples": 2, "input_words": 2.0, "output_words": 2.0, "candidates": 0.0},
+        {"source": "all", "examples": 3, "input_words": 2.3, "output_words": 1.5, "candidates": 0.3},
     ]
-    assert "Sources (as Table 1 of the paper)" in done.stderr
+    assert "Sources (as Table 1 of the paper)" in done.stderr and "input words" in done.stderr
     tokens = parsed(blendkit("data", "stats", "--tokenizer", tiny_chat, stdin=lines(records)).stdout)
     assert tokens[-1]["input_tokens"] > 2.3
     assert blendkit("data", "stats").returncode == 65

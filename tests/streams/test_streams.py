@@ -11,6 +11,7 @@ import sys
 import time
 
 import pytest
+import zstandard
 from conftest import examples, lines, parsed
 
 GOOD = '{"id":"a","instruction":"x","candidates":[{"model":"m","text":"t","scores":{"q":1}}],"extra":{"kept":[1,null]}}'
@@ -183,8 +184,41 @@ def test_progress_json_and_manifest(blendkit, tmp_path, tiny_ranker):
     assert manifest["counts"]["records"] == 3
     assert manifest["counts"]["works"] == 60
     assert manifest["ended"] == "done"
+    import torch
+
+    assert manifest["versions"]["torch"] == torch.__version__ and {"python", "transformers", "tokenizers"} < set(manifest["versions"])
     assert manifest["device"] == "cpu"
     assert manifest["signatures"][0].startswith("pairrm|model:")
+
+
+@pytest.mark.parametrize("command", [RANK, ("data", "convert", "--from", "records"), ("check",)])
+@pytest.mark.parametrize("packed", [gzip.compress, zstandard.compress])
+def test_compressed_records_are_recognized_without_a_name(tmp_path, command, packed):
+    """On stdin, and in a file whose name does not say so."""
+    data = packed(f"{GOOD}\n".encode())
+    plain = [sys.executable, "-m", "blendkit", *command]
+    done = subprocess.run(plain, input=data, capture_output=True, timeout=60)
+    assert done.returncode == 0, done.stderr
+    assert command == ("check",) or json.loads(done.stdout)["id"] == "a"
+    if command != ("data", "convert", "--from", "records"):
+        (tmp_path / "in.jsonl").write_bytes(data)
+        assert subprocess.run([*plain, "-i", str(tmp_path / "in.jsonl")], capture_output=True, timeout=60).stdout == done.stdout
+
+
+def test_check_stops_after_so_many_bad_records(called):
+    given = f"{GOOD}\n" + "\x00\x01\n" * 300
+    code, _, err = called("check", stdin=given)
+    assert code == 65 and err.count("\n") == 101 and err.endswith("blendkit check: 100 of the first 101 records are bad; --max-errors 0 reads on\n")
+    assert called("check", "--max-errors", "3", stdin=given)[2].count("\n") == 4
+    code, _, err = called("check", "--max-errors", "0", stdin=given)
+    assert code == 65 and err.endswith("blendkit check: 300 of 301 records are bad\n")
+
+
+@pytest.mark.parametrize(("words", "found"), [("blendkit ra", {"rank"}), ("blendkit rank --by", {"--by"}), ("blendkit data c", {"convert"})])
+def test_a_shell_completes_commands_and_flags(words, found):
+    asked = {"COMP_WORDS": words, "COMP_CWORD": str(words.count(" ")), "_BLENDKIT_COMPLETE": "complete_bash"}
+    done = subprocess.run([sys.executable, "-m", "blendkit"], env={**os.environ, **asked}, capture_output=True, text=True, timeout=60)
+    assert set(done.stdout.split()) == found, done.stderr
 
 
 @pytest.mark.parametrize(("closing", "code", "words"), [("<&-", 66, "standard input is closed"), (">&-", 74, "standard output is closed")])
