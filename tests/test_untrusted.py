@@ -506,6 +506,6 @@ def test_values_that_json_has_none_of(tmp_path):
 
     path = tmp_path / "t.parquet"
     pyarrow.parquet.write_table(pyarrow.table({"instruction": ["x", "y"], "output": ["t", "u"], "generator": ["m", "m"], "dataset": [b"\xff", b"a"]}), path)
-    with pytest.raises(BlendkitError, match="alpacaeval is AlpacaEval model_outputs") as fault:
+    with pytest.raises(BlendkitError, match="cannot be written as JSON") as fault:
         list(read_form("alpacaeval", rows(str(path))))
     assert fault.value.exit_code == 65

@@ -64,7 +64,7 @@ def read_alpacaeval(row: Taken, number: int) -> Record:
     """AlpacaEval model_outputs: instruction, output, generator; rows of one instruction are one record."""
     record: Record = {"id": f"alpacaeval/{number}", "instruction": row.need("instruction", str), "input": "", "candidates": []}
     candidate = {"model": row.need("generator", str), "text": row.need("output", str)}
-    data_set = row.maybe("dataset", str)
+    data_set = row.maybe("dataset", object)
     record |= {} if data_set is None else {"source": data_set}
     row.keep(candidate, OUR_CANDIDATE_FIELDS)
     record["candidates"].append(candidate)

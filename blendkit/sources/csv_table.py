@@ -85,6 +85,8 @@ def write_csv(record: Taken, writing: Writing) -> Iterator[Fields]:
             raise RecordError(f"candidates[{place}].model", f"expected a name that is a column of its own, which {column!r} is not")
         row[column] = text
         candidate.drop_rest()
+    # A column of another name would be a model's.
+    record.drop_rest()
     yield row
 
 
