@@ -73,6 +73,7 @@ class ChatFuser(Stage):
         self.jobs = {one.name: self.models[one.name].completing(self._sampled(one)) for one in found}
         self.show_ranks, self.show_scores = show_ranks, show_scores
         self.window = max(self.window, *(model.window for model in self.models.values()))
+        self.batch_tokens = min((model.batch_tokens for model in self.models.values() if model.local), default=self.batch_tokens)
         self.overlap = windows_at_once(self.models.values(), endpoint)
         self.passes_records = not endpoint.only_emits
         shown = "+".join(part for part, wanted in (("ranks", show_ranks), ("scores", show_scores)) if wanted) or "no"

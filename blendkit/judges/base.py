@@ -7,6 +7,7 @@ from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from typing import Any
 
+from blendkit.pipeline.stage import Stage
 from blendkit.pipeline.work import Rounds
 from blendkit.records import Record
 from blendkit.seeding import seeded
@@ -39,6 +40,8 @@ class Juror(ABC):
     signature: str
     # Windows of records that it may work on at a time (see Stage).
     overlap: int = 1
+    # Padded tokens of a batch (see Stage), where its work is budgeted.
+    batch_tokens: int = Stage.batch_tokens
     # It gives the same verdict in either order, so that one is enough.
     indifferent: bool = False
 

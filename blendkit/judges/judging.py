@@ -52,6 +52,7 @@ class Judging(Stage):
         self.jurors, self.panel, self.orders, self.seed = jurors, panel, orders, seed
         self.schedule_name, self.schedule = schedule, make_schedule(schedule)
         self.overlap = min(juror.overlap for juror in jurors)
+        self.batch_tokens = min(juror.batch_tokens for juror in jurors)
         self.unparsed = Unparsed(max_unparsed)
         self.passes_records = passes_records
         self.bias = {juror.name: PositionBias() for juror in jurors if not juror.indifferent}

@@ -52,6 +52,8 @@ class LLMJudge(Juror):
         if self.prompt.raw and not self.local and endpoint.api == "chat":
             raise UsageError(f"--prompt {self.prompt.name} is a text without a conversation, for models trained on it: add --api completions")
         self.way = self._way(one.spec, verdict_by)
+        if self.local and self.way == "text":
+            self.batch_tokens = self.model.batch_tokens
         tokens = max_new_tokens or self.prompt.max_new_tokens
         self.sampling = one.sampling(Sampling(max_new_tokens=tokens, temperature=0, stop=tuple(self.prompt.stop), effort=reasoning_effort))
         self.unparsed = self.asked = self.waiting = 0
