@@ -317,7 +317,10 @@ def _arguments(row: Taken) -> tuple[Fields, Fields | None]:
         x = x_of([{"role": "user", "content": prompt}])
     else:
         raise RecordError("arguments", f"expected the prompt, a text, as the first argument, got {kind_of(prompt)}")
-    return x, None if how is None else typed(how, dict, "arguments")
+    if how is not None and not isinstance(how, dict):
+        # An answer whose likelihood was asked for.
+        raise RecordError("resps", GENERATED)
+    return x, how
 
 
 def write_lm_eval(record: Taken, writing: Writing) -> Iterator[Fields]:
