@@ -306,8 +306,9 @@ def _arguments(row: Taken) -> tuple[Fields, Fields | None]:
     """x, and how to generate, the arguments of the first request, in the older lists or the newer objects."""
     arguments = row.need("arguments", object)
     first = arguments.get("gen_args_0") if isinstance(arguments, dict) else arguments[0] if isinstance(arguments, list) and arguments else None
-    given: list[Any] = list(first.values()) if isinstance(first, dict) else first if isinstance(first, list) else []
-    prompt, how, *more = [*given, None, None]
+    given = list(first.values()) if isinstance(first, dict) else first if isinstance(first, list) else []
+    padded: list[Any] = [*given, None, None]
+    prompt, how, *more = padded
     for _ in filter(None, more):
         row.drop("arguments: further ones")
     if isinstance(prompt, list) and len(prompt) == 1 and isinstance(prompt[0], str):
