@@ -10,13 +10,15 @@ import orjson
 from blendkit.errors import RecordError
 from blendkit.generators.replies import BadReply, SaidError, read_reply
 from blendkit.records import Record, verdicts_of
-from blendkit.sources.conversations import FROM, Messages, as_turns, conversation, messages_of, split_answer, text_of, x_of
+from blendkit.sources.conversations import FROM, Messages, as_turns, asked, conversation, split_answer, text_of, x_of
 from blendkit.sources.forms import Form, Writing, identity
 from blendkit.sources.pairs import write_sft
-from blendkit.sources.rows import Fields, Taken
+from blendkit.sources.rows import OUR_CANDIDATE_FIELDS, Fields, Taken
 from blendkit.untrusted import kind_of, typed
 
 HELD = ("messages", "conversations", "conversation")
+# The parts of an answer that generators/replies.py reads: its text, and what the model thought before.
+READ_PARTS = ("text", "output_text", "thinking", "reasoning", "reasoning_content", "redacted_thinking")
 
 
 def read_conversation(row: Taken, number: int) -> Record:
@@ -46,9 +48,8 @@ def read_conversation(row: Taken, number: int) -> Record:
 
 def _whole(record: Taken) -> Messages:
     """x, and the reference behind it where there is one."""
-    record.use("instruction", "input", "messages")
     reference = record.maybe("output", str)
-    return [*messages_of(record.fields), *([] if reference is None else [{"role": "assistant", "content": reference}])]
+    return [*asked(record), *([] if reference is None else [{"role": "assistant", "content": reference}])]
 
 
 def write_messages(record: Taken, writing: Writing) -> Iterator[Fields]:
@@ -86,11 +87,8 @@ def read_batch(row: Taken, number: int) -> Record:
             messages = conversation(body.need("messages", object), row, "body.messages")
         else:
             messages = [{"role": "user", "content": text_of(body.need("prompt", object), "body.prompt")}]
-        # How it was asked is in the request's other fields, and not what was asked.
-        body.use("model", "max_tokens", "temperature", "top_p", "seed", "n", "stop")
-        body.drop_rest()
-        row.dropped.update(body.dropped)
-        return record | x_of(messages)
+        # The request's other fields say how it was asked.
+        return record | x_of(messages) | ({"body": body.left} if body.left else {})
     error, response = row.maybe("error", object), row.maybe("response", dict)
     row.use("id")
     if error is not None or response is None:
@@ -108,21 +106,43 @@ def read_batch(row: Taken, number: int) -> Record:
         one = {**answer, "choices": choices[place : place + 1]} if isinstance(choices, list) else answer
         try:
             api = "chat" if not isinstance(choices, list) or not choices or "message" in (choices[place] or ()) else "completions"
-            completion = read_reply(orjson.dumps(one), api).completion
+            reply = read_reply(orjson.dumps(one), api)
         except BadReply as bad:
             raise RecordError("response.body", f"expected a completion, but the server {bad}") from bad
         except SaidError as said:
             raise RecordError("response.body", f"expected a completion, but the server says {said}") from said
         model = answer.get("model")
-        fields = {name: value for name, value in completion.fields().items() if value is not None}
-        candidates.append({"model": typed(model, str, "response.body.model") if model is not None else "model", "text": completion.text, **fields})
+        fields = {name: value for name, value in reply.completion.fields().items() if value is not None}
+        candidate = {"model": typed(model, str, "response.body.model") if model is not None else "model", "text": reply.completion.text, **fields}
+        if reply.repaired:
+            row.notes.append("answers held what no text may hold: U+FFFD stands in its place")
+        choice = Taken(choices[place] if isinstance(choices, list) else {}, f"response.body.choices[{place}]", row.dropped)
+        if choice.maybe("logprobs", object) is not None:
+            row.drop("response.body.choices[].logprobs")
+        _keep_message(choice, candidate)
+        candidates.append(candidate)
     return record | {"candidates": candidates}
+
+
+def _keep_message(choice: Taken, candidate: Fields) -> None:
+    """Puts what else the answer's message says, such as a refusal, into the candidate. Raises RecordError for one that is not of text alone."""
+    message = Taken(choice.maybe("message", dict) or {}, choice.at("message"), choice.dropped)
+    for name in ("tool_calls", "function_call", "audio"):
+        if message.left.get(name):
+            raise RecordError(message.at(name), "expected an answer of text alone: a candidate is a text")
+    content = message.left.get("content")
+    for place, part in enumerate(content if isinstance(content, list) else ()):
+        if not isinstance(part, str) and not (isinstance(part, dict) and part.get("type", "text") in READ_PARTS):
+            raise RecordError(f"{message.at('content')}[{place}]", "expected a part of text: a candidate is a text")
+    message.use("role", "content", "reasoning_content", "reasoning", "thinking")
+    message.left = {name: value for name, value in message.left.items() if value}
+    message.keep(candidate, OUR_CANDIDATE_FIELDS)
 
 
 def write_batch(record: Taken, writing: Writing) -> Iterator[Fields]:
     """The request, then a line of output a candidate."""
-    record.use("instruction", "input", "messages", "candidates")
-    request = {"model": "model", "messages": messages_of(record.fields)}
+    record.use("candidates")
+    request = {"model": "model", **(record.maybe("body", dict) or {}), "messages": asked(record)}
     yield {"custom_id": record.fields["id"], "method": "POST", "url": "/v1/chat/completions", "body": request}
     for one in record.fields.get("candidates") or ():
         candidate = Taken(one, "candidates[]", record.dropped)
@@ -153,6 +173,11 @@ def read_records(row: Taken, number: int) -> Record:
         record["candidates"] = [candidate for model, texts in candidates.items() for candidate in _of_column(model, texts)]
     if "messages" in record:
         record["messages"] = conversation(record["messages"], row, "messages")
+    for compared in record["comparisons"].values() if isinstance(record.get("comparisons"), dict) else ():
+        pairs = compared.get("pairs") if isinstance(compared, dict) else None
+        if isinstance(pairs, list):
+            # A table's lists have one kind of number, which makes the indices of [i, j, logit] floats.
+            compared["pairs"] = [[*map(_index, pair[:2]), *pair[2:]] if isinstance(pair, list) else pair for pair in pairs]
     verdicts_of(record)
     return record
 
@@ -163,6 +188,10 @@ def _of_column(model: str, texts: Any) -> list[Fields]:
     if not isinstance(texts, list):
         raise RecordError(f"candidates.{model}", f"expected a text or a list of texts, got {kind_of(texts)}")
     return [one if isinstance(one, dict) else {"model": model, "text": one} for one in texts]
+
+
+def _index(value: Any) -> Any:
+    return int(value) if isinstance(value, float) and value.is_integer() else value
 
 
 def _without_nulls(value: Any) -> Any:

@@ -81,18 +81,34 @@ def messages_of(record: Mapping[str, Any]) -> Messages:
     ]
 
 
-def text_of_x(record: Taken) -> str:
-    """x as one text, for forms that have no conversations; the roles of several messages are counted as dropped."""
+def asked(record: Taken) -> Messages:
+    """x as a conversation; what stands beside it, or in its messages beside role and content, is counted as dropped, once a record."""
+    if messages := record.left.get("messages"):
+        for name in [name for message in messages for name, value in message.items() if name not in ("role", "content") and value is not None]:
+            record.drop(f"messages[].{name}")
+        for name in ("instruction", "input"):
+            if record.left.get(name):
+                record.drop(name)
     record.use("instruction", "input", "messages")
-    if len(record.fields.get("messages") or ()) > 1 or [message["role"] for message in record.fields.get("messages") or ()] not in ([], ["user"]):
+    return messages_of(record.fields)
+
+
+def text_of_x(record: Taken) -> str:
+    """x as one text, for forms that have no conversations; the roles of several messages are counted as dropped, once a record."""
+    first = bool(record.left.get("messages"))
+    if [message["role"] for message in asked(record)] != ["user"] and first:
         record.drop("messages[].role")
     return source_text(record.fields)
 
 
 def talk(record: Taken, candidate: Fields) -> Messages:
-    """x, or the conversation that is the candidate's own, and its answer behind it."""
-    record.use("instruction", "input", "messages")
-    return [*(candidate.get("messages") or messages_of(record.fields)), {"role": "assistant", "content": candidate["text"]}]
+    """x, or the conversation that is the candidate's own, and its answer behind it.
+
+    Raises:
+        RecordError: the candidate's own is no conversation.
+    """
+    x, own = asked(record), candidate.get("messages")
+    return [*(x if own is None else conversation(own, record, "candidates[].messages")), {"role": "assistant", "content": candidate["text"]}]
 
 
 def asked_and_answered(row: Taken, name: str) -> tuple[Messages, str]:

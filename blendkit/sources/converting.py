@@ -69,8 +69,13 @@ def converted(
 
 def check_output(target: str | None, output: str | None) -> None:
     """Raises UsageError where the name of the file asks for another kind than the form has."""
-    if output and target == "csv" and output.endswith(TABLES):
+    bare = (output or "").removesuffix(".gz").removesuffix(".zst")
+    if target == "csv" and bare.endswith(TABLES):
         raise UsageError(f"-o {output}: --to csv writes CSV; --to records writes Parquet and Arrow, by the name of the file")
+    if bare != output and bare.endswith(TABLES):
+        raise UsageError(f"-o {output}: expected {bare}, which is compressed within")
+    if target != "csv" and bare.endswith(".csv"):
+        raise UsageError(f"-o {output}: only --to csv writes CSV")
 
 
 def _table(rows: list[Fields], output: str) -> bytes:

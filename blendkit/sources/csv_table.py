@@ -34,12 +34,11 @@ def read_csv(row: Taken, number: int) -> Record:
     messages = row.maybe("messages", str)
     if messages is not None:
         record["messages"] = conversation(json_value(messages), row, "messages")
-    if messages is None or row.left.get("instruction") is not None:
+    if messages is None:
         record |= {"instruction": row.need("instruction", str), "input": row.maybe("input", str) or ""}
-    for name in ("output", "human"):
+    for name in ("instruction", "input", "output", "human"):
         value = row.maybe(name, str)
         record |= {} if value is None else {name: value}
-    row.use(*FIXED)
     candidates = []
     for column, text in row.left.items():
         if not isinstance(text, str):
@@ -65,13 +64,13 @@ def write_csv(record: Taken, writing: Writing) -> Iterator[Fields]:
         RecordError: a model's name would be read as something else.
     """
     row: Fields = {"id": record.fields["id"]}
-    if record.fields.get("messages"):
-        row["messages"] = as_line(record.need("messages", list)).decode().rstrip("\n")
-    if record.fields.get("instruction") is not None or not row.get("messages"):
-        row |= {"instruction": record.maybe("instruction", str) or (text_of_x(record) if not record.fields.get("messages") else "")}
-        row["input"] = record.maybe("input", str) if record.fields.get("instruction") is not None else None
-    row |= {name: value for name in ("output", "human") if isinstance(value := record.maybe(name, object), str)}
-    record.use("candidates", "instruction", "input")
+    if messages := record.fields.get("messages"):
+        row["messages"] = as_line(messages).decode().rstrip("\n")
+    elif record.fields.get("instruction") is None:
+        # The heading has the one or the other of them.
+        row["instruction"] = text_of_x(record)
+    row |= {name: record.need(name, str) for name in ("instruction", "input", "output", "human") if isinstance(record.left.get(name), str)}
+    record.use("candidates", "messages")
     for place, one in enumerate(record.fields.get("candidates") or ()):
         candidate = Taken(one, "candidates[]", record.dropped)
         model, text, decoding = candidate.need("model", str), candidate.need("text", str), candidate.maybe("decoding_method", str)
@@ -85,7 +84,7 @@ def write_csv(record: Taken, writing: Writing) -> Iterator[Fields]:
             raise RecordError(f"candidates[{place}].model", f"expected a name that is a column of its own, which {column!r} is not")
         row[column] = text
         candidate.drop_rest()
-    # A column of another name would be a model's.
+    # Any other column would be read as a model's answer.
     record.drop_rest()
     yield row
 
@@ -142,7 +141,7 @@ def csv_rows(name: str, file: Any) -> Iterator[SourceRow]:
                 found = [None if cell == "" and raw[place : place + 1] == [""] else undefused(cell) for place, cell in enumerate(cells)]
                 yield SourceRow(f"{name}:{number}", number, dict(zip(heading, found, strict=True)))
     except (csv.Error, UnicodeDecodeError) as error:
-        raise DataError(f"{name}:{number + 1}: {error}; expected CSV, in UTF-8") from error
+        raise DataError(f"{name}:{number + bool(heading)}: {error}; expected CSV, in UTF-8") from error
 
 
 def _lines(name: str, file: io.TextIOWrapper, pulled: list[str]) -> Iterator[str]:

@@ -64,7 +64,7 @@ def read_form(name: str, rows: Iterable[SourceRow], losses: Losses | None = None
         raise UsageError(f"data convert --from {name}: this form is only written")
     losses = losses or Losses()
     read = _read_each(name, form.read, rows, losses, faulty)
-    return _whole(_joined(read, form.joins, losses, name) if form.joins else read, losses, faulty)
+    return _whole(_joined(read, form.joins, losses, name, faulty) if form.joins else read, losses, faulty)
 
 
 def _read_each(name: str, read: Callable[[Taken, int], Record], rows: Iterable[SourceRow], losses: Losses, faulty: Faulty) -> Placed:
@@ -120,25 +120,31 @@ def readable(about: str) -> Iterator[None]:
         raise RecordError("", f"{said}{about}") from error
 
 
-def _joined(read: Placed, key: Callable[[Record], object], losses: Losses, name: str) -> Placed:
+def _joined(read: Placed, key: Callable[[Record], object], losses: Losses, name: str, faulty: Faulty) -> Placed:
     """Records of one key as one, in the order of their first rows."""
     found: dict[object, tuple[SourceRow, Record]] = {}
     for row, record in read:
         first = found.setdefault(key(record), (row, record))[1]
         if first is not record:
-            dropped: Counter[str] = Counter()
-            _join(first, record, dropped)
-            losses.add(dropped, name)
+            unlike = [field_name for field_name in {*first} & {*record} - {"candidates", "id"} if first[field_name] != record[field_name]]
+            if first["id"] != record["id"] == str(row.value.get("id")):
+                unlike.append("id")
+            try:
+                losses.add(Counter(f"{field_name} of a further row" for field_name in unlike), name)
+            except RecordError as error:
+                faulty(row, error)
+            else:
+                _join(first, record)
     yield from found.values()
 
 
-def _join(first: Record, other: Record, dropped: Counter[str]) -> None:
+def _join(first: Record, other: Record) -> None:
     for candidate in other.pop("candidates", []):
         same = [
             one
             for one in first.get("candidates", [])
-            if (one["model"], one["text"]) == (candidate["model"], candidate["text"])
-            and one.get("scores") and candidate.get("scores") and not {*one["scores"]} & {*candidate["scores"]}
+            if one.get("scores") and candidate.get("scores") and not {*one["scores"]} & {*candidate["scores"]}
+            and all(one[shared] == candidate[shared] for shared in {*one} & {*candidate} - {"scores"})
         ]  # fmt: skip
         if same:
             # Another measure of the same answer.
@@ -147,10 +153,7 @@ def _join(first: Record, other: Record, dropped: Counter[str]) -> None:
         else:
             first.setdefault("candidates", []).append(candidate)
     for field_name, value in other.items():
-        if field_name not in first:
-            first[field_name] = value
-        elif first[field_name] != value and field_name != "id":
-            dropped[f"{field_name} of a further row"] += 1
+        first.setdefault(field_name, value)
 
 
 def _whole(read: Placed, losses: Losses, faulty: Faulty) -> Placed:
@@ -218,8 +221,13 @@ def _beside(record: Taken, written: list[Fields]) -> None:
                 fields.setdefault(name, value)
 
 
-def identity(row: Taken, number: int, *names: str) -> str:
-    """The record's id: the first of the fields that is there, or the row's number.
+def of_x(record: Record) -> object:
+    """What is the same in records of one x."""
+    return repr((record.get("instruction"), record.get("input"), record.get("messages")))
+
+
+def identity(row: Taken, number: int | str, *names: str) -> str:
+    """The record's id: the first of the fields that is there, or the row's number, or what else is made of it.
 
     Raises:
         RecordError: it is neither a text nor a number.

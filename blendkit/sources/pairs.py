@@ -9,8 +9,8 @@ from typing import Any
 from blendkit.errors import RecordError
 from blendkit.records import Record, source_text
 from blendkit.seeding import seeded
-from blendkit.sources.conversations import Messages, asked_and_answered, conversation, messages_of, split_answer, talk, text_of_x, x_of
-from blendkit.sources.forms import Form, Writing, identity
+from blendkit.sources.conversations import Messages, asked, asked_and_answered, conversation, messages_of, split_answer, talk, text_of_x, x_of
+from blendkit.sources.forms import Form, Writing, identity, of_x
 from blendkit.sources.preferences import Preference, drop_unused, kept, label_of, preferences
 from blendkit.sources.rows import Fields, Taken
 from blendkit.untrusted import typed
@@ -51,6 +51,9 @@ def read_preferences(row: Taken, number: int) -> Record:
         if score is not None:
             for candidate in candidates[side]:
                 candidate["scores"] = {"overall": score}
+    if row.left.get("messages") == row.fields["chosen"]:
+        # UltraFeedback binarized says the chosen conversation twice.
+        row.use("messages")
     record_id = identity(row, number, "prompt_id", "id")
     if len(candidates["chosen"]) == len(candidates["rejected"]) == 1:
         return paired(record_id, x, candidates["chosen"][0], candidates["rejected"][0])
@@ -82,8 +85,10 @@ def _answers(row: Taken, side: str) -> list[tuple[Messages, str]]:
 
 def _before(row: Taken, prompt: Messages | None, in_turns: bool, before: Messages) -> Messages:
     """The conversation before an answer: the prompt's, the answer's own, or one behind the other."""
-    if prompt is None or before[: len(prompt)] == prompt:
+    if prompt is None or prompt in (before[: len(prompt)], before[-len(prompt) :]):
         found = before
+    elif in_turns and before and prompt[-len(before) :] == before:
+        found = prompt
     elif not before or in_turns:
         found = [*prompt, *before]
     else:
@@ -120,7 +125,9 @@ def write_binarized(record: Taken, writing: Writing) -> Iterator[Fields]:
             for other in given.keys() - {name}:
                 record.drop(f"candidates[].scores.{other}")
         both = [talk(record, candidate) for candidate in (one.better, one.worse)]
-        yield {"prompt": source_text(record.fields), "prompt_id": row["id"], "chosen": both[0], "rejected": both[1], **_named(one), **known}
+        # As published, the question with which the conversation begins.
+        prompt = next((message["content"] for message in messages_of(record.fields) if message["role"] == "user"), source_text(record.fields))
+        yield {"prompt": prompt, "prompt_id": row["id"], "chosen": both[0], "rejected": both[1], **_named(one), **known}
 
 
 def write_rewardbench(record: Taken, writing: Writing) -> Iterator[Fields]:
@@ -131,7 +138,8 @@ def write_rewardbench(record: Taken, writing: Writing) -> Iterator[Fields]:
 
 def write_rewardbench2(record: Taken, writing: Writing) -> Iterator[Fields]:
     """A row with all that are best by the label as chosen, the others as rejected."""
-    if label_of(record, writing.labels.label) == "human":
+    label = label_of(record, writing.labels.label)
+    if label == "human":
         for row in write_rewardbench(record, writing):
             yield {**{name: row[name] for name in ("id", "prompt")}, **{side: [row[side]] for side in ("chosen", "rejected")},
                    "models": [row["chosen_model"], row["rejected_model"]]}  # fmt: skip
@@ -146,6 +154,8 @@ def write_rewardbench2(record: Taken, writing: Writing) -> Iterator[Fields]:
         writing.left_out["ties were left out"] += 1
         return
     drop_unused(record, list(seen.values()), ("model", "text", "scores"))
+    for other in [name for one in seen.values() for name in one.get("scores") or () if name != label]:
+        record.drop(f"candidates[].scores.{other}")
     models = [candidate["model"] for side in sides.values() for candidate in side]
     texts = {side: [candidate["text"] for candidate in found] for side, found in sides.items()}
     counts = {"num_correct": len(texts["chosen"]), "num_incorrect": len(texts["rejected"]), "total_completions": len(models)}
@@ -155,8 +165,7 @@ def write_rewardbench2(record: Taken, writing: Writing) -> Iterator[Fields]:
 def write_dpo(record: Taken, writing: Writing) -> Iterator[Fields]:
     """prompt, chosen, rejected as TRL's DPO and reward trainers read them."""
     for row, one in _pairs(record, writing, ("model", "text")):
-        prompt: object = messages_of(record.fields) if writing.as_messages else text_of_x(record)
-        record.use("instruction", "input", "messages")
+        prompt: object = asked(record) if writing.as_messages else text_of_x(record)
         sides = {side: _completion(candidate, writing) for side, candidate in (("chosen", one.better), ("rejected", one.worse))}
         yield {**row, "prompt": prompt, **sides, **_named(one), "margin": one.margin}
 
@@ -203,8 +212,7 @@ def write_kto(record: Taken, writing: Writing) -> Iterator[Fields]:
     if chosen:
         drop_unused(record, [candidate for candidate, _ in chosen], ("model", "text"))
     for candidate, label in chosen:
-        prompt: object = messages_of(record.fields) if writing.as_messages else text_of_x(record)
-        record.use("instruction", "input", "messages")
+        prompt: object = asked(record) if writing.as_messages else text_of_x(record)
         yield {"id": record.fields["id"], "prompt": prompt, "completion": _completion(candidate, writing), "label": label, "model": candidate["model"]}
 
 
@@ -239,8 +247,10 @@ def read_unifiedfeedback(row: Taken, number: int) -> Record:
 
 def write_unifiedfeedback(record: Taken, writing: Writing) -> Iterator[Fields]:
     """The two candidates as conversations, the better rated 1 and the worse 0, alike in a tie."""
-    for one in preferences(record, writing.labels):
-        drop_unused(record, [one.better, one.worse], ("text", "messages"))
+    found = [one for one in preferences(record, writing.labels) if one.tie or list(kept([one], writing.labels, writing.left_out))]
+    if found:
+        drop_unused(record, [candidate for one in found for candidate in (one.better, one.worse)], ("text", "messages"))
+    for one in found:
         both = sorted((one.better, one.worse), key=record.fields["candidates"].index)
         ratings = [0.5 if one.tie else float(candidate is one.better) for candidate in both]
         row = {"id": record.fields["id"], "conv_A": talk(record, both[0]), "conv_B": talk(record, both[1])}
@@ -252,7 +262,7 @@ def read_hh(row: Taken, number: int) -> Record:
     (x, chosen), (other, rejected) = (split_answer(_turns(row.need(side, str), side), row, side) for side in ("chosen", "rejected"))
     if not x:
         raise RecordError("chosen", "expected a question before the answer")
-    return paired(f"hh/{number}", x, {"model": "chosen", "text": chosen}, own({"model": "rejected", "text": rejected}, other, x))
+    return paired(identity(row, f"hh/{number}", "id"), x, {"model": "chosen", "text": chosen}, own({"model": "rejected", "text": rejected}, other, x))
 
 
 def write_hh(record: Taken, writing: Writing) -> Iterator[Fields]:
@@ -261,8 +271,8 @@ def write_hh(record: Taken, writing: Writing) -> Iterator[Fields]:
     Raises:
         RecordError: a message is of another role, or holds a line that would begin a turn.
     """
-    for _, one in _pairs(record, writing, ("text", "messages")):
-        yield {side: _transcript(talk(record, candidate)) for side, candidate in (("chosen", one.better), ("rejected", one.worse))}
+    for row, one in _pairs(record, writing, ("text", "messages")):
+        yield row | {side: _transcript(talk(record, candidate)) for side, candidate in (("chosen", one.better), ("rejected", one.worse))}
 
 
 def _transcript(messages: Messages) -> str:
@@ -285,14 +295,10 @@ def _turns(transcript: str, at: str) -> Messages:
     return [{"role": roles[name], "content": text} for name, text in zip(parts[::2], parts[1::2], strict=True)]
 
 
-def _of_x(record: Record) -> object:
-    return repr((record.get("instruction"), record.get("input"), record.get("messages")))
-
-
 BINARIZED = Form(read_preferences, write_binarized)
 REWARDBENCH = Form(read_preferences, write_rewardbench)
 REWARDBENCH2 = Form(read_preferences, write_rewardbench2)
 DPO = Form(read_preferences, write_dpo)
-KTO = Form(read_kto, write_kto, joins=_of_x)
+KTO = Form(read_kto, write_kto, joins=of_x)
 UNIFIEDFEEDBACK = Form(read_unifiedfeedback, write_unifiedfeedback)
 HH_RLHF = Form(read_hh, write_hh)

@@ -121,8 +121,15 @@ def _by_people(record: Taken, among: list[int]) -> dict[int, float]:
     return {among[0]: float(human == "A"), among[1]: float(human == "B")}
 
 
+def _only(record: Taken, field: str, found: Fields, name: str) -> Any:
+    """What the label names; all others of its field are counted as dropped."""
+    for other in found.keys() - {name}:
+        record.drop(f"{field}.{other}")
+    return found.get(name)
+
+
 def _by_ranks(record: Taken, among: list[int], name: str) -> dict[int, float]:
-    ranks = (record.maybe("ranks", dict) or {}).get(name)
+    ranks = _only(record, "ranks", record.maybe("ranks", dict) or {}, name)
     if ranks is None:
         raise RecordError(f"ranks.{name}", "expected a list of ranks, as --label asks for it")
     return {index: -float(ranks[index]) for index in among if index < len(ranks)}
@@ -130,13 +137,14 @@ def _by_ranks(record: Taken, among: list[int], name: str) -> dict[int, float]:
 
 def _by_verdicts(record: Taken, among: list[int], name: str) -> tuple[dict[int, float], dict[tuple[int, int], float]]:
     """Shares of the verdicts won, a tie counting half, and the same of each pair that was judged, as differences."""
-    verdicts = verdicts_of(record.fields).get(name)
+    verdicts = _only(record, "verdicts", verdicts_of(record.fields), name)
     record.use("verdicts", "cmp_results")
     if verdicts is None:
         raise RecordError(f"verdicts.{name}", "expected a list of verdicts, as --label asks for it")
     net: dict[tuple[int, int], list[int]] = {}
     for verdict in verdicts:
         a, b = verdict["a"], verdict["b"]
+        drop_remarks(record, verdict)
         if verdict["verdict"] != "unparsed" and a in among and b in among and a != b:
             won = NET.get(verdict["verdict"], 0)
             net.setdefault((min(a, b), max(a, b)), []).append(won if a < b else -won)
@@ -155,6 +163,13 @@ def _by_score(record: Taken, among: list[int], label: str) -> dict[int, float]:
         raise RecordError(f"candidates[].scores.{label}", "expected a number in every candidate, as --label asks for it")
     sign = -1.0 if better_when_lower(label) else 1.0
     return {index: sign * score for index, score in zip(among, scores, strict=True)}
+
+
+def drop_remarks(record: Taken, verdict: Fields, *used: str) -> None:
+    """Counts what a verdict says beside its candidates, who won, what was shown, and what is `used`."""
+    for name, value in verdict.items():
+        if name not in ("a", "b", "verdict", "shown", *used) and value is not None:
+            record.drop(f"verdicts[].{name}")
 
 
 def drop_unused(record: Taken, used: list[Fields], names: tuple[str, ...]) -> None:

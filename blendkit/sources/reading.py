@@ -52,7 +52,7 @@ def mapped(given: Iterator[SourceRow], columns: list[tuple[str, str]]) -> Iterat
     """The rows with columns called by other names, pairs of (new, old); several that are called `candidates` are one object of them by their old names.
 
     Raises:
-        UsageError: a row has no such column.
+        UsageError: the first row has no such column, or a row has another column of the new name.
     """
     known = False
     for row in given:
@@ -60,6 +60,9 @@ def mapped(given: Iterator[SourceRow], columns: list[tuple[str, str]]) -> Iterat
             if not known:
                 _check_columns(row, columns)
                 known = True
+            for new, old in columns:
+                if row.value.get(new) is not None and new not in [name for _, name in columns]:
+                    raise UsageError(f"--map {new}={old}: {row.place} has a column {new!r} already; --map OTHER={new} gives it another name")
             row.value = _renamed(row.value, columns)
         yield row
 

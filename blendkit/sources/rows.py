@@ -6,6 +6,7 @@ from collections import Counter
 from collections.abc import Iterable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass
+from math import isfinite
 from typing import Any, TypeVar
 
 from blendkit.errors import RecordError
@@ -103,13 +104,13 @@ class Taken:
 
 
 def _of_text(value: object, kind: object) -> object:
-    """A number or a truth value that is written as a text, as all cells of a CSV file are."""
-    if not isinstance(value, str):
-        return value
-    if kind is float:
+    """A number or a truth value that is written as a text, as all cells of a CSV file are; truth values are also written 1 and 0."""
+    if kind is float and isinstance(value, str):
         with suppress(ValueError):
-            return float(value)
-    return {"true": True, "false": False}.get(value.lower(), value) if kind is bool else value
+            return number if isfinite(number := float(value)) else value
+    if kind is bool and isinstance(value, (str, int)):
+        return {"true": True, "1": True, "false": False, "0": False}.get(str(value).lower(), value)
+    return value
 
 
 def _json(value: object) -> bool:
