@@ -41,6 +41,8 @@ def rows(where: str, split: str = "train", table: bool = False) -> Iterator[Sour
         yield from _hub(where, name, None, given or split)
     elif os.path.isfile(path):
         yield from _local(path, table)
+    elif os.path.isdir(path):
+        raise NoInputError(f"{where}: a folder; name its files, or hf:{where} for all of them")
     elif _bare(path.name).endswith(SUFFIXES) or where.count("/") != 1:
         raise NoInputError(f"{where}: no such file; expected a file ({', '.join(SUFFIXES)}, .gz, .zst) or a data set of the hub (hf:OWNER/NAME)")
     else:
