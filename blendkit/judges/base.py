@@ -13,6 +13,8 @@ from blendkit.seeding import seeded
 
 Shown = tuple[int, int]
 SWAPPED = {"A": "B", "B": "A"}
+# What stands behind verdicts, as their signature says it: an LLM (GPT-Rank), the offline stand-in, several judges, or something else.
+LLM, STAND_IN, PANEL, OTHER = "llm", "stand-in", "panel", "other"
 ORDERS = ("both", "random")
 
 
@@ -37,6 +39,8 @@ class Juror(ABC):
 
     name: str
     signature: str
+    # LLM or STAND_IN, where it is one of them: only an LLM's ranks are called GPT-Rank.
+    kind: str = OTHER
     # Windows of records that it may work on at a time (see Stage).
     overlap: int = 1
     # It gives the same verdict in either order, so that one is enough.

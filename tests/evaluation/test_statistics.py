@@ -66,7 +66,7 @@ def test_every_figure_has_its_interval_in_the_rows(blendkit):
     done = blendkit("evaluate", "--intervals", "--versus", "m", stdin=lines(stream()))
     assert done.returncode == 0, done.stderr
     rows = {row["method"]: row for row in parsed(done.stdout) if row["table"] == 2}
-    assert set(rows["n.5"]["intervals"]) == {"q", "gpt_rank", "not_worse_than_m", "top3", "characters"}
+    assert set(rows["n.5"]["intervals"]) == {"q", "judge_rank", "not_worse_than_m", "top3", "characters"}
     for row in rows.values():
         for column, (low, high) in row["intervals"].items():
             assert low <= row[column] <= high
@@ -104,7 +104,7 @@ def test_an_assert_that_holds_and_one_that_does_not(blendkit, tmp_path):
     for check, said in (
         ("nonsense", "expected GROUP.METHOD.COLUMN OP"),
         ("llms.zz.q > 1", "no llms of the name 'zz'; there are"),
-        ("llms.m.bleu > 1", "no llms with a figure 'bleu'; there are characters, gpt_rank, q, top3"),
+        ("llms.m.bleu > 1", "no llms with a figure 'bleu'; there are characters, judge_rank, q, top3"),
         ("models.m.q > 1", "groups are llms, oracles, rankers, fused and agreement"),
     ):
         wrong = blendkit("evaluate", "--assert", check, stdin=lines(stream(4)))
@@ -156,12 +156,12 @@ def test_the_forms_of_the_tables(blendkit):
     assert " to " in markdown.stdout and "evaluate|oracle:judge:j" in markdown.stdout
     latex = blendkit("evaluate", "--format", "latex", stdin=lines(records)).stdout
     assert r"a|b\_<i>\&\%" in latex and latex.count(r"\begin{tabular}") == 4
-    table = list(csv.reader(io.StringIO(blendkit("evaluate", "--format", "csv", stdin=lines(records)).stdout.split("\n\n")[0])))
+    table = list(csv.reader(io.StringIO(blendkit("evaluate", "--format", "csv", stdin=lines(records)).stdout.split("\n\n")[1])))
     assert table[0][:4] == ["table", "method", "kind", "examples"] and "q_low" in table[0]
     assert {len(row) for row in table} == {len(table[0])}
     assert all(json.loads(line) for line in blendkit("evaluate", "--format", "json", stdin=lines(records)).stdout.splitlines())
     shown = blendkit("evaluate", "--format", "table", stdin=lines(records))
-    assert "GPT-Rank" in shown.stdout and shown.stderr == ""
+    assert "Judge rank (j)" in shown.stdout and shown.stderr == ""
     assert blendkit("evaluate", "--format", "yaml", stdin=lines(records)).returncode == 2
 
 
