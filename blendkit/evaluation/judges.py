@@ -10,7 +10,7 @@ from blendkit.aggregate import settled
 from blendkit.errors import DataError
 from blendkit.evaluation.tables import JUDGE_RANK
 from blendkit.judges.agreement import PanelAgreement
-from blendkit.judges.base import LLM, OTHER, PANEL, STAND_IN, SWAPPED, Opinion
+from blendkit.judges.base import LLM, OTHER, PANEL, STAND_IN, SWAPPED, Shown
 from blendkit.judges.position import PositionBias
 from blendkit.terminal_text import listed, shown
 
@@ -44,7 +44,7 @@ class Seen:
         for row in rows:
             self.ties += row["verdict"].startswith("tie")
             self.unparsed += row["verdict"] == "unparsed"
-        self.bias.add(((row["shown"][0], row["shown"][1]), _as_shown(row)) for row in rows if row.get("shown"))
+        self.bias.add(_as_shown(row) for row in rows if row.get("shown"))
 
     @property
     def kind(self) -> str:
@@ -155,7 +155,8 @@ def _percent(bias: PositionBias, key: str) -> float | None:
     return None if share is None else round(100 * share, 2)
 
 
-def _as_shown(row: dict[str, Any]) -> Opinion:
-    """The verdict on the candidates as they were shown."""
+def _as_shown(row: dict[str, Any]) -> tuple[Shown, str]:
+    """The order in which candidates were shown, and the verdict on them in that order."""
     first, second = row["shown"]
-    return Opinion(row["verdict"] if first < second else SWAPPED.get(row["verdict"], row["verdict"]))
+    verdict: str = row["verdict"]
+    return (first, second), verdict if first < second else SWAPPED.get(verdict, verdict)

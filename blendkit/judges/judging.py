@@ -87,7 +87,7 @@ class Judging(Stage):
             logits = [margins[i, j] if i < j else -margins[j, i] for i, j in asked]
         self._add(record, rows)
         for name, bias in self.bias.items():
-            bias.add(opinions[name])
+            bias.add((order, opinion.verdict) for order, opinion in opinions[name])
         for name, given in opinions.items():
             self.unparsed.add(name, [opinion for _, opinion in given])
 

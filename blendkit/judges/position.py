@@ -8,12 +8,14 @@ from dataclasses import dataclass, field
 from threading import Lock
 from typing import Any
 
-from blendkit.judges.base import Opinion, Shown
+from blendkit.judges.base import Shown
 
 # The normal distribution's bound of 95 %.
 Z = 1.959964
 # What a verdict says of the two places.
 FIRST, SECOND, TIE = range(3)
+PLACES = {"A": FIRST, "B": SECOND}
+AGREE = {(FIRST, SECOND), (SECOND, FIRST), (TIE, TIE)}
 
 
 @dataclass
@@ -36,28 +38,30 @@ class PositionBias:
     records: list[int] = field(default_factory=lambda: [0, 0, 0, 0])
     _lock: Lock = field(default_factory=Lock, repr=False)
 
-    def add(self, opinions: Iterable[tuple[Shown, Opinion]]) -> None:
-        """Takes a record's opinions with the order shown; `unparsed` counts for nothing."""
+    def add(self, verdicts: Iterable[tuple[Shown, str]]) -> None:
+        """Takes a record's verdicts on the answers as they were shown, A for the first; `unparsed` counts for nothing."""
         by_pair: dict[Shown, dict[Shown, int]] = {}
-        with self._lock:
-            for shown, opinion in opinions:
-                if opinion.verdict == "unparsed":
-                    continue
+        counts = [0, 0, 0]
+        for shown, verdict in verdicts:
+            if verdict != "unparsed":
                 # All ties are one: whether both answers are good is not a question of their places.
-                place = {"A": FIRST, "B": SECOND}.get(opinion.verdict, TIE)
-                self.decided += place != TIE
-                self.first += place == FIRST
-                by_pair.setdefault((min(shown), max(shown)), {})[shown] = place
-            pairs = [list(found.values()) for found in by_pair.values() if len(found) == 2]
-            if not pairs:
-                return
-            # The same answer won where it stood first the one time and second the other.
-            agreeing = sum(one == other == TIE or {one, other} == {FIRST, SECOND} for one, other in pairs)
-            for place in (place for pair in pairs for place in pair):
-                self.both[place] += 1
-            self.pairs += len(pairs)
-            self.agreeing += agreeing
-            self.records = [sum(both) for both in zip(self.records, (1, len(pairs) ** 2, agreeing**2, len(pairs) * agreeing), strict=True)]
+                place = PLACES.get(verdict, TIE)
+                counts[place] += 1
+                first, second = shown
+                by_pair.setdefault(shown if first < second else (second, first), {})[shown] = place
+        pairs = [tuple(found.values()) for found in by_pair.values() if len(found) == 2]
+        # The same answer won where it stood first the one time and second the other.
+        agreeing = sum(pair in AGREE for pair in pairs)
+        with self._lock:
+            self.first += counts[FIRST]
+            self.decided += counts[FIRST] + counts[SECOND]
+            if pairs:
+                for pair in pairs:
+                    for place in pair:
+                        self.both[place] += 1
+                self.pairs += len(pairs)
+                self.agreeing += agreeing
+                self.records = [sum(both) for both in zip(self.records, (1, len(pairs) ** 2, agreeing**2, len(pairs) * agreeing), strict=True)]
 
     @property
     def agreement(self) -> float | None:

@@ -94,6 +94,24 @@ def test_paired_tests_see_what_unpaired_intervals_do_not(blendkit):
     assert "--baseline zz: no such method; there are" in wrong.stderr
 
 
+def test_holm_runs_over_what_was_asked_and_the_table_says_how_many(called):
+    records = stream(12)
+    for record in records:
+        record["candidates"][0]["scores"]["same"] = record["candidates"][1]["scores"]["same"] = 1.0
+        record["candidates"].append({"model": "fused", "text": "3", "sources": [0, 1], "scores": {"q": 5.0, "same": 1.0}})
+        record["verdicts"]["j"].append({"a": 0, "b": 2, "verdict": "B"})
+    _, out, err = called("evaluate", "--baseline", "m", stdin=lines(records))
+    tests = [row for row in parsed(out) if row["table"] == "tests"]
+    # Neither the oracles, nor Top-3 of two candidates, nor a score that never varies.
+    assert {(row["method"], row["column"]) for row in tests} == {(method, column) for method in ("n.5", "r", "fused") for column in ("q", "judge_rank")}
+    assert {row["comparisons"] for row in tests} == {6} and "p_holm by Holm's correction over 6 comparisons: no oracles" in err
+    np.testing.assert_allclose([row["p_holm"] for row in tests], holm(np.array([row["p"] for row in tests])), atol=6e-6)
+    _, markdown, _ = called("evaluate", "--baseline", "m", "--format", "markdown", stdin=lines(records))
+    assert "| comparisons |" in markdown
+    code, out, _ = called("evaluate", "--baseline", "oracle (q)", stdin=lines(records))
+    assert code == 0 and {row["method"] for row in parsed(out) if row["table"] == "tests"} == {"m", "n.5", "r", "fused"}
+
+
 def test_an_assert_that_holds_and_one_that_does_not(blendkit, tmp_path):
     checks = ["--assert", "rankers.r.q > llms.m.q", "--assert", "llms.n.5.gpt_rank <= 1.5", "--assert", "llms.best.q == llms.n.5.q"]
     assert blendkit("evaluate", *checks, stdin=lines(stream())).returncode == 0
