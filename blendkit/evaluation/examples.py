@@ -90,7 +90,7 @@ class JudgedExample:
 
 @dataclass
 class Oracle:
-    """What counts as the true ranking: a score, or else a judge's verdicts. Beside a score, the judge gives GPT-Rank and win rates.
+    """What counts as the true ranking: a score, or else a judge's verdicts. Beside a score, the judge gives ranks of its own and win rates.
 
     Both are found in the first record where they are not named: MixInstruct's judge first, then a panel, then any.
     """
