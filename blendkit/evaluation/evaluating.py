@@ -144,7 +144,7 @@ class Evaluating(Stage):
             self._note_unread()
             self.notes += filter(None, [self.divided.note()])
             if self.oracle.name is None:
-                self.notes.append("no judge's verdicts in the stream, so no ranks by a judge and no Table 3: run `blendkit judge` before, or name --oracle SCORE")
+                self.notes.append("no judge's verdicts in the stream, so no judge's ranks and no Table 3: run `blendkit judge` before, or name --oracle SCORE")
             else:
                 rows += [*self.rankers.rows(), *self.firsts.rows()]
             rows += [*self._agreements(), *self._of_verdicts(), *self.stages]
