@@ -231,10 +231,10 @@ class Settled:
 
 
 def settled(verdicts: Iterable[dict[str, Any]]) -> dict[tuple[int, int], Settled]:
-    """One verdict a pair: what more than half of its verdicts say, otherwise a tie; probabilities are averaged.
+    """One verdict a pair: what more than half of its verdicts say, otherwise a tie; probabilities are averaged where all have one.
 
-    `unparsed` verdicts count for nothing, unless there is no other. Where both orders of a pair could be read, a verdict
-    stands only if they agree.
+    So both orders of a pair count alike: of verdicts without probabilities, one stands where both agree. Where there is a
+    probability, it is what counts, not the word. `unparsed` verdicts count for nothing, unless there is no other.
     """
     by_pair: dict[tuple[int, int], list[dict[str, Any]]] = {}
     for verdict in verdicts:

@@ -304,7 +304,7 @@ def judge(
     dtype: str = "auto",
     seed: int = 0,
 ) -> Iterator[Record]:
-    """Adds `verdicts`: A, B, tie-good or tie-bad on pairs of candidates (GPT-Rank: LLM-Blender, section 2.2).
+    """Adds `verdicts`: A, B, tie-good or tie-bad on pairs of candidates (GPT-Rank: LLM-Blender, section 2.2), and `signatures` of them.
 
     An option that is not None must be one of some judge's.
 
@@ -312,7 +312,8 @@ def judge(
         records: with x, `candidates`, and the reference (`output`) where the judge is shown it.
         model: [NAME=]MODEL: `embedded`, openai:MODEL, or a local causal model; several are a panel.
         name: the judge's name in `verdicts`, or the panel's; None is as the model, or `panel`.
-        orders: shows each pair in `both` orders, or in one at `random`.
+        orders: shows each pair in `both` orders, which count alike (probabilities are averaged, verdicts without them count where
+            both agree, else as a tie), or in one at `random`.
         schedule: which pairs, as in `pair`.
         prompt: the name of a prompt, or a file. LLM: pairwise-with-reference.
         verdict_by: likelihood, json, text or auto. LLM: auto.
@@ -356,7 +357,7 @@ def evaluate(
             a column says in how many % of the examples a method is not worse.
         oracle: the true ranking: `judge:NAME`, `score:NAME` or the NAME of a score; None takes the stream's judge, MixInstruct's first.
         agreement: a field with labels A, B or tie in records of two candidates; adds each score's and ranking's agreement with it.
-        baseline: a method, by its name in Table 2 or as GROUP.METHOD, that all others are tested against (paired, corrected for many comparisons).
+        baseline: a method, by its name in Table 2 or as GROUP.METHOD, that all others but oracles are tested against (paired, corrected).
         ratings: adds Bradley-Terry and Elo ratings, win rates, and the judges' position bias and agreement.
         length_controlled: a model; adds win rates against it at equal length (needs the extra `stats`).
         aggregations: adds each ranker's full comparisons by MaxLogits, MaxWins and one bubble run.

@@ -118,7 +118,7 @@ def test_decodings_of_one_model_are_methods_in_all_tables_and_on_the_page(called
     assert code == 0, err
     rows = parsed(out)
     llms = {row["method"]: row for row in rows if row["table"] == 2 and row["kind"] == "model"}
-    assert {name: (row["q"], row["gpt_rank"], row["not_worse_than_smol · greedy"]) for name, row in llms.items()} == {
+    assert {name: (row["q"], row["judge_rank"], row["not_worse_than_smol · greedy"]) for name, row in llms.items()} == {
         "smol · greedy": (1.0, 1.0, 100.0),
         "other": (0.5, 2.0, 0.0),
         "smol · beam(2)": (0.0, 3.0, 0.0),

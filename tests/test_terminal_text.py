@@ -267,7 +267,7 @@ def test_many_models_within_the_bounds_have_a_table_and_no_ratings(blendkit):
 
 
 def test_a_score_may_not_be_named_as_a_column(blendkit):
-    for name in ("table", "method", "kind", "intervals", "gpt_rank"):
+    for name in ("table", "method", "kind", "intervals", "gpt_rank", "stand_in_rank", "judge_rank"):
         record = {"id": "0", "instruction": "x", "candidates": [{"model": "a", "text": "t", "scores": {name: 3.0}}]}
         done = blendkit("evaluate", stdin=lines([record]))
         assert done.returncode == 65 and f"candidates[0].scores.{name}: expected another name" in done.stderr

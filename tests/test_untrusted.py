@@ -64,6 +64,7 @@ WORDS = [
     "table",
     "kind",
     "gpt_rank",
+    "judge_rank",
     "null",
     "NaN",
     "[" * 5000,

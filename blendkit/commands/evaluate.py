@@ -36,7 +36,8 @@ def evaluate(
         str | None, typer.Option(help="What counts as the true ranking: judge:NAME, or the NAME of a score.", show_default="the stream's judge")
     ] = None,
     baseline: Annotated[
-        str | None, typer.Option(help="Test every method (a row of Table 2, or GROUP.METHOD) against this one: paired, corrected for many comparisons.")
+        str | None,
+        typer.Option(help="Test every method (a row of Table 2, or GROUP.METHOD) against this one: paired, corrected for so many comparisons; no oracles."),
     ] = None,
     intervals: Annotated[bool, typer.Option("--intervals", help="Show bootstrap 95 % intervals in the tables (the JSON lines always have them).")] = False,
     ratings: Annotated[
@@ -73,8 +74,9 @@ def evaluate(
 ) -> None:
     """Print the paper's tables from what the stream holds.
 
-    Table 2: every model, oracle, ranking and fused answer, with each metric's mean, GPT-Rank (the mean rank under the
-    judge), and Top-3. Table 3: how each ranking agrees with the oracle. Both go to stderr for people and to stdout as
+    Table 2: every model, oracle, ranking and fused answer, with each metric's mean, the mean rank under the judge (called
+    GPT-Rank where that is an LLM), and Top-3. Table 3: how each ranking agrees with the oracle. Above what a judge feeds
+    stands a line on its worth; below the floor it is marked (at chance). All go to stderr for people and to stdout as
     JSON lines, unless --format asks for one form on stdout. Exit code 3: an --assert does not hold. --report and --plot
     need the extra: pip install 'blendkit[plots]'.
 

@@ -32,7 +32,11 @@ def judge(
     ] = None,
     name: Annotated[str | None, typer.Option(help="The judge's name in `verdicts`, or that of a panel's majority.", show_default="as --model; panel")] = None,
     orders: Annotated[
-        str, typer.Option(help="Show each pair in `both` orders (a verdict counts only where they agree, else it is a tie), or in one at `random`.")
+        str,
+        typer.Option(
+            help="Show each pair in `both` orders, which count alike: probabilities (by likelihood) are averaged, verdicts without them "
+            "count where both agree, else as a tie. Or in one order at `random`."
+        ),
     ] = "both",
     schedule: Annotated[str, typer.Option(help=f"Which pairs, as in `blendkit pair`: {', '.join(SCHEDULES.forms())}.")] = "full",
     prompt: Annotated[
@@ -65,10 +69,10 @@ def judge(
     """Give a verdict on every pair of candidates, the reference in hand.
 
     Writes `verdicts`: A, B, tie-good or tie-bad for candidates a and b (`unparsed` after two replies that are neither; too many
-    of them end with 70).
+    of them end with 70), and in `signatures` what decided them.
     Several judges each write their own, and the majority's are those of the judge `panel`. The default, `embedded`, is a
     stand-in that needs no network: it prefers the candidate whose BERTScore against the reference is higher, and knows
-    nothing else. For results to report, name an LLM.
+    nothing else. For results to report as GPT-Rank, name an LLM; a line above the tables of `evaluate` says what the judge is worth.
 
     Example: blendkit judge -m openai:gpt-4o-mini --orders both --cache verdicts.sqlite < fused.jsonl
     """

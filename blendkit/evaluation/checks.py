@@ -9,13 +9,14 @@ from collections.abc import Sequence
 from typing import Any, NotRequired, TypedDict
 
 from blendkit.errors import CheckFailed, DataError, RecordError, UsageError
-from blendkit.evaluation.tables import KINDS
+from blendkit.evaluation.tables import JUDGE_RANK, KINDS
+from blendkit.judges.base import LLM, OTHER
 from blendkit.scorers import better_when_lower
 from blendkit.terminal_text import listed, shown
 from blendkit.untrusted import json_value, read_file, typed
 
 GROUPS = {title.lower(): kind for kind, title in KINDS.items()}
-LOWER_IS_BETTER = ("gpt_rank", "footrule", "rank_by_")
+LOWER_IS_BETTER = (*JUDGE_RANK.values(), "footrule", "rank_by_")
 # Columns that describe a method without saying how good it is.
 NEUTRAL = ("characters", "examples", "judged")
 OPERATORS = {"<=": operator.le, ">=": operator.ge, "==": operator.eq, "!=": operator.ne, "<": operator.lt, ">": operator.gt}
@@ -60,7 +61,8 @@ def check_all(checks: list[str], rows: Rows) -> None:
 def figure(path: str, rows: Rows) -> float:
     """A number, or the cell of GROUP.METHOD.COLUMN; the method may be `best`, `worst` or `mean`, and hold dots.
 
-    Groups are llms, oracles, rankers and fused (Table 2), and agreement (Table 3, and the agreement with labels).
+    Groups are llms, oracles, rankers and fused (Table 2), and agreement (Table 3, and the agreement with labels). `gpt_rank` and
+    `judge_rank` are the judge's ranks, whatever the judge is.
     """
     try:
         return float(path)
@@ -74,6 +76,8 @@ def figure(path: str, rows: Rows) -> float:
         chosen = [row for row in rows if row["table"] == 2 and row["kind"] == GROUPS[group]]
     else:
         raise UsageError(f"--assert {shown(path)}: expected {FORM}; groups are {', '.join(GROUPS)} and agreement")
+    if column in (JUDGE_RANK[LLM], JUDGE_RANK[OTHER]):
+        column = next((own for own in JUDGE_RANK.values() if any(own in row for row in chosen)), column)
     having = {row["method"]: row[column] for row in chosen if isinstance(row.get(column), int | float) and not isinstance(row[column], bool)}
     if not having:
         columns = sorted({key for row in chosen for key, value in row.items() if isinstance(value, int | float) and key not in ("table", "examples")})
@@ -148,6 +152,16 @@ def compare(old: Rows, new: Rows) -> Rows:
             beyond = None if noise is None else abs(change) > noise
             found.append({"table": "compare", "method": row["method"], "kind": row["kind"], "column": column, **cells, "beyond_noise": beyond})
     return found
+
+
+def judges_differ(old: Rows, new: Rows) -> str | None:
+    """A line for a person where the judge's ranks of both runs have two names, and so are not compared."""
+    before, now = ({key for row in rows if row["table"] == 2 for key in row if key in JUDGE_RANK.values()} for rows in (old, new))
+    return (
+        f"--compare: the earlier run has {listed(before)}, this one {listed(now)}: ranks of two kinds of judges, which are not compared"
+        if before and now and before != now
+        else None
+    )
 
 
 def _noise(*intervals: Sequence[float | None]) -> float | None:

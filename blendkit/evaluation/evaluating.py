@@ -8,7 +8,7 @@ from typing import Any
 
 from blendkit.errors import DataError, RecordError, UsageError, require
 from blendkit.evaluation.agreement import Rankers
-from blendkit.evaluation.checks import check_all, compare, parsed, read_rows
+from blendkit.evaluation.checks import check_all, compare, judges_differ, parsed, read_rows
 from blendkit.evaluation.examples import JudgedExample, Oracle, example_of
 from blendkit.evaluation.formats import FORMATS, rendered
 from blendkit.evaluation.judges import Judges
@@ -73,7 +73,7 @@ class Evaluating(Stage):
         self.stages = read_stages(list(manifests))
         self.browser = Browser(report_records) if report else None
         self.agreement = PairwiseAgreement(agreement) if agreement else None
-        self.judges, self.divided = Judges(), Divided()
+        self.judges, self.divided = Judges(everyone=self.ratings), Divided()
         self.signatures: dict[str, set[str]] = {}
         self.methods, self.rankers, self.firsts = Methods(self.oracle, self.versus), Rankers(self.oracle), Firsts()
         self.count = self._signed = 0
@@ -90,14 +90,15 @@ class Evaluating(Stage):
         Raises:
             RecordError: something that an argument asks for is not there.
         """
-        example = example_of(record, self.count, self.oracle, self.aggregations, self.seed)
+        verdicts = verdicts_of(record)
+        example = example_of(record, verdicts, self.count, self.oracle, self.aggregations, self.seed)
         self._find_named(record, example)
         self.divided.add(record["candidates"], example.methods)
         if self.agreement is not None:
             self.agreement.add(record)
-        if self.ratings:
-            self.judges.add(verdicts_of(record))
-        for name, signature in record.get("signatures", {}).items():
+        signatures = record.get("signatures", {})
+        self.judges.add(verdicts, signatures, self.oracle.judge)
+        for name, signature in signatures.items():
             self._note_signature(name, signature)
         for table in (self.methods, self.rankers, self.firsts):
             table.add(example)
@@ -137,15 +138,20 @@ class Evaluating(Stage):
         if not self.count:
             raise DataError("no records to evaluate: the input is empty")
         if self._rows is None:
-            rows = table_2(self.methods, self.seed, self.notes, self.baseline)
+            worth = self.judges.worth(self.oracle.judge, is_oracle=self.oracle.score is None)
+            self.methods.name_judge(worth)
+            rows = [*([worth] if worth else []), *table_2(self.methods, self.seed, self.notes, self.baseline)]
             self._note_unread()
             self.notes += filter(None, [self.divided.note()])
             if self.oracle.name is None:
-                self.notes.append("no judge's verdicts in the stream, so no GPT-Rank and no Table 3: run `blendkit judge` before, or name --oracle SCORE")
+                self.notes.append("no judge's verdicts in the stream, so no judge's ranks and no Table 3: run `blendkit judge` before, or name --oracle SCORE")
             else:
                 rows += [*self.rankers.rows(), *self.firsts.rows()]
             rows += [*self._agreements(), *self._of_verdicts(), *self.stages]
-            self._rows = rows + compare(self.earlier, rows) if self.earlier is not None else rows
+            if self.earlier is not None:
+                self.notes += filter(None, [judges_differ(self.earlier, rows)])
+                rows += compare(self.earlier, rows)
+            self._rows = rows
         return self._rows
 
     def _note_unread(self) -> None:

@@ -13,9 +13,10 @@ import numpy as np
 
 from blendkit.aggregate import AGGREGATIONS, Matrix, matrix, max_logits, ranks_from_scores, verdict_matrix
 from blendkit.errors import RecordError
+from blendkit.evaluation.tables import JUDGE_RANK
 from blendkit.names import method_names
 from blendkit.rankers.schedules import bubble
-from blendkit.records import Record, candidates_of, generated_only, verdicts_of
+from blendkit.records import Record, candidates_of, generated_only
 from blendkit.scorers import better_when_lower
 from blendkit.seeding import seeded
 from blendkit.terminal_text import listed, shown
@@ -23,7 +24,7 @@ from blendkit.terminal_text import listed, shown
 # Their comparisons are a square.
 MOST_CANDIDATES = 4096
 # What rows of the tables have beside scores.
-COLUMNS = frozenset(("table", "method", "kind", "examples", "intervals", "judged", "gpt_rank", "top3", "characters"))
+COLUMNS = frozenset(("table", "method", "kind", "examples", "intervals", "judged", *JUDGE_RANK.values(), "top3", "characters"))
 Verdicts = dict[str, list[dict[str, Any]]]
 
 
@@ -89,7 +90,7 @@ class JudgedExample:
 
 @dataclass
 class Oracle:
-    """What counts as the true ranking: a score, or else a judge's verdicts. Beside a score, the judge gives GPT-Rank and win rates.
+    """What counts as the true ranking: a score, or else a judge's verdicts. Beside a score, the judge gives ranks of its own and win rates.
 
     Both are found in the first record where they are not named: MixInstruct's judge first, then a panel, then any.
     """
@@ -164,8 +165,8 @@ def rank_of(standings: Standings | None, index: int) -> int | None:
     return standings.of(index) if standings else None
 
 
-def example_of(record: Record, number: int, oracle: Oracle, aggregations: bool = False, seed: int = 0) -> JudgedExample:
-    """The record as an example; with `aggregations`, every ranker's full comparisons by MaxLogits, MaxWins and one bubble run.
+def example_of(record: Record, verdicts: Verdicts, number: int, oracle: Oracle, aggregations: bool = False, seed: int = 0) -> JudgedExample:
+    """The record and its `verdicts_of` as an example; with `aggregations`, every ranker's full comparisons by MaxLogits, MaxWins and one bubble run.
 
     Raises:
         RecordError: no candidate that an LLM wrote, or what the oracle needs is missing.
@@ -180,7 +181,6 @@ def example_of(record: Record, number: int, oracle: Oracle, aggregations: bool =
     generated = generated_only(candidates)
     if not generated:
         raise RecordError("candidates", "expected at least one that an LLM wrote, got fused ones only")
-    verdicts = verdicts_of(record)
     oracle.find_judge(verdicts)
     example = JudgedExample(
         number,

@@ -7,7 +7,7 @@ from typing import Any
 
 import orjson
 
-from blendkit.evaluation.tables import TABLES, by_table
+from blendkit.evaluation.tables import Row, by_table, judge_of, key_heading, line_above, title_of
 from blendkit.safe_csv import csv_text
 from blendkit.terminal_text import shown
 
@@ -37,11 +37,16 @@ def rendered(rows: list[dict[str, Any]], form: str, signatures: list[str], inter
     """All tables in one of FORMATS but `table`; figures with their intervals where asked for."""
     if form == "json":
         return b"".join(orjson.dumps(row, option=orjson.OPT_APPEND_NEWLINE) for row in rows).decode()
-    tables = by_table(rows)
+    tables, judge = by_table(rows), judge_of(rows)
     if form == "csv":
-        return "\n".join(map(_csv, tables.values()))
+        return "\n".join(_csv(part, judge) for part in tables.values())
     make = _markdown if form == "markdown" else _latex
-    parts = [make(TABLES[name].title, *_cells(part, intervals)) for name, part in tables.items()]
+    parts = []
+    for name, part in tables.items():
+        if name != "judge":
+            columns, cells = _cells(part, intervals)
+            headings = [key_heading(column, judge) for column in columns] if name == 2 else columns
+            parts.append(make(title_of(name, judge), line_above(name, part, judge), headings, cells))
     return "\n".join([*parts, _footer(form, signatures)])
 
 
@@ -71,11 +76,19 @@ def text_of(value: Any) -> str:
     return str(value)
 
 
-def _markdown(title: str, columns: list[str], cells: list[list[str]]) -> str:
+def _markdown(title: str, above: str, columns: list[str], cells: list[list[str]]) -> str:
     def line(values: list[str]) -> str:
         return "| " + " | ".join(map(markdown_text, values)) + " |\n"
 
-    return f"### {title}\n\n" + line(columns) + "| " + " | ".join(["---"] * len(columns)) + " |\n" + "".join(line(row) for row in cells)
+    return (
+        f"### {title}\n\n"
+        + (f"{markdown_text(above)}\n\n" if above else "")
+        + line(columns)
+        + "| "
+        + " | ".join(["---"] * len(columns))
+        + " |\n"
+        + "".join(line(row) for row in cells)
+    )
 
 
 def markdown_text(text: str) -> str:
@@ -83,18 +96,20 @@ def markdown_text(text: str) -> str:
     return _MARKDOWN.sub(lambda match: f"\\{match[0]}", shown(text)).replace("<", "&lt;")
 
 
-def _latex(title: str, columns: list[str], cells: list[list[str]]) -> str:
+def _latex(title: str, above: str, columns: list[str], cells: list[list[str]]) -> str:
     def line(values: list[str]) -> str:
         return " & ".join("".join(_LATEX.get(character, character) for character in shown(value)) for value in values) + r" \\" + "\n"
 
     body = line(columns) + "\\midrule\n" + "".join(line(row) for row in cells)
-    return f"% {title}\n\\begin{{tabular}}{{l{'r' * (len(columns) - 1)}}}\n\\toprule\n{body}\\bottomrule\n\\end{{tabular}}\n"
+    head = f"% {title}\n" + (f"% {shown(above)}\n" if above else "")
+    return f"{head}\\begin{{tabular}}{{l{'r' * (len(columns) - 1)}}}\n\\toprule\n{body}\\bottomrule\n\\end{{tabular}}\n"
 
 
-def _csv(rows: list[dict[str, Any]]) -> str:
+def _csv(rows: list[dict[str, Any]], judge: Row | None) -> str:
     columns = [column for column in dict.fromkeys(key for row in rows for key in row) if column != "intervals"]
     bounds = [column for column in columns if any(column in row.get("intervals", {}) for row in rows)]
-    table: list[list[Any]] = [[*columns, *(f"{column}_{side}" for column in bounds for side in ("low", "high"))]]
+    headings = [key_heading(column, judge) for column in columns] if rows[0]["table"] == 2 else columns
+    table: list[list[Any]] = [[*headings, *(f"{column}_{side}" for column in bounds for side in ("low", "high"))]]
     for row in rows:
         intervals = row.get("intervals", {})
         table.append([*(row.get(column) for column in columns), *(value for column in bounds for value in intervals.get(column, (None, None)))])

@@ -15,14 +15,17 @@ import numpy as np
 from blendkit.errors import DataError, UsageError
 from blendkit.evaluation.checks import GROUPS
 from blendkit.evaluation.examples import JudgedExample, Oracle, rank_of, rounded
-from blendkit.evaluation.spilled_columns import Column, ColumnFile, Computed, SpilledColumns, counted
+from blendkit.evaluation.spilled_columns import Column, ColumnFile, Computed, SpilledColumns, blocks, counted
 from blendkit.evaluation.statistics import bootstrap, holm, randomization
-from blendkit.evaluation.tables import KINDS
+from blendkit.evaluation.tables import JUDGE_RANK, KINDS, Row
+from blendkit.judges.base import LLM, STAND_IN
 from blendkit.terminal_text import listed, shown
 
 TOP = 3
 # Nobody reads a larger table; memory and time go with its cells.
 MOST_METHODS, MOST_COLUMNS, MOST_CELLS = 1000, 1000, 20_000
+# The judge's ranks and the oracle by them, until all records have said what the judge is.
+RANK, BY_JUDGE = JUDGE_RANK[LLM], "oracle of the judge"
 # Cells whose intervals are computed together.
 TOGETHER = 1000
 
@@ -58,6 +61,8 @@ class Methods:
         self.rank_column = f"rank_by_{oracle.score}" if oracle.score else None
         self.versus_columns = [f"not_worse_than_{model}" for model in versus]
         self.size = 0
+        # What the judge's column is called in the rows.
+        self.judge_column = RANK
         self._methods: dict[tuple[str, str], Method] = {}
         self._store = ColumnFile()
         # The place in a row of every column that has a value somewhere; new ones come last.
@@ -91,9 +96,9 @@ class Methods:
         for metric, values in example.values_by_metric.items():
             pick("oracle", f"oracle ({metric})", example.generated[values.index(max(values))])
         if example.oracle is not None and not self.oracle.score:
-            pick("oracle", "oracle (GPT-Rank)", example.oracle.best)
+            pick("oracle", BY_JUDGE, example.oracle.best)
         elif example.judge is not None:
-            pick("oracle", "oracle (GPT-Rank)", example.judge.best)
+            pick("oracle", BY_JUDGE, example.judge.best)
         for key, found in picked.items():
             method = self._methods.get(key)
             if method is None:
@@ -117,7 +122,7 @@ class Methods:
         if self.rank_column:
             cells[self.rank_column] = by_oracle
         if self.oracle.judge:
-            cells["gpt_rank"] = by_oracle if example.judge is example.oracle else rank_of(example.judge, index)
+            cells[RANK] = by_oracle if example.judge is example.oracle else rank_of(example.judge, index)
         if self.oracle.name:
             for column, model in zip(self.versus_columns, self.versus, strict=True):
                 cells[column] = _not_worse(example, index, model)
@@ -143,12 +148,24 @@ class Methods:
         unread = index not in generated and any(index in pair and generated & {*pair} for pair in example.unread)
         found = []
         if example.left_out or (unread and rank_of(example.judge, index) is None):
-            found += ["gpt_rank"] if self.oracle.score else ["gpt_rank", "top3"]
+            found += [RANK] if self.oracle.score else [RANK, "top3"]
         for column, model in zip(self.versus_columns, self.versus, strict=True):
             other = example.against[model]
             if (min(index, other), max(index, other)) in example.unread:
                 found.append(column)
         return found
+
+    def name_judge(self, judge: Row | None) -> None:
+        """Calls the judge's column and its oracle what the judge is worth to be called; `judge` is its row, None where the stream has no verdict of it."""
+        self.judge_column = judge["column"] if judge else RANK
+        words = {RANK: "GPT-Rank", JUDGE_RANK[STAND_IN]: "stand-in rank"}
+        for method in self._methods.values():
+            if judge and method.name == BY_JUDGE and method.kind == "oracle":
+                method.name = f"oracle ({words.get(judge['column'], 'judge rank')})"
+
+    def named(self, column: str) -> str:
+        """A column as the rows have it."""
+        return self.judge_column if column == RANK else column
 
     def column(self, method: Method, name: str) -> Column:
         """A method's value in each example."""
@@ -158,14 +175,14 @@ class Methods:
         """Sorts by kind, and within a kind by mean rank under the oracle, or under the judge where the oracle ranks none of it (a fused answer)."""
 
         def mean_rank(method: Method) -> float:
-            found = [counted(self.column(method, name)) for name in (self.rank_column, "gpt_rank") if name]
-            return next((mean for count, mean in found if count and count == method.examples - method.left_out["gpt_rank"]), math.inf)
+            found = [counted(self.column(method, name)) for name in (self.rank_column, RANK) if name]
+            return next((mean for count, mean in found if count and count == method.examples - method.left_out[RANK]), math.inf)
 
         return sorted(self._methods.values(), key=lambda method: (list(KINDS).index(method.kind), mean_rank(method)))
 
     def column_names(self) -> list[str]:
         """The columns of Table 2, in their order."""
-        found = [*self.metrics, *([self.rank_column] if self.rank_column else []), *(["gpt_rank"] if self.oracle.judge else [])]
+        found = [*self.metrics, *([self.rank_column] if self.rank_column else []), *([RANK] if self.oracle.judge else [])]
         if self.oracle.name:
             found += [*self.versus_columns, "top3"]
         return [*found, "characters"]
@@ -180,12 +197,12 @@ def table_2(table: Methods, seed: int, notes: list[str], baseline: str | None = 
         # The same seed draws the same examples for all cells.
         part = keys[start : start + TOGETHER]
         bounds |= zip(part, bootstrap([table.column(methods[number], column) for number, column in part], seed).tolist(), strict=True)
-    some_left_out = any(method.left_out["gpt_rank"] for method in methods)
+    some_left_out = any(method.left_out[RANK] for method in methods)
     rows = []
     for number, method in enumerate(methods):
         row: dict[str, Any] = {"table": 2, "method": method.name, "kind": method.kind, "examples": method.examples}
         if some_left_out:
-            row["judged"] = method.examples - method.left_out["gpt_rank"]
+            row["judged"] = method.examples - method.left_out[RANK]
         intervals: dict[str, list[float | None]] = {}
         lacking: dict[int, list[str]] = {}
         for column in names:
@@ -194,9 +211,9 @@ def table_2(table: Methods, seed: int, notes: list[str], baseline: str | None = 
             # A fused answer came too late for the oracle's score.
             if missing and column in table.metrics and not (method.kind == "fused" and column == table.oracle.score):
                 lacking.setdefault(missing, []).append(column)
-            row[column] = None if missing else rounded(mean)
+            row[table.named(column)] = None if missing else rounded(mean)
             if count and not missing:
-                intervals[column] = [rounded(bound) for bound in bounds[number, column]]
+                intervals[table.named(column)] = [rounded(bound) for bound in bounds[number, column]]
         for missing, lacked in lacking.items():
             lacks = f"{listed(lacked)} {'is' if len(lacked) == 1 else 'are'} missing for {shown(method.name)} in {missing} of {method.examples} examples"
             notes.append(f"{lacks}, so no mean is shown; `blendkit score` writes scores")
@@ -205,11 +222,17 @@ def table_2(table: Methods, seed: int, notes: list[str], baseline: str | None = 
 
 
 def _tests(table: Methods, methods: list[Method], columns: list[str], seed: int, baseline: str | None, notes: list[str]) -> list[dict[str, Any]]:
-    """Each method against the baseline, column by column, over the examples that both have."""
+    """Each method against the baseline, column by column, over the examples that both have.
+
+    Holm's correction is over these: nobody asks whether an oracle is better than what it chooses from, or about a column that
+    has one value throughout (Top-3 of three candidates).
+    """
     if baseline is None:
         return []
     base = _baseline(methods, baseline, notes)
-    keys = [(method, column) for method in methods if method is not base for column in columns]
+    asked = [method for method in methods if method is base or method.kind != "oracle"]
+    columns = [column for column in columns if _varies(table.column(method, column) for method in asked)]
+    keys = [(method, column) for method in asked if method is not base for column in columns]
     cells = [(method, column, Computed(np.subtract, table.column(method, column), table.column(base, column))) for method, column in keys]
     found = [(cell, count, mean) for cell in cells for count, mean in [counted(cell[2])] if count]
     if not found:
@@ -218,11 +241,25 @@ def _tests(table: Methods, methods: list[Method], columns: list[str], seed: int,
     bounds, p = bootstrap(differences, seed), randomization(differences, seed)
     rows = []
     for place, (((method, column, _), count, mean), corrected) in enumerate(zip(found, holm(p), strict=True)):
-        row: dict[str, Any] = {"table": "tests", "method": method.name, "kind": method.kind, "baseline": baseline, "column": column}
-        row |= {"examples": count, "difference": rounded(mean)}
+        row: dict[str, Any] = {"table": "tests", "method": method.name, "kind": method.kind, "baseline": baseline, "column": table.named(column)}
+        row |= {"comparisons": len(found), "examples": count, "difference": rounded(mean)}
         low, high = (rounded(bound) for bound in bounds[place].tolist())
         rows.append({**row, "low": low, "high": high, "p": round(float(p[place]), 6), "p_holm": round(float(corrected), 6)})
     return rows
+
+
+def _varies(columns: Iterable[Column]) -> bool:
+    """Whether there are two different values in all of them together."""
+    first = math.nan
+    for column in columns:
+        for part in blocks(len(column)):
+            values = column[part]
+            values = values[~np.isnan(values)]
+            if len(values):
+                first = values[0] if math.isnan(first) else first
+                if (values != first).any():
+                    return True
+    return False
 
 
 def _baseline(methods: list[Method], name: str, notes: list[str]) -> Method:

@@ -5,7 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-Rows = list[dict[str, Any]]
+from blendkit.judges.base import LLM, OTHER, STAND_IN
+
+Row = dict[str, Any]
+Rows = list[Row]
 
 
 @dataclass(frozen=True, slots=True)
@@ -19,6 +22,8 @@ class TableKind:
 
 # A row's `table` → what it is, in the order in which tables are shown.
 TABLES: dict[int | str, TableKind] = {
+    # One row, whose `line` stands above every table that the judge feeds.
+    "judge": TableKind("The judge"),
     2: TableKind("Methods (as Table 2 of the paper)"),
     3: TableKind(
         "Agreement with the oracle ranking (as Table 3)",
@@ -30,7 +35,7 @@ TABLES: dict[int | str, TableKind] = {
     ),
     "tests": TableKind(
         "Paired tests, over the examples of both",
-        "Bootstrap 95 % interval of the mean difference; p by approximate randomization; p_holm corrected for all of them together.",
+        "Bootstrap 95 % interval of the mean difference; p by approximate randomization; p_holm by Holm's correction.",
         ("method", "column", "examples", "difference", "low", "high", "p", "p_holm"),
     ),
     "ratings": TableKind(
@@ -56,6 +61,12 @@ TABLES: dict[int | str, TableKind] = {
 # Two tables that are seen as figures: a terminal does not show them, nor does the page beside the figures.
 FIGURES = ("firsts", "distribution")
 
+# What the judge's ranks are called in Table 2, by what the judge is: only an LLM's are GPT-Rank.
+JUDGE_RANK = {LLM: "gpt_rank", STAND_IN: "stand_in_rank", OTHER: "judge_rank"}
+# What is the judge's alone, and what is the oracle's, which may be the judge.
+OF_JUDGE, OF_ORACLE = ("ratings", "wins", "length"), (3, "firsts", "distribution")
+AT_CHANCE = " (at chance)"
+
 # The kinds of methods in Table 2, in its order, with their headings.
 KINDS = {"model": "LLMs", "oracle": "Oracles", "ranker": "Rankers", "fused": "Fused"}
 
@@ -71,4 +82,46 @@ def by_table(rows: Rows) -> dict[int | str, Rows]:
 def note_under(table: int | str, rows: Rows) -> str:
     """The line under a table, with the method that its rows are compared with; may be empty."""
     note = TABLES[table].note
+    if table == "tests":
+        count = rows[0]["comparisons"]
+        note = f"{note.removesuffix('.')} over {count:,} comparison{'s' if count > 1 else ''}: no oracles, no columns that never vary."
     return f"Against {rows[0]['baseline']}. {note}" if "baseline" in rows[0] else note
+
+
+def judge_of(rows: Rows) -> Row | None:
+    """The row on the judge that feeds the tables, where there is one."""
+    return next((row for row in rows if row["table"] == "judge"), None)
+
+
+def line_above(table: int | str, rows: Rows, judge: Row | None) -> str:
+    """What the judge is worth, where it feeds something of the table; else nothing."""
+    if judge is None:
+        return ""
+    named = f"judge:{judge['method']}"
+    some = any(is_judges(row.get("column", ""), judge) or (table == 3 and row["method"] == named) for row in rows)
+    return str(judge["line"]) if table == 2 or some or _is_judges_table(table, judge) else ""
+
+
+def title_of(table: int | str, judge: Row | None) -> str:
+    """A table's title, marked where all of it comes from a judge below the floor."""
+    return TABLES[table].title + (AT_CHANCE if judge and judge["at_chance"] and _is_judges_table(table, judge) else "")
+
+
+def mark(column: str, judge: Row | None) -> str:
+    """What stands behind a heading of Table 2 whose column comes from a judge below the floor."""
+    return AT_CHANCE if judge and judge["at_chance"] and is_judges(column, judge) else ""
+
+
+def is_judges(column: str, judge: Row) -> bool:
+    """Whether a column of Table 2 comes from the judge's verdicts."""
+    return column == judge["column"] or column.startswith("not_worse_than_") or (column == "top3" and judge["is_oracle"])
+
+
+def _is_judges_table(table: int | str, judge: Row) -> bool:
+    return table in OF_JUDGE or (table in OF_ORACLE and judge["is_oracle"])
+
+
+def key_heading(column: str, judge: Row | None) -> str:
+    """A column of Table 2 under its own name, for Markdown, LaTeX and CSV; the stand-in's also says whose it is."""
+    name = f" ({judge['method']})" if judge and column == judge["column"] == JUDGE_RANK[STAND_IN] else ""
+    return f"{column}{name}{mark(column, judge)}"

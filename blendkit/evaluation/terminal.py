@@ -11,13 +11,16 @@ from rich.text import Text
 
 from blendkit.evaluation.checks import NEUTRAL, lower_is_better
 from blendkit.evaluation.formats import text_of
-from blendkit.evaluation.tables import FIGURES, KINDS, TABLES, by_table, note_under
+from blendkit.evaluation.tables import FIGURES, JUDGE_RANK, KINDS, TABLES, Row, by_table, judge_of, line_above, mark, note_under, title_of
+from blendkit.judges.base import LLM, OTHER, STAND_IN
 from blendkit.terminal_text import one_line, shown, standing
 
 FIXED = ("table", "method", "kind", "examples", "intervals")
 Best = dict[tuple[Any, str], Any]
 TITLES = {
-    "gpt_rank": "GPT-Rank ↓",
+    JUDGE_RANK[LLM]: "GPT-Rank ↓",
+    JUDGE_RANK[STAND_IN]: "Stand-in rank ↓",
+    JUDGE_RANK[OTHER]: "Judge rank ↓",
     "top3": "Top-3 % ↑",
     "pearson": "Pearson ↑",
     "spearman": "Spearman ↑",
@@ -35,16 +38,19 @@ def print_tables(rows: list[dict[str, Any]], signatures: list[str], intervals: b
     # A table cut off at 80 columns is no use in a log, so only a real terminal's width counts.
     stream = sys.stdout if to_stdout else sys.stderr
     console = Console(stderr=not to_stdout, width=None if stream.isatty() else 160, highlight=False)
+    judge = judge_of(rows)
     for name, chosen in by_table(rows).items():
-        if name in FIGURES:
+        if name in FIGURES or name == "judge":
             continue
-        kind = TABLES[name]
+        kind, title = TABLES[name], title_of(name, judge)
+        if judge and (line := line_above(name, chosen, judge)):
+            console.print(Text(standing(one_line(line)), style="bold" if judge["at_chance"] else ""), soft_wrap=True)
         if name in (2, 3):
-            console.print(_table(chosen, kind.title, intervals))
+            console.print(_table(chosen, title, intervals, judge))
         elif name == "agreement":
-            console.print(_agreement_table(chosen, kind.title))
+            console.print(_agreement_table(chosen, title))
         else:
-            console.print(_plain_table(chosen, kind.title, kind.columns or tuple(dict.fromkeys(key for row in chosen for key in row if key != "table"))))
+            console.print(_plain_table(chosen, title, kind.columns or tuple(dict.fromkeys(key for row in chosen for key in row if key != "table"))))
         if note := note_under(name, chosen):
             console.print(Text(shown(note), style="dim"))
     for signature in signatures:
@@ -82,12 +88,12 @@ def _agreement_table(rows: list[dict[str, Any]], title: str) -> Table:
     return table
 
 
-def _table(rows: list[dict[str, Any]], title: str, intervals: bool) -> Table:
+def _table(rows: list[dict[str, Any]], title: str, intervals: bool, judge: Row | None) -> Table:
     columns = list(dict.fromkeys(key for row in rows for key in row if key not in FIXED))
     table = Table(title=title, title_justify="left", header_style="bold")
     table.add_column("Method", overflow="fold")
     for column in columns:
-        table.add_column(name_text(column_title(column)), justify="right")
+        table.add_column(name_text(column_title(column, judge)), justify="right")
     kind, best = None, best_figures(rows)
     for row in rows:
         if row.get("kind") != kind:
@@ -99,12 +105,18 @@ def _table(rows: list[dict[str, Any]], title: str, intervals: bool) -> Table:
     return table
 
 
-def column_title(column: str) -> str:
-    """A column of Tables 2 and 3, with the way that is better."""
+def column_title(column: str, judge: Row | None = None) -> str:
+    """A column of Tables 2 and 3, with the way that is better, whose it is, and the mark of a judge below the floor."""
+    return _plain_title(column, judge) + mark(column, judge)
+
+
+def _plain_title(column: str, judge: Row | None) -> str:
     if column.startswith("not_worse_than_"):
         return f"≥ {column.removeprefix('not_worse_than_')} % ↑"
     if column.startswith("rank_by_"):
         return f"Rank by {column.removeprefix('rank_by_')} ↓"
+    if judge and column == judge["column"] != JUDGE_RANK[LLM]:
+        return f"{TITLES[column].removesuffix(' ↓')} ({judge['method']}) ↓"
     return TITLES.get(column, f"{column} {'↓' if lower_is_better(column) else '↑'}")
 
 

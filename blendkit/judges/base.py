@@ -14,6 +14,8 @@ from blendkit.seeding import seeded
 
 Shown = tuple[int, int]
 SWAPPED = {"A": "B", "B": "A"}
+# What stands behind verdicts, as their signature says it: an LLM (GPT-Rank), the offline stand-in, several judges, or something else.
+LLM, STAND_IN, PANEL, OTHER = "llm", "stand-in", "panel", "other"
 ORDERS = ("both", "random")
 
 
@@ -38,6 +40,8 @@ class Juror(ABC):
 
     name: str
     signature: str
+    # LLM or STAND_IN, where it is one of them: only an LLM's ranks are called GPT-Rank.
+    kind: str = OTHER
     # Windows of records that it may work on at a time (see Stage).
     overlap: int = 1
     # Padded tokens of a batch (see Stage), where its work is budgeted.

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import asdict
 from typing import Any
 
-from blendkit.judges.base import Juror, Opinion, Opinions, Shown
+from blendkit.judges.base import STAND_IN, Juror, Opinion, Opinions, Shown
 from blendkit.models.unread import UNKNOWN
 from blendkit.records import Record, reference_of
 from blendkit.scorers.base import items_of
@@ -20,6 +20,7 @@ class EmbeddedJudge(Juror):
     It knows nothing but the reference: a different answer that is just as good loses. The order shown is nothing to it.
     """
 
+    kind = STAND_IN
     indifferent = True
 
     def __init__(self, name: str = "embedded", device: str = "auto", dtype: str = "auto") -> None:

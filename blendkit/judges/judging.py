@@ -9,7 +9,7 @@ from typing import Any
 from blendkit.aggregate import Settled, settled
 from blendkit.errors import UsageError
 from blendkit.judges.agreement import PanelAgreement
-from blendkit.judges.base import ORDERS, Juror, Opinion, as_row, orders_shown
+from blendkit.judges.base import ORDERS, PANEL, Juror, Opinion, as_row, orders_shown
 from blendkit.judges.position import PositionBias
 from blendkit.judges.unparsed import Unparsed
 from blendkit.pipeline.stage import Stage
@@ -22,7 +22,7 @@ from blendkit.terminal_text import shown
 
 
 class Judging(Stage):
-    """Writes `verdicts[name]`, in place of earlier ones, on pairs of all candidates, fused ones included.
+    """Writes `verdicts[name]`, in place of earlier ones, on pairs of all candidates, fused ones included; `signatures` say who gave them.
 
     `a` and `b` are candidate indices with a < b, and the verdict `A` means that candidate a is better, in whichever
     order the judge saw them (`shown`). Several judges each write their own, and their majority is `panel`'s.
@@ -88,7 +88,7 @@ class Judging(Stage):
             logits = [margins[i, j] if i < j else -margins[j, i] for i, j in asked]
         self._add(record, rows)
         for name, bias in self.bias.items():
-            bias.add(opinions[name])
+            bias.add((order, opinion.verdict) for order, opinion in opinions[name])
         for name, given in opinions.items():
             self.unparsed.add(name, [opinion for _, opinion in given])
 
@@ -109,11 +109,21 @@ class Judging(Stage):
             self.agreement.add(each.values())
             rows = {**rows, self.panel: [vote.row(pair) for pair, vote in self._majority(each.values()).items()]}
         record["verdicts"] = {**record.get("verdicts", {}), **rows}
+        record["signatures"] = {**record.get("signatures", {}), **self._signatures()}
+
+    def _signatures(self) -> dict[str, str]:
+        """`judge:NAME` → what decided its verdicts, and what it is, as its last word; a panel's names its judges."""
+        words = {juror.name: (juror.signature, juror.kind) for juror in self.jurors}
+        if len(self.jurors) > 1:
+            words[self.panel] = "|".join([PANEL, *(f"of:{name}" for name in words)]), PANEL
+        facts = {"orders": self.orders, "sched": self.schedule_name, "seed": self.seed}
+        return {f"judge:{name}": str(Signature(signature, **facts, kind=kind)) for name, (signature, kind) in words.items()}
 
     @property
     def signatures(self) -> list[str]:
         """One a judge."""
-        return [str(Signature(juror.signature, orders=self.orders, sched=self.schedule_name, seed=self.seed)) for juror in self.jurors]
+        signed = self._signatures()
+        return [signed[f"judge:{juror.name}"] for juror in self.jurors]
 
     def account(self) -> Unparsed:
         """How many verdicts could not be read."""

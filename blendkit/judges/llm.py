@@ -13,7 +13,7 @@ from blendkit.generators.base import Completion, Material, Messages, Prompt, Tex
 from blendkit.generators.factory import chosen, text_model, windows_at_once
 from blendkit.generators.options import EndpointOptions, Sampling
 from blendkit.generators.reasoning import check_reasoning
-from blendkit.judges.base import Juror, Opinion, Opinions, Shown
+from blendkit.judges.base import LLM, Juror, Opinion, Opinions, Shown
 from blendkit.judges.prompting import DEFAULT, JudgePrompt, load_prompt
 from blendkit.pipeline.work import Job, Work
 from blendkit.records import Record, reference_of, source_text
@@ -34,6 +34,8 @@ class LLMJudge(Juror):
     By `likelihood`, the verdict is the word that the model finds likeliest, and comes with a probability. A reply in words
     is parsed strictly, asked for once more, and then `unparsed`.
     """
+
+    kind = LLM
 
     def __init__(
         self, model: str, endpoint: EndpointOptions | None = None, *, name: str | None = None, prompt: str = DEFAULT, verdict_by: str = "auto",

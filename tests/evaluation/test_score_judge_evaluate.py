@@ -81,15 +81,15 @@ def judged():
 def test_the_tables_by_hand():
     rows = library.evaluate(judged(), versus=["n"])
     table2 = {row["method"]: row for row in rows if row["table"] == 2}
-    assert table2["m"]["gpt_rank"] == pytest.approx((1 + 1 + 2 + 1) / 4)
-    assert table2["n"]["gpt_rank"] == pytest.approx((2 + 2 + 1 + 1) / 4)
-    assert table2["r"]["gpt_rank"] == table2["m"]["gpt_rank"]
+    assert table2["m"]["judge_rank"] == pytest.approx((1 + 1 + 2 + 1) / 4)
+    assert table2["n"]["judge_rank"] == pytest.approx((2 + 2 + 1 + 1) / 4)
+    assert table2["r"]["judge_rank"] == table2["m"]["judge_rank"]
     assert table2["m"]["q"] == pytest.approx(0.475)
     assert table2["oracle (q)"]["q"] == pytest.approx((0.9 + 0.5 + 0.3 + 0.4) / 4)
     assert table2["m"]["not_worse_than_n"] == 75
     assert table2["n"]["not_worse_than_n"] == 100
     # In record 0 the fused one beats m and loses to n, m beats n: all three share a rank.
-    assert table2["fused"]["gpt_rank"] == 1
+    assert table2["fused"]["judge_rank"] == 1
     assert table2["fused"]["not_worse_than_n"] == 75
     table3 = {row["method"]: row for row in rows if row["table"] == 3}
     assert set(table3) == {"r", "score:q"}
@@ -101,8 +101,8 @@ def test_the_tables_by_hand():
 def test_evaluate_prints_tables_to_stderr_and_json_to_stdout(blendkit):
     done = blendkit("evaluate", "--versus", "n", stdin=lines(judged()))
     assert done.returncode == 0
-    assert "GPT-Rank" in done.stderr and "Footrule" in done.stderr and "≥ n %" in done.stderr
-    assert {row["table"] for row in parsed(done.stdout)} == {2, 3, "firsts", "distribution"}
+    assert "Judge rank (j)" in done.stderr and "GPT-Rank" not in done.stderr and "Footrule" in done.stderr and "≥ n %" in done.stderr
+    assert {row["table"] for row in parsed(done.stdout)} == {"judge", 2, 3, "firsts", "distribution"}
 
 
 def test_evaluate_of_nothing_and_of_an_unknown_baseline(blendkit):

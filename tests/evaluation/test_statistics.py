@@ -66,7 +66,7 @@ def test_every_figure_has_its_interval_in_the_rows(blendkit):
     done = blendkit("evaluate", "--intervals", "--versus", "m", stdin=lines(stream()))
     assert done.returncode == 0, done.stderr
     rows = {row["method"]: row for row in parsed(done.stdout) if row["table"] == 2}
-    assert set(rows["n.5"]["intervals"]) == {"q", "gpt_rank", "not_worse_than_m", "top3", "characters"}
+    assert set(rows["n.5"]["intervals"]) == {"q", "judge_rank", "not_worse_than_m", "top3", "characters"}
     for row in rows.values():
         for column, (low, high) in row["intervals"].items():
             assert low <= row[column] <= high
@@ -94,6 +94,24 @@ def test_paired_tests_see_what_unpaired_intervals_do_not(blendkit):
     assert "--baseline zz: no such method; there are" in wrong.stderr
 
 
+def test_holm_runs_over_what_was_asked_and_the_table_says_how_many(called):
+    records = stream(12)
+    for record in records:
+        record["candidates"][0]["scores"]["same"] = record["candidates"][1]["scores"]["same"] = 1.0
+        record["candidates"].append({"model": "fused", "text": "3", "sources": [0, 1], "scores": {"q": 5.0, "same": 1.0}})
+        record["verdicts"]["j"].append({"a": 0, "b": 2, "verdict": "B"})
+    _, out, err = called("evaluate", "--baseline", "m", stdin=lines(records))
+    tests = [row for row in parsed(out) if row["table"] == "tests"]
+    # Neither the oracles, nor Top-3 of two candidates, nor a score that never varies.
+    assert {(row["method"], row["column"]) for row in tests} == {(method, column) for method in ("n.5", "r", "fused") for column in ("q", "judge_rank")}
+    assert {row["comparisons"] for row in tests} == {6} and "p_holm by Holm's correction over 6 comparisons: no oracles" in err
+    np.testing.assert_allclose([row["p_holm"] for row in tests], holm(np.array([row["p"] for row in tests])), atol=6e-6)
+    _, markdown, _ = called("evaluate", "--baseline", "m", "--format", "markdown", stdin=lines(records))
+    assert "| comparisons |" in markdown
+    code, out, _ = called("evaluate", "--baseline", "oracle (q)", stdin=lines(records))
+    assert code == 0 and {row["method"] for row in parsed(out) if row["table"] == "tests"} == {"m", "n.5", "r", "fused"}
+
+
 def test_an_assert_that_holds_and_one_that_does_not(blendkit, tmp_path):
     checks = ["--assert", "rankers.r.q > llms.m.q", "--assert", "llms.n.5.gpt_rank <= 1.5", "--assert", "llms.best.q == llms.n.5.q"]
     assert blendkit("evaluate", *checks, stdin=lines(stream())).returncode == 0
@@ -104,7 +122,7 @@ def test_an_assert_that_holds_and_one_that_does_not(blendkit, tmp_path):
     for check, said in (
         ("nonsense", "expected GROUP.METHOD.COLUMN OP"),
         ("llms.zz.q > 1", "no llms of the name 'zz'; there are"),
-        ("llms.m.bleu > 1", "no llms with a figure 'bleu'; there are characters, gpt_rank, q, top3"),
+        ("llms.m.bleu > 1", "no llms with a figure 'bleu'; there are characters, judge_rank, q, top3"),
         ("models.m.q > 1", "groups are llms, oracles, rankers, fused and agreement"),
     ):
         wrong = blendkit("evaluate", "--assert", check, stdin=lines(stream(4)))
@@ -156,12 +174,12 @@ def test_the_forms_of_the_tables(blendkit):
     assert " to " in markdown.stdout and "evaluate|oracle:judge:j" in markdown.stdout
     latex = blendkit("evaluate", "--format", "latex", stdin=lines(records)).stdout
     assert r"a|b\_<i>\&\%" in latex and latex.count(r"\begin{tabular}") == 4
-    table = list(csv.reader(io.StringIO(blendkit("evaluate", "--format", "csv", stdin=lines(records)).stdout.split("\n\n")[0])))
+    table = list(csv.reader(io.StringIO(blendkit("evaluate", "--format", "csv", stdin=lines(records)).stdout.split("\n\n")[1])))
     assert table[0][:4] == ["table", "method", "kind", "examples"] and "q_low" in table[0]
     assert {len(row) for row in table} == {len(table[0])}
     assert all(json.loads(line) for line in blendkit("evaluate", "--format", "json", stdin=lines(records)).stdout.splitlines())
     shown = blendkit("evaluate", "--format", "table", stdin=lines(records))
-    assert "GPT-Rank" in shown.stdout and shown.stderr == ""
+    assert "Judge rank (j)" in shown.stdout and shown.stderr == ""
     assert blendkit("evaluate", "--format", "yaml", stdin=lines(records)).returncode == 2
 
 

@@ -128,6 +128,10 @@ def test_a_verdict_stands_only_where_both_orders_agree(serve):
         "first_place_rate": round(4 / 6, 4),
         "decided": 6,
         "consistency": round(2 / 3, 4),
+        "consistency_low": 0.2077,
+        "consistency_high": 0.9385,
+        "consistency_by_chance": round(2 * 4 / 6 * 2 / 6, 4),
+        "at_chance": True,
         "pairs_in_both_orders": 3,
     }
 
@@ -146,8 +150,19 @@ def test_a_random_order_is_fixed_by_the_seed(serve):
 
 def test_a_judge_that_takes_the_first_is_seen(serve):
     _, stage = judged(serve(reply=lambda body: "A"), of_quality(1, 2), name="j")
-    assert stage.describe()["position_bias"]["j"] == {"first_place_rate": 1.0, "decided": 2, "consistency": 0.0, "pairs_in_both_orders": 1}
-    assert "the answer shown first won 100.0% of 2 decided verdicts (50 % is no bias); both orders agree on 0.0% of 1 pairs" in stage.warnings()
+    bias = stage.describe()["position_bias"]["j"]
+    assert {key: bias[key] for key in ("first_place_rate", "decided", "consistency", "consistency_by_chance", "at_chance", "pairs_in_both_orders")} == {
+        "first_place_rate": 1.0,
+        "decided": 2,
+        "consistency": 0.0,
+        "consistency_by_chance": 0.0,
+        "at_chance": True,
+        "pairs_in_both_orders": 1,
+    }
+    assert stage.warnings() == [
+        "the answer shown first won 100.0% of 2 decided verdicts (50 % is no bias); both orders agree on 0.0% of 1 pairs (95 % 0.0% to 79.3%, by chance 0.0%): "
+        "not above chance, so its verdicts may tell places or guesses, not answers"
+    ]
 
 
 # --- schedules
@@ -170,7 +185,7 @@ def test_a_partial_schedule_ranks_by_the_fit():
     (ranked,) = library.rank([record], "judge:j")
     assert ranked["ranks"]["judge:j"] == [1, 2, 3, 4]
     rows = library.evaluate([record])
-    assert [row["gpt_rank"] for row in rows if row["table"] == 2 and row["kind"] == "model"] == [1, 2, 3, 4]
+    assert [row["judge_rank"] for row in rows if row["table"] == 2 and row["kind"] == "model"] == [1, 2, 3, 4]
 
 
 # --- ways to read a verdict

@@ -143,10 +143,10 @@ def test_evaluate_leaves_out_what_was_not_read_and_says_so(blendkit):
     for method, found in table(with_).items():
         expected = table(without)[method]
         assert (found["examples"], found["judged"]) == (3, 2) and "judged" not in expected
-        for column in ("gpt_rank", "top3", "not_worse_than_m1", "intervals"):
+        for column in ("judge_rank", "top3", "not_worse_than_m1", "intervals"):
             if column != "intervals":
                 assert found[column] == expected[column] is not None
-    assert table(with_, "oracle")["oracle (GPT-Rank)"]["examples"] == 2
+    assert table(with_, "oracle")["oracle (judge rank)"]["examples"] == 2
     for name in ("ratings", "wins", "firsts", "distribution"):
         keys = ("method", "win_rate", "verdicts", "share", "rank 1", "over m1")
         shown = [[{key: row.get(key) for key in keys} for row in rows if row["table"] == name] for rows in (with_, without)]
@@ -159,7 +159,7 @@ def test_evaluate_counts_the_pairs_that_were_read():
     mixed = judged("r2", row(0, 1, "unparsed"), row(0, 2, "A"), row(1, 2, "B"))
     rows = library.evaluate([judged("r1", *WHOLE), mixed], versus=["m1"], ratings=True)
     models = table(rows)
-    assert "judged" not in models["m0"] and models["m0"]["gpt_rank"] == 1.0
+    assert "judged" not in models["m0"] and models["m0"]["judge_rank"] == 1.0
     # Of m0 and m1 one pair of two was read.
     assert models["m0"]["not_worse_than_m1"] == 100.0 and models["m2"]["not_worse_than_m1"] == 50.0
     wins = {row["method"]: row for row in rows if row["table"] == "wins"}
@@ -171,12 +171,12 @@ def test_a_fused_answer_that_was_not_read_is_left_out():
     for record in (first, second):
         record["candidates"].append({"model": "fused", "text": "y", "sources": [0, 1]})
     fused = table(library.evaluate([first, second]), "fused")["fused"]
-    assert (fused["examples"], fused["judged"], fused["gpt_rank"]) == (2, 1, 1.0)
+    assert (fused["examples"], fused["judged"], fused["judge_rank"]) == (2, 1, 1.0)
 
 
 def test_a_stream_without_a_verdict_has_no_rank():
     rows = library.evaluate([judged("r1", *NONE), judged("r2", *NONE)], ratings=True)
-    assert all(found["gpt_rank"] is None and found["judged"] == 0 for found in table(rows).values())
+    assert all(found["judge_rank"] is None and found["judged"] == 0 for found in table(rows).values())
     assert not [row for row in rows if row["table"] in (3, "firsts", "ratings")]
 
 

@@ -17,8 +17,8 @@ import orjson
 from blendkit.errors import OutputError
 from blendkit.evaluation.formats import text_of
 from blendkit.evaluation.report.browser import Browser
-from blendkit.evaluation.report.plots import as_svg
-from blendkit.evaluation.tables import FIGURES, KINDS, TABLES, note_under
+from blendkit.evaluation.report.plots import as_svg, line_above_figures
+from blendkit.evaluation.tables import FIGURES, KINDS, TABLES, Row, judge_of, line_above, note_under, title_of
 from blendkit.evaluation.terminal import Best, best_figures, column_title, figure_text, is_best
 from blendkit.terminal_text import shown
 from blendkit.version import VERSION
@@ -57,10 +57,13 @@ def page(rows: Rows, signatures: list[str], notes: list[str], browser: Browser, 
     """The whole page."""
     style, script = ((HERE / name).read_text(encoding="utf-8") for name in ("page.css", "page.js"))
     drawn = as_svg(rows)
-    sections = [_section(table, [row for row in rows if row["table"] == table]) for table in TABLES if table not in FIGURES]
+    judge = judge_of(rows)
+    sections = [_section(table, [row for row in rows if row["table"] == table], judge) for table in TABLES if table not in (*FIGURES, "judge")]
     figures = "".join(f"<figure><figcaption>{escape(title)}</figcaption>{svg}</figure>" for title, svg in drawn.items())
     parts = [section for section in sections[:2] if section]
-    parts += [f'<section id="figures"><h2>Figures</h2><div class="figures">{figures}</div></section>'] if figures else []
+    parts += (
+        [f'<section id="figures"><h2>Figures</h2>{_judged(line_above_figures(rows), judge)}<div class="figures">{figures}</div></section>'] if figures else []
+    )
     parts += [section for section in sections[2:] if section]
     how_many = f"{len(browser.records):,} of {examples:,} records" if len(browser.records) < examples else f"{examples:,} records"
     legend = "Search looks into requests, references, answers, models and ids. Green: the top that was fused; framed: a fused answer."
@@ -118,13 +121,18 @@ def _navigation(parts: list[str]) -> str:
     return "".join(links)
 
 
-def _section(table: Any, rows: Rows) -> str:
+def _judged(line: str, judge: Row | None) -> str:
+    """The line on the judge above what it feeds."""
+    return f'<p class="note judge{" chance" if judge and judge["at_chance"] else ""}">{_name(line)}</p>' if line else ""
+
+
+def _section(table: Any, rows: Rows, judge: Row | None) -> str:
     if not rows:
         return ""
     columns = [key for key in dict.fromkeys(key for row in rows for key in row) if key not in ("table", "intervals", "kind", "method")]
-    hidden = {"baseline"} | ({"examples"} if len({row.get("examples") for row in rows}) == 1 else set())
+    hidden = {"baseline", "comparisons"} | ({"examples"} if len({row.get("examples") for row in rows}) == 1 else set())
     columns = [column for column in columns if column not in hidden]
-    heads = "".join(f'<th scope="col"><button type="button">{_name(_heading(table, column))}</button></th>' for column in columns)
+    heads = "".join(f'<th scope="col"><button type="button">{_name(_heading(table, column, judge))}</button></th>' for column in columns)
     body, kind, best_of = [], None, best_figures(rows) if table in (2, 3) else {}
     for row in rows:
         if table == 2 and row["kind"] != kind:
@@ -133,17 +141,17 @@ def _section(table: Any, rows: Rows) -> str:
         cells = "".join(_cell(table, row, column, best_of) for column in columns)
         body.append(f'<tr><th scope="row"><bdi>{_name(row["method"])}</bdi></th>{cells}</tr>')
     words = " ".join(filter(None, (note_under(table, rows), HINTS.get(table))))
-    note = f'<p class="note">{_name(words)}</p>' if words else ""
+    note = _judged(line_above(table, rows, judge), judge) + (f'<p class="note">{_name(words)}</p>' if words else "")
     name = table if isinstance(table, str) else f"table-{table}"
     frame = "scroll tall" if len(rows) > TALL else "scroll"
     first = '<th scope="col"><button type="button">Method</button></th>'
     whole = f"<table><thead><tr>{first}{heads}</tr></thead><tbody>{''.join(body)}</tbody></table>"
-    return f'<section id="{name}"><h2>{escape(TABLES[table].title)}</h2>{note}<div class="{frame}">{whole}</div></section>'
+    return f'<section id="{name}"><h2>{escape(title_of(table, judge))}</h2>{note}<div class="{frame}">{whole}</div></section>'
 
 
-def _heading(table: Any, column: str) -> str:
+def _heading(table: Any, column: str, judge: Row | None) -> str:
     if table in (2, 3):
-        return column_title(column)
+        return column_title(column, judge)
     return column.removeprefix("over ") if table == "wins" else column.replace("_", " ")
 
 

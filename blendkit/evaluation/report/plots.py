@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import logging
 import math
+import textwrap
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -15,7 +16,7 @@ import numpy as np
 
 from blendkit.errors import OutputError, UsageError, require
 from blendkit.evaluation.checks import NEUTRAL, lower_is_better
-from blendkit.evaluation.tables import TABLES
+from blendkit.evaluation.tables import AT_CHANCE, JUDGE_RANK, TABLES, judge_of, line_above, title_of
 from blendkit.evaluation.terminal import TITLES
 from blendkit.terminal_text import shown
 
@@ -31,16 +32,23 @@ PANELS = 6
 def figures(rows: Rows) -> dict[str, Callable[[Any], None]]:
     """Title → how to draw on a matplotlib figure or a part of one; only what the rows have."""
     found: dict[str, Callable[[Any], None]] = {}
+    judge = judge_of(rows)
     if any(row["table"] == "firsts" for row in rows):
         firsts, distribution = _of(rows, "firsts"), _of(rows, "distribution")
         of = f"; {MOST_BARS} of {len(firsts):,} methods" if len(firsts) > MOST_BARS else ""
-        found[f"{TABLES['firsts'].title}{of}"] = lambda figure: _firsts(figure.subplots(), firsts[:MOST_BARS])
-        found[f"{TABLES['distribution'].title}{of}"] = lambda figure: _distribution(figure.subplots(), distribution[:MOST_BARS])
+        found[f"{title_of('firsts', judge)}{of}"] = lambda figure: _firsts(figure.subplots(), firsts[:MOST_BARS])
+        found[f"{title_of('distribution', judge)}{of}"] = lambda figure: _distribution(figure.subplots(), distribution[:MOST_BARS])
     if any(row["table"] == "wins" for row in rows):
-        found[TABLES["wins"].title] = lambda figure: _wins(figure.subplots(), _of(rows, "wins"))
+        found[title_of("wins", judge)] = lambda figure: _wins(figure.subplots(), _of(rows, "wins"))
     if _metrics(rows):
-        found["Each metric against the oracle: one dot an LLM"] = lambda figure: _correlations(figure, rows)
+        mark = AT_CHANCE if judge and judge["at_chance"] and judge["is_oracle"] else ""
+        found[f"Each metric against the oracle: one dot an LLM{mark}"] = lambda figure: _correlations(figure, rows)
     return found
+
+
+def line_above_figures(rows: Rows) -> str:
+    """What the judge is worth, where it feeds one of the figures; else nothing."""
+    return next(filter(None, (line_above(table, _of(rows, table), judge_of(rows)) for table in ("firsts", "wins") if _of(rows, table))), "")
 
 
 def as_svg(rows: Rows) -> dict[str, str]:
@@ -69,7 +77,10 @@ def save_plot(rows: Rows, path: str) -> None:
     lines = math.ceil(len(chosen) / columns)
     heights = [max(_height(rows, title) for title in list(chosen)[line * columns : (line + 1) * columns]) for line in range(lines)]
     with drawing() as matplotlib:
-        whole = matplotlib.figure.Figure(figsize=(7.2 * columns, sum(heights) + 0.4 * lines), layout="constrained")
+        words = textwrap.fill(shown(line_above_figures(rows)), 100 * columns)
+        above = 0.2 * (words.count("\n") + 1) if words else 0
+        whole = matplotlib.figure.Figure(figsize=(7.2 * columns, sum(heights) + 0.4 * lines + above), layout="constrained")
+        whole.suptitle(words, fontsize="small") if words else None
         parts = np.atleast_1d(whole.subfigures(lines, columns, height_ratios=heights, hspace=0.04)).ravel()
         for part, (title, draw) in zip(parts, chosen.items(), strict=False):
             part.suptitle(title, fontweight="bold")
@@ -115,7 +126,7 @@ def _height(rows: Rows, title: str) -> float:
     if title.startswith("Each metric"):
         return 2.6 * math.ceil(min(PANELS, len(_metrics(rows))) / 3) + 0.2
     methods = len({row["method"] for row in rows if row["table"] in ("firsts", "wins")})
-    return 1.3 + 0.34 * min(methods, MOST_BARS) if title != TABLES["wins"].title else 1.8 + 0.42 * methods
+    return 1.3 + 0.34 * min(methods, MOST_BARS) if not title.startswith(TABLES["wins"].title) else 1.8 + 0.42 * methods
 
 
 def _short(name: str) -> str:
@@ -173,7 +184,7 @@ def _metrics(rows: Rows) -> list[str]:
 
 def _oracle_column(rows: Rows) -> str | None:
     row = next((row for row in rows if row["table"] == 2), {})
-    return next((key for key in row if key.startswith("rank_by_")), "gpt_rank" if "gpt_rank" in row else None)
+    return next((key for key in row if key.startswith("rank_by_")), next((key for key in JUDGE_RANK.values() if key in row), None))
 
 
 def _correlations(figure: Any, rows: Rows) -> None:
