@@ -167,8 +167,8 @@ def test_no_cell_of_a_sheet_is_a_formula(blendkit, tmp_path):
     assert "3 cells begin as a formula does" in done.stderr
     (tmp_path / "t.csv").write_bytes(done.stdout.encode())
     back = parsed(blendkit("data", "convert", "--from", "csv", tmp_path / "t.csv").stdout)
-    # Nothing is undone behind one's back: what the file says is what is read.
-    assert back[0]["candidates"][0] == {"model": "'@m", "text": "'- one\n- two"}
+    # The marks are taken away again.
+    assert back[0]["candidates"][0] == {"model": "@m", "text": "- one\n- two"} and back[0]["id"] == "=1"
 
 
 MARKUP = [

@@ -92,7 +92,11 @@ def write_csv(record: Taken, writing: Writing) -> Iterator[Fields]:
 def csv_lines(rows: Iterable[Fields]) -> tuple[str, int]:
     """The rows as CSV, and how many cells were marked as text, so that no spreadsheet computes them."""
     found = list(rows)
-    columns = [*(name for name in FIXED if any(name in row for row in found)), *dict.fromkeys(key for row in found for key in row if key not in FIXED)]
+    columns = [
+        *FIXED[:4],
+        *(name for name in FIXED[4:] if any(name in row for row in found)),
+        *dict.fromkeys(key for row in found for key in row if key not in FIXED),
+    ]
     marked, lines = 0, [",".join(map(_cell, map(defused, columns)))]
     for row in found:
         cells = [row.get(column) for column in columns]
