@@ -97,9 +97,8 @@ def csv_lines(rows: Iterable[Fields]) -> tuple[str, int]:
         *(name for name in FIXED[4:] if any(name in row for row in found)),
         *dict.fromkeys(key for row in found for key in row if key not in FIXED),
     ]
-    marked, lines = 0, [",".join(map(_cell, map(defused, columns)))]
-    for row in found:
-        cells = [row.get(column) for column in columns]
+    marked, lines = 0, []
+    for cells in ([*columns], *([row.get(column) for column in columns] for row in found)):
         safe = [defused(cell) for cell in cells]
         marked += sum(before is not after for before, after in zip(cells, safe, strict=True))
         lines.append(",".join(map(_cell, safe)))
