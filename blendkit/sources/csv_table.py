@@ -98,7 +98,8 @@ def csv_lines(rows: Iterable[Fields]) -> tuple[str, int]:
         *dict.fromkeys(key for row in found for key in row if key not in FIXED),
     ]
     marked, lines = 0, []
-    for cells in ([*columns], *([row.get(column) for column in columns] for row in found)):
+    table: list[list[str | None]] = [[*columns], *([row.get(column) for column in columns] for row in found)]
+    for cells in table:
         safe = [defused(cell) for cell in cells]
         marked += sum(before is not after for before, after in zip(cells, safe, strict=True))
         lines.append(",".join(map(_cell, safe)))
