@@ -137,7 +137,7 @@ def command(*arguments: str, stdin: bytes = b"") -> int:
 
 
 @pytest.mark.filterwarnings("error::RuntimeWarning")
-@budget(80, 2000, st.data())
+@budget(80, 700, st.data())
 def test_a_record_of_any_shape(data):
     """What `check` takes, rank and evaluate take, too; what it does not take, it says."""
     lines = [orjson.dumps(whole_record(1)), json.dumps(changed(data.draw, whole_record())).encode(errors="surrogatepass")]
@@ -160,7 +160,7 @@ def test_a_record_of_any_shape(data):
     assert command("evaluate", *more, stdin=stdin) in (0, 2, 65)
 
 
-@budget(200, 5000, st.binary(max_size=60), st.integers(0, 300), st.integers(0, 60))
+@budget(200, 1500, st.binary(max_size=60), st.integers(0, 300), st.integers(0, 60))
 def test_a_line_with_damaged_bytes(put, start, size):
     line = orjson.dumps(whole_record())
     damaged = line[:start] + put + line[start + size :]
@@ -168,7 +168,7 @@ def test_a_line_with_damaged_bytes(put, start, size):
         verdicts_of(parse(damaged, 1))
 
 
-@budget(150, 4000, st.data())
+@budget(150, 1200, st.data())
 def test_cmp_results_of_any_shape(data):
     results = data.draw(junk | st.dictionaries(st.sampled_from(["a,b", "b,c", "c,a", "a", ",", "a,b,c"]), junk | st.just("A is better"), max_size=3))
     text = data.draw(
@@ -200,7 +200,7 @@ PROMPT = {
 }
 
 
-@budget(150, 4000, st.data())
+@budget(150, 1200, st.data())
 def test_a_prompt_file_of_any_shape(data):
     content = changed(data.draw, PROMPT)
     text = "\n".join(f"{json.dumps(key)} = {toml(value)}" for key, value in content.items())
@@ -229,7 +229,7 @@ MANIFEST = {
 TABLE = [{"table": 2, "method": "a", "kind": "model", "examples": 2, "q": 0.5, "intervals": {"q": [0.1, 0.9]}}, {"table": 3, "method": "r", "pearson": 1.0}]
 
 
-@budget(100, 3000, st.data())
+@budget(100, 1000, st.data())
 def test_a_manifest_and_an_earlier_table_of_any_shape(data):
     from blendkit.evaluation.checks import compare, read_rows
     from blendkit.evaluation.stages import read_stages
@@ -315,7 +315,7 @@ def test_there_is_a_row_of_every_form():
     assert set(ROWS) == {*FORMS, *SOURCES, *TASKS}
 
 
-@budget(250, 8000, st.data())
+@budget(250, 2500, st.data())
 def test_a_row_of_any_shape_of_every_form(data):
     """A converter gives records that `check` takes, or names the row."""
     name = data.draw(st.sampled_from(sorted(ROWS)))
@@ -332,7 +332,7 @@ def test_a_row_of_any_shape_of_every_form(data):
             assert error.exit_code == 65 and str(error).startswith(f"{path}:2: ")
 
 
-@budget(150, 5000, st.binary(max_size=80), st.sampled_from([",", "\t", '"', "\n", "\r", "\x00"]), st.lists(st.text(max_size=8), min_size=1, max_size=6))
+@budget(150, 1500, st.binary(max_size=80), st.sampled_from([",", "\t", '"', "\n", "\r", "\x00"]), st.lists(st.text(max_size=8), min_size=1, max_size=6))
 def test_a_table_of_any_bytes(tail, delimiter, cells):
     file = io.StringIO()
     with contextlib.suppress(csv.Error):
