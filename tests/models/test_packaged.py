@@ -97,6 +97,7 @@ def test_it_is_what_generate_asks_where_no_model_is_named(run, tmp_path, site):
     assert f"smollm2@{hashlib.sha256(source.read_bytes()).hexdigest()[:12]}" in manifest.read_text()
 
 
+@pytest.mark.slow
 def test_several_processes_at_once_write_one_folder(run, tmp_path):
     answers = [answer(process) for process in [run() for _ in range(3)]]
     assert answers[0] == answers[1] == answers[2]
@@ -104,6 +105,7 @@ def test_several_processes_at_once_write_one_folder(run, tmp_path):
     assert left == [written_to(tmp_path).name, f"{written_to(tmp_path).name}.lock"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("damage", ["cut", "changed", "gone", "no note", "a killed process's"])
 def test_what_is_damaged_is_made_anew(run, tmp_path, damage):
     first = answer(run())

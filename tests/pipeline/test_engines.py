@@ -25,6 +25,7 @@ def many(count: int) -> list[dict]:
     return [record | {"id": f"{n}/{record['id']}"} for n in range(count) for record in examples()]
 
 
+@pytest.mark.slow
 def test_engines_and_merged_shards_give_the_same_output(blendkit, tmp_path, tiny_ranker):
     source = tmp_path / "in.jsonl"
     source.write_text(lines(many(2)))
@@ -97,6 +98,7 @@ def workers_of(pid: int, mark: str) -> list[int]:
     return found
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not Path("/proc/self/task").is_dir(), reason="finds workers in /proc")
 @pytest.mark.parametrize(("engine", "mark"), [pytest.param("local", "blendkit.pipeline.engines.local"), pytest.param("ray", "ray::Served", marks=ray)])
 def test_a_killed_workers_window_goes_to_another(blendkit, tmp_path, tiny_ranker, engine, mark):
@@ -160,6 +162,7 @@ def test_memory_that_runs_out_in_a_worker_is_told_as_such():
     assert not fine and isinstance(error, OutOfMemory) and "MemoryError" in str(error)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("engine", BOTH)
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
 def test_a_signal_ends_workers_too(tmp_path, tiny_ranker, engine, number, code):

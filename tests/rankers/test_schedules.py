@@ -99,6 +99,7 @@ def test_max_wins_and_copeland_on_a_known_matrix():
     assert AGGREGATIONS["copeland"](m).tolist() == [0, 1, -1]
 
 
+@pytest.mark.slow
 def test_schedules_through_the_pipe(blendkit, tiny_ranker):
     stdin = lines(examples(4))
     for spec, most in (("single", 10), ("bubble:2", 14), ("sort", 14), ("swiss:3", 6), ("active:7", 7)):

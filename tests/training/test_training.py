@@ -162,6 +162,7 @@ def test_training_learns_and_its_checkpoint_loads(blendkit, tiny_encoder, data, 
     assert (tmp_path / "log.png").read_bytes().startswith(b"\x89PNG")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["summareranker", "simcls", "reward", "reward-causal"])
 def test_the_other_kinds_learn_and_score(blendkit, tiny_encoder, tiny_chat, data, tmp_path, kind):
     name, _, causal = kind.partition("-")
@@ -178,6 +179,7 @@ def test_the_other_kinds_learn_and_score(blendkit, tiny_encoder, tiny_chat, data
     assert all(name in candidate["scores"] for record in parsed(scored.stdout) for candidate in record["candidates"])
 
 
+@pytest.mark.slow
 def test_a_trained_rankers_scores_are_those_it_was_measured_by(tiny_encoder, data, tmp_path, blendkit):
     """What the loop measures is what `score` computes from the checkpoint."""
     from blendkit.training.kinds import NewRanker, new_trainee
@@ -240,6 +242,7 @@ main()
 """
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("mode", ["singles", "pairs"])
 def test_kill_and_resume_give_the_curve_of_an_undisturbed_run(blendkit, tiny_encoder, data, tmp_path, mode):
     def command(folder, *more):
@@ -267,6 +270,7 @@ def test_kill_and_resume_give_the_curve_of_an_undisturbed_run(blendkit, tiny_enc
 # --- several processes
 
 
+@pytest.mark.slow
 def test_two_processes_train_together(blendkit, tiny_encoder, data, tmp_path):
     # One of the two processes gets the record whose candidates are all alike, so that it has nothing to learn from.
     alike = labelled(1)[0] | {"id": "alike"}
@@ -287,6 +291,7 @@ def test_two_processes_train_together(blendkit, tiny_encoder, data, tmp_path):
 # --- the fuser
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("model", "lora"), [("t5", 0), ("t5", 4), ("chat", 0)])
 def test_the_fuser_learns_to_write_the_reference(blendkit, tiny_t5, tiny_chat, data, tmp_path, model, lora):
     backbone = tiny_t5 if model == "t5" else tiny_chat
