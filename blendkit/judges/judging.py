@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Iterable
+from functools import cached_property
 from typing import Any
 
 from blendkit.aggregate import Settled, settled
@@ -109,9 +110,10 @@ class Judging(Stage):
             self.agreement.add(each.values())
             rows = {**rows, self.panel: [vote.row(pair) for pair, vote in self._majority(each.values()).items()]}
         record["verdicts"] = {**record.get("verdicts", {}), **rows}
-        record["signatures"] = {**record.get("signatures", {}), **self._signatures()}
+        record["signatures"] = {**record.get("signatures", {}), **self._signed}
 
-    def _signatures(self) -> dict[str, str]:
+    @cached_property
+    def _signed(self) -> dict[str, str]:
         """`judge:NAME` → what decided its verdicts, and what it is, as its last word; a panel's names its judges."""
         words = {juror.name: (juror.signature, juror.kind) for juror in self.jurors}
         if len(self.jurors) > 1:
@@ -122,8 +124,7 @@ class Judging(Stage):
     @property
     def signatures(self) -> list[str]:
         """One a judge."""
-        signed = self._signatures()
-        return [signed[f"judge:{juror.name}"] for juror in self.jurors]
+        return [self._signed[f"judge:{juror.name}"] for juror in self.jurors]
 
     def account(self) -> Unparsed:
         """How many verdicts could not be read."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from functools import cache, lru_cache
 from importlib.metadata import version
 from typing import TYPE_CHECKING
 
@@ -46,7 +47,7 @@ class Rouge(Tokenized):
         own = tokenizer == self.own_tokenizer
         name = None if own else AUTO if tokenizer == AUTO else make_tokenizer(tokenizer).signature()
         stem = None if tokenizer == AUTO else own
-        return str(Signature(self.kind, "f1", stem=stem, tok=name, lost="letters" if lost else None, v=f"rouge-score-{version('rouge-score')}"))
+        return str(Signature(self.kind, "f1", stem=stem, tok=name, lost="letters" if lost else None, v=f"rouge-score-{_version()}"))
 
     def signature_of(self, items: list[Item]) -> str:
         """With `lost:letters` where the metric's own tokenizer leaves little of one of the texts."""
@@ -73,6 +74,13 @@ class _Words:
         return words(text, self.tokenizer)
 
 
+@cache
+def _version() -> str:
+    # It reads a file, and every record has a signature.
+    return version("rouge-score")
+
+
+@lru_cache(maxsize=1024)
 def mostly_lost(text: str) -> bool:
     """Whether rouge-score's own tokenizer leaves nothing of a text that has something, or less than half of its letters and digits."""
     if text.isascii():

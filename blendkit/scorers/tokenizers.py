@@ -5,7 +5,7 @@ from __future__ import annotations
 import unicodedata
 from abc import abstractmethod
 from collections import Counter
-from functools import cache, lru_cache
+from functools import cache, cached_property, lru_cache
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any, ClassVar, Protocol
@@ -55,8 +55,13 @@ class Lang:
         pieces = (piece for piece in _BOUNDARY.split(line) if _SHOWN.search(piece))
         return " ".join(" ".join(_GRAPHEME.findall(piece)) if _KATAKANA.match(piece) else piece for piece in pieces)
 
-    def signature(self) -> str:
+    @cached_property
+    def _signature(self) -> str:
+        # It reads a file, and every record has a signature.
         return f"{LANG}-regex-{version('regex')}"
+
+    def signature(self) -> str:
+        return self._signature
 
 
 @cache
