@@ -21,6 +21,13 @@ def defused(cell: Any) -> Any:
     return cell
 
 
+def defused_row(cells: Iterable[Any]) -> tuple[list[Any], int]:
+    """The cells, each `defused`, and how many of them were marked."""
+    before = list(cells)
+    safe = [defused(cell) for cell in before]
+    return safe, sum(one is not other for one, other in zip(before, safe, strict=True))
+
+
 def undefused(cell: str) -> str:
     """The cell without the mark of `defused`."""
     return cell[1:] if cell.startswith("'") and _FORMULA.match(cell) else cell
@@ -32,9 +39,8 @@ def csv_text(rows: Iterable[Iterable[Any]]) -> tuple[str, int]:
     # csv quotes a cell that holds a character of the line end. With \r\n it quotes a lone \r, at which other programs end the line.
     writer = csv.writer(file := io.StringIO(newline=""), lineterminator="\r\n")
     for row in rows:
-        cells = list(row)
-        safe = [defused(cell) for cell in cells]
-        marked += sum(before is not after for before, after in zip(cells, safe, strict=True))
+        safe, count = defused_row(row)
+        marked += count
         writer.writerow(safe)
         lines.append(file.getvalue().removesuffix("\r\n"))
         file.seek(0)

@@ -146,18 +146,15 @@ def convert(
     Example: blendkit data convert --from alpacaeval vicuna.json alpaca.json > candidates.jsonl
     """
     from blendkit.sources.converting import check_output, converted, parsed_map, stream
-    from blendkit.sources.forms import Faulty, Writing, read_form
+    from blendkit.sources.forms import Writing, read_form
     from blendkit.sources.preferences import PairOptions
     from blendkit.sources.reading import mapped, rows
     from blendkit.sources.rows import Losses, SourceRow
-    from blendkit.streams.rejects import Rejects
+    from blendkit.streams.rejects import Rejects, check_on_error
 
     if source is None and (files or columns):
         source = "records"
-    if rejects and on_error != "skip":
-        raise UsageError("--rejects needs --on-error skip")
-    if on_error not in ("fail", "skip"):
-        raise UsageError(f"--on-error {on_error}: expected fail or skip")
+    check_on_error(on_error, rejects)
     roles = [Role("the file", file) for file in files or [] if file != "-"] or [stdin_or(None)]
     one_role_each([*roles, stdout_or(output), *([Role("--rejects", rejects, writes=True)] if rejects else [])])
     check_output(target, output)
@@ -168,13 +165,12 @@ def convert(
         def faulty(row: SourceRow, error: RecordError) -> None:
             bad.take(BadLine(row.number, row.raw(), error), row.place)
 
-        checked: Faulty = faulty
         if source is None:
-            records = stream(None, checked)
+            records = stream(None, faulty)
         else:
             given = (row for path in files or ["-"] for row in rows(path, split, source == "csv"))
-            records = read_form(source, mapped(given, named) if named else given, losses, checked)
-        _write_blocks(converted(records, target, writing, losses, checked, lambda line: say(line, "data"), output), output)
+            records = read_form(source, mapped(given, named) if named else given, losses, faulty)
+        _write_blocks(converted(records, target, writing, losses, faulty, lambda line: say(line, "data"), output), output)
     for line in [*losses.told(), *(f"{count:,} {what}" for what, count in writing.left_out.items() if count)]:
         say(line, "data")
     bad.raise_if_any()

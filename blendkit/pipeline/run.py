@@ -18,7 +18,7 @@ from blendkit.streams.files import Role, stdin_or, stdout_or
 from blendkit.streams.lines import MAX_LINE_BYTES, BadLine, Line, Reader, Writer
 from blendkit.streams.manifest import Manifest
 from blendkit.streams.progress import Progress
-from blendkit.streams.rejects import Rejects
+from blendkit.streams.rejects import Rejects, check_on_error
 from blendkit.streams.resume import Remaining, recover
 from blendkit.streams.shards import shard_of
 from blendkit.streams.signals import raise_if_signalled
@@ -55,10 +55,7 @@ class RunOptions:
         self.engine.check()
         if self.resume and (not self.output or self.output == "-"):
             raise UsageError("--resume needs -o FILE: it adds the records that this file does not have yet")
-        if self.rejects and self.on_error != "skip":
-            raise UsageError("--rejects needs --on-error skip")
-        if self.on_error not in ("fail", "skip"):
-            raise UsageError(f"--on-error {self.on_error}: expected fail or skip")
+        check_on_error(self.on_error, self.rejects)
         if self.progress not in ("auto", "bar", "json", "none"):
             raise UsageError(f"--progress {self.progress}: expected auto, bar, json or none")
         if self.window is not None and self.window < 1:

@@ -15,7 +15,7 @@ from typing import Any
 
 from blendkit.errors import DataError, RecordError
 from blendkit.records import Record, as_line
-from blendkit.safe_csv import defused, undefused
+from blendkit.safe_csv import defused_row, undefused
 from blendkit.sources.conversations import conversation, text_of_x
 from blendkit.sources.forms import Form, Writing, identity
 from blendkit.sources.rows import Fields, SourceRow, Taken
@@ -98,10 +98,10 @@ def csv_lines(rows: Iterable[Fields]) -> tuple[str, int]:
         *dict.fromkeys(key for row in found for key in row if key not in FIXED),
     ]
     marked, lines = 0, []
-    table: list[list[str | None]] = [[*columns], *([row.get(column) for column in columns] for row in found)]
+    table: list[list[Any]] = [columns, *([row.get(column) for column in columns] for row in found)]
     for cells in table:
-        safe = [defused(cell) for cell in cells]
-        marked += sum(before is not after for before, after in zip(cells, safe, strict=True))
+        safe, count = defused_row(cells)
+        marked += count
         lines.append(",".join(map(_cell, safe)))
     return "".join(f"{line}\n" for line in lines), marked
 

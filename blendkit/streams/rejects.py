@@ -2,9 +2,17 @@
 
 from __future__ import annotations
 
-from blendkit.errors import DataError, SkippedRecords
+from blendkit.errors import DataError, SkippedRecords, UsageError
 from blendkit.streams.lines import BadLine, Writer
 from blendkit.terminal_text import say
+
+
+def check_on_error(on_error: str, rejects: str | None) -> None:
+    """Raises UsageError for a value that is none, and for a file that nothing would be written to."""
+    if rejects and on_error != "skip":
+        raise UsageError("--rejects needs --on-error skip")
+    if on_error not in ("fail", "skip"):
+        raise UsageError(f"--on-error {on_error}: expected fail or skip")
 
 
 class Rejects:
