@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from blendkit.errors import RecordError
-from blendkit.terminal_text import shown
+from blendkit.terminal_text import listed
 
 Candidates = Sequence[dict[str, Any]]
 # Of many candidates that a message could name, so many are named.
@@ -84,9 +84,8 @@ class Called:
         """
         places = self._places[name]
         if len(places) > 1:
-            rest = f" and {len(places) - NAMED:,} more" if len(places) > NAMED else ""
-            own = ", ".join(shown(self._own(place)) for place in places[:NAMED])
-            raise RecordError(field, f"{what}: {len(places):,} candidates are called so; name one of {own}{rest}")
+            own = listed(map(self._own, places), NAMED)
+            raise RecordError(field, f"{what}: {len(places):,} candidates are called so; name one of {own}")
         return places[0]
 
     def _own(self, place: int) -> str:
@@ -112,6 +111,5 @@ class Divided:
         both = sorted(self._whole & self._parted)
         if not both:
             return None
-        rest = f" and {len(both) - NAMED:,} more" if len(both) > NAMED else ""
-        named = ", ".join(map(shown, both[:NAMED])) + rest
-        return f"{named}: a method of one name in some records, and of several (by decoding, or fused) in others; these rows are of different records"
+        what = "a method of one name in some records, and of several (by decoding, or fused) in others; these rows are of different records"
+        return f"{listed(both, NAMED)}: {what}"

@@ -19,9 +19,14 @@ def shown(text: object) -> str:
     return _OBEYED.sub(lambda match: match[0].encode("unicode_escape", "surrogatepass").decode(), str(text))
 
 
-def listed(names: Iterable[str]) -> str:
-    """Names with commas between them, each once and `shown`, so that a line end in one of them is seen; `none` where there is none."""
-    return ", ".join(map(shown, dict.fromkeys(names))) or "none"
+def listed(names: Iterable[str], most: int | None = None) -> str:
+    """Names with commas between them, each once and `shown`, so that a line end in one of them is seen; `none` where there is none.
+
+    Beyond `most` of them, only their number is said.
+    """
+    found = list(dict.fromkeys(names))
+    rest = f" and {len(found) - most:,} more" if most is not None and len(found) > most else ""
+    return (", ".join(map(shown, found[:most])) or "none") + rest
 
 
 def one_line(text: object) -> str:
