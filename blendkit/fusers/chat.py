@@ -15,7 +15,7 @@ from blendkit.errors import UsageError, expect_at_least
 from blendkit.fences import fence_for, plain_name, quoted
 from blendkit.fusers.base import appended, top_candidates
 from blendkit.generators.base import Prompt, TextModel
-from blendkit.generators.factory import Chosen, check_batch, check_models, chosen, for_run, text_model, windows_at_once
+from blendkit.generators.factory import Chosen, check_batch, check_models, chosen, for_run, text_model, tokens_a_batch, windows_at_once
 from blendkit.generators.options import EndpointOptions, Sampling
 from blendkit.generators.presets import defaults_of
 from blendkit.generators.reasoning import check_reasoning
@@ -73,7 +73,7 @@ class ChatFuser(Stage):
         self.jobs = {one.name: self.models[one.name].completing(self._sampled(one)) for one in found}
         self.show_ranks, self.show_scores = show_ranks, show_scores
         self.window = max(self.window, *(model.window for model in self.models.values()))
-        self.batch_tokens = min((model.batch_tokens for model in self.models.values() if model.local), default=self.batch_tokens)
+        self.batch_tokens = tokens_a_batch(self.models.values(), self.batch_tokens)
         self.overlap = windows_at_once(self.models.values(), endpoint)
         self.passes_records = not endpoint.only_emits
         shown = "+".join(part for part, wanted in (("ranks", show_ranks), ("scores", show_scores)) if wanted) or "no"

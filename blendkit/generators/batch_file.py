@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import codecs
 import os
 import threading
 import weakref
@@ -18,6 +17,7 @@ from blendkit.generators.base import Completion, Unanswered
 from blendkit.generators.options import EndpointOptions
 from blendkit.generators.replies import BadReply, SaidError, what_it_says
 from blendkit.generators.requests import digest
+from blendkit.streams.lines import BOM
 
 NOTHING = msgspec.Raw(b"null")
 # Of a fault's text, no more than this is kept.
@@ -173,7 +173,7 @@ class BatchAnswers:
                         if len(line) > max_body_bytes:
                             raise DataError(f"{path}:{number}: a line of more than {max_body_bytes:,} bytes; --max-body-bytes raises the limit")
                         if number == 1:
-                            line = line.removeprefix(codecs.BOM_UTF8)
+                            line = line.removeprefix(BOM)
                         if line.strip():
                             self._take(f"{path}:{number}", line)
             except OSError as error:

@@ -40,6 +40,11 @@ def windows_at_once(models: Iterable[TextModel], endpoint: EndpointOptions) -> i
     return 1 if endpoint.offline or any(model.local for model in models) else OVERLAP
 
 
+def tokens_a_batch(models: Iterable[TextModel], otherwise: int) -> int:
+    """A stage's `batch_tokens`: as many as all of its local models have room for."""
+    return min((model.batch_tokens for model in models if model.local), default=otherwise)
+
+
 def generator_of(spec: str) -> tuple[str, str]:
     """The row of a SPEC, `local` where none is named, and the model that it is given."""
     name, colon, model = spec.partition(":")

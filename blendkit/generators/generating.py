@@ -9,7 +9,7 @@ from typing import Any
 
 from blendkit.errors import UsageError, expect_at_least
 from blendkit.generators.base import Completion, Messages, Prompt, TextModel
-from blendkit.generators.factory import DEFAULT, check_batch, check_models, chosen, for_run, split_name, text_model, windows_at_once
+from blendkit.generators.factory import DEFAULT, check_batch, check_models, chosen, for_run, split_name, text_model, tokens_a_batch, windows_at_once
 from blendkit.generators.options import EndpointOptions, Sampling, decoded_by
 from blendkit.generators.presets import Preset, defaults_of, names_to_suggest, preset_of
 from blendkit.generators.reasoning import check_reasoning
@@ -111,8 +111,7 @@ class Generating(Stage):
             self.jobs[name] = [jobs.setdefault((id(model), stops, repr(drawn)), self._job(name, drawn)) for drawn in self.samplings[name]]
         check_batch(self.models.values(), endpoint)
         self.local = [model for model in self._distinct() if model.local]
-        if self.local:
-            self.batch_tokens = min(model.batch_tokens for model in self.local)
+        self.batch_tokens = tokens_a_batch(self.local, self.batch_tokens)
         if len(self.local) > 1:
             self.window = SEVERAL_LOCAL
         elif self.local:
