@@ -63,22 +63,21 @@ def read_form(name: str, rows: Iterable[SourceRow], losses: Losses | None = None
     if form.read is None:
         raise UsageError(f"data convert --from {name}: this form is only written")
     losses = losses or Losses()
-    read = _read_each(name, form.read, rows, losses, faulty)
+    read = _read_each(name, form.read, rows, losses, faulty, joined=form.joins is not None)
     return _whole(_joined(read, form.joins, losses, name, faulty) if form.joins else read, losses, faulty)
 
 
-def _read_each(name: str, read: Callable[[Taken, int], Record], rows: Iterable[SourceRow], losses: Losses, faulty: Faulty) -> Placed:
+def _read_each(name: str, read: Callable[[Taken, int], Record], rows: Iterable[SourceRow], losses: Losses, faulty: Faulty, joined: bool) -> Placed:
     about = f"; {name} is {FORMS[name].about}"
     for number, row in enumerate(rows, 1):
         try:
-            if isinstance(row.value, RecordError):
-                raise row.value
-            taken = Taken(row.value)
+            taken = row.taken()
             with readable(about):
                 record = read(taken, number)
             taken.keep(record)
-            # What is wrong with a row is told of it, and not of the row that it is joined to.
-            validate(record)
+            if joined:
+                # What is wrong with a row is told of it, and not of the row that it is joined to.
+                validate(record)
             losses.add(taken.dropped, name, taken.notes)
         except RecordError as error:
             faulty(row, error)
@@ -94,9 +93,7 @@ def published(read: Callable[[Fields, int], Record | None], rows: Iterable[Sourc
     """
     for number, row in enumerate(rows):
         try:
-            if isinstance(row.value, RecordError):
-                raise row.value
-            fields = Taken(row.value).fields
+            fields = row.taken().fields
             with readable(f"; expected a row {what}"):
                 record = read(fields, number)
             if record is not None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
+from dataclasses import replace
 from typing import Any
 
 from blendkit.errors import RecordError
@@ -144,8 +145,6 @@ def write_rewardbench2(record: Taken, writing: Writing) -> Iterator[Fields]:
             yield {**{name: row[name] for name in ("id", "prompt")}, **{side: [row[side]] for side in ("chosen", "rejected")},
                    "models": [row["chosen_model"], row["rejected_model"]]}  # fmt: skip
         return
-    from dataclasses import replace
-
     against = preferences(record, replace(writing.labels, pairs="all"))
     lost = {id(one.worse) for one in against if not one.tie}
     seen = {id(candidate): candidate for one in against for candidate in (one.better, one.worse)}
@@ -165,9 +164,12 @@ def write_rewardbench2(record: Taken, writing: Writing) -> Iterator[Fields]:
 def write_dpo(record: Taken, writing: Writing) -> Iterator[Fields]:
     """prompt, chosen, rejected as TRL's DPO and reward trainers read them."""
     for row, one in _pairs(record, writing, ("model", "text")):
-        prompt: object = asked(record) if writing.as_messages else text_of_x(record)
         sides = {side: _completion(candidate, writing) for side, candidate in (("chosen", one.better), ("rejected", one.worse))}
-        yield {**row, "prompt": prompt, **sides, **_named(one), "margin": one.margin}
+        yield {**row, "prompt": _asked(record, writing), **sides, **_named(one), "margin": one.margin}
+
+
+def _asked(record: Taken, writing: Writing) -> object:
+    return asked(record) if writing.as_messages else text_of_x(record)
 
 
 def _completion(candidate: Fields, writing: Writing) -> object:
@@ -212,8 +214,8 @@ def write_kto(record: Taken, writing: Writing) -> Iterator[Fields]:
     if chosen:
         drop_unused(record, [candidate for candidate, _ in chosen], ("model", "text"))
     for candidate, label in chosen:
-        prompt: object = asked(record) if writing.as_messages else text_of_x(record)
-        yield {"id": record.fields["id"], "prompt": prompt, "completion": _completion(candidate, writing), "label": label, "model": candidate["model"]}
+        sides = {"prompt": _asked(record, writing), "completion": _completion(candidate, writing)}
+        yield {"id": record.fields["id"], **sides, "label": label, "model": candidate["model"]}
 
 
 def write_sft(record: Taken, writing: Writing) -> Iterator[Fields]:
@@ -221,8 +223,6 @@ def write_sft(record: Taken, writing: Writing) -> Iterator[Fields]:
     if len(record.fields.get("candidates") or ()) == 1:
         best = record.fields["candidates"][0]
     else:
-        from dataclasses import replace
-
         (one,) = preferences(record, replace(writing.labels, pairs="best-worst"))
         best = one.better
     drop_unused(record, [best], ("model", "text"))

@@ -16,6 +16,7 @@ from blendkit.errors import DataError, NoInputError, RecordError, UsageError
 from blendkit.sources.csv_table import csv_rows
 from blendkit.sources.rows import Fields, SourceRow
 from blendkit.streams.compression import Damaged, decompressed, recognized
+from blendkit.streams.lines import BOM
 from blendkit.untrusted import json_value
 
 CSV, PARQUET, ARROW = (".csv", ".tsv"), (".parquet",), (".arrow", ".feather")
@@ -96,14 +97,14 @@ def _bare(name: str) -> str:
 
 def _local(path: Path, table: bool) -> Iterator[SourceRow]:
     name = _bare(path.name)
-    with _readable(str(path)):
+    with _readable(str(path)), path.open("rb") as raw, decompressed(raw, path.name) as file:
         if name.endswith((*PARQUET, *ARROW)):
-            with path.open("rb") as raw, decompressed(raw, path.name) as file:
-                # Only what was not compressed as a whole can be read piece by piece.
-                yield from _arrow(str(path), file if name == path.name else io.BytesIO(file.read()), name.endswith(PARQUET))
-            return
-        with path.open("rb") as raw, decompressed(raw, path.name) as file:
-            yield from csv_rows(str(path), file) if name.endswith(CSV) or (table and not name.endswith(SUFFIXES)) else _json(str(path), file)
+            # Only what was not compressed as a whole can be read piece by piece.
+            yield from _arrow(str(path), file if name == path.name else io.BytesIO(file.read()), name.endswith(PARQUET))
+        elif name.endswith(CSV) or (table and not name.endswith(SUFFIXES)):
+            yield from csv_rows(str(path), file)
+        else:
+            yield from _json(str(path), file)
 
 
 def _stdin(table: bool) -> Iterator[SourceRow]:
@@ -159,8 +160,7 @@ def _plain(value: Any) -> Any:
 def _json(name: str, file: Any) -> Iterator[SourceRow]:
     """An array, or a value a line."""
     first = file.read(1)
-    if first == b"\xef" and (first := first + file.read(2)) == b"\xef\xbb\xbf":
-        # The mark that Windows tools put before UTF-8.
+    if first == BOM[:1] and (first := first + file.read(2)) == BOM:
         first = file.read(1)
     before = 0
     while first.isspace():

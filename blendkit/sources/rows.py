@@ -30,6 +30,12 @@ class SourceRow:
     number: int
     value: Any
 
+    def taken(self) -> Taken:
+        """The row to be taken apart. Raises RecordError where it could not be read, or is no object."""
+        if isinstance(self.value, RecordError):
+            raise self.value
+        return Taken(self.value)
+
     def raw(self) -> bytes:
         """The row as it goes to the rejects."""
         try:

@@ -80,7 +80,8 @@ def save_plot(rows: Rows, path: str) -> None:
         words = textwrap.fill(shown(line_above_figures(rows)), 100 * columns)
         above = 0.2 * (words.count("\n") + 1) if words else 0
         whole = matplotlib.figure.Figure(figsize=(7.2 * columns, sum(heights) + 0.4 * lines + above), layout="constrained")
-        whole.suptitle(words, fontsize="small") if words else None
+        if words:
+            whole.suptitle(words, fontsize="small")
         parts = np.atleast_1d(whole.subfigures(lines, columns, height_ratios=heights, hspace=0.04)).ravel()
         for part, (title, draw) in zip(parts, chosen.items(), strict=False):
             part.suptitle(title, fontweight="bold")
