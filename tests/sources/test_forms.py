@@ -9,6 +9,7 @@ import json
 import pytest
 from hypothesis import HealthCheck, assume, given, settings
 from hypothesis import strategies as st
+from shapes import changed
 
 from blendkit.errors import DataError, RecordError
 from blendkit.records import as_line, parse, source_text, verdicts_of
@@ -214,22 +215,6 @@ odd = st.dictionaries(st.sampled_from(FIELDS) | texts, values | talks, max_size=
 @pytest.mark.parametrize("form", sorted(FORMS.own))
 def test_no_row_however_odd_becomes_what_check_refuses(form):
     target: Form = FORMS.load(form, "--from")
-
-    def changed(draw, row):
-        """The row with some of its values replaced or taken out."""
-        row = copy.deepcopy(row)
-        for _ in range(draw(st.integers(1, 3))):
-            place, key = row, None
-            while isinstance(place, (dict, list)) and place and (key is None or draw(st.booleans())):
-                inner, key = place, draw(st.sampled_from(sorted(place) if isinstance(place, dict) else range(len(place))))
-                place = inner[key]
-            if key is None:
-                return row
-            if draw(st.booleans()):
-                inner[key] = draw(values | talks)
-            else:
-                del inner[key]
-        return row
 
     @st.composite
     def rows(draw):
