@@ -32,7 +32,7 @@ class Encoder:
         self.name = name
         self.device = choose_device(device)
         self.dtype = choose_dtype(dtype, self.device)
-        model, self.tokenizer = load_encoder(name)
+        model, self.tokenizer = load_encoder(name, packed_only=True)
         self.layers = layers or (EMBEDDED_LAYER if name == EMBEDDED else default_layer(name)) or model.config.num_hidden_layers
         if not 1 <= self.layers <= model.config.num_hidden_layers:
             raise NoInputError(f"{name} has {model.config.num_hidden_layers} layers; layer {self.layers} was asked for")
@@ -65,8 +65,8 @@ def default_layer(name: str) -> int | None:
     return None if layer is None else int(layer)
 
 
-def load_encoder(name: str) -> tuple[Any, Any]:
-    """An encoder in float32 on the CPU, and its tokenizer; `embedded` is the ranker's.
+def load_encoder(name: str, packed_only: bool = False) -> tuple[Any, Any]:
+    """An encoder in float32 on the CPU, and its tokenizer; `embedded` is the ranker's, and `packed_only` is `load_pairrm`'s.
 
     Raises:
         NoInputError: there is no such model, or it is no encoder.
@@ -74,7 +74,7 @@ def load_encoder(name: str) -> tuple[Any, Any]:
     if name == EMBEDDED:
         from blendkit.models.pairrm import load_pairrm
 
-        ranker, tokenizer = load_pairrm(EMBEDDED)
+        ranker, tokenizer = load_pairrm(EMBEDDED, packed_only)
         return ranker.pretrained_model, tokenizer
     from transformers import AutoModel
 

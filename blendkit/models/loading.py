@@ -132,14 +132,16 @@ def read_weights(folder: Path) -> dict[str, torch.Tensor]:
         raise NoInputError(f"{path} is damaged: {error}") from error
 
 
-def take_weights(network: Any, weights: dict[str, torch.Tensor], name: str, what: str, spare: str = "") -> None:
+def take_weights(network: Any, weights: dict[str, torch.Tensor], name: str, what: str, spare: str = "", assign: bool = False) -> None:
     """Loads weights into a network that its config.json described; names with `spare` in them may be missing.
+
+    `assign` makes the weights the network's own, as one on `meta` needs.
 
     Raises:
         NoInputError: weights are missing or of another shape.
     """
     try:
-        missing = network.load_state_dict(weights, strict=False).missing_keys
+        missing = network.load_state_dict(weights, strict=False, assign=assign).missing_keys
     except RuntimeError as error:
         raise NoInputError(f"{name}: model.safetensors does not fit config.json: {' '.join(str(error).split())[:300]}") from error
     lost = [key for key in missing if not spare or spare not in key]

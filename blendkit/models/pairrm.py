@@ -16,7 +16,8 @@ import torch
 from torch import Tensor, nn
 
 from blendkit.errors import NoInputError
-from blendkit.models.loading import length_in, locate, number_in, read_config, read_weights, take_weights
+from blendkit.models.embedded_parts import PackageTokenizer, PackedOnlyBert
+from blendkit.models.loading import EMBEDDED, length_in, locate, number_in, read_config, read_weights, take_weights
 from blendkit.models.pretrained import pretrained, untrained
 
 FILES = ("config.json", "model.safetensors", "tokenizer.json")
@@ -87,23 +88,23 @@ class PairRM(nn.Module):
         return (left - right).mean(dim=-1)
 
 
-def load_pairrm(name: str) -> tuple[PairRM, Any]:
+def load_pairrm(name: str, packed_only: bool = False) -> tuple[PairRM, Any]:
     """A PairRM in float32 on the CPU, ready for inference, and its tokenizer.
 
     Reads both public layouts: llm-blender/PairRM (the config is the ranker's and names the encoder)
     and llm-blender/PairRM-hf (the config is the encoder's, with the ranker's few keys among it).
+    `packed_only`: only the packed path will compute with it, so that `embedded` needs no transformers.
 
     Raises:
         NoInputError: there is no such model, or it is not a PairRM.
     """
-    from transformers import AutoTokenizer
-
+    light = packed_only and name == EMBEDDED
     folder = locate(name, *FILES)
     raw = read_config(folder, name)
     encoder_config = _encoder_config(raw, folder, name)
     if encoder_config is None:
         raise NoInputError(f"{name} is not a PairRanker: its config.json has neither `ranker_type` nor PairRM's marker ids")
-    tokenizer = pretrained(AutoTokenizer, name, "tokenizer", *FILES)
+    tokenizer = PackageTokenizer(folder) if light else _tokenizer(name)
     config = PairRMConfig(
         source_maxlength=length_in(raw, name, 1224, "source_maxlength", "source_max_length"),
         candidate_maxlength=length_in(raw, name, 412, "candidate_maxlength", "candidate_max_length"),
@@ -117,13 +118,13 @@ def load_pairrm(name: str) -> tuple[PairRM, Any]:
     if config.positions not in ("running", "segment"):
         raise NoInputError(f"{name}: config.json: positions: expected running or segment, got {str(config.positions)[:60]!r}")
     weights = read_weights(folder)
-    encoder = untrained(encoder_config, folder, name, "PairRanker's encoder")
+    encoder: Any = PackedOnlyBert(encoder_config, name) if light else untrained(encoder_config, folder, name, "PairRanker's encoder")
     vocabulary = weights.get("pretrained_model.embeddings.word_embeddings.weight")
     if vocabulary is not None and len(vocabulary) != encoder.config.vocab_size:
         encoder.resize_token_embeddings(len(vocabulary), mean_resizing=False)
     model = PairRM(config, encoder)
     # Position ids are a buffer that older checkpoints carry; a pooler is of no use to PairRanker.
-    take_weights(model, weights, name, "a PairRanker", spare=".pooler.")
+    take_weights(model, weights, name, "a PairRanker", spare=".pooler.", assign=light)
     return model.float().eval(), tokenizer
 
 
@@ -137,6 +138,12 @@ def save_pairrm(folder: Path, model: PairRM, tokenizer: Any, dtype: torch.dtype 
     (folder / "config.json").write_text(json.dumps(config, indent=1) + "\n")
     weights = {key: value.detach().to(dtype).contiguous() for key, value in model.state_dict().items() if value.is_floating_point() and ".pooler." not in key}
     save_file(weights, folder / "model.safetensors")
+
+
+def _tokenizer(name: str) -> Any:
+    from transformers import AutoTokenizer
+
+    return pretrained(AutoTokenizer, name, "tokenizer", *FILES)
 
 
 def _encoder_config(raw: dict[str, Any], folder: Path, name: str) -> dict[str, Any] | None:

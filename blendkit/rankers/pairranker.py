@@ -90,7 +90,7 @@ class PairRanker(Stage):
         # A schedule of many small rounds needs many records in flight to fill a batch.
         if schedule not in ("full", "single"):
             self.window = 8 if self.device.type == "cpu" else 256
-        network, tokenizer = load_pairrm(model)
+        network, tokenizer = load_pairrm(model, packed_only=packed)
         self.inputs = PairInputs(tokenizer, network.config)
         self.scorer = PairScorer(network, self.inputs, self.device, self.dtype, packed)
         self.job = Job(f"pairrm:{model}", self._logits)

@@ -26,7 +26,7 @@ class Linear:
         self.activation = activation
         self.blocked = device.type == "cpu" and _onednn(dtype)
         self.weight = torch.ops.mkldnn._reorder_linear_weight(weight, None) if self.blocked else weight
-        self.fused = "gelu" if self.blocked and isinstance(activation, _exact_gelu()) else "none"
+        self.fused = "gelu" if self.blocked and _exact_gelu(activation) else "none"
 
     def __call__(self, x: Tensor) -> Tensor:
         x = x.to(self.dtype)
@@ -126,7 +126,6 @@ def _onednn(dtype: torch.dtype) -> bool:
     return there and dtype == torch.float32
 
 
-def _exact_gelu() -> tuple[type, ...]:
-    from transformers.activations import GELUActivation
-
-    return (GELUActivation,)
+def _exact_gelu(activation: Any) -> bool:
+    """Whether it is GELU by the error function: torch's, or transformers', which is known by its name so that nothing is imported for it."""
+    return (isinstance(activation, nn.GELU) and activation.approximate == "none") or type(activation).__name__ == "GELUActivation"
