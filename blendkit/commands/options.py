@@ -20,6 +20,8 @@ from blendkit.streams.files import one_role_each, roles_of
 from blendkit.streams.lines import MAX_LINE_BYTES
 
 STREAM, COMPUTE, ENGINE, REPORT = "Stream", "Computing", "Engine", "Reporting"
+# The stages' own `window`, told in one line for all; a test holds it to them.
+WINDOWS = "pair 8, score and judge 16, generate and fuse 32 (more for servers and large batches), others 64"
 
 SHARED: dict[str, tuple[Any, Any]] = {
     "input": (Annotated[str | None, typer.Option("-i", "--input", help="Read this file (.gz, .zst) instead of stdin.", rich_help_panel=STREAM)], None),
@@ -39,9 +41,7 @@ SHARED: dict[str, tuple[Any, Any]] = {
     "on_error": (Annotated[str, typer.Option(help="A bad record: `fail` at the first, or `skip` them.", rich_help_panel=STREAM)], "fail"),
     "rejects": (Annotated[str | None, typer.Option(help="With --on-error skip: bad lines go here, with the reason.", rich_help_panel=STREAM)], None),
     "window": (
-        Annotated[
-            int | None, typer.Option(help="Records in flight; output comes a window at a time.", rich_help_panel=STREAM, show_default="the command's own")
-        ],
+        Annotated[int | None, typer.Option(help="Records in flight; output comes a window at a time.", rich_help_panel=STREAM, show_default=WINDOWS)],
         None,
     ),
     "batch_tokens": (

@@ -13,7 +13,7 @@ from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
-from blendkit.errors import BlendkitError, NoInputError, OutOfMemory, RecordError, out_of_memory
+from blendkit.errors import BlendkitError, Interrupted, NoInputError, OutOfMemory, RecordError, out_of_memory
 from blendkit.models.pretrained import reason
 from blendkit.pipeline.plan import Plan, Window
 from blendkit.pipeline.stage import Stage
@@ -86,9 +86,19 @@ class _InFlight:
         except BlendkitError as error:
             self.fault, self.done = error, True
 
+    def has_all(self, results: Results) -> bool:
+        """Whether all that it waits for is there."""
+        return all((work.job, work.key) in results for work in self.works or ())
+
 
 def do_window(stage: Stage, window: Window, plan: Plan) -> tuple[list[Line], BaseException | None]:
-    """Works on one window: its finished lines before the first fault that ends the run, and that fault."""
+    """Works on one window: its finished lines before the first fault that ends the run, and that fault.
+
+    An interrupt is such a fault: the records before the first one that still waits for results are finished.
+    """
+    size = {"records": len(window), "input_bytes": sum(len(line.raw) + 1 for line in window)}
+    plan.counts.take(**size)
+    planned = 0
     flights: list[_InFlight] = []
     fault: BaseException | None = None
     for line in window:
@@ -107,19 +117,28 @@ def do_window(stage: Stage, window: Window, plan: Plan) -> tuple[list[Line], Bas
             fault = error
             break
     results: Results = {}
-    while waiting := [flight for flight in flights if not flight.done]:
-        run_works([work for flight in waiting for work in flight.works or ()], plan, results)
+    stopped: Interrupted | None = None
+    while stopped is None and (waiting := [flight for flight in flights if not flight.done]):
+        try:
+            planned += run_works([work for flight in waiting for work in flight.works or ()], plan, results)
+        except Interrupted as signal:
+            stopped = signal
         for flight in waiting:
+            if stopped is not None and not flight.has_all(results):
+                break
             flight.go_on(results)
+    plan.counts.take(**{name: -number for name, number in size.items()}, works=-planned, computed=-planned)
     done: list[Line] = []
     for flight in flights:
+        if not flight.done:
+            break
         if flight.fault is None:
             done.append(flight.line)
         elif not isinstance(flight.fault, RecordError):
             return done, flight.fault
         elif early := _reject(plan, flight.line, flight.fault):
             return done, early
-    return done, fault
+    return done, stopped or fault
 
 
 def _reject(plan: Plan, line: Line | BadLine, error: RecordError) -> BaseException | None:
@@ -151,13 +170,18 @@ def windows(lines: Iterable[Line | BadLine], size: int) -> Iterator[list[Line | 
         yield window
 
 
-def run_works(works: list[Work], plan: Plan, results: Results) -> None:
-    """Fills `results` by (job, key): every key once, longest first, in batches of at most the job's budget of padded tokens."""
+def run_works(works: list[Work], plan: Plan, results: Results) -> int:
+    """Fills `results` by (job, key): every key once, longest first, in batches of at most the job's budget of padded tokens.
+
+    Returns how many there were that had no result.
+    """
     by_job: dict[Job, dict[Hashable, Work]] = {}
     for work in works:
         if (work.job, work.key) not in results:
             by_job.setdefault(work.job, {}).setdefault(work.key, work)
+    distinct = sum(map(len, by_job.values()))
     plan.counts.add(works=len(works))
+    plan.counts.take(works=distinct)
     for job, unique in by_job.items():
         plan.budgets.setdefault(job, plan.batch_tokens if job.budgeted else math.inf)
         waiting = sorted(unique.values(), key=lambda work: -work.length)
@@ -175,7 +199,9 @@ def run_works(works: list[Work], plan: Plan, results: Results) -> None:
             for work, result in zip(batch, found, strict=True):
                 results[job, work.key] = result
             plan.counts.add(computed=len(batch), tokens=sum(work.length for work in batch))
+            plan.counts.take(computed=len(batch))
             plan.tick(plan.counts)
+    return distinct
 
 
 def _run_batch(job: Job, batch: list[Work]) -> list[Any] | None:

@@ -3,9 +3,24 @@
 from __future__ import annotations
 
 import threading
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, field
 
 _counting = threading.Lock()
+
+
+@dataclass
+class InHand:
+    """What this process works on now: records of windows that are not done, their works, and how many of these are done; a later round adds works."""
+
+    records: int = 0
+    input_bytes: int = 0
+    works: int = 0
+    computed: int = 0
+
+    @property
+    def share(self) -> float:
+        """How much of it is done, from 0 to 1."""
+        return self.computed / self.works if self.works else 0.0
 
 
 @dataclass
@@ -19,9 +34,20 @@ class Counts:
     computed: int = 0
     tokens: int = 0
     budget_halvings: int = 0
+    in_hand: InHand = field(default_factory=InHand)
 
     def add(self, **more: int) -> None:
         """Adds to the counts of these names, under a lock: several threads may work on windows."""
         with _counting:
             for name, number in more.items():
                 setattr(self, name, getattr(self, name) + number)
+
+    def take(self, **more: int) -> None:
+        """Adds to what is in hand (below 0: takes away), under the same lock."""
+        with _counting:
+            for name, number in more.items():
+                setattr(self.in_hand, name, getattr(self.in_hand, name) + number)
+
+    def described(self) -> dict[str, int]:
+        """The counts of the whole run."""
+        return {name: number for name, number in asdict(self).items() if name != "in_hand"}

@@ -5,7 +5,6 @@ from __future__ import annotations
 import sys
 import time
 from collections.abc import Callable
-from dataclasses import asdict
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -41,7 +40,7 @@ class Manifest:
             **self.run,
             "ended": "done" if kind is None else kind.__name__,
             **self.describe(),
-            "counts": asdict(self.counts),
+            "counts": self.counts.described(),
             "seconds": round(seconds, 3),
             "peak_memory_bytes": peak_memory(),
         }

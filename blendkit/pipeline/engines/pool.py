@@ -10,7 +10,7 @@ import queue
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from contextlib import suppress
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import Any, Protocol
 
 from blendkit.errors import BlendkitError, RecordError, WorkerLost
@@ -202,7 +202,7 @@ class Distributed(Stage):
                 line = by_number[number]
                 assert isinstance(line, Line)
                 done.append(Line(number, line.raw, record))
-        plan.counts.add(**{name: number for name, number in asdict(outcome.counts).items() if name != "skipped"})
+        plan.counts.add(**{name: number for name, number in outcome.counts.described().items() if name != "skipped"})
         return done, fault
 
     def close(self) -> None:
