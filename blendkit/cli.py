@@ -84,13 +84,7 @@ def main() -> None:
     catch_signals()
     # Records are trees without cycles, and a window holds many small objects: Python would look through all of them again and again.
     gc.set_threshold(200_000, 20, 100)
-    # Model libraries chat on stderr, where only progress and warnings of ours belong.
-    os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
-    os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
-    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
-    os.environ.setdefault("HF_HUB_VERBOSITY", "error")
-    if not sys.warnoptions:
-        warnings.simplefilter("ignore")
+    quiet_libraries()
     if foreign := next((argument for argument in sys.argv[1:] if not _is_utf8(argument)), None):
         _say("", f"{os.fsencode(foreign).decode(errors='backslashreplace')!r} is not UTF-8: names go into records and reports, which are")
         _leave(UsageError.exit_code)
@@ -117,6 +111,19 @@ def main() -> None:
             _say(command, f"internal error: {type(error).__name__}: {error} (see it whole with --debug; please report it)")
             code = 1
     _leave(code)
+
+
+def quiet_libraries() -> None:
+    """Model libraries chat on stderr, where only progress and warnings of ours belong. To be called before they are imported."""
+    for name, value in (
+        ("TRANSFORMERS_VERBOSITY", "error"),
+        ("HF_HUB_DISABLE_PROGRESS_BARS", "1"),
+        ("TOKENIZERS_PARALLELISM", "false"),
+        ("HF_HUB_VERBOSITY", "error"),
+    ):
+        os.environ.setdefault(name, value)
+    if not sys.warnoptions:
+        warnings.simplefilter("ignore")
 
 
 def _run() -> None:

@@ -14,6 +14,7 @@ from pathlib import Path
 
 import pytest
 import tiny_models
+from forks import Forks
 from hostile import HostileServer
 from hypothesis import HealthCheck, settings
 from tiny_models import CORPUS, bert_tokenizer, bpe_tokenizer  # noqa: F401, for tests that import them from here
@@ -80,13 +81,26 @@ def dev_records():
     return [json.loads(line) for line in gzip.open(path)]
 
 
+@pytest.fixture(scope="session")
+def _forks():
+    with Forks() as forks:
+        yield forks
+
+
 @pytest.fixture
-def blendkit():
-    """`blendkit("pair", "--model", …, stdin=…)` gives the finished process, text decoded, whatever its exit code."""
+def blendkit(_forks):
+    """`blendkit("pair", "--model", …, stdin=…)` gives the finished process, text decoded, whatever its exit code.
+
+    It is forked from a process that has the libraries loaded, or started from nothing where settings of a process are given.
+    """
 
     def run(*arguments: object, stdin: str | bytes = b"", **more: object) -> subprocess.CompletedProcess[str]:
         data = stdin.encode() if isinstance(stdin, str) else stdin
-        done = subprocess.run([sys.executable, "-m", "blendkit", *map(str, arguments)], input=data, capture_output=True, timeout=300, **more)
+        words = [str(argument) for argument in arguments]
+        if more or not _forks.can(words):
+            done = subprocess.run([sys.executable, "-m", "blendkit", *words], input=data, capture_output=True, timeout=300, **more)
+        else:
+            done = _forks.run(words, data, timeout=300)
         return subprocess.CompletedProcess(done.args, done.returncode, done.stdout.decode(), done.stderr.decode())
 
     return run
