@@ -162,7 +162,7 @@ def reasoning_effort(panel: str, shown: str | bool = False) -> Any:
     return typer.Option(help=text, show_default=shown, rich_help_panel=panel)
 
 
-def on_truncate(panel: str) -> Any:
+def on_truncate(panel: str | None) -> Any:
     """The option `--on-truncate` of a prompt that quotes texts."""
     text = "A prompt longer than a local model reads: `warn` (as without it: cut its longest texts, say so at the end) or `fail`."
     return typer.Option(help=text, show_default=False, rich_help_panel=panel)
