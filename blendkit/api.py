@@ -262,7 +262,8 @@ def fuse(
         show_scores: tells the model each candidate's scores. ChatFuser: False.
         reasoning_effort: as in `generate`. ChatFuser.
         keep_reasoning: as in `generate`. ChatFuser: field.
-        on_truncate: a prompt longer than a local model reads has its longest texts cut (`warn`) or is refused (`fail`). ChatFuser: warn.
+        on_truncate: a prompt longer than a local model reads has its longest texts cut (`warn`) or is refused (`fail`). GenFuser cuts as its lengths
+            say, or refuses. Both: warn.
         endpoint: how to reach the server of openai:MODEL. ChatFuser.
         window: this and all that follow are as in `generate`.
 

@@ -12,11 +12,12 @@ from importlib import import_module
 from typing import Annotated, Any
 
 import typer
-from typer.core import TyperGroup
+from typer.core import TyperCommand, TyperGroup
 
 from blendkit.credentials import Secrets
 from blendkit.errors import BlendkitError, Interrupted, OutOfMemory, OutputError, UsageError, out_of_memory
 from blendkit.registry import nearest
+from blendkit.streams.resume import PLAIN
 from blendkit.streams.signals import catch_signals, raise_if_signalled
 from blendkit.streams.standard_streams import ReaderGone, make_safe
 from blendkit.terminal_text import say, standing
@@ -27,6 +28,14 @@ COMMANDS = ("generate", "score", "pair", "rank", "fuse", "judge", "evaluate", "m
 
 # The class that typer's errors have, which lies in click or in typer itself, by typer's version.
 CALLED_WRONGLY: Any = typer.BadParameter.__base__
+
+
+class Command(TyperCommand):
+    """One command, whose `--resume` may stand alone or have a value behind `=`, which typer has no word for."""
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        """Gives a bare `--resume` its value."""
+        return super().parse_args(ctx, [f"--resume={PLAIN}" if argument == "--resume" else argument for argument in args])
 
 
 class LazyGroup(TyperGroup):
@@ -49,7 +58,7 @@ def load(name: str) -> Any:
         group.name = name
         return group
     single = typer.Typer(add_completion=False, rich_markup_mode=None)
-    single.command(name)(getattr(module, name))
+    single.command(name, cls=Command)(getattr(module, name))
     return typer.main.get_command(single)
 
 

@@ -109,7 +109,7 @@ the head's logit at the last token that is no padding token, as in transformers 
 - **Dates**: a template that asks for the date (Llama 3.2's) is told 26 July 2024, the one that it writes where there is no clock, so
   that a score is the same tomorrow. `perplexity` does the same.
 - **Too long** conversations are cut at the front, a start of text stays; how many were cut is told at the end and in the manifest
-  (`truncation`). Pairs of texts lose the end of the longer text.
+  (`truncation`), as for every metric that reads texts with a model. Pairs of texts lose the end of the longer text.
 - Refused, with a line that says why: models with code of their own (ArmoRM, QRM, InternLM2: nothing runs it here), heads that judge
   each token (process reward models), adapters, and models that write text, for which there is `judge`.
 """

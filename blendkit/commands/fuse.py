@@ -46,7 +46,7 @@ def fuse(
         ),
     ] = None,
     temperature: Annotated[float | None, typer.Option(min=0, help="0 is greedy.", show_default="0", rich_help_panel=CHAT)] = None,
-    on_truncate: Annotated[str | None, options.on_truncate(CHAT)] = None,
+    on_truncate: Annotated[str | None, options.on_truncate(None)] = None,
     show_ranks: Annotated[bool | None, typer.Option("--show-ranks", help="Tell the model each candidate's ranks.", rich_help_panel=CHAT)] = None,
     show_scores: Annotated[bool | None, typer.Option("--show-scores", help="Tell the model each candidate's scores.", rich_help_panel=CHAT)] = None,
     reasoning_effort: Annotated[str | None, options.reasoning_effort(CHAT)] = None,

@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+import hashlib
 import inspect
-from collections.abc import Callable
+import os
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from functools import wraps
+from pathlib import Path
 from typing import Annotated, Any
 
+import orjson
 import typer
+from typer.models import OptionInfo
 
-from blendkit.credentials import hold
+from blendkit.credentials import Secrets, hold, in_urls
 from blendkit.generators.extra_body import extra_body_of
 from blendkit.generators.options import EndpointOptions
 from blendkit.pipeline.engines.options import ENGINES, EngineOptions
@@ -18,6 +23,10 @@ from blendkit.pipeline.run import RunOptions
 from blendkit.registry import Registry, flag_of
 from blendkit.streams.files import one_role_each, roles_of
 from blendkit.streams.lines import MAX_LINE_BYTES
+
+# Own flags of commands that decide no record's content, and those of endpoints that do; a model's address stands beside the model.
+NO_MATTER = ("list_presets", "list_metrics", "max_unparsed", "on_truncate")
+ENDPOINTS_MATTER = ("api", "extra_body")
 
 STREAM, COMPUTE, ENGINE, REPORT = "Stream", "Computing", "Engine", "Reporting"
 # The stages' own `window`, told in one line for all; a test holds it to them.
@@ -37,7 +46,19 @@ SHARED: dict[str, tuple[Any, Any]] = {
         MAX_LINE_BYTES,
     ),
     "output": (Annotated[str | None, typer.Option("-o", "--output", help="Write this file (.gz, .zst) instead of stdout.", rich_help_panel=STREAM)], None),
-    "resume": (Annotated[bool, typer.Option("--resume", help="Add the records that -o FILE does not have yet, by their ids.", rich_help_panel=STREAM)], False),
+    "resume": (
+        Annotated[
+            str | None,
+            typer.Option(
+                "--resume",
+                help="Add the records that -o FILE does not have yet, by their ids, and do edited ones again. Other flags or models than before are "
+                "refused; --resume=force goes on all the same.",
+                rich_help_panel=STREAM,
+                metavar="[=force]",
+            ),
+        ],
+        None,
+    ),
     "on_error": (Annotated[str, typer.Option(help="A bad record: `fail` at the first, or `skip` them.", rich_help_panel=STREAM)], "fail"),
     "rejects": (Annotated[str | None, typer.Option(help="With --on-error skip: bad lines go here, with the reason.", rich_help_panel=STREAM)], None),
     "window": (
@@ -141,7 +162,7 @@ def reasoning_effort(panel: str, shown: str | bool = False) -> Any:
     return typer.Option(help=text, show_default=shown, rich_help_panel=panel)
 
 
-def on_truncate(panel: str) -> Any:
+def on_truncate(panel: str | None) -> Any:
     """The option `--on-truncate` of a prompt that quotes texts."""
     text = "A prompt longer than a local model reads: `warn` (as without it: cut its longest texts, say so at the end) or `fail`."
     return typer.Option(help=text, show_default=False, rich_help_panel=panel)
@@ -158,6 +179,7 @@ def with_run_options(
 
     def decorate(function: Callable[..., None]) -> Callable[..., None]:
         shared = {name: spec for name, spec in SHARED.items() if name not in without}
+        own = {name: _flag(parameter) for name, parameter in inspect.signature(function, eval_str=True).parameters.items()}
         groups: Groups = {"endpoint": (ENDPOINTS, _endpoint_options)} if endpoint else {}
         engines = {} if "device" in without else ENGINE_FLAGS
 
@@ -177,11 +199,44 @@ def with_run_options(
                 run.files += roles_of({"read_batch": "--read-batch", "models": "--models"}, vars(made))
                 run.files += roles_of({"cache": "--cache", "emit_batch": "--emit-batch"}, vars(made), writes=True)
             one_role_each(run.roles())
+            if "resume" not in without:
+                run.flags = _deciding(own, arguments, reads or {}, [name for name in ("dtype", "seed") if name in shared])
             function(**arguments)
 
         return with_groups(called, groups)
 
     return decorate
+
+
+def _flag(parameter: inspect.Parameter) -> str:
+    """Its longest name on the command line."""
+    options = [one for one in getattr(parameter.annotation, "__metadata__", ()) if isinstance(one, OptionInfo)]
+    return next((name for option in options for name in option.param_decls or () if name.startswith("--")), flag_of(parameter.name))
+
+
+def _deciding(own: dict[str, str], arguments: dict[str, Any], reads: dict[str, str], shared: list[str]) -> dict[str, Any]:
+    """The flags that decide the records' content, with their values: of files that are read by their content, and without any secret."""
+    run, endpoint = arguments["run"], arguments.get("endpoint")
+    found = {flag: arguments[name] for name, flag in own.items() if name not in (*NO_MATTER, "run", "endpoint")}
+    found |= {flag_of(name): getattr(run, name) for name in shared}
+    for name, flag in reads.items():
+        if isinstance(path := arguments[name], str) and os.path.isfile(path):
+            found[flag] = f"{path} ({hashlib.blake2b(Path(path).read_bytes(), digest_size=6).hexdigest()})"
+    if endpoint is not None:
+        found |= {flag_of(name): getattr(endpoint, name) for name in ENDPOINTS_MATTER}
+        for name, entry in endpoint.named.items():
+            said = {"system": entry.system, **entry.sampling, **{name: entry.endpoint[name] for name in ENDPOINTS_MATTER if name in entry.endpoint}}
+            found[f"--models {name}"] = said
+    return {flag: _safe(value, Secrets.of_process()) for flag, value in found.items()}
+
+
+def _safe(value: Any, secrets: Secrets) -> Any:
+    """A flag's value as JSON has it, without any secret."""
+    if isinstance(value, Mapping):
+        return secrets.masked_whole(in_urls(orjson.dumps(value, option=orjson.OPT_SORT_KEYS).decode()))
+    if isinstance(value, list | tuple):
+        return [_safe(one, secrets) for one in value] or None
+    return secrets.masked_whole(in_urls(value)) if isinstance(value, str) else value
 
 
 Groups = dict[str, tuple[dict[str, tuple[Any, Any]], Callable[..., Any]]]

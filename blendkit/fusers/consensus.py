@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import re
 from dataclasses import asdict
+from itertools import pairwise
 from typing import Any
 
 import torch
@@ -17,6 +18,7 @@ from torch import Tensor
 
 from blendkit.aggregate import matrix, max_logits
 from blendkit.fusers.base import appended, top_candidates
+from blendkit.models.cuts import Cuts
 from blendkit.models.encoder import Encoder
 from blendkit.models.loading import EMBEDDED, fingerprint
 from blendkit.models.unread import UNKNOWN, Unread
@@ -32,6 +34,11 @@ AGREED = 0.80  # a sentence of another candidate that a third one supports
 LONE = 0.30  # a sentence of the frame below this support is left out
 GROWTH = 1.5  # the fused answer is at most this much longer than the frame
 
+# Han, kana, and their punctuation and full-width signs: scripts that put no space between sentences.
+UNSPACED = "\u3000-\u30ff\u3400-\u9fff\uf900-\ufaff\uff00-\uffef\U00020000-\U0003ffff"
+ENDS = ".!?。！？"
+SENTENCE = re.compile(r".+?(?:[.!?][\"')\]]*(?=\s+[A-Z\"'(])|[。！？]+[\"')\]」』”’）]*|$)")
+
 
 class Consensus(Stage):
     """`fuse` with the embedded encoder; appends a candidate named `consensus`."""
@@ -40,6 +47,7 @@ class Consensus(Stage):
 
     def __init__(self, name: str | None = None, model: str = EMBEDDED, device: str = "auto", dtype: str = "auto") -> None:
         self.encoder, self.unread = Encoder(model, None, device, dtype), Unread()
+        self.cuts = Cuts()
         self.embed = Job("consensus", lambda rows: list(self.encoder.embed(rows)))
         self.fused_name = name or "consensus"
         limits = {"same": SAME, "agreed": AGREED, "lone": LONE}
@@ -51,7 +59,7 @@ class Consensus(Stage):
         if len(top) < 2:
             return []
         texts = [text for index in top for text, _ in units(record["candidates"][index]["text"])]
-        rows = self.encoder.ids(texts)
+        rows = self.encoder.ids(texts, self.cuts)
         self.unread.count([self.encoder.unknown.most(ids) for ids in rows], record["id"])
         return [Work(self.embed, text, len(ids), ids) for text, ids in zip(texts, rows, strict=True)]
 
@@ -73,12 +81,14 @@ class Consensus(Stage):
             "models": {self.encoder.name: fingerprint(self.encoder.name)},
             "device": str(self.encoder.device),
             "dtype": str(self.encoder.dtype),
+            **({"truncation": asdict(self.cuts)} if self.cuts.inputs_cut else {}),
             **({"unread": asdict(self.unread)} if self.unread.unread else {}),
         }
 
     def warnings(self) -> list[str]:
-        """Sentences that the encoder does not know."""
-        return self.unread.message(UNKNOWN.format(self.encoder.name), "another model fuses them, such as -m openai:MODEL")
+        """Sentences that are too long for the encoder, or that it does not know."""
+        unread = self.unread.message(UNKNOWN.format(self.encoder.name), "another model fuses them, such as -m openai:MODEL")
+        return [*self.cuts.message(f"sentences read by {self.encoder.name}"), *unread]
 
 
 def units(text: str) -> list[tuple[str, str]]:
@@ -89,9 +99,10 @@ def units(text: str) -> list[tuple[str, str]]:
             found.append((block.rstrip("\n"), "\n"))
             continue
         for line, ending in re.findall(r"([^\n]*)(\n*)", block):
-            pieces = re.findall(r".+?(?:[.!?][\"')\]]*(?=\s+[A-Z\"'(])|$)", line.strip()) if _is_prose(line) else [line.rstrip()]
-            sentences = [piece.strip() if _is_prose(line) else piece for piece in pieces if piece.strip()]
-            found += [(sentence, " ") for sentence in sentences[:-1]]
+            pieces = [piece for piece in (SENTENCE.findall(line.strip()) if _is_prose(line) else [line.rstrip()]) if piece.strip()]
+            sentences = [piece.strip() if _is_prose(line) else piece for piece in pieces]
+            # The space between two sentences is the later one's; in Chinese and Japanese there is none.
+            found += [(sentence, " " if behind[0].isspace() else "") for sentence, behind in zip(sentences, pieces[1:], strict=False)]
             found += [(sentence, ending) for sentence in sentences[-1:]]
             if not sentences and found and ending:
                 found[-1] = (found[-1][0], found[-1][1] + ending)
@@ -136,7 +147,7 @@ def fuse_units(parts: list[list[tuple[str, str]]], embeddings: list[Tensor], wei
         return frame[0][0] if frame else ""
     kept = _frame_places(embeddings, weights)
     budget = GROWTH * sum(len(frame[place][0]) for place in kept)
-    chosen: list[tuple[float, str, str, Tensor]] = [(float(place), *frame[place], embeddings[0][place]) for place in kept]
+    chosen: list[tuple[float, str, Tensor]] = [(float(place), frame[place][0], embeddings[0][place]) for place in kept]
     # The sentence comes first whose support exceeds most what the frame says of it already.
     for _, support, candidate, place in sorted(
         (
@@ -145,16 +156,32 @@ def fuse_units(parts: list[list[tuple[str, str]]], embeddings: list[Tensor], wei
         ),
         reverse=True,
     ):
-        text, ending = parts[candidate][place]
+        text, _ = parts[candidate][place]
         vector = embeddings[candidate][place]
         nearest = max(float(vector @ other) for *_, other in chosen)
-        if nearest >= SAME or sum(len(old) for _, old, _, _ in chosen) + len(text) > budget or support < AGREED:
+        if nearest >= SAME or sum(len(old) for _, old, _ in chosen) + len(text) > budget or support < AGREED:
             continue
         position = float((embeddings[0] @ vector).argmax()) + 0.5
-        chosen.append((position, text, ending or " ", vector))
+        chosen.append((position, text, vector))
     chosen.sort(key=lambda unit: unit[0])
-    # A candidate ends without a line break, or in the midst of a sentence.
-    return "".join(text + (ending or " ") for _, text, ending, _ in chosen[:-1]) + chosen[-1][1]
+    joined = chosen[0][1]
+    for (place, before, _), (behind, text, _) in pairwise(chosen):
+        # A newcomer stands in its neighbour's paragraph; what the frame has between its sentences comes behind it, the widest where some are left out.
+        endings = [ending for _, ending in frame[int(place) : int(behind)]]
+        between = max(endings, key=lambda ending: (ending.count("\n"), len(ending)), default="")
+        joined += (between or gap(before, text)) + text
+    return joined
+
+
+def gap(before: str, behind: str) -> str:
+    """What stands between two sentences that had nothing between them, or stood in different candidates."""
+    if before.startswith("```") or not _is_prose(before):
+        return "\n"
+    if re.match(f"[{UNSPACED}]", before[-1]):
+        return ""
+    # Chinese may end its sentences with a Latin sign.
+    last, first = re.findall(r"\w", before)[-1:], re.findall(r"\w", behind)[:1]
+    return "" if last and first and all(re.match(f"[{UNSPACED}]", letter) for letter in (*last, *first)) else " "
 
 
 def _frame_places(embeddings: list[Tensor], weights: Tensor) -> list[int]:
@@ -177,7 +204,7 @@ def _newcomers(parts: list[list[tuple[str, str]]], embeddings: list[Tensor], wei
         for others in [[k for k in range(1, len(parts)) if k != candidate and parts[k]]]
         if others
         for place, (text, _) in enumerate(parts[candidate])
-        if _is_prose(text) and not text.startswith("```") and text.rstrip().endswith((".", "!", "?"))
+        if _is_prose(text) and not text.startswith("```") and text.rstrip().endswith(tuple(ENDS))
     ]
 
 

@@ -6,18 +6,21 @@ sees what it was trained on.
 
 from __future__ import annotations
 
+from dataclasses import asdict
 from typing import Any
 
 import torch
 
-from blendkit.errors import expect_at_least
+from blendkit.errors import RecordError, UsageError, expect_at_least
 from blendkit.fusers.base import appended, top_candidates
+from blendkit.models.cuts import Cuts, read_to
 from blendkit.models.loading import choose_device, choose_dtype, fingerprint
 from blendkit.models.pretrained import pretrained
 from blendkit.models.text_tokenizer import TextTokenizer
 from blendkit.pipeline.stage import Stage
 from blendkit.pipeline.work import Job, Work
 from blendkit.records import Record, source_text
+from blendkit.registry import flag_of
 from blendkit.signature import Signature
 from blendkit.version import VERSION
 
@@ -44,11 +47,14 @@ class GenFuser(Stage):
         max_new_tokens: int = 512,
         max_length: int = 1024,
         candidate_maxlength: int = 128,
+        on_truncate: str = "warn",
         device: str = "auto",
         dtype: str = "auto",
     ) -> None:
         from transformers import AutoModelForSeq2SeqLM, AutoTokenizer
 
+        if on_truncate not in ("warn", "fail"):
+            raise UsageError(f"--on-truncate {on_truncate}: expected warn or fail")
         expect_at_least(
             {"num_beams": 1, "max_new_tokens": 1, "max_length": 8, "candidate_maxlength": 1},
             {"num_beams": num_beams, "max_new_tokens": max_new_tokens, "max_length": max_length, "candidate_maxlength": candidate_maxlength},
@@ -64,19 +70,35 @@ class GenFuser(Stage):
         self.generation: dict[str, Any] = {"num_beams": num_beams, "max_new_tokens": max_new_tokens, "do_sample": False}
         self.job = Job(self.fused_name, self._fused)
         self.max_length, self.candidate_maxlength = max_length, candidate_maxlength
+        self.on_truncate, self.prompts, self.candidates = on_truncate, Cuts(), Cuts()
         lengths = {"candidate": candidate_maxlength, "input": max_length, "new": max_new_tokens}
         self.signature = str(Signature("genfuser", model=f"{model}@{fingerprint(model)}", beams=num_beams, **lengths, v=VERSION))
 
     def plan(self, record: Record) -> list[Work]:
-        """One prompt."""
+        """One prompt.
+
+        Raises:
+            RecordError: no top candidates; or a candidate or the prompt is too long under `--on-truncate fail`.
+        """
         texts = [record["candidates"][index]["text"] for index in top_candidates(record)]
         if record.get("messages"):
             instruction, source = "", source_text(record)
         else:
             instruction, source = record.get("instruction") or "", record.get("input") or ""
-        prompt = fuser_prompt(instruction, source, texts, self.texts, self.candidate_maxlength)
-        ids = tuple(self.texts.read(prompt, add_special_tokens=False, truncation=True, max_length=self.max_length))
+        prompts, candidates = Cuts(), Cuts()
+        prompt = fuser_prompt(instruction, source, texts, self.texts, self.candidate_maxlength, candidates)
+        ids = tuple(read_to(self.max_length, self.texts, prompt, prompts, add_special_tokens=False))
+        if self.on_truncate == "fail":
+            self._refuse("candidates", f"{candidates.inputs_cut} of {len(texts)} texts have", candidates, "candidate_maxlength")
+            self._refuse("", "the prompt has", prompts, "max_length")
+        self.prompts.add(prompts)
+        self.candidates.add(candidates)
         return [Work(self.job, ids, len(ids), ids)]
+
+    def _refuse(self, field: str, what: str, cuts: Cuts, length: str) -> None:
+        if cuts.inputs_cut:
+            more = f"{what} {cuts.tokens_cut:,} tokens more than the {getattr(self, length):,} that fit"
+            raise RecordError(field, f"too long for {self.model_name}: {more}; {flag_of(length)} lets more in, --on-truncate warn cuts them")
 
     @torch.inference_mode()
     def _fused(self, payloads: list[tuple[int, ...]]) -> list[dict[str, Any]]:
@@ -115,15 +137,28 @@ class GenFuser(Stage):
         appended(record, self.fused_name, result["text"], top_candidates(record), finish_reason=result["finish_reason"])
 
     def describe(self) -> dict[str, Any]:
-        """Signature, model, device and number type."""
-        return {"signatures": [self.signature], "models": {self.model_name: fingerprint(self.model_name)}, "device": str(self.device), "dtype": str(self.dtype)}
+        """Signature, model, device, number type, and what was cut."""
+        return {
+            "signatures": [self.signature],
+            "models": {self.model_name: fingerprint(self.model_name)},
+            "device": str(self.device),
+            "dtype": str(self.dtype),
+            "truncation": {"prompts": asdict(self.prompts), "candidates": asdict(self.candidates)},
+        }
+
+    def warnings(self) -> list[str]:
+        """What was cut."""
+        cut = {"candidate_maxlength": self.candidates.message("candidates"), "max_length": self.prompts.message("prompts")}
+        return [f"{line}; {flag_of(length)} lets more in, --on-truncate fail stops instead" for length, lines in cut.items() for line in lines]
 
 
-def fuser_prompt(instruction: str, source: str, candidates: list[str], tokenizer: TextTokenizer, candidate_maxlength: int) -> str:
-    """The reference's input text, for `tokenizer.read`; a candidate of more than `candidate_maxlength` tokens is cut and ends in `...`."""
+def fuser_prompt(instruction: str, source: str, candidates: list[str], tokenizer: TextTokenizer, candidate_maxlength: int, cuts: Cuts | None = None) -> str:
+    """The reference's input text, for `tokenizer.read`; a candidate of more than `candidate_maxlength` tokens is cut, and ends in `...`; `cuts` counts."""
     shown = []
     for number, text in enumerate(candidates):
         (ids,) = tokenizer([text], add_special_tokens=False)["input_ids"]
+        if cuts is not None:
+            cuts.count(len(ids), candidate_maxlength)
         if len(ids) > candidate_maxlength:
             text = tokenizer.tokenizer.decode(ids[:candidate_maxlength]) + "..."
         shown.append(f"Candidate {number}: <extra_id_{number}>:{tokenizer.material(text)}")

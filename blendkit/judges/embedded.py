@@ -46,7 +46,9 @@ class EmbeddedJudge(Juror):
         return opinions
 
     def describe(self) -> dict[str, Any]:
-        return {"unread": asdict(self.scorer.unread)} if self.scorer.unread.unread else {}
+        cut = {"truncation": asdict(self.scorer.cuts)} if self.scorer.cuts.inputs_cut else {}
+        return cut | ({"unread": asdict(self.scorer.unread)} if self.scorer.unread.unread else {})
 
     def warnings(self) -> list[str]:
-        return self.scorer.unread.message(UNKNOWN.format(self.scorer.model_name), "a language model judges them: -m openai:MODEL")
+        unread = self.scorer.unread.message(UNKNOWN.format(self.scorer.model_name), "a language model judges them: -m openai:MODEL")
+        return [*self.scorer.cuts.message(self.scorer.name), *unread]

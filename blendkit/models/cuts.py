@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
+from blendkit.models.text_tokenizer import TextTokenizer
 from blendkit.terminal_text import shown
 
 
@@ -22,8 +25,31 @@ class Cuts:
             self.inputs_cut += 1
             self.tokens_cut += length - longest
 
+    def add(self, other: Cuts) -> None:
+        """Adds what another one has counted."""
+        self.inputs, self.inputs_cut, self.tokens_cut = self.inputs + other.inputs, self.inputs_cut + other.inputs_cut, self.tokens_cut + other.tokens_cut
+
     def message(self, name: str) -> list[str]:
         """One line for a person, or none when nothing was cut."""
         if not self.inputs_cut:
             return []
         return [f"{shown(name)}: cut to the model's length: {self.inputs_cut:,} of {self.inputs:,} inputs ({self.tokens_cut:,} tokens)"]
+
+
+def cut_to(longest: int, tokenizer: TextTokenizer, texts: Sequence[str], cuts: Cuts | None = None, **settings: Any) -> Any:
+    """What the tokenizer gives for the texts, each cut to `longest` tokens; `cuts` counts. Only those that may be too long are read twice."""
+    found = tokenizer(list(texts), truncation=True, max_length=longest, **settings)
+    if cuts is not None:
+        full = [text for text, ids in zip(texts, found["input_ids"], strict=True) if len(ids) >= longest]
+        lengths = iter([len(ids) for ids in tokenizer(full, **settings)["input_ids"]] if full else [])
+        for ids in found["input_ids"]:
+            cuts.count(next(lengths) if len(ids) >= longest else len(ids), longest)
+    return found
+
+
+def read_to(longest: int, tokenizer: TextTokenizer, text: str, cuts: Cuts | None = None, **settings: Any) -> list[int]:
+    """Token ids of one format that was filled with `material`, cut to `longest`; `cuts` counts."""
+    ids = tokenizer.read(text, **settings)
+    if cuts is not None:
+        cuts.count(len(ids), longest)
+    return ids if len(ids) <= longest else tokenizer.read(text, truncation=True, max_length=longest, **settings)

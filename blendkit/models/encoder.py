@@ -11,6 +11,7 @@ from torch.nn import functional
 
 from blendkit.errors import NoInputError
 from blendkit.models.chat_inputs import started
+from blendkit.models.cuts import Cuts, cut_to
 from blendkit.models.encoder_reader import EncoderReader, Ids, longest_input
 from blendkit.models.loading import EMBEDDED, architecture, choose_device, choose_dtype
 from blendkit.models.pretrained import pretrained
@@ -42,13 +43,13 @@ class Encoder:
         self.unknown = UnknownTokens(self.tokenizer)
         self.reader = EncoderReader(model, self.tokenizer.pad_token_id, self.device, self.dtype, places_only=False)
 
-    def ids(self, texts: Sequence[str]) -> list[list[int]]:
-        """Token ids with special tokens, cut to what fits; a start of text where a text has no token."""
+    def ids(self, texts: Sequence[str], cuts: Cuts | None = None) -> list[list[int]]:
+        """Token ids with special tokens, cut to what fits, which `cuts` counts; a start of text where a text has no token."""
         if not texts:
             return []
         # As bert-score has it: for these tokenizers a first word is like one after a space.
         prefix: dict[str, Any] = {"add_prefix_space": True} if type(self.tokenizer).__name__.startswith(("Roberta", "GPT2")) else {}
-        found = self.texts(texts, add_special_tokens=True, truncation=True, max_length=self.longest, **prefix)
+        found = cut_to(self.longest, self.texts, texts, cuts, add_special_tokens=True, **prefix)
         return [started(ids, self.tokenizer) for ids in found["input_ids"]]
 
     def embed(self, rows: Sequence[Ids]) -> Tensor:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
+from typing import Any
 
 from blendkit.errors import DataError, RecordError, SkippedRecords, UsageError
 from blendkit.pipeline.engines import distributed
@@ -15,11 +16,13 @@ from blendkit.pipeline.stage import Stage
 from blendkit.records import verdicts_of
 from blendkit.streams.counts import Counts
 from blendkit.streams.files import Role, stdin_or, stdout_or
-from blendkit.streams.lines import MAX_LINE_BYTES, BadLine, Line, Reader, Writer
+from blendkit.streams.fingerprint import Run
+from blendkit.streams.lines import MAX_LINE_BYTES, BadLine, Line, Reader
 from blendkit.streams.manifest import Manifest
+from blendkit.streams.output import Output
 from blendkit.streams.progress import Progress
 from blendkit.streams.rejects import Rejects, check_on_error
-from blendkit.streams.resume import Remaining, recover
+from blendkit.streams.resume import FORCE, PLAIN, Remaining, recover
 from blendkit.streams.shards import shard_of
 from blendkit.streams.signals import raise_if_signalled
 from blendkit.terminal_text import one_line, say, standing
@@ -34,7 +37,10 @@ class RunOptions:
     shard: str | None = None
     max_line_bytes: int = MAX_LINE_BYTES
     output: str | None = None
-    resume: bool = False
+    # None, or how: PLAIN, or FORCE over another run's output.
+    resume: str | None = None
+    # The values of the flags that decide records, for the output's fingerprint; None for a command that has no --resume.
+    flags: dict[str, Any] | None = None
     on_error: str = "fail"
     rejects: str | None = None
     window: int | None = None
@@ -55,6 +61,8 @@ class RunOptions:
         self.engine.check()
         if self.resume and (not self.output or self.output == "-"):
             raise UsageError("--resume needs -o FILE: it adds the records that this file does not have yet")
+        if self.resume not in (None, PLAIN, FORCE):
+            raise UsageError(f"--resume={self.resume}: expected --resume alone, or --resume=force")
         check_on_error(self.on_error, self.rejects)
         if self.progress not in ("auto", "bar", "json", "none"):
             raise UsageError(f"--progress {self.progress}: expected auto, bar, json or none")
@@ -85,10 +93,17 @@ def run_stage(make: Callable[[], Stage], options: RunOptions) -> Stage:
     reader = options.reader()
     remaining = Remaining(recover(options.output), reader.name) if options.resume and options.output else None
     stage = distributed(make, options.engine)
+    run = Run.of(options.command, options.flags or {}, stage.describe().get("models", {}))
     lines: Iterator[Line | BadLine] = reader.records()
     if remaining is not None:
         lines = remaining.lines(lines)
-    writer = Writer(options.output, append=options.resume)
+        try:
+            for line in remaining.earlier.check(run, options.resume == FORCE):
+                say(line, options.command)
+        except DataError:
+            stage.close()
+            raise
+    output = Output(options.output, run, remaining, marked=stage.passes_records and options.flags is not None)
     progress = Progress(options.command, "none" if options.quiet else options.progress, reader.total_bytes())
     known = {"command": options.command, "input": reader.name, "output": options.output or "<stdout>", "seed": options.seed}
 
@@ -97,32 +112,37 @@ def run_stage(make: Callable[[], Stage], options: RunOptions) -> Stage:
         progress.update(counts)
 
     rejects = Rejects(options.command, reader.name, options.on_error == "skip", options.rejects)
-    plan = Plan(options.window or stage.window, options.batch_tokens or stage.batch_tokens, rejects.take, tick)
+
+    def skip(bad: BadLine) -> None:
+        rejects.take(bad)
+        output.skip(bad)
+
+    plan = Plan(options.window or stage.window, options.batch_tokens or stage.batch_tokens, skip, tick)
     with rejects, progress, Manifest(options.manifest, known, plan.counts, stage.describe):
         try:
             for done in process(stage, lines, plan):
                 if stage.passes_records:
-                    writer.write(line.record for line in done)
-                if remaining is not None:
-                    remaining.wrote(done)
+                    output.write(done)
             if ending := stage.ending():
-                writer.write_bytes(ending)
+                output.write_bytes(ending)
         finally:
             progress.close()
             plan.close()
             stage.close()
-            for warning in [*stage.warnings(), *(remaining.told() if remaining is not None else ())]:
+            for warning in stage.warnings():
                 say(warning, options.command)
-        writer.close()
+            # Also where the run was cut short: what was done again is worth as much as what was added.
+            output.close()
+            for line in output.told():
+                say(line, options.command)
     fault = account.fault() if (account := stage.account()) else None
     for note in getattr(fault, "__notes__", ()):
         say(note, options.command)
-    try:
-        rejects.raise_if_any()
-    except SkippedRecords as error:
-        if fault is None:
-            raise
-        say(str(error), options.command)
+    skipped = [problem for problem in (rejects.problem(), remaining.still_skipped() if remaining else None) if problem]
+    if fault is None and skipped:
+        fault = SkippedRecords(skipped.pop())
+    for problem in skipped:
+        say(problem, options.command)
     if fault is not None:
         raise fault
     return stage

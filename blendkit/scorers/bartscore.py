@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from blendkit.errors import NoInputError
+from blendkit.models.cuts import cut_to
 from blendkit.models.loading import choose_device, choose_dtype, fingerprint, shared
 from blendkit.models.text_tokenizer import TextTokenizer
 from blendkit.pipeline.work import Job, Work
@@ -51,7 +52,7 @@ class BartScore(ModelScorer):
         """Encodes each source once, then decodes its targets together."""
         pairs = list(dict.fromkeys(pair for item in items for pair in self.directions(item)))
         texts = list(dict.fromkeys(text for pair in pairs for text in pair))
-        rows = self.loaded.texts(texts, truncation=True, max_length=self.longest)["input_ids"] if texts else []
+        rows = cut_to(self.longest, self.loaded.texts, texts, self.cuts)["input_ids"] if texts else []
         ids = {text: tuple(row) for text, row in zip(texts, rows, strict=True)}
         targets: dict[str, list[str]] = {}
         for source, target in pairs:

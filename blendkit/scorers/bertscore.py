@@ -64,7 +64,7 @@ class BertScore(ModelScorer):
     def rounds(self, items: list[Item], counted: bool = True) -> Scores:
         """Encodes each text once, then matches each pair; `counted` False where these texts were here before."""
         texts = list(dict.fromkeys(text.strip() for item in items for text in (item.candidate, item.reference) if text.strip()))
-        ids = self.encoder.ids(texts)
+        ids = self.encoder.ids(texts, self.cuts if counted else None)
         if items and counted:
             self.unread.count([self.encoder.unknown.most(row) for row in ids], items[0].record_id)
         encoded = dict(zip(texts, (yield [Work(self.encode, text, len(row), row) for text, row in zip(texts, ids, strict=True)]), strict=True))

@@ -14,4 +14,4 @@ class Bleurt(RegressionScorer):
     default_model = "Elron/bleurt-base-128"
 
     def encoded(self, items: list[Item]) -> list[tuple[tuple[int, ...], tuple[int, ...] | None]]:
-        return text_pairs(self.regressor.texts, [item.reference for item in items], [item.candidate for item in items], self.regressor.longest)
+        return text_pairs(self.regressor.texts, [item.reference for item in items], [item.candidate for item in items], self.regressor.longest, self.cuts)

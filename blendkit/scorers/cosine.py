@@ -29,7 +29,7 @@ class Cosine(ModelScorer):
     def rounds(self, items: list[Item]) -> Scores:
         """Embeds each text once."""
         texts = list(dict.fromkeys(text for item in items for text in (item.source, item.candidate)))
-        ids = self.encoder.ids(texts)
+        ids = self.encoder.ids(texts, self.cuts)
         if items:
             self.unread.count([self.encoder.unknown.most(row) for row in ids], items[0].record_id)
         works = [Work(self.job, text, len(row), row) for text, row in zip(texts, ids, strict=True)]

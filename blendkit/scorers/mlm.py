@@ -10,6 +10,7 @@ from copy import deepcopy
 from typing import Any
 
 from blendkit.errors import NoInputError
+from blendkit.models.cuts import cut_to
 from blendkit.models.loading import choose_device, choose_dtype, shared
 from blendkit.models.text_tokenizer import TextTokenizer
 from blendkit.pipeline.work import Job, Work
@@ -86,7 +87,7 @@ class MaskedLM(ModelScorer):
     def rounds(self, items: list[Item]) -> Scores:
         """One work a token of each distinct text."""
         texts = list(dict.fromkeys(item.candidate for item in items))
-        found = self.loaded.texts(texts, truncation=True, max_length=self.longest, return_special_tokens_mask=True) if texts else {"input_ids": []}
+        found = cut_to(self.longest, self.loaded.texts, texts, self.cuts, return_special_tokens_mask=True) if texts else {"input_ids": []}
         works, counts = [], []
         for row, special in zip(found["input_ids"], found.get("special_tokens_mask", []), strict=True):
             ids = tuple(row)

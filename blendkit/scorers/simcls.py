@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from blendkit.errors import NoInputError
+from blendkit.models.cuts import Cuts, read_to
 from blendkit.models.loading import choose_device, choose_dtype, length_in, locate, read_config
 from blendkit.models.text_tokenizer import TextTokenizer
 from blendkit.pipeline.work import Job, Work
@@ -32,10 +33,9 @@ def grow_markers(tokenizer: Any, network: Any) -> None:
     network.resize_token_embeddings(len(tokenizer), mean_resizing=False)
 
 
-def simcls_ids(tokenizer: TextTokenizer, text: str, side: int, lengths: tuple[int, int]) -> tuple[int, ...]:
-    """Token ids of an x (side 0) or a candidate (side 1)."""
-    prefix = (SOURCE, CANDIDATE)[side]
-    return tuple(tokenizer.read(prefix + tokenizer.material(text), truncation=True, max_length=lengths[side]))
+def simcls_ids(tokenizer: TextTokenizer, text: str, side: int, lengths: tuple[int, int], cuts: Cuts | None = None) -> tuple[int, ...]:
+    """Token ids of an x (side 0) or a candidate (side 1); `cuts` counts."""
+    return tuple(read_to(lengths[side], tokenizer, (SOURCE, CANDIDATE)[side] + tokenizer.material(text), cuts))
 
 
 class SimCLS(ModelScorer):
@@ -71,7 +71,7 @@ class SimCLS(ModelScorer):
         sources = list(dict.fromkeys(item.source for item in items))
         candidates = list(dict.fromkeys(item.candidate for item in items))
         keys = [(0, text) for text in sources] + [(1, text) for text in candidates]
-        rows = [simcls_ids(self.texts, text, side, self.lengths) for side, text in keys]
+        rows = [simcls_ids(self.texts, text, side, self.lengths, self.cuts) for side, text in keys]
         works = [Work(self.job, row, len(row), row) for row in rows]
         states = dict(zip(keys, (yield works), strict=True))
         return [float(functional.cosine_similarity(states[0, item.source], states[1, item.candidate], dim=0)) for item in items]

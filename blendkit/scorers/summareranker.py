@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+from blendkit.models.cuts import Cuts, read_to
 from blendkit.models.loading import choose_device, choose_dtype
 from blendkit.models.text_tokenizer import TextTokenizer
 from blendkit.pipeline.work import Job, Work
@@ -14,12 +15,12 @@ from blendkit.signature import Signature
 
 
 def summareranker_ids(
-    tokenizer: TextTokenizer, source: str, candidates: Sequence[str], source_maxlength: int, candidate_maxlength: int
+    tokenizer: TextTokenizer, source: str, candidates: Sequence[str], source_maxlength: int, candidate_maxlength: int, cuts: Cuts | None = None
 ) -> list[tuple[int, ...]]:
-    """`<s><source> x </s><candidate> y </s>` for each candidate y; x and y are cut to their lengths, markers not counted."""
+    """`<s><source> x </s><candidate> y </s>` for each candidate y; x and y are cut to their lengths, markers not counted; `cuts` counts."""
 
     def cut(marker: str, text: str, longest: int) -> list[int]:
-        return tokenizer.read(marker + tokenizer.material(text), truncation=True, max_length=longest + 1)
+        return read_to(longest + 1, tokenizer, marker + tokenizer.material(text), cuts)
 
     x = cut(SOURCE, source, source_maxlength)
     # The second text brings its end, and no start.
@@ -51,7 +52,7 @@ class SummaReranker(ModelScorer):
     def rounds(self, items: list[Item]) -> Scores:
         """One work a distinct (x, candidate)."""
         lengths = self.source_maxlength, self.candidate_maxlength
-        rows = [row for item in items for row in summareranker_ids(self.texts, item.source, [item.candidate], *lengths)]
+        rows = [row for item in items for row in summareranker_ids(self.texts, item.source, [item.candidate], *lengths, self.cuts)]
         return (yield [Work(self.job, row, len(row), row) for row in rows])
 
     def logits(self, rows: list[tuple[int, ...]]) -> Any:

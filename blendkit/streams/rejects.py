@@ -40,8 +40,14 @@ class Rejects:
         if self._writer:
             self._writer.write([{"line": bad.number, "error": str(bad.error), "record": bad.raw.decode(errors="replace")}])
 
+    def problem(self) -> str | None:
+        """How many bad lines there were, and where they are; None where there was none."""
+        if not self.count:
+            return None
+        where = f"they are in {self.path}" if self.path else "--rejects FILE keeps them"
+        return f"{self.count} bad records were skipped; {where}"
+
     def raise_if_any(self) -> None:
         """Raises SkippedRecords, so that a script can see that not all is there."""
-        if self.count:
-            where = f"they are in {self.path}" if self.path else "--rejects FILE keeps them"
-            raise SkippedRecords(f"{self.count} bad records were skipped; {where}")
+        if problem := self.problem():
+            raise SkippedRecords(problem)

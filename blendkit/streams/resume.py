@@ -1,4 +1,4 @@
-"""`--resume`: which records an output has already, by their ids, and the input without them."""
+"""`--resume`: which records an output has already, by their ids and their inputs, and the input without them."""
 
 from __future__ import annotations
 
@@ -6,28 +6,83 @@ import os
 import stat
 import tempfile
 from collections.abc import Iterable, Iterator
+from contextlib import suppress
 from dataclasses import dataclass, field
+from functools import partial
 from itertools import islice
 from pathlib import Path
+from typing import IO
 
 import orjson
 
 from blendkit.errors import BlendkitError, DataError, NoInputError, OutputError, UsageError
 from blendkit.streams.compression import Damaged, decompressed
+from blendkit.streams.fingerprint import ENTRY_BYTES, SUFFIX, UNKNOWN, Past, Run, entry_of, path_of, replacing
 from blendkit.streams.lines import BOM, BadLine, Line, Writer
 from blendkit.streams.unique_ids import UniqueIds
+from blendkit.terminal_text import listed
+from blendkit.version import VERSION
 
 # So many records of the input are looked at before the first is done, for one that the output has.
 AHEAD = 256
+# The values of `--resume`.
+PLAIN, FORCE = "plain", "force"
+# Entries of a fingerprint that are held in memory; more go into a temporary file.
+HELD_BYTES = 4 << 20
 
 
 @dataclass
 class Earlier:
-    """The records that an output file holds; `count` of them with different ids."""
+    """The records that an output file holds, `count` of them with different ids, and what its fingerprint says.
+
+    `run` is None where it has no fingerprint, `inputs` are pairs of id and entry, `unknown` records have no entry, and `skipped` were left out.
+    """
 
     output: str
     ids: UniqueIds = field(default_factory=UniqueIds)
     count: int = 0
+    run: Run | None = None
+    inputs: UniqueIds = field(default_factory=UniqueIds)
+    unknown: int = 0
+    skipped: dict[str, None] = field(default_factory=dict)
+    _entries: IO[bytes] = field(default_factory=partial(tempfile.SpooledTemporaryFile, HELD_BYTES))
+
+    def add(self, identity: str, entry: bytes) -> None:
+        """A record of the output, the next."""
+        self.count += self.ids.add(identity)
+        self.inputs.add((identity, entry))
+        self.unknown += entry.endswith(UNKNOWN)
+        try:
+            self._entries.write(entry)
+        except OSError as error:
+            raise OutputError.of_temporary_files(error) from error
+
+    def entries(self) -> Iterator[bytes]:
+        """One a record of the output."""
+        self._entries.seek(0)
+        return iter(partial(self._entries.read, ENTRY_BYTES), b"")
+
+    def has(self, line: Line) -> bool:
+        """Whether the output has this record, from this input as far as is known."""
+        identity, entry = line.record["id"], entry_of(line)
+        return (identity, entry) in self.inputs or (bool(self.unknown) and (identity, entry[: -len(UNKNOWN)] + UNKNOWN) in self.inputs)
+
+    def check(self, run: Run, force: bool) -> list[str]:
+        """Lines for a person on what cannot be compared.
+
+        Raises:
+            DataError: another run has written the output, and `force` does not say that this one shall go on with it.
+        """
+        if force:
+            self.skipped.clear()
+        if not self.count:
+            return []
+        if self.run is None:
+            return [f"{self.output} has no {SUFFIX} of its own beside it, as if an older version wrote it or it was moved: what made it is not compared"]
+        if not force and (differences := run.differences(self.run)):
+            raise DataError(f"{self.output}: cannot resume: {'; '.join(differences)}; --resume=force goes on all the same")
+        told = [f"version {self.run.blendkit} began {self.output}, this is {VERSION}"] if self.run.blendkit != VERSION else []
+        return told + ([f"{self.unknown:,} records of {self.output} cannot be compared with their input"] if self.unknown else [])
 
 
 def recover(output: str) -> Earlier:
@@ -43,7 +98,11 @@ def recover(output: str) -> Earlier:
         mode = os.stat(output).st_mode
         if not stat.S_ISREG(mode):
             raise UsageError(f"--resume -o {output}: expected a regular file, which can be read and gone on with")
-        whole, size, torn = _read(earlier)
+        past = Past(path_of(output))
+        whole, size, torn = _read(earlier, past)
+        # A fingerprint that knows none of the records is another file's.
+        earlier.run = past.run if earlier.unknown < whole else None
+        earlier.skipped = {identity: None for identity in past.skipped if identity not in earlier.ids}
         if torn and output.endswith((".gz", ".zst")):
             _write_anew(output, whole, mode)
         elif torn:
@@ -55,7 +114,7 @@ def recover(output: str) -> Earlier:
     return earlier
 
 
-def _read(earlier: Earlier) -> tuple[int, int, bool]:
+def _read(earlier: Earlier, past: Past) -> tuple[int, int, bool]:
     """The number of whole lines, their bytes, and whether something torn is behind them."""
     number, size, torn = 0, 0, False
     with Path(earlier.output).open("rb") as raw:
@@ -73,20 +132,21 @@ def _read(earlier: Earlier) -> tuple[int, int, bool]:
             if not line.endswith(b"\n"):
                 if line and not number and not line.startswith(b"{"):
                     raise _no_record(earlier.output, 1)
+                past.close()
                 return number, size, torn or bool(line)
             number += 1
             size += bytes_read
-            earlier.count += earlier.ids.add(_id_of(line, earlier.output, number))
+            if (identity := id_of(line)) is None:
+                raise _no_record(earlier.output, number)
+            earlier.add(identity, past.entry(identity))
 
 
-def _id_of(line: bytes, output: str, number: int) -> str:
-    try:
+def id_of(line: bytes) -> str | None:
+    """The id in a line; None where there is none, or the line is no record."""
+    with suppress(orjson.JSONDecodeError, KeyError, TypeError, IndexError):
         found = orjson.loads(line)["id"]
-    except (orjson.JSONDecodeError, KeyError, TypeError, IndexError):
-        found = None
-    if not isinstance(found, str):
-        raise _no_record(output, number)
-    return found
+        return found if isinstance(found, str) else None
+    return None
 
 
 def _no_record(output: str, number: int) -> DataError:
@@ -96,51 +156,49 @@ def _no_record(output: str, number: int) -> DataError:
 def _write_anew(output: str, count: int, mode: int) -> None:
     """The first `count` lines in the place of all: beside the file under a name that nobody has, so that a crash loses nothing."""
     place = Path(os.path.realpath(output))
-    try:
-        number, beside = tempfile.mkstemp(dir=place.parent, prefix=f".{place.name}.", suffix=place.suffix)
-    except OSError as error:
-        raise OutputError(f"{output}: cannot write beside it: {error.strerror}") from error
-    try:
-        os.fchmod(number, stat.S_IMODE(mode))
-        os.close(number)
+    with replacing(place, mode) as beside:
         writer = Writer(beside)
         with place.open("rb") as raw:
             lines = islice(decompressed(raw, place.name), count)
             while block := list(islice(lines, 256)):
                 writer.write_bytes(b"".join(block))
         writer.close()
-        os.replace(beside, place)
-    except BaseException:
-        os.unlink(beside)
-        raise
 
 
 class Remaining:
-    """The lines of an input that an output does not have yet, in order; bad ones are tried again.
+    """The lines of an input that an output does not have yet, in order; bad ones are tried again, and so are `edited` ones, ids by line number.
 
-    `wrote` is told which lines were done, and `told` says at the end where the output is not what one run would have written.
+    `wrote` is told which lines were added, and `told` says at the end where the output is not what one run would have written.
     """
 
     def __init__(self, earlier: Earlier, source: str) -> None:
-        self._earlier, self._source = earlier, source
+        self.earlier, self._source = earlier, source
+        self.edited: dict[int, str] = {}
         self._found, self._last_found, self._ended = 0, 0, False
         # Written records behind which something was found that the output had; those behind which nothing was yet, when the last was `_settled_at`.
         self._late, self._waiting, self._settled_at = 0, 0, 0
 
     def lines(self, lines: Iterable[Line | BadLine]) -> Iterator[Line | BadLine]:
         """Raises DataError when the input ends soon and holds no record that the output has: it is another one's."""
-        looking = self._earlier.count > 0
+        looking = self.earlier.count > 0
         head: list[Line | BadLine] = []
         try:
             for line in lines:
-                known = isinstance(line, Line) and line.record["id"] in self._earlier.ids
-                if known:
+                identity = line.record["id"] if isinstance(line, Line) else id_of(line.raw)
+                self.earlier.skipped.pop(identity or "", None)
+                known = isinstance(line, Line) and line.record["id"] in self.earlier.ids
+                done = False
+                if known and isinstance(line, Line):
                     self._found += 1
                     self._last_found = line.number
-                elif looking:
-                    head.append(line)
-                else:
-                    yield line
+                    done = self.earlier.has(line)
+                    if not done:
+                        self.edited[line.number] = line.record["id"]
+                if not done:
+                    if looking:
+                        head.append(line)
+                    else:
+                        yield line
                 if looking and (known or len(head) == AHEAD):
                     looking = False
                     yield from head
@@ -149,7 +207,7 @@ class Remaining:
             yield from head
             raise
         if looking:
-            raise DataError(f"{self._source}: cannot resume: none of the {self._earlier.count:,} records in {self._earlier.output} is in this input")
+            raise DataError(f"{self._source}: cannot resume: none of the {self.earlier.count:,} records in {self.earlier.output} is in this input")
         self._ended = True
 
     def wrote(self, lines: Iterable[Line]) -> None:
@@ -169,9 +227,16 @@ class Remaining:
         said = []
         if self._late:
             said.append(
-                f"the output's order is not the input's: {self._late:,} records that stand before others which {self._earlier.output} "
+                f"the output's order is not the input's: {self._late:,} records that stand before others which {self.earlier.output} "
                 "had already were added at its end"
             )
-        if self._ended and (gone := self._earlier.count - self._found):
-            said.append(f"{gone:,} records of {self._earlier.output} are not in {self._source}; they stay in it")
+        if self._ended and (gone := self.earlier.count - self._found):
+            said.append(f"{gone:,} records of {self.earlier.output} are not in {self._source}; they stay in it")
         return said
+
+    def still_skipped(self) -> str | None:
+        """Which records an earlier run skipped and this one did not find, if any."""
+        if not self._ended or not (skipped := self.earlier.skipped):
+            return None
+        which = f"{len(skipped):,} records that an earlier run skipped as bad ({listed(skipped, 4)})"
+        return f"{which} are neither in {self._source} nor in {self.earlier.output}; --resume=force forgets them"

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Hashable, Iterable
 
 from blendkit.errors import OutputError
 
@@ -12,20 +12,23 @@ CACHE_KIB = 16 << 10
 
 
 class UniqueIds:
-    """A set of strings, as their 64-bit hashes; beyond `in_memory` of them in a temporary SQLite file without a name, which ends with the process."""
+    """A set of strings or other constants, as their 64-bit hashes.
+
+    Beyond `in_memory` of them it lies in a temporary SQLite file without a name, which ends with the process.
+    """
 
     def __init__(self, in_memory: int = IN_MEMORY) -> None:
         self._keys: set[int] = set()
         self._in_memory = in_memory
         self._disk: _OnDisk | None = None
 
-    def add(self, text: str) -> bool:
-        """Adds the string; False when it was there before.
+    def add(self, item: Hashable) -> bool:
+        """Adds the item; False when it was there before.
 
         Raises:
             OutputError: no room for the temporary file.
         """
-        key = hash(text)
+        key = hash(item)
         if self._disk is not None:
             return self._disk.add([key]) == 1
         if key in self._keys:
@@ -37,9 +40,9 @@ class UniqueIds:
             self._keys = set()
         return True
 
-    def __contains__(self, text: str) -> bool:
+    def __contains__(self, item: Hashable) -> bool:
         """Raises OutputError as `add` does."""
-        key = hash(text)
+        key = hash(item)
         return key in self._keys if self._disk is None else self._disk.has(key)
 
 

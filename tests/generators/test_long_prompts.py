@@ -160,6 +160,27 @@ def test_a_fuser_says_its_task_whole(called, medium):
     assert code == 65, err
 
 
+def test_genfuser_counts_candidates_and_prompts_that_are_cut(called, tiny_t5, tmp_path):
+    (record,) = examples(1)
+    record |= {"instruction": "Why?", "input": "", "candidates": [{"model": "m", "text": LONG}, {"model": "n", "text": "Short."}], "top": [0, 1]}
+    fuse = ("fuse", "-m", tiny_t5, "--max-new-tokens", 4, "--device", "cpu", "--manifest", tmp_path / "manifest.json")
+    code, _, err = called(*fuse, "--candidate-maxlength", 8, "--max-length", 16, stdin=lines([record]))
+    assert code == 0, err
+    told = json.loads((tmp_path / "manifest.json").read_text())["truncation"]
+    assert told["candidates"]["inputs"] == 2 and told["candidates"]["inputs_cut"] == told["prompts"]["inputs_cut"] == 1
+    for what, flag in (("candidates", "--candidate-maxlength"), ("prompts", "--max-length")):
+        of, tokens = told[what]["inputs"], told[what]["tokens_cut"]
+        assert tokens > 20
+        line = f"blendkit fuse: {what}: cut to the model's length: 1 of {of} inputs ({tokens:,} tokens); {flag} lets more in, --on-truncate fail stops instead"
+        assert line in err.splitlines()
+    code, _, err = called(*fuse, "--candidate-maxlength", 8, "--on-truncate", "fail", stdin=lines([record]))
+    assert code == 65 and "candidates: too long for" in err and "1 of 2 texts have" in err and "that fit; --candidate-maxlength lets more in" in err
+    code, _, err = called(*fuse, "--candidate-maxlength", 9999, "--on-truncate", "fail", stdin=lines([record]))
+    assert code == 65 and "the prompt has" in err and "than the 1,024 that fit; --max-length lets more in" in err
+    assert called(*fuse, "--candidate-maxlength", 9999, "--max-length", 9999, "--on-truncate", "fail", stdin=lines([record]))[::2] == (0, "")
+    assert called(*fuse, "--on-truncate", "cut", stdin=lines([record]))[0] == 2
+
+
 def test_the_flag_is_for_local_models(called, medium):
     code, _, err = called("generate", "-m", "openai:gpt", "--base-url", "http://127.0.0.1:9/v1", "--on-truncate", "fail", stdin="")
     assert code == 2 and "--on-truncate" in err

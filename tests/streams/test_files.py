@@ -244,7 +244,7 @@ def test_a_resumed_output_stays_the_file_that_it_is(blendkit, tmp_path, suffix):
     assert link.is_symlink() and ids(real) == [record["id"] for record in some(20)]
     assert stat.S_IMODE(real.stat().st_mode) == 0o640
     assert all(path.read_text() == "mine" for path in beside)
-    assert len(list(tmp_path.iterdir())) == 4
+    assert len(list(tmp_path.iterdir())) == 5 and (tmp_path / f"{real.name}.run.ndjson").is_file()
 
 
 @pytest.mark.parametrize("kind", ["fifo", "device", "stdout"])
