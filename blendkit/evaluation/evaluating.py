@@ -8,6 +8,7 @@ from typing import Any
 
 from blendkit.errors import DataError, RecordError, UsageError, require
 from blendkit.evaluation.agreement import Rankers
+from blendkit.evaluation.answer import answer
 from blendkit.evaluation.checks import check_all, compare, judges_differ, parsed, read_rows
 from blendkit.evaluation.examples import JudgedExample, Oracle, example_of
 from blendkit.evaluation.formats import FORMATS, rendered
@@ -140,7 +141,7 @@ class Evaluating(Stage):
         if self._rows is None:
             worth = self.judges.worth(self.oracle.judge, is_oracle=self.oracle.score is None)
             self.methods.name_judge(worth)
-            rows = [*([worth] if worth else []), *table_2(self.methods, self.seed, self.notes, self.baseline)]
+            rows = [answer(self.methods, worth, self.seed), *([worth] if worth else []), *table_2(self.methods, self.seed, self.notes, self.baseline)]
             self._note_unread()
             self.notes += filter(None, [self.divided.note()])
             if self.oracle.name is None:

@@ -7,7 +7,7 @@ from typing import Any
 
 import orjson
 
-from blendkit.evaluation.tables import Row, by_table, judge_of, key_heading, line_above, title_of
+from blendkit.evaluation.tables import LINES, Row, answer_of, by_table, judge_of, key_heading, line_above, title_of
 from blendkit.safe_csv import csv_text
 from blendkit.terminal_text import shown
 
@@ -41,9 +41,10 @@ def rendered(rows: list[dict[str, Any]], form: str, signatures: list[str], inter
     if form == "csv":
         return "\n".join(_csv(part, judge) for part in tables.values())
     make = _markdown if form == "markdown" else _latex
-    parts = []
+    said = answer_of(rows)
+    parts = [] if not said else [f"**{markdown_text(said)}**\n" if form == "markdown" else f"% {shown(said)}\n"]
     for name, part in tables.items():
-        if name != "judge":
+        if name not in LINES:
             columns, cells = _cells(part, intervals)
             headings = [key_heading(column, judge) for column in columns] if name == 2 else columns
             parts.append(make(title_of(name, judge), line_above(name, part, judge), headings, cells))

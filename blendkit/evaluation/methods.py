@@ -171,6 +171,10 @@ class Methods:
         """A method's value in each example."""
         return method.cells.column(self._places.get(name, len(self._places)), self.size)
 
+    def all(self) -> Iterable[Method]:
+        """All methods, in the order in which they were seen."""
+        return self._methods.values()
+
     def sorted(self) -> list[Method]:
         """Sorts by kind, and within a kind by mean rank under the oracle, or under the judge where the oracle ranks none of it (a fused answer)."""
 

@@ -22,6 +22,8 @@ class TableKind:
 
 # A row's `table` → what it is, in the order in which tables are shown.
 TABLES: dict[int | str, TableKind] = {
+    # One row, whose `line` stands above all.
+    "answer": TableKind("The answer"),
     # One row, whose `line` stands above every table that the judge feeds.
     "judge": TableKind("The judge"),
     2: TableKind("Methods (as Table 2 of the paper)"),
@@ -60,6 +62,8 @@ TABLES: dict[int | str, TableKind] = {
 }
 # Two tables that are seen as figures: a terminal does not show them, nor does the page beside the figures.
 FIGURES = ("firsts", "distribution")
+# Rows that are a line above tables, and no table.
+LINES = ("answer", "judge")
 
 # What the judge's ranks are called in Table 2, by what the judge is: only an LLM's are GPT-Rank.
 JUDGE_RANK = {LLM: "gpt_rank", STAND_IN: "stand_in_rank", OTHER: "judge_rank"}
@@ -86,6 +90,11 @@ def note_under(table: int | str, rows: Rows) -> str:
         count = rows[0]["comparisons"]
         note = f"{note.removesuffix('.')} over {count:,} comparison{'s' if count > 1 else ''}: no oracles, no columns that never vary."
     return f"Against {rows[0]['baseline']}. {note}" if "baseline" in rows[0] else note
+
+
+def answer_of(rows: Rows) -> str:
+    """The sentence that stands above all tables; nothing where an earlier version wrote the rows."""
+    return next((str(row["line"]) for row in rows if row["table"] == "answer"), "")
 
 
 def judge_of(rows: Rows) -> Row | None:

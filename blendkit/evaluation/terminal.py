@@ -11,7 +11,7 @@ from rich.text import Text
 
 from blendkit.evaluation.checks import NEUTRAL, lower_is_better
 from blendkit.evaluation.formats import text_of
-from blendkit.evaluation.tables import FIGURES, JUDGE_RANK, KINDS, TABLES, Row, by_table, judge_of, line_above, mark, note_under, title_of
+from blendkit.evaluation.tables import FIGURES, JUDGE_RANK, KINDS, LINES, TABLES, Row, answer_of, by_table, judge_of, line_above, mark, note_under, title_of
 from blendkit.judges.base import LLM, OTHER, STAND_IN
 from blendkit.terminal_text import one_line, shown, standing
 
@@ -39,8 +39,10 @@ def print_tables(rows: list[dict[str, Any]], signatures: list[str], intervals: b
     stream = sys.stdout if to_stdout else sys.stderr
     console = Console(stderr=not to_stdout, width=None if stream.isatty() else 160, highlight=False)
     judge = judge_of(rows)
+    if said := answer_of(rows):
+        console.print(Text(standing(one_line(said)), style="bold"), soft_wrap=True)
     for name, chosen in by_table(rows).items():
-        if name in FIGURES or name == "judge":
+        if name in FIGURES or name in LINES:
             continue
         kind, title = TABLES[name], title_of(name, judge)
         if judge and (line := line_above(name, chosen, judge)):

@@ -174,7 +174,7 @@ def test_the_forms_of_the_tables(blendkit):
     assert " to " in markdown.stdout and "evaluate|oracle:judge:j" in markdown.stdout
     latex = blendkit("evaluate", "--format", "latex", stdin=lines(records)).stdout
     assert r"a|b\_<i>\&\%" in latex and latex.count(r"\begin{tabular}") == 4
-    table = list(csv.reader(io.StringIO(blendkit("evaluate", "--format", "csv", stdin=lines(records)).stdout.split("\n\n")[1])))
+    table = list(csv.reader(io.StringIO(blendkit("evaluate", "--format", "csv", stdin=lines(records)).stdout.split("\n\n")[2])))
     assert table[0][:4] == ["table", "method", "kind", "examples"] and "q_low" in table[0]
     assert {len(row) for row in table} == {len(table[0])}
     assert all(json.loads(line) for line in blendkit("evaluate", "--format", "json", stdin=lines(records)).stdout.splitlines())

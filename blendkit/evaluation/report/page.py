@@ -18,7 +18,7 @@ from blendkit.errors import OutputError
 from blendkit.evaluation.formats import text_of
 from blendkit.evaluation.report.browser import Browser
 from blendkit.evaluation.report.plots import as_svg, line_above_figures
-from blendkit.evaluation.tables import FIGURES, KINDS, TABLES, Row, judge_of, line_above, note_under, title_of
+from blendkit.evaluation.tables import FIGURES, KINDS, LINES, TABLES, Row, answer_of, judge_of, line_above, note_under, title_of
 from blendkit.evaluation.terminal import Best, best_figures, column_title, figure_text, is_best
 from blendkit.terminal_text import shown
 from blendkit.version import VERSION
@@ -58,7 +58,7 @@ def page(rows: Rows, signatures: list[str], notes: list[str], browser: Browser, 
     style, script = ((HERE / name).read_text(encoding="utf-8") for name in ("page.css", "page.js"))
     drawn = as_svg(rows)
     judge = judge_of(rows)
-    sections = [_section(table, [row for row in rows if row["table"] == table], judge) for table in TABLES if table not in (*FIGURES, "judge")]
+    sections = [_section(table, [row for row in rows if row["table"] == table], judge) for table in TABLES if table not in (*FIGURES, *LINES)]
     figures = "".join(f"<figure><figcaption>{escape(title)}</figcaption>{svg}</figure>" for title, svg in drawn.items())
     parts = [section for section in sections[:2] if section]
     parts += (
@@ -80,7 +80,7 @@ def page(rows: Rows, signatures: list[str], notes: list[str], browser: Browser, 
 <style>{style}</style>
 </head>
 <body>
-<header><h1>blendkit evaluate</h1><p>{examples:,} records</p>
+<header><h1>blendkit evaluate</h1><p class="answer">{_name(answer_of(rows))}</p><p>{examples:,} records</p>
 <nav>{_navigation(parts)}<a href="#records">Records</a></nav></header>
 <main>
 {f'<ul class="notes">{said}</ul>' if said else ""}
