@@ -13,7 +13,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from blendkit.evaluation.checks import lower_is_better
+from blendkit.evaluation.columns import lower_is_better
 from blendkit.evaluation.examples import rounded
 from blendkit.evaluation.methods import RANK, Method, Methods
 from blendkit.evaluation.spilled_columns import Column, Computed, Values, counted

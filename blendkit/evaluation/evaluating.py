@@ -6,12 +6,13 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from blendkit.errors import DataError, RecordError, UsageError, require
+from blendkit.errors import BlendkitError, DataError, RecordError, UsageError, require
 from blendkit.evaluation.agreement import Rankers
 from blendkit.evaluation.answer import answer
-from blendkit.evaluation.checks import check_all, compare, judges_differ, parsed, read_rows
+from blendkit.evaluation.checks import expected, not_worse, outcomes, parsed, raise_failed
+from blendkit.evaluation.comparing import compare, judges_differ, read_rows, worse
 from blendkit.evaluation.examples import JudgedExample, Oracle, example_of
-from blendkit.evaluation.formats import FORMATS, rendered
+from blendkit.evaluation.formats import COLUMNS, FORMATS, rendered
 from blendkit.evaluation.judges import Judges
 from blendkit.evaluation.length import length_table
 from blendkit.evaluation.methods import Methods, table_2
@@ -42,12 +43,13 @@ class Evaluating(Stage):
     def __init__(
         self, *, versus: Sequence[str] = (), oracle: str | None = None, agreement: str | None = None, baseline: str | None = None,
         seed: int = 0, ratings: bool = False, length_controlled: str | None = None, aggregations: bool = False,
-        manifests: Sequence[str] = (), compare_with: str | None = None, checks: Sequence[str] = (), report: str | None = None,
+        manifests: Sequence[str] = (), compare_with: str | None = None, checks: Sequence[str] = (),
+        expect: int | None = None, fail_if_worse: str | None = None, report: str | None = None,
         report_records: int = 500, plot: str | None = None, form: str = "json", intervals: bool = False,
     ) -> None:  # fmt: skip
         """All arguments but the last two are `blendkit.evaluate`'s.
 
-        `form` is how `ending` writes the tables: one of `evaluation.formats.FORMATS`, with `intervals` or without.
+        `form` is how `ending` writes the tables: one of `evaluation.formats.FORMATS`, with `intervals` or without, or its COLUMNS.
 
         Raises:
             UsageError: an argument's value is none that there is, or a library is missing.
@@ -55,10 +57,13 @@ class Evaluating(Stage):
             DataError: a manifest or the earlier run's file holds something else.
             OutputError: the page's or the plot's folder cannot be written.
         """
-        if form not in FORMATS:
+        if form not in (*FORMATS, COLUMNS):
             raise UsageError(f"--format {form}: expected one of {', '.join(FORMATS)}")
-        for line in checks:
-            parsed(line)
+        if compare_with and fail_if_worse and compare_with != fail_if_worse:
+            raise UsageError(f"--compare {compare_with}, --fail-if-worse {fail_if_worse}: expected one earlier run, got two")
+        for check in map(parsed, checks):
+            if check.needs_earlier and not (compare_with or fail_if_worse):
+                raise UsageError(f"--assert {check.text}: expected --compare FILE or --fail-if-worse FILE with it, which give the earlier run")
         if length_controlled:
             require("sklearn", "stats", "--length-controlled", "scikit-learn")
         if report:
@@ -68,9 +73,9 @@ class Evaluating(Stage):
             check_plot(plot)
         self.versus, self.oracle, self.baseline, self.seed = list(versus), Oracle.named(oracle), baseline, seed
         self.aggregations, self.controlled, self.form, self.intervals = aggregations, length_controlled, form, intervals
-        self.checks, self.report, self.plot = list(checks), report, plot
+        self.checks, self.expect, self.fail_if_worse, self.report, self.plot = list(checks), expect, fail_if_worse, report, plot
         self.ratings = ratings or report is not None  # the page shows all there is
-        self.earlier = read_rows(compare_with) if compare_with else None
+        self.earlier = read_rows(fail_if_worse, "--fail-if-worse") if fail_if_worse else read_rows(compare_with) if compare_with else None
         self.stages = read_stages(list(manifests))
         self.browser = Browser(report_records) if report else None
         self.agreement = PairwiseAgreement(agreement) if agreement else None
@@ -84,6 +89,7 @@ class Evaluating(Stage):
         self.examples: list[JudgedExample] = []
         self.notes: list[str] = []
         self._rows: Rows | None = None
+        self._errors: list[BlendkitError] = []
 
     def finish(self, record: Record, results: list[object]) -> None:
         """Takes what the tables need.
@@ -152,7 +158,10 @@ class Evaluating(Stage):
             if self.earlier is not None:
                 self.notes += filter(None, [judges_differ(self.earlier, rows)])
                 rows += compare(self.earlier, rows)
-            self._rows = rows
+            checked, self._errors = outcomes(self.checks, rows, self.earlier)
+            checked += [expected(self.expect, self.count)] if self.expect is not None else []
+            checked += [not_worse(self.fail_if_worse, worse(self.earlier, rows))] if self.fail_if_worse and self.earlier is not None else []
+            self._rows = [*rows, *checked]
         return self._rows
 
     def _note_unread(self) -> None:
@@ -212,8 +221,8 @@ class Evaluating(Stage):
             save_plot(self.rows(), self.plot)
 
     def check(self) -> None:
-        """Compares the tables' figures as `checks` ask. Raises CheckFailed where one does not hold."""
-        check_all(self.checks, self.rows())
+        """Raises CheckFailed where `checks`, `expect` or `fail_if_worse` do not hold; UsageError or DataError where one cannot be answered."""
+        raise_failed([row for row in self.rows() if row["table"] == "checks"], self._errors)
 
     def describe(self) -> dict[str, Any]:
         """The signatures, its own first."""

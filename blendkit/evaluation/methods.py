@@ -13,11 +13,10 @@ from typing import Any
 import numpy as np
 
 from blendkit.errors import DataError, UsageError
-from blendkit.evaluation.checks import GROUPS
 from blendkit.evaluation.examples import JudgedExample, Oracle, rank_of, rounded
 from blendkit.evaluation.spilled_columns import Column, ColumnFile, Computed, SpilledColumns, blocks, counted
 from blendkit.evaluation.statistics import bootstrap, holm, randomization
-from blendkit.evaluation.tables import JUDGE_RANK, KINDS, Row
+from blendkit.evaluation.tables import GROUPS, JUDGE_RANK, KINDS, Row
 from blendkit.judges.base import LLM, STAND_IN
 from blendkit.terminal_text import listed, shown
 
@@ -208,6 +207,7 @@ def table_2(table: Methods, seed: int, notes: list[str], baseline: str | None = 
         if some_left_out:
             row["judged"] = method.examples - method.left_out[RANK]
         intervals: dict[str, list[float | None]] = {}
+        absent: dict[str, int] = {}
         lacking: dict[int, list[str]] = {}
         for column in names:
             count, mean = counted(table.column(method, column))
@@ -215,13 +215,15 @@ def table_2(table: Methods, seed: int, notes: list[str], baseline: str | None = 
             # A fused answer came too late for the oracle's score.
             if missing and column in table.metrics and not (method.kind == "fused" and column == table.oracle.score):
                 lacking.setdefault(missing, []).append(column)
+            if missing:
+                absent[table.named(column)] = missing
             row[table.named(column)] = None if missing else rounded(mean)
             if count and not missing:
                 intervals[table.named(column)] = [rounded(bound) for bound in bounds[number, column]]
         for missing, lacked in lacking.items():
             lacks = f"{listed(lacked)} {'is' if len(lacked) == 1 else 'are'} missing for {shown(method.name)} in {missing} of {method.examples} examples"
             notes.append(f"{lacks}, so no mean is shown; `blendkit score` writes scores")
-        rows.append({**row, "intervals": intervals})
+        rows.append({**row, "intervals": intervals, **({"missing": absent} if absent else {})})
     return [*rows, *_tests(table, methods, [name for name in names if name != "characters"], seed, baseline, notes)]
 
 

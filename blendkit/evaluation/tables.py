@@ -24,6 +24,7 @@ class TableKind:
 TABLES: dict[int | str, TableKind] = {
     # One row, whose `line` stands above all.
     "answer": TableKind("The answer"),
+    "checks": TableKind("Checks", columns=("method", "result", "means", "left", "right")),
     # One row, whose `line` stands above every table that the judge feeds.
     "judge": TableKind("The judge"),
     2: TableKind("Methods (as Table 2 of the paper)"),
@@ -37,19 +38,19 @@ TABLES: dict[int | str, TableKind] = {
     ),
     "tests": TableKind(
         "Paired tests, over the examples of both",
-        "Bootstrap 95 % interval of the mean difference; p by approximate randomization; p_holm by Holm's correction.",
-        ("method", "column", "examples", "difference", "low", "high", "p", "p_holm"),
+        "Bootstrap 95 % interval of the mean difference; p by approximate randomization; p (Holm) by Holm's correction.",
+        ("method", "column", "examples", "difference", "p", "p_holm"),
     ),
     "ratings": TableKind(
         "Ratings over all verdicts (Bradley-Terry on Elo's scale; Elo online)",
         "Each with 95 % intervals over the examples; a tie is half a win.",
-        ("method", "verdicts", "win_rate", "rating", "rating_low", "rating_high", "elo", "elo_low", "elo_high"),
+        ("method", "verdicts", "win_rate", "rating", "elo"),
     ),
     "wins": TableKind("Win rates: row over column, %"),
     "length": TableKind(
         "Win rates at equal length (our regression, not AlpacaEval 2's estimator)",
         "What the judge would prefer of answers of equal length, after Dubois et al. 2024; bootstrap 95 %. Not comparable with AlpacaEval 2's leaderboard.",
-        ("method", "examples", "win_rate", "length_controlled", "low", "high", "length_effect", "characters"),
+        ("method", "examples", "win_rate", "length_controlled", "length_effect", "characters"),
     ),
     "judges": TableKind(
         "Judges: rate of the first place, agreement of both orders, %",
@@ -73,6 +74,14 @@ AT_CHANCE = " (at chance)"
 
 # The kinds of methods in Table 2, in its order, with their headings.
 KINDS = {"model": "LLMs", "oracle": "Oracles", "ranker": "Rankers", "fused": "Fused"}
+
+
+GROUPS = {title.lower(): kind for kind, title in KINDS.items()}
+
+
+def group_of(row: Row) -> str:
+    """What checks call a row's group."""
+    return next((group for group, kind in GROUPS.items() if kind == row.get("kind")), "agreement")
 
 
 def by_table(rows: Rows) -> dict[int | str, Rows]:

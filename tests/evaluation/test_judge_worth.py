@@ -80,9 +80,9 @@ def test_the_line_and_the_mark_are_in_every_form(called, tmp_path):
         assert "both orders agree on 0.0% of 36 pairs" in text, form
     assert (
         "### Methods (as Table 2 of the paper)\n\njudge:j, an LLM" in forms["markdown"]
-        and "| gpt_rank (at chance) | not_worse_than_b (at chance) |" in forms["markdown"]
+        and "| GPT-Rank ↓ (at chance) | ≥ b % ↑ (at chance) |" in forms["markdown"]
     )
-    assert "% Methods (as Table 2 of the paper)\n% judge:j, an LLM" in forms["latex"] and r"gpt\_rank (at chance)" in forms["latex"]
+    assert "% Methods (as Table 2 of the paper)\n% judge:j, an LLM" in forms["latex"] and r"GPT-Rank $\downarrow$ (at chance)" in forms["latex"]
     tables = [list(csv.DictReader(io.StringIO(part))) for part in forms["csv"].split("\n\n")]
     assert tables[1][0]["at_chance"] == "True" and "gpt_rank (at chance)" in tables[2][0]
     assert called("evaluate", "-q", "--report", tmp_path / "page", "--plot", tmp_path / "p.svg", stdin=lines(stream(first)))[0] == 0
@@ -207,8 +207,8 @@ def test_the_stand_in_is_never_headed_gpt_rank(called, name, form):
     assert "gpt_rank" not in out and "GPT-Rank" not in out.replace("not to be reported as GPT-Rank", "") and "oracle (stand-in rank)" in out
     column = {
         "table": f"Stand-in rank ({name}) ↓",
-        "markdown": f"stand_in_rank ({name})",
-        "latex": rf"stand\_in\_rank ({name})",
+        "markdown": f"Stand-in rank ({name}) ↓",
+        "latex": rf"Stand-in rank ({name}) $\downarrow$",
         "csv": f"stand_in_rank ({name})",
     }
     assert column.get(form, '"stand_in_rank":') in out

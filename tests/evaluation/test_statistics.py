@@ -13,7 +13,8 @@ import pytest
 from conftest import lines, parsed
 
 from blendkit.errors import CheckFailed, DataError, UsageError
-from blendkit.evaluation.checks import check_all, compare, figure, read_rows
+from blendkit.evaluation.checks import check_all, figure
+from blendkit.evaluation.comparing import compare, read_rows
 from blendkit.evaluation.statistics import bootstrap, holm, randomization
 
 
@@ -104,10 +105,10 @@ def test_holm_runs_over_what_was_asked_and_the_table_says_how_many(called):
     tests = [row for row in parsed(out) if row["table"] == "tests"]
     # Neither the oracles, nor Top-3 of two candidates, nor a score that never varies.
     assert {(row["method"], row["column"]) for row in tests} == {(method, column) for method in ("n.5", "r", "fused") for column in ("q", "judge_rank")}
-    assert {row["comparisons"] for row in tests} == {6} and "p_holm by Holm's correction over 6 comparisons: no oracles" in err
+    assert {row["comparisons"] for row in tests} == {6} and "p (Holm) by Holm's correction over 6 comparisons: no oracles" in err
     np.testing.assert_allclose([row["p_holm"] for row in tests], holm(np.array([row["p"] for row in tests])), atol=6e-6)
     _, markdown, _ = called("evaluate", "--baseline", "m", "--format", "markdown", stdin=lines(records))
-    assert "| comparisons |" in markdown
+    assert "correction over 6 comparisons" in markdown
     code, out, _ = called("evaluate", "--baseline", "oracle (q)", stdin=lines(records))
     assert code == 0 and {row["method"] for row in parsed(out) if row["table"] == "tests"} == {"m", "n.5", "r", "fused"}
 
@@ -135,7 +136,7 @@ def test_best_and_worst_know_which_way_is_better():
     assert figure("llms.best.q", rows) == figure("llms.worst.gpt_rank", rows) == 2
     assert figure("llms.best.gpt_rank", rows) == figure("llms.best.perplexity", rows) == 1
     assert figure("llms.mean.q", rows) == 1.5
-    with pytest.raises(CheckFailed, match=r"1 of 1 checks do not hold: 2 < 1 \(2 < 1\)"):
+    with pytest.raises(CheckFailed, match=r"1 of 1 checks do not hold: 2 < 1 \(2 against 1\)"):
         check_all(["2 < 1"], rows)
     with pytest.raises(UsageError):
         check_all(["llms.a < 1"], rows)

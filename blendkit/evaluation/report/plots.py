@@ -15,9 +15,8 @@ from typing import Any
 import numpy as np
 
 from blendkit.errors import OutputError, UsageError, require
-from blendkit.evaluation.checks import NEUTRAL, lower_is_better
+from blendkit.evaluation.columns import NEUTRAL, TITLES, lower_is_better
 from blendkit.evaluation.tables import AT_CHANCE, JUDGE_RANK, TABLES, judge_of, line_above, title_of
-from blendkit.evaluation.terminal import TITLES
 from blendkit.terminal_text import shown
 
 Rows = list[dict[str, Any]]
