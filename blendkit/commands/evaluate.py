@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import shlex
+import sys
+from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -121,7 +124,7 @@ def evaluate(
     assert isinstance(stage, Evaluating)
     if form == "table" or (form is None and not run.quiet and not list_columns):
         print_tables(stage.rows(), stage.all_signatures(), intervals, to_stdout=form == "table")
-    if page := stage.write_page():
+    if page := stage.write_page(Path(run.input).name if run.input and run.input != "-" else "standard input", shlex.join(["blendkit", *sys.argv[1:]])):
         say(f"the page is {page}", "evaluate")
     stage.draw()
     stage.check()

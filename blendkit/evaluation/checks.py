@@ -77,7 +77,7 @@ def outcomes(checks: list[str], rows: Rows, earlier: Rows | None = None) -> tupl
 
 def expected(records: int, count: int) -> Row:
     """The row of `--expect`."""
-    return _row(f"--expect {records}", "Records", count == records, count, records)
+    return _row(f"--expect {records}", f"{records:,} records", count == records, count, records)
 
 
 def not_worse(path: str, found: list[str]) -> Row:

@@ -51,9 +51,9 @@ OTHERS = {
     "records_per_second": "Records/s",
     "peak_memory_mb": "Peak memory, MB",
     "beyond_noise": "Beyond noise",
-    "means": "In words",
+    "means": "Check",
 }
-FIRST = {"judges": "Judge", "stages": "Stage", "checks": "Check"}
+FIRST = {"judges": "Judge", "stages": "Stage"}
 # The bounds of an interval that are columns, where their names are not those of the figure with _low and _high.
 BOUNDS = {"difference": ("low", "high"), "length_controlled": ("low", "high"), "share": ("low", "high")}
 # Decimals, where the size of the figures does not decide them.

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from typing import Any, NotRequired, TypedDict
 
 from blendkit.errors import DataError, RecordError
-from blendkit.evaluation.columns import HIDDEN, NEUTRAL, lower_is_better
+from blendkit.evaluation.columns import HIDDEN, NEUTRAL, TITLES, lower_is_better
 from blendkit.evaluation.tables import JUDGE_RANK, Rows, group_of
 from blendkit.terminal_text import listed, shown
 from blendkit.untrusted import json_value, read_file, typed
@@ -81,10 +81,14 @@ def judges_differ(old: Rows, new: Rows) -> str | None:
     """A line for a person where the judge's ranks of both runs have two names, and so are not compared."""
     before, now = ({key for row in rows if row["table"] == 2 for key in row if key in JUDGE_RANK.values()} for rows in (old, new))
     return (
-        f"--compare: the earlier run has {listed(before)}, this one {listed(now)}: ranks of two kinds of judges, which are not compared"
+        f"the earlier run has {_called(before)}, this one {_called(now)}: ranks of two kinds of judges, which are not compared"
         if before and now and before != now
         else None
     )
+
+
+def _called(columns: set[str]) -> str:
+    return listed(TITLES[column].removesuffix(" ↓") for column in sorted(columns))
 
 
 def worse(old: Rows, new: Rows) -> list[str]:

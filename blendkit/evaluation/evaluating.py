@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +20,7 @@ from blendkit.evaluation.methods import Methods, table_2
 from blendkit.evaluation.pairwise import PairwiseAgreement
 from blendkit.evaluation.ratings import Firsts, ratings_of
 from blendkit.evaluation.report.browser import Browser
-from blendkit.evaluation.report.page import make_folder, write_page
+from blendkit.evaluation.report.page import Made, make_folder, write_page
 from blendkit.evaluation.report.plots import check_plot, save_plot
 from blendkit.evaluation.stages import read_stages
 from blendkit.names import Called, Divided
@@ -74,7 +75,8 @@ class Evaluating(Stage):
         self.versus, self.oracle, self.baseline, self.seed = list(versus), Oracle.named(oracle), baseline, seed
         self.aggregations, self.controlled, self.form, self.intervals = aggregations, length_controlled, form, intervals
         self.checks, self.expect, self.fail_if_worse, self.report, self.plot = list(checks), expect, fail_if_worse, report, plot
-        self.ratings = ratings or report is not None  # the page shows all there is
+        # The page shows all there is, also what was not asked for elsewhere.
+        self.asked, self.ratings = ratings, ratings or report is not None
         self.earlier = read_rows(fail_if_worse, "--fail-if-worse") if fail_if_worse else read_rows(compare_with) if compare_with else None
         self.stages = read_stages(list(manifests))
         self.browser = Browser(report_records) if report else None
@@ -88,6 +90,8 @@ class Evaluating(Stage):
         # Whole examples are kept only for the tables that look at all of them together.
         self.examples: list[JudgedExample] = []
         self.notes: list[str] = []
+        self._page_notes: list[str] = []
+        self._only_page: Rows = []
         self._rows: Rows | None = None
         self._errors: list[BlendkitError] = []
 
@@ -151,10 +155,14 @@ class Evaluating(Stage):
             self._note_unread()
             self.notes += filter(None, [self.divided.note()])
             if self.oracle.name is None:
-                self.notes.append("no judge's verdicts in the stream, so no judge's ranks and no Table 3: run `blendkit judge` before, or name --oracle SCORE")
+                self.notes.append(
+                    "no judge's verdicts in the stream, so no judge's ranks and no Table 3: run `blendkit judge` before, or let a score be the oracle"
+                )
             else:
-                rows += [*self.rankers.rows(), *self.firsts.rows()]
-            rows += [*self._agreements(), *self._of_verdicts(), *self.stages]
+                rows += [*self.rankers.rows(), *self.firsts.rows(self.seed)]
+            of_verdicts = self._of_verdicts()
+            self._only_page = [] if self.asked else [row for row in of_verdicts if row["table"] != "length"]
+            rows += [*self._agreements(), *(row for row in of_verdicts if self.asked or row["table"] == "length"), *self.stages]
             if self.earlier is not None:
                 self.notes += filter(None, [judges_differ(self.earlier, rows)])
                 rows += compare(self.earlier, rows)
@@ -177,9 +185,12 @@ class Evaluating(Stage):
         if not self.ratings and not self.controlled:
             return []
         if self.oracle.judge is None:
-            self.notes.append("--ratings and --length-controlled need a judge's verdicts: run `blendkit judge` before, or name --oracle judge:NAME")
+            flags = [flag for flag, given in (("--ratings", self.asked), ("--length-controlled", self.controlled)) if given]
+            if flags:
+                self.notes.append(f"no judge's verdicts in the stream, which {' and '.join(flags)} would look at: run `blendkit judge` before")
             return []
-        found = [*ratings_of(self.examples, self.seed, self.notes), *self.judges.rows()] if self.ratings else []
+        notes = self.notes if self.asked else self._page_notes
+        found = [*ratings_of(self.examples, self.seed, notes), *self.judges.rows()] if self.ratings else []
         return [*found, *(length_table(self.examples, self.controlled, self.seed) if self.controlled else [])]
 
     def _agreements(self) -> Rows:
@@ -209,11 +220,17 @@ class Evaluating(Stage):
         rows = self.rows()  # also for a table, so that the notes are all there when the run ends
         return b"" if self.form == "table" else rendered(rows, self.form, self.all_signatures(), self.intervals).encode()
 
-    def write_page(self) -> Path | None:
-        """Writes the page that `report` asks for; returns its path. Raises OutputError when that cannot be."""
+    def write_page(self, data: str = "records", command: str = "blendkit.evaluate") -> Path | None:
+        """Writes the page that `report` asks for, headed by what was read and by what command; returns its path.
+
+        Raises:
+            OutputError: it cannot be written.
+        """
         if not self.report or self.browser is None:
             return None
-        return write_page(self.report, self.rows(), self.all_signatures(), self.warnings(), self.browser, self.count)
+        rows = [*self.rows(), *self._only_page]
+        made = Made(data, command, datetime.now(UTC), self.count)
+        return write_page(self.report, made, rows, self.all_signatures(), [*self.warnings(), *self._page_notes], self.browser)
 
     def draw(self) -> None:
         """Draws the figures that `plot` asks for. Raises OutputError when that cannot be."""

@@ -24,7 +24,7 @@ class TableKind:
 TABLES: dict[int | str, TableKind] = {
     # One row, whose `line` stands above all.
     "answer": TableKind("The answer"),
-    "checks": TableKind("Checks", columns=("method", "result", "means", "left", "right")),
+    "checks": TableKind("Checks", columns=("means", "result", "left", "right")),
     # One row, whose `line` stands above every table that the judge feeds.
     "judge": TableKind("The judge"),
     2: TableKind("Methods (as Table 2 of the paper)"),
@@ -56,7 +56,9 @@ TABLES: dict[int | str, TableKind] = {
         "Judges: rate of the first place, agreement of both orders, %",
         columns=("method", "verdicts", "ties", "unparsed", "first_place_rate", "consistency", "alpha"),
     ),
-    "firsts": TableKind("Who ranks first, % of examples (Figure 1)"),
+    "firsts": TableKind(
+        "Who ranks first, % of examples (Figure 1)", "With bootstrap 95 % intervals over the examples; a first place that several share is divided."
+    ),
     "distribution": TableKind("Share of each rank, % of examples"),
     "stages": TableKind("Stages, from their manifests"),
     "compare": TableKind("Changes since the earlier run", columns=("method", "column", "old", "new", "change", "noise", "beyond_noise")),

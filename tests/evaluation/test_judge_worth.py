@@ -280,7 +280,7 @@ def test_ranks_of_two_kinds_of_judges_are_not_compared(called, tmp_path):
     (tmp_path / "old.jsonl").write_text(called("evaluate", stdin=lines(stream(honest)))[1])
     compare = ["evaluate", "--compare", tmp_path / "old.jsonl"]
     _, out, err = called(*compare, stdin=lines(stream(honest, signature=STAND_IN)))
-    assert "--compare: the earlier run has gpt_rank, this one stand_in_rank: ranks of two kinds of judges, which are not compared" in err
+    assert "the earlier run has GPT-Rank, this one Stand-in rank: ranks of two kinds of judges, which are not compared" in err
     assert {row["column"] for row in parsed(out) if row["table"] == "compare"} == {"q", "top3", "characters"}
     _, out, err = called(*compare, stdin=lines(stream(honest)))
     assert "gpt_rank" in {row["column"] for row in parsed(out) if row["table"] == "compare"} and "two kinds" not in err

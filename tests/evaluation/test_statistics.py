@@ -231,7 +231,7 @@ def test_ratings_by_an_independent_fit(blendkit):
     for record in records:
         del record["verdicts"]
     without = blendkit("evaluate", "--ratings", "--oracle", "score:q", stdin=lines(records))
-    assert "--ratings and --length-controlled need a judge's verdicts" in without.stderr
+    assert "no judge's verdicts in the stream, which --ratings would look at" in without.stderr
 
 
 def test_a_pair_that_nobody_judged_is_no_tie(blendkit):

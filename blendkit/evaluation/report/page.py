@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import base64
 import hashlib
+from dataclasses import dataclass
+from datetime import datetime
 from html import escape
 from pathlib import Path
 from typing import Any
@@ -38,7 +40,17 @@ def make_folder(folder: str) -> None:
         raise OutputError(f"--report {folder}: cannot make the folder: {error.strerror}") from error
 
 
-def write_page(folder: str, rows: Rows, signatures: list[str], notes: list[str], browser: Browser, examples: int) -> Path:
+@dataclass(frozen=True, slots=True)
+class Made:
+    """What the page is made of: the data's name, the command, the time, and how many records."""
+
+    data: str
+    command: str
+    time: datetime
+    examples: int
+
+
+def write_page(folder: str, made: Made, rows: Rows, signatures: list[str], notes: list[str], browser: Browser) -> Path:
     """Writes `index.html` into the folder; returns its path.
 
     Raises:
@@ -46,25 +58,27 @@ def write_page(folder: str, rows: Rows, signatures: list[str], notes: list[str],
     """
     path = Path(folder) / "index.html"
     try:
-        path.write_text(page(rows, signatures, notes, browser, examples), encoding="utf-8", errors="replace")
+        path.write_text(page(made, rows, signatures, notes, browser), encoding="utf-8", errors="replace")
     except OSError as error:
         raise OutputError(f"--report {folder}: cannot write: {error.strerror}") from error
     return path
 
 
-def page(rows: Rows, signatures: list[str], notes: list[str], browser: Browser, examples: int) -> str:
+def page(made: Made, rows: Rows, signatures: list[str], notes: list[str], browser: Browser) -> str:
     """The whole page."""
     style, script = ((HERE / name).read_text(encoding="utf-8") for name in ("page.css", "page.js"))
     drawn = as_svg(rows)
     judge = judge_of(rows)
     sections = {layout.table: _section(layout, judge) for layout in laid_out(rows)}
-    figures = "".join(f"<figure><figcaption>{escape(title)}</figcaption>{svg}</figure>" for title, svg in drawn.items())
+    figures = "".join(f"<figure><figcaption>{_name(title)}</figcaption>{svg}</figure>" for title, svg in drawn.items())
     parts = [sections.pop(table) for table in ("checks", 2, 3) if table in sections]
     parts += (
         [f'<section id="figures"><h2>Figures</h2>{_judged(line_above_figures(rows), judge)}<div class="figures">{figures}</div></section>'] if figures else []
     )
     parts += sections.values()
-    how_many = f"{len(browser.records):,} of {examples:,} records" if len(browser.records) < examples else f"{examples:,} records"
+    all_records = f"{made.examples:,} record{'s' if made.examples > 1 else ''}"
+    how_many = f"{len(browser.records):,} of {all_records}" if len(browser.records) < made.examples else all_records
+    day, time = made.time.strftime("%Y-%m-%d"), made.time.strftime("%Y-%m-%d %H:%M UTC")
     legend = "Search looks into requests, references, answers, models and ids. Green: the top that was fused; framed: a fused answer."
     said = "".join(f"<li>{_name(note)}</li>" for note in notes)
     signed = "".join(f"<li><code>{_name(signature)}</code></li>" for signature in signatures)
@@ -75,11 +89,12 @@ def page(rows: Rows, signatures: list[str], notes: list[str], browser: Browser, 
 <meta charset="utf-8">
 <meta name="viewport" content="width=device-width, initial-scale=1">
 <meta http-equiv="Content-Security-Policy" content="{policy}">
-<title>blendkit evaluate: {examples:,} records</title>
+<title>{_name(made.data)}, {day}: blendkit evaluate, {all_records}</title>
 <style>{style}</style>
 </head>
 <body>
-<header><h1>blendkit evaluate</h1><p class="answer">{_name(answer_of(rows))}</p><p>{examples:,} records</p>
+<header><h1><bdi>{_name(made.data)}</bdi></h1><p class="answer">{_name(answer_of(rows))}</p>
+<p>{all_records}, {time}: <code>{_name(made.command)}</code></p>
 <nav>{_navigation(parts)}<a href="#records">Records</a></nav></header>
 <main>
 {f'<ul class="notes">{said}</ul>' if said else ""}
@@ -136,7 +151,6 @@ def _section(layout: Layout, judge: Row | None) -> str:
 
 
 def _table(layout: Layout) -> str:
-    # What all rows of a table have alike stands under it.
     heads = "".join(f'<th scope="col"><button type="button">{_name(heading)}</button></th>' for heading in layout.headings)
     body = []
     for kind, rows in layout.groups:
