@@ -200,6 +200,8 @@ def table_2(table: Methods, seed: int, notes: list[str], baseline: str | None = 
         # The same seed draws the same examples for all cells.
         part = keys[start : start + TOGETHER]
         bounds |= zip(part, bootstrap([table.column(methods[number], column) for number, column in part], seed).tolist(), strict=True)
+    ranked_by = {method.name for method in methods if method.kind == "ranker"}
+    late: dict[str, list[str]] = {}
     some_left_out = any(method.left_out[RANK] for method in methods)
     rows = []
     for number, method in enumerate(methods):
@@ -212,9 +214,13 @@ def table_2(table: Methods, seed: int, notes: list[str], baseline: str | None = 
         for column in names:
             count, mean = counted(table.column(method, column))
             missing = method.examples - method.left_out[column] - count
-            # A fused answer came too late for the oracle's score.
-            if missing and column in table.metrics and not (method.kind == "fused" and column == table.oracle.score):
-                lacking.setdefault(missing, []).append(column)
+            if missing and column in table.metrics:
+                if method.kind == "fused" and not count:
+                    # It came after the score; where the answers were ranked by it before, that is as it should be.
+                    if column != table.oracle.score and f"score:{column}" not in ranked_by:
+                        late.setdefault(method.name, []).append(column)
+                else:
+                    lacking.setdefault(missing, []).append(column)
             if missing:
                 absent[table.named(column)] = missing
             row[table.named(column)] = None if missing else rounded(mean)
@@ -224,6 +230,9 @@ def table_2(table: Methods, seed: int, notes: list[str], baseline: str | None = 
             lacks = f"{listed(lacked)} {'is' if len(lacked) == 1 else 'are'} missing for {shown(method.name)} in {missing} of {method.examples} examples"
             notes.append(f"{lacks}, so no mean is shown; `blendkit score` writes scores")
         rows.append({**row, "intervals": intervals, **({"missing": absent} if absent else {})})
+    for columns in dict.fromkeys(map(tuple, late.values())):
+        fused, were = listed(name for name, lacked in late.items() if tuple(lacked) == columns), "was" if len(columns) == 1 else "were"
+        notes.append(f"{fused} came after {listed(columns)} {were} computed, so the table has – there: `blendkit score` behind `blendkit fuse` fills it")
     return [*rows, *_tests(table, methods, [name for name in names if name != "characters"], seed, baseline, notes)]
 
 
