@@ -36,6 +36,7 @@ class Contestant:
     mean: float
 
 
+@np.errstate(over="ignore", invalid="ignore", divide="ignore")
 def answer(table: Methods, judge: Row | None, seed: int) -> Row:
     """The row `answer`, whose `line` is the sentence; `judge` is the judge's row, where the stream has verdicts of it.
 
