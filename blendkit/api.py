@@ -347,8 +347,8 @@ def judge(
 def evaluate(
     records: Records, *, versus: Sequence[str] = (), oracle: str | None = None, agreement: str | None = None, baseline: str | None = None,
     ratings: bool = False, length_controlled: str | None = None, aggregations: bool = False, manifests: Sequence[str] = (),
-    compare_with: str | None = None, checks: Sequence[str] = (), report: str | None = None, report_records: int = 500,
-    plot: str | None = None, seed: int = 0,
+    compare_with: str | None = None, checks: Sequence[str] = (), expect: int | None = None, fail_if_worse: str | None = None,
+    report: str | None = None, report_records: int = 500, plot: str | None = None, seed: int = 0,
 ) -> list[dict[str, Any]]:  # fmt: skip
     """Returns the rows of Table 2 and Table 3, and of the tables that are asked for, as `blendkit evaluate` writes them.
 
@@ -365,6 +365,8 @@ def evaluate(
         manifests: files that earlier stages' `--manifest` wrote; adds their time and cost.
         compare_with: a file of rows of an earlier run, as JSON lines; adds what moved beyond noise.
         checks: such as `rankers.pairrm.gpt_rank < llms.best.gpt_rank`.
+        expect: how many records there must be.
+        fail_if_worse: as `compare_with`; besides, no figure may have become worse beyond noise.
         report: a folder; writes one self-contained HTML page into it, with the first `report_records` records (needs the extra `plots`).
         plot: a .png, .svg or .pdf that the figures are drawn into (needs the extra `plots`).
         seed: of resampling, permutations and bubble runs.
@@ -374,15 +376,15 @@ def evaluate(
         UsageError: an argument's value is none that there is, or an extra is not installed.
         NoInputError: a file that is read is not there.
         OutputError: the page or the plot cannot be written.
-        CheckFailed: one of `checks` does not hold; all else is done.
+        CheckFailed: one of `checks`, `expect` and `fail_if_worse` does not hold; all else is done.
     """
     from blendkit.evaluation.evaluating import Evaluating
     from blendkit.pipeline.runner import apply
 
     stage = Evaluating(
         versus=versus, oracle=oracle, agreement=agreement, baseline=baseline, ratings=ratings, length_controlled=length_controlled,
-        aggregations=aggregations, manifests=manifests, compare_with=compare_with, checks=checks, report=report,
-        report_records=report_records, plot=plot, seed=seed,
+        aggregations=aggregations, manifests=manifests, compare_with=compare_with, checks=checks, expect=expect,
+        fail_if_worse=fail_if_worse, report=report, report_records=report_records, plot=plot, seed=seed,
     )  # fmt: skip
     for _ in apply(stage, records):
         pass

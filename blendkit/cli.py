@@ -81,7 +81,7 @@ def blendkit(version: Annotated[bool, typer.Option("--version", callback=_versio
 
     blendkit generate -m A -m B < prompts.jsonl | blendkit pair | blendkit rank --top 3 | blendkit fuse | blendkit judge | blendkit evaluate
 
-    Exit codes: 0 done, 1 a fault of blendkit, 2 wrong usage, 3 an evaluate --assert does not hold, 65 bad data, 66 no such input or model, 69 an endpoint
+    Exit codes: 0 done, 1 a fault of blendkit, 2 wrong usage, 3 a check of evaluate does not hold, 65 bad data, 66 no such input or model, 69 an endpoint
     cannot be reached, 70 some records were skipped or too many verdicts not read, 74 cannot write, 75 out of memory or workers killed again and again,
     130 interrupted, 143 ended by SIGTERM.
     """

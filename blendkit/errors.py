@@ -40,7 +40,7 @@ def expect_at_least(least: Mapping[str, float], values: Mapping[str, Any]) -> No
 
 
 class CheckFailed(BlendkitError):
-    """A check of `evaluate --assert` does not hold (3)."""
+    """A check of `evaluate` (`--assert`, `--expect`, `--fail-if-worse`) does not hold (3)."""
 
     exit_code = 3
 

@@ -157,7 +157,7 @@ def test_no_cell_of_a_sheet_is_a_formula(blendkit, tmp_path):
     text, marked = csv_text([["a", "=b"], [-1.0, "@c"]])
     assert text == "a,'=b\n-1.0,'@c\n" and marked == 2
     records = evil_records(3, FORMULAS)
-    table = list(csv.reader(io.StringIO(blendkit("evaluate", "-q", "--format", "csv", stdin=lines(records)).stdout.split("\n\n")[0])))
+    table = list(csv.reader(io.StringIO(blendkit("evaluate", "-q", "--format", "csv", stdin=lines(records)).stdout.split("\n\n")[1])))
     names = [row[1] for row in table]
     assert "'=1+1" in names and not any(name.startswith(("=", "@", "+")) for row in table for name in row)
     record = {"id": "=1", "instruction": "-5", "candidates": [{"model": "@m", "text": "- one\n- two"}, {"model": "n", "text": "fine"}]}

@@ -148,7 +148,7 @@ TABLE = [{"table": 2, "method": "a", "kind": "model", "examples": 2, "q": 0.5, "
 
 @budget(100, 1000, st.data())
 def test_a_manifest_and_an_earlier_table_of_any_shape(data):
-    from blendkit.evaluation.checks import compare, read_rows
+    from blendkit.evaluation.comparing import compare, read_rows
     from blendkit.evaluation.stages import read_stages
 
     with tempfile.TemporaryDirectory() as folder:

@@ -2,22 +2,27 @@
 
 from __future__ import annotations
 
+import shlex
+import sys
+from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from blendkit.commands.options import with_run_options
+from blendkit.errors import UsageError
 from blendkit.pipeline.run import RunOptions, run_stage
 from blendkit.pipeline.stage import Stage
 from blendkit.streams.files import Role, one_role_each
 from blendkit.terminal_text import say
 
 PAGE = "Page and figures"
+CHECKS = "Checks"
 
 
 @with_run_options(
     "device", "dtype", "batch_tokens", "resume", "window",
-    reads={"manifests": "--manifests", "compare": "--compare"}, writes={"plot": "--plot"},
+    reads={"manifests": "--manifests", "compare": "--compare", "fail_if_worse": "--fail-if-worse"}, writes={"plot": "--plot"},
 )  # fmt: skip
 def evaluate(
     run: RunOptions,
@@ -68,22 +73,39 @@ def evaluate(
     ] = None,
     checks: Annotated[
         list[str] | None,
-        typer.Option("--assert", help="End with 3 unless this holds, such as 'rankers.pairrm.gpt_rank < llms.best.gpt_rank'. May be given several times."),
+        typer.Option(
+            "--assert",
+            help="End with 3 unless this holds, such as 'rankers.pairrm.gpt_rank < llms.best.gpt_rank', 'llms.best.bleu.low >= 20' or "
+            "'fused.blend.bleu >= earlier.fused.blend.bleu within noise' (> … beyond noise). May be given several times.",
+            rich_help_panel=CHECKS,
+        ),
     ] = None,
-    compare: Annotated[str | None, typer.Option(help="The JSON lines of an earlier evaluate: shows what moved beyond noise.")] = None,
+    list_columns: Annotated[
+        bool, typer.Option("--list-columns", help="Write on stdout all that can be asserted, as GROUP.METHOD.COLUMN and its value.", rich_help_panel=CHECKS)
+    ] = False,
+    expect: Annotated[int | None, typer.Option(min=1, help="End with 3 unless there are so many records.", rich_help_panel=CHECKS)] = None,
+    compare: Annotated[str | None, typer.Option(help="The JSON lines of an earlier evaluate: shows what moved beyond noise.", rich_help_panel=CHECKS)] = None,
+    fail_if_worse: Annotated[
+        str | None,
+        typer.Option(metavar="FILE", help="As --compare; end with 3 if a figure got worse beyond noise, or is gone.", rich_help_panel=CHECKS),
+    ] = None,
 ) -> None:
     """Print the paper's tables from what the stream holds.
 
+    First stands the answer: which LLM and which method are best by the oracle, by how much, and how sure that is.
     Table 2: every model, oracle, ranking and fused answer, with each metric's mean, the mean rank under the judge (called
     GPT-Rank where that is an LLM), and Top-3. Table 3: how each ranking agrees with the oracle. Above what a judge feeds
     stands a line on its worth; below the floor it is marked (at chance). All go to stderr for people and to stdout as
-    JSON lines, unless --format asks for one form on stdout. Exit code 3: an --assert does not hold. --report and --plot
-    need the extra: pip install 'blendkit[plots]'.
+    JSON lines, unless --format asks for one form on stdout. Exit code 3: an --assert, --expect or --fail-if-worse does not
+    hold. --report and --plot need the extra: pip install 'blendkit[plots]'.
 
     Example: blendkit evaluate --baseline pairrm --report out/ < judged.jsonl > tables.jsonl
     """
     if report:
         one_role_each([*run.roles(), Role("--report", f"{report}/index.html", writes=True)])
+
+    if list_columns and form:
+        raise UsageError("--list-columns and --format both say what stdout gets: give one of them")
 
     def make() -> Stage:
         from blendkit.evaluation.evaluating import Evaluating
@@ -91,7 +113,8 @@ def evaluate(
         return Evaluating(
             versus=versus or (), oracle=oracle, agreement=agreement, baseline=baseline, seed=run.seed, ratings=ratings,
             length_controlled=length_controlled, aggregations=aggregations, manifests=manifests or (), compare_with=compare, checks=checks or (),
-            report=report, report_records=report_records, plot=plot, form=form or "json", intervals=intervals,
+            expect=expect, fail_if_worse=fail_if_worse, report=report, report_records=report_records, plot=plot,
+            form="columns" if list_columns else form or "json", intervals=intervals,
         )  # fmt: skip
 
     stage = run_stage(make, run)
@@ -99,9 +122,9 @@ def evaluate(
     from blendkit.evaluation.terminal import print_tables
 
     assert isinstance(stage, Evaluating)
-    if form == "table" or (form is None and not run.quiet):
+    if form == "table" or (form is None and not run.quiet and not list_columns):
         print_tables(stage.rows(), stage.all_signatures(), intervals, to_stdout=form == "table")
-    if page := stage.write_page():
+    if page := stage.write_page(Path(run.input).name if run.input and run.input != "-" else "standard input", shlex.join(["blendkit", *sys.argv[1:]])):
         say(f"the page is {page}", "evaluate")
     stage.draw()
     stage.check()

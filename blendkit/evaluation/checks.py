@@ -1,73 +1,164 @@
-"""`evaluate --assert` and `--compare`: a build may fail when a model got worse, and a change is told from noise."""
+"""`evaluate --assert`, `--expect` and `--fail-if-worse`: a build may fail when a model got worse or records are missing."""
 
 from __future__ import annotations
 
-import math
 import operator
 import re
-from collections.abc import Sequence
-from typing import Any, NotRequired, TypedDict
+from dataclasses import dataclass
+from typing import Any
 
-from blendkit.errors import CheckFailed, DataError, RecordError, UsageError
-from blendkit.evaluation.tables import JUDGE_RANK, KINDS
+from blendkit.errors import BlendkitError, CheckFailed, DataError, UsageError
+from blendkit.evaluation.columns import BOUNDS, HIDDEN, heading, lower_is_better
+from blendkit.evaluation.comparing import noise_of
+from blendkit.evaluation.tables import GROUPS, JUDGE_RANK, Row, Rows, group_of, judge_of
 from blendkit.judges.base import LLM, OTHER
-from blendkit.scorers import better_when_lower
 from blendkit.terminal_text import listed, shown
-from blendkit.untrusted import json_value, read_file, typed
 
-GROUPS = {title.lower(): kind for kind, title in KINDS.items()}
-LOWER_IS_BETTER = (*JUDGE_RANK.values(), "footrule", "rank_by_")
-# Columns that describe a method without saying how good it is.
-NEUTRAL = ("characters", "examples", "judged")
 OPERATORS = {"<=": operator.le, ">=": operator.ge, "==": operator.eq, "!=": operator.ne, "<": operator.lt, ">": operator.gt}
+# Behind a check: how far apart both sides must be, or may be.
+NOISE = {"beyond": ("<", ">"), "within": ("<=", ">=", "==")}
 FORM = "GROUP.METHOD.COLUMN OP GROUP.METHOD.COLUMN or a number"
-Rows = list[dict[str, Any]]
+EARLIER = "earlier."
+ONE = {"llms": "LLM", "oracles": "oracle", "rankers": "ranker", "fused": "fused answer", "agreement": "ranking"}
 
 
-def parsed(check: str) -> tuple[str, str, str]:
-    """(left, operator, right) of a check.
+@dataclass(frozen=True, slots=True)
+class Check:
+    """LEFT OP RIGHT, and `beyond` or `within` where noise counts."""
+
+    text: str
+    left: str
+    sign: str
+    right: str
+    noise: str
+
+    @property
+    def needs_earlier(self) -> bool:
+        """Whether it names a figure of the earlier run."""
+        return self.left.startswith(EARLIER) or self.right.startswith(EARLIER)
+
+
+@dataclass(frozen=True, slots=True)
+class Figure:
+    """A figure of the tables: its value, what a person calls it, and its interval (both bounds None where there is none)."""
+
+    value: float
+    words: str
+    bounds: tuple[float | None, float | None]
+
+
+def parsed(check: str) -> Check:
+    """The parts of a check.
 
     Raises:
         UsageError: it is not of the form.
     """
-    match = re.fullmatch(r"\s*(.+?)\s*(<=|>=|==|!=|<|>)\s*(.+?)\s*", check, re.DOTALL)
+    match = re.fullmatch(r"\s*(.+?)\s*(<=|>=|==|!=|<|>)\s*(.+?)(?:\s+(beyond|within)\s+noise)?\s*", check, re.DOTALL)
     if match is None:
         raise UsageError(f"--assert {check!r}: expected {FORM}, such as rankers.pairrm.gpt_rank < llms.best.gpt_rank")
-    return match[1], match[2], match[3]
+    found = Check(shown(check.strip()), match[1], match[2], match[3], match[4] or "")
+    if found.noise and found.sign not in NOISE[found.noise]:
+        raise UsageError(f"--assert {found.text}: expected {listed(NOISE[found.noise])} before {found.noise} noise, got {found.sign}")
+    return found
 
 
-def lower_is_better(column: str) -> bool:
-    """Whether the least of a column's figures is the best."""
-    return column.startswith(LOWER_IS_BETTER) or better_when_lower(column)
+def outcomes(checks: list[str], rows: Rows, earlier: Rows | None = None) -> tuple[Rows, list[BlendkitError]]:
+    """The table `checks`, a row each, and what went wrong with those that cannot be answered (`holds` is None)."""
+    found: Rows = []
+    errors: list[BlendkitError] = []
+    for check in map(parsed, checks):
+        try:
+            found.append(_outcome(check, rows, earlier))
+        except BlendkitError as error:
+            errors.append(error)
+            found.append(_row(check.text, str(error), None, None, None))
+    return found, errors
 
 
-def check_all(checks: list[str], rows: Rows) -> None:
+def expected(records: int, count: int) -> Row:
+    """The row of `--expect`."""
+    return _row(f"--expect {records}", f"{records:,} records", count == records, count, records)
+
+
+def not_worse(path: str, found: list[str]) -> Row:
+    """The row of `--fail-if-worse`, of what `comparing.worse` found."""
+    words = f"Worse beyond noise, or gone: {listed(found, 20)}" if found else "No figure is worse beyond noise"
+    return _row(f"--fail-if-worse {shown(path)}", words, not found, len(found), 0)
+
+
+def _row(text: str, words: str, holds: bool | None, left: float | None, right: float | None) -> Row:
+    result = {True: "holds", False: "does not hold", None: "cannot be said"}[holds]
+    return {"table": "checks", "method": text, "holds": holds, "result": result, "means": words, "left": left, "right": right}
+
+
+def raise_failed(found: Rows, errors: list[BlendkitError]) -> None:
+    """Raises what `outcomes` could not answer; else CheckFailed, which names all that do not hold, with their figures."""
+    if errors:
+        raise errors[0]
+    failed = [row for row in found if not row["holds"]]
+    if failed:
+        each = (f"{row['method']} ({row['means'] if row['method'].startswith('--fail') else _figures(row)})" for row in failed)
+        raise CheckFailed(f"{len(failed)} of {len(found)} checks do not hold: {'; '.join(each)}")
+
+
+def _figures(row: Row) -> str:
+    return f"{row['left']:g} against {row['right']:g}"
+
+
+def check_all(checks: list[str], rows: Rows, earlier: Rows | None = None) -> None:
     """Compares the figures of the tables.
 
     Raises:
         UsageError: a check names a figure that is not in the tables.
+        DataError: a figure is null.
         CheckFailed: some do not hold; all of them are named, with their figures.
     """
-    failed = []
-    for check in checks:
-        left, sign, right = parsed(check)
-        values = [figure(side, rows) for side in (left, right)]
-        if not OPERATORS[sign](*values):
-            failed.append(f"{shown(left)} {sign} {shown(right)} ({values[0]:g} {sign} {values[1]:g})")
-    if failed:
-        raise CheckFailed(f"{len(failed)} of {len(checks)} checks do not hold: {'; '.join(failed)}")
+    raise_failed(*outcomes(checks, rows, earlier))
+
+
+def _outcome(check: Check, rows: Rows, earlier: Rows | None) -> Row:
+    left, right = (find(side, rows, earlier) for side in (check.left, check.right))
+    words, slack = f"{left.words} {check.sign} {right.words}", 0.0
+    if check.noise:
+        noise = noise_of(left.bounds, right.bounds)
+        if noise is None:
+            raise DataError(f"--assert {check.text}: a figure has no interval, so nothing says what noise is")
+        words, slack = f"{words} {check.noise} noise ({noise:.4g})", noise
+    gap = left.value - right.value
+    if check.noise == "beyond":
+        holds = (gap if check.sign == ">" else -gap) > slack
+    elif check.noise == "within":
+        holds = {">=": gap >= -slack, "<=": gap <= slack, "==": abs(gap) <= slack}[check.sign]
+    else:
+        holds = OPERATORS[check.sign](left.value, right.value)
+    return _row(check.text, words, bool(holds), left.value, right.value)
 
 
 def figure(path: str, rows: Rows) -> float:
-    """A number, or the cell of GROUP.METHOD.COLUMN; the method may be `best`, `worst` or `mean`, and hold dots.
+    """The value of `find`."""
+    return find(path, rows).value
 
-    Groups are llms, oracles, rankers and fused (Table 2), and agreement (Table 3, and the agreement with labels). `gpt_rank` and
-    `judge_rank` are the judge's ranks, whatever the judge is.
+
+def find(path: str, rows: Rows, earlier: Rows | None = None) -> Figure:
+    """A number, or the cell of GROUP.METHOD.COLUMN, or a bound of its interval, GROUP.METHOD.COLUMN.low or .high.
+
+    The method may be `best`, `worst` or `mean`, and hold dots. Groups are llms, oracles, rankers and fused (Table 2), and agreement
+    (Table 3, and the agreement with labels). `gpt_rank` and `judge_rank` are the judge's ranks, whatever the judge is. With `earlier.`
+    before the group it is the earlier run's.
+
+    Raises:
+        UsageError: there is no such figure.
+        DataError: it is null, or it has no interval.
     """
     try:
-        return float(path)
+        return Figure(float(path), path, (float(path), float(path)))
     except ValueError:
         pass
+    said, full, judge = f"--assert {shown(path)}", path, judge_of(rows)
+    if path.startswith(EARLIER):
+        if earlier is None:
+            raise UsageError(f"{said}: expected --compare FILE or --fail-if-worse FILE with it, which give the earlier run")
+        rows, path = earlier, path.removeprefix(EARLIER)
     group, _, rest = path.partition(".")
     method, _, column = rest.rpartition(".")
     if group == "agreement":
@@ -75,96 +166,80 @@ def figure(path: str, rows: Rows) -> float:
     elif group in GROUPS:
         chosen = [row for row in rows if row["table"] == 2 and row["kind"] == GROUPS[group]]
     else:
-        raise UsageError(f"--assert {shown(path)}: expected {FORM}; groups are {', '.join(GROUPS)} and agreement")
+        raise UsageError(f"{said}: expected {FORM}; groups are {', '.join(GROUPS)} and agreement")
+    bound = ""
+    if column in ("low", "high") and not any(column in row for row in chosen):
+        bound, (method, _, column) = column, method.rpartition(".")
     if column in (JUDGE_RANK[LLM], JUDGE_RANK[OTHER]):
         column = next((own for own in JUDGE_RANK.values() if any(own in row for row in chosen)), column)
-    having = {row["method"]: row[column] for row in chosen if isinstance(row.get(column), int | float) and not isinstance(row[column], bool)}
+    having = {row["method"]: row for row in chosen if _is_figure(row.get(column))}
+    null = {row["method"]: row for row in chosen if column in row and row[column] is None}
+    if method in null or (null and not having):
+        without = [null[method]] if method in null else list(null.values())
+        raise DataError(f"{said}: {shown(column)} is null for {listed(row['method'] for row in without)} because {_reason(without[0], column)}")
     if not having:
-        columns = sorted({key for row in chosen for key, value in row.items() if isinstance(value, int | float) and key not in ("table", "examples")})
-        raise UsageError(f"--assert {shown(path)}: no {group} with a figure {column!r}; there are {listed(columns)}")
-    if method in having:
-        return float(having[method])
-    if method in ("best", "worst"):
-        return float(min(having.values()) if lower_is_better(column) == (method == "best") else max(having.values()))
-    if method == "mean":
-        return float(sum(having.values()) / len(having))
-    raise UsageError(f"--assert {shown(path)}: no {group} of the name {method!r}; there are {listed(having)}")
+        columns = sorted({key for row in chosen for key, value in row.items() if _is_figure(value) and key not in ("table", "examples")})
+        raise UsageError(f"{said}: no {group} with a figure {column!r}; there are {listed(columns)}")
+    words = heading(next(iter(having.values()))["table"], column, judge).replace(" ↑", "").replace(" ↓", "")
+    words = f"{'earlier ' if full != path else ''}{words}"
+    if method == "mean" and method not in having:
+        if bound:
+            raise UsageError(f"{said}: a mean over methods has no interval; name a method, best or worst")
+        values = [float(row[column]) for row in having.values()]
+        return Figure(sum(values) / len(values), f"mean {words} over {group}", (None, None))
+    who = shown(method)
+    if method in ("best", "worst") and method not in having:
+        least = lower_is_better(column) == (method == "best")
+        which = (min if least else max)(having, key=lambda name: having[name][column])
+        method, who = which, f"the {method} {ONE[group]}, {shown(which)}"
+    if method not in having:
+        raise UsageError(f"{said}: no {group} of the name {method!r}; there are {listed(having)}")
+    row = having[method]
+    bounds = _bounds(row, column)
+    if not bound:
+        return Figure(float(row[column]), f"{words} of {who}", bounds)
+    value = bounds[bound == "high"]
+    if value is None:
+        raise DataError(f"{said}: {shown(column)} of {shown(method)} has no interval")
+    return Figure(float(value), f"{'lower' if bound == 'low' else 'upper'} bound of {words} of {who}", (value, value))
 
 
-def read_rows(path: str) -> Rows:
-    """The rows that an earlier `evaluate` wrote.
-
-    Raises:
-        NoInputError: there is no such file.
-        DataError: it holds something else.
-    """
-    data = read_file(path, f"--compare {path}")
-    rows: Rows = []
-    for number, line in enumerate(data.splitlines(), 1):
-        if line.strip():
-            try:
-                rows.append(_row(json_value(line)))
-            except RecordError as error:
-                raise DataError(f"--compare {path}:{number}: expected the JSON lines that `blendkit evaluate` writes: {error}") from error
-    if not rows:
-        raise DataError(f"--compare {path}: expected the JSON lines that `blendkit evaluate` writes, got nothing")
-    return rows
+def _is_figure(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool)
 
 
-class _Row(TypedDict):
-    """What every row has."""
-
-    table: int | str
-    method: str
-
-
-class _OfTable2(TypedDict):
-    """What is compared."""
-
-    kind: str
-    intervals: NotRequired[dict[str, tuple[float | None, float | None]]]
+def _bounds(row: Row, column: str) -> tuple[float | None, float | None]:
+    if column in row.get("intervals", {}):
+        low, high = row["intervals"][column]
+        return low, high
+    low, high = (row.get(name) for name in BOUNDS.get(column, (f"{column}_low", f"{column}_high")))
+    return (low, high) if _is_figure(low) and _is_figure(high) else (None, None)
 
 
-def _row(row: Any) -> dict[str, Any]:
-    if typed(row, _Row)["table"] == 2:
-        figures = {key: value for key, value in row.items() if key not in ("table", "method", "kind", "intervals")}
-        typed(row, _OfTable2)
-        typed(figures, dict[str, float | None])
-    return dict(row)
+def _reason(row: Row, column: str) -> str:
+    """Why a cell is null."""
+    missing = row.get("missing", {}).get(column)
+    if row["table"] != 2:
+        return "there is nothing to compute it from: a ranking that ties all candidates has no correlation, and a share of no pairs is none"
+    if missing is None:
+        return "no verdict on it could be read"
+    lack = f"{missing:,} of its {row.get('examples', 0):,} examples have no value"
+    if column in JUDGE_RANK.values() or column.startswith("not_worse_than_"):
+        return f"{lack}: the judge compared it with none there (`blendkit judge` compares all)"
+    return f"{lack} of it (`blendkit score` after the last stage that adds candidates gives them one)"
 
 
-def compare(old: Rows, new: Rows) -> Rows:
-    """One row for each cell of Table 2 that both runs have: old, new, and whether the change is beyond noise.
-
-    The noise is the root of the sum of the squared half widths of both 95 % intervals, which takes the runs as independent.
-    Where an interval is missing, `noise` and `beyond_noise` are None.
-    """
-    before = {(row["kind"], row["method"]): row for row in old if row["table"] == 2}
-    found = []
-    for row in (row for row in new if row["table"] == 2):
-        earlier = before.get((row["kind"], row["method"]))
-        for column, interval in row.get("intervals", {}).items():
-            if earlier is None or earlier.get(column) is None or row.get(column) is None:
+def all_figures(rows: Rows) -> str:
+    """Every figure that `find` finds, a line each: GROUP.METHOD.COLUMN, a tab, its value; then the bounds of its interval."""
+    lines = []
+    for row in rows:
+        if row["table"] not in (2, 3, "agreement"):
+            continue
+        for column, value in row.items():
+            if column in ("method", *HIDDEN) or not (value is None or _is_figure(value)):
                 continue
-            noise = _noise(interval, earlier.get("intervals", {}).get(column, (None, None)))
-            change = row[column] - earlier[column]
-            cells = {"old": earlier[column], "new": row[column], "change": round(change, 4), "noise": None if noise is None else round(noise, 4)}
-            beyond = None if noise is None else abs(change) > noise
-            found.append({"table": "compare", "method": row["method"], "kind": row["kind"], "column": column, **cells, "beyond_noise": beyond})
-    return found
-
-
-def judges_differ(old: Rows, new: Rows) -> str | None:
-    """A line for a person where the judge's ranks of both runs have two names, and so are not compared."""
-    before, now = ({key for row in rows if row["table"] == 2 for key in row if key in JUDGE_RANK.values()} for rows in (old, new))
-    return (
-        f"--compare: the earlier run has {listed(before)}, this one {listed(now)}: ranks of two kinds of judges, which are not compared"
-        if before and now and before != now
-        else None
-    )
-
-
-def _noise(*intervals: Sequence[float | None]) -> float | None:
-    """The root of the sum of the squared half widths; None where a bound is unknown."""
-    bounds = [(low, high) for low, high in intervals if low is not None and high is not None]
-    return math.hypot(*((high - low) / 2 for low, high in bounds)) if len(bounds) == len(intervals) else None
+            path = f"{group_of(row)}.{shown(row['method'])}.{shown(column)}"
+            lines.append(f"{path}\t{'null' if value is None else value}\n")
+            if "intervals" in row:
+                lines += [f"{path}.{side}\t{bound}\n" for side, bound in zip(("low", "high"), _bounds(row, column), strict=True) if bound is not None]
+    return "".join(lines)

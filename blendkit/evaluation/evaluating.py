@@ -3,21 +3,24 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from blendkit.errors import DataError, RecordError, UsageError, require
+from blendkit.errors import BlendkitError, DataError, RecordError, UsageError, require
 from blendkit.evaluation.agreement import Rankers
-from blendkit.evaluation.checks import check_all, compare, judges_differ, parsed, read_rows
+from blendkit.evaluation.answer import answer
+from blendkit.evaluation.checks import expected, not_worse, outcomes, parsed, raise_failed
+from blendkit.evaluation.comparing import compare, judges_differ, read_rows, worse
 from blendkit.evaluation.examples import JudgedExample, Oracle, example_of
-from blendkit.evaluation.formats import FORMATS, rendered
+from blendkit.evaluation.formats import COLUMNS, FORMATS, rendered
 from blendkit.evaluation.judges import Judges
 from blendkit.evaluation.length import length_table
 from blendkit.evaluation.methods import Methods, table_2
 from blendkit.evaluation.pairwise import PairwiseAgreement
 from blendkit.evaluation.ratings import Firsts, ratings_of
 from blendkit.evaluation.report.browser import Browser
-from blendkit.evaluation.report.page import make_folder, write_page
+from blendkit.evaluation.report.page import Made, make_folder, write_page
 from blendkit.evaluation.report.plots import check_plot, save_plot
 from blendkit.evaluation.stages import read_stages
 from blendkit.names import Called, Divided
@@ -41,12 +44,13 @@ class Evaluating(Stage):
     def __init__(
         self, *, versus: Sequence[str] = (), oracle: str | None = None, agreement: str | None = None, baseline: str | None = None,
         seed: int = 0, ratings: bool = False, length_controlled: str | None = None, aggregations: bool = False,
-        manifests: Sequence[str] = (), compare_with: str | None = None, checks: Sequence[str] = (), report: str | None = None,
+        manifests: Sequence[str] = (), compare_with: str | None = None, checks: Sequence[str] = (),
+        expect: int | None = None, fail_if_worse: str | None = None, report: str | None = None,
         report_records: int = 500, plot: str | None = None, form: str = "json", intervals: bool = False,
     ) -> None:  # fmt: skip
         """All arguments but the last two are `blendkit.evaluate`'s.
 
-        `form` is how `ending` writes the tables: one of `evaluation.formats.FORMATS`, with `intervals` or without.
+        `form` is how `ending` writes the tables: one of `evaluation.formats.FORMATS`, with `intervals` or without, or its COLUMNS.
 
         Raises:
             UsageError: an argument's value is none that there is, or a library is missing.
@@ -54,10 +58,13 @@ class Evaluating(Stage):
             DataError: a manifest or the earlier run's file holds something else.
             OutputError: the page's or the plot's folder cannot be written.
         """
-        if form not in FORMATS:
+        if form not in (*FORMATS, COLUMNS):
             raise UsageError(f"--format {form}: expected one of {', '.join(FORMATS)}")
-        for line in checks:
-            parsed(line)
+        if compare_with and fail_if_worse and compare_with != fail_if_worse:
+            raise UsageError(f"--compare {compare_with}, --fail-if-worse {fail_if_worse}: expected one earlier run, got two")
+        for check in map(parsed, checks):
+            if check.needs_earlier and not (compare_with or fail_if_worse):
+                raise UsageError(f"--assert {check.text}: expected --compare FILE or --fail-if-worse FILE with it, which give the earlier run")
         if length_controlled:
             require("sklearn", "stats", "--length-controlled", "scikit-learn")
         if report:
@@ -67,9 +74,10 @@ class Evaluating(Stage):
             check_plot(plot)
         self.versus, self.oracle, self.baseline, self.seed = list(versus), Oracle.named(oracle), baseline, seed
         self.aggregations, self.controlled, self.form, self.intervals = aggregations, length_controlled, form, intervals
-        self.checks, self.report, self.plot = list(checks), report, plot
-        self.ratings = ratings or report is not None  # the page shows all there is
-        self.earlier = read_rows(compare_with) if compare_with else None
+        self.checks, self.expect, self.fail_if_worse, self.report, self.plot = list(checks), expect, fail_if_worse, report, plot
+        # The page shows all there is, also what was not asked for elsewhere.
+        self.asked, self.ratings = ratings, ratings or report is not None
+        self.earlier = read_rows(fail_if_worse, "--fail-if-worse") if fail_if_worse else read_rows(compare_with) if compare_with else None
         self.stages = read_stages(list(manifests))
         self.browser = Browser(report_records) if report else None
         self.agreement = PairwiseAgreement(agreement) if agreement else None
@@ -82,7 +90,10 @@ class Evaluating(Stage):
         # Whole examples are kept only for the tables that look at all of them together.
         self.examples: list[JudgedExample] = []
         self.notes: list[str] = []
+        self._page_notes: list[str] = []
+        self._only_page: Rows = []
         self._rows: Rows | None = None
+        self._errors: list[BlendkitError] = []
 
     def finish(self, record: Record, results: list[object]) -> None:
         """Takes what the tables need.
@@ -140,18 +151,25 @@ class Evaluating(Stage):
         if self._rows is None:
             worth = self.judges.worth(self.oracle.judge, is_oracle=self.oracle.score is None)
             self.methods.name_judge(worth)
-            rows = [*([worth] if worth else []), *table_2(self.methods, self.seed, self.notes, self.baseline)]
+            rows = [answer(self.methods, worth, self.seed), *([worth] if worth else []), *table_2(self.methods, self.seed, self.notes, self.baseline)]
             self._note_unread()
             self.notes += filter(None, [self.divided.note()])
             if self.oracle.name is None:
-                self.notes.append("no judge's verdicts in the stream, so no judge's ranks and no Table 3: run `blendkit judge` before, or name --oracle SCORE")
+                self.notes.append(
+                    "no judge's verdicts in the stream, so no judge's ranks and no Table 3: run `blendkit judge` before, or let a score be the oracle"
+                )
             else:
-                rows += [*self.rankers.rows(), *self.firsts.rows()]
-            rows += [*self._agreements(), *self._of_verdicts(), *self.stages]
+                rows += [*self.rankers.rows(), *self.firsts.rows(self.seed)]
+            of_verdicts = self._of_verdicts()
+            self._only_page = [] if self.asked else [row for row in of_verdicts if row["table"] != "length"]
+            rows += [*self._agreements(), *(row for row in of_verdicts if self.asked or row["table"] == "length"), *self.stages]
             if self.earlier is not None:
                 self.notes += filter(None, [judges_differ(self.earlier, rows)])
                 rows += compare(self.earlier, rows)
-            self._rows = rows
+            checked, self._errors = outcomes(self.checks, rows, self.earlier)
+            checked += [expected(self.expect, self.count)] if self.expect is not None else []
+            checked += [not_worse(self.fail_if_worse, worse(self.earlier, rows))] if self.fail_if_worse and self.earlier is not None else []
+            self._rows = [*rows, *checked]
         return self._rows
 
     def _note_unread(self) -> None:
@@ -167,9 +185,12 @@ class Evaluating(Stage):
         if not self.ratings and not self.controlled:
             return []
         if self.oracle.judge is None:
-            self.notes.append("--ratings and --length-controlled need a judge's verdicts: run `blendkit judge` before, or name --oracle judge:NAME")
+            flags = [flag for flag, given in (("--ratings", self.asked), ("--length-controlled", self.controlled)) if given]
+            if flags:
+                self.notes.append(f"no judge's verdicts in the stream, which {' and '.join(flags)} would look at: run `blendkit judge` before")
             return []
-        found = [*ratings_of(self.examples, self.seed, self.notes), *self.judges.rows()] if self.ratings else []
+        notes = self.notes if self.asked else self._page_notes
+        found = [*ratings_of(self.examples, self.seed, notes), *self.judges.rows()] if self.ratings else []
         return [*found, *(length_table(self.examples, self.controlled, self.seed) if self.controlled else [])]
 
     def _agreements(self) -> Rows:
@@ -199,11 +220,17 @@ class Evaluating(Stage):
         rows = self.rows()  # also for a table, so that the notes are all there when the run ends
         return b"" if self.form == "table" else rendered(rows, self.form, self.all_signatures(), self.intervals).encode()
 
-    def write_page(self) -> Path | None:
-        """Writes the page that `report` asks for; returns its path. Raises OutputError when that cannot be."""
+    def write_page(self, data: str = "records", command: str = "blendkit.evaluate") -> Path | None:
+        """Writes the page that `report` asks for, headed by what was read and by what command; returns its path.
+
+        Raises:
+            OutputError: it cannot be written.
+        """
         if not self.report or self.browser is None:
             return None
-        return write_page(self.report, self.rows(), self.all_signatures(), self.warnings(), self.browser, self.count)
+        rows = [*self.rows(), *self._only_page]
+        made = Made(data, command, datetime.now(UTC), self.count)
+        return write_page(self.report, made, rows, self.all_signatures(), [*self.warnings(), *self._page_notes], self.browser)
 
     def draw(self) -> None:
         """Draws the figures that `plot` asks for. Raises OutputError when that cannot be."""
@@ -211,8 +238,8 @@ class Evaluating(Stage):
             save_plot(self.rows(), self.plot)
 
     def check(self) -> None:
-        """Compares the tables' figures as `checks` ask. Raises CheckFailed where one does not hold."""
-        check_all(self.checks, self.rows())
+        """Raises CheckFailed where `checks`, `expect` or `fail_if_worse` do not hold; UsageError or DataError where one cannot be answered."""
+        raise_failed([row for row in self.rows() if row["table"] == "checks"], self._errors)
 
     def describe(self) -> dict[str, Any]:
         """The signatures, its own first."""

@@ -24,7 +24,7 @@ from blendkit.terminal_text import listed, shown
 # Their comparisons are a square.
 MOST_CANDIDATES = 4096
 # What rows of the tables have beside scores.
-COLUMNS = frozenset(("table", "method", "kind", "examples", "intervals", "judged", *JUDGE_RANK.values(), "top3", "characters"))
+COLUMNS = frozenset(("table", "method", "kind", "examples", "intervals", "missing", "judged", *JUDGE_RANK.values(), "top3", "characters"))
 Verdicts = dict[str, list[dict[str, Any]]]
 
 

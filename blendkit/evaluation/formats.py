@@ -7,12 +7,15 @@ from typing import Any
 
 import orjson
 
-from blendkit.evaluation.tables import Row, by_table, judge_of, key_heading, line_above, title_of
+from blendkit.evaluation.checks import all_figures
+from blendkit.evaluation.layout import WORDS, Cell, Layout, laid_out
+from blendkit.evaluation.tables import Row, answer_of, by_table, judge_of, key_heading
 from blendkit.safe_csv import csv_text
 from blendkit.terminal_text import shown
 
-HIDDEN = ("table", "intervals")
 FORMATS = ("table", "markdown", "latex", "csv", "json")
+# What --list-columns asks for.
+COLUMNS = "columns"
 _LATEX = {
     "\\": r"\textbackslash{}",
     "&": r"\&",
@@ -28,67 +31,60 @@ _LATEX = {
     "[": "{[}",
     "]": "{]}",
     "*": "{*}",
+    # Signs that not every font of LaTeX has.
+    "↑": r"$\uparrow$",
+    "↓": r"$\downarrow$",
+    "≥": r"$\geq$",
+    "–": "--",
 }
 # What Markdown makes markup of: code, emphasis, links, images, HTML, entities, and the cells' own bars; addresses become links by themselves.
 _MARKDOWN = re.compile(r"[\\`*\[\]|~]|&(?=[#\w])|(?<![^\W_])_|_(?![^\W_])|(?<=:)//|(?<=www)\.", re.IGNORECASE)
 
 
 def rendered(rows: list[dict[str, Any]], form: str, signatures: list[str], intervals: bool) -> str:
-    """All tables in one of FORMATS but `table`; figures with their intervals where asked for."""
+    """All tables in one of FORMATS but `table`, or the names of COLUMNS; the figures of Table 2 with their intervals where asked for."""
     if form == "json":
         return b"".join(orjson.dumps(row, option=orjson.OPT_APPEND_NEWLINE) for row in rows).decode()
-    tables, judge = by_table(rows), judge_of(rows)
     if form == "csv":
-        return "\n".join(_csv(part, judge) for part in tables.values())
-    make = _markdown if form == "markdown" else _latex
-    parts = []
-    for name, part in tables.items():
-        if name != "judge":
-            columns, cells = _cells(part, intervals)
-            headings = [key_heading(column, judge) for column in columns] if name == 2 else columns
-            parts.append(make(title_of(name, judge), line_above(name, part, judge), headings, cells))
-    return "\n".join([*parts, _footer(form, signatures)])
+        judge = judge_of(rows)
+        return "\n".join(_csv(part, judge) for part in by_table(rows).values())
+    if form == COLUMNS:
+        return all_figures(rows)
+    said = answer_of(rows)
+    layouts = laid_out(rows, figures=True)
+    if form == "markdown":
+        parts = [f"**{markdown_text(said)}**\n"] if said else []
+        return "\n".join([*parts, *(_markdown(layout, intervals) for layout in layouts), _footer(form, signatures)])
+    parts = [f"% {shown(said)}\n"] if said else []
+    return "\n".join([*parts, *(_latex(layout, intervals) for layout in layouts), _footer(form, signatures)])
 
 
-def _cells(rows: list[dict[str, Any]], intervals: bool) -> tuple[list[str], list[list[str]]]:
-    columns = [column for column in dict.fromkeys(key for row in rows for key in row) if column not in HIDDEN]
-    cells = []
-    for row in rows:
-        line = []
-        for column in columns:
-            text = text_of(row.get(column))
-            if intervals and column in row.get("intervals", {}):
-                low, high = row["intervals"][column]
-                text += f" ({text_of(low)} to {text_of(high)})"
-            line.append(text)
-        cells.append(line)
-    return columns, cells
+def _interval(cell: Cell, layout: Layout, intervals: bool) -> str:
+    return f" ({cell.low} to {cell.high})" if cell.low and (intervals or layout.always) else ""
 
 
-def text_of(value: Any) -> str:
-    """A figure or a name, as a table shows it."""
-    if value is None:
-        return "–"
-    if isinstance(value, bool):
-        return "yes" if value else "no"
-    if isinstance(value, float):
-        return f"{value:.4f}" if abs(value) < 1 else f"{value:.2f}"
-    return str(value)
+def _markdown(layout: Layout, intervals: bool) -> str:
+    parts = [f"### {layout.title}\n", f"{markdown_text(layout.above)}\n" if layout.above else "", _markdown_table(layout, intervals)]
+    if layout.rest is not None:
+        parts.append(f"<details><summary>{layout.folded}</summary>\n\n{_markdown_table(layout.rest, intervals)}\n</details>\n")
+    return "\n".join(filter(None, [*parts, f"{markdown_text(layout.note)}\n" if layout.note else ""]))
 
 
-def _markdown(title: str, above: str, columns: list[str], cells: list[list[str]]) -> str:
+def _markdown_table(layout: Layout, intervals: bool) -> str:
     def line(values: list[str]) -> str:
-        return "| " + " | ".join(map(markdown_text, values)) + " |\n"
+        return "| " + " | ".join(values) + " |\n"
 
-    return (
-        f"### {title}\n\n"
-        + (f"{markdown_text(above)}\n\n" if above else "")
-        + line(columns)
-        + "| "
-        + " | ".join(["---"] * len(columns))
-        + " |\n"
-        + "".join(line(row) for row in cells)
-    )
+    def written(cell: Cell) -> str:
+        text = markdown_text(cell.text)
+        return (f"**{text}**" if cell.best else text) + _interval(cell, layout, intervals)
+
+    if not layout.groups:
+        return ""
+    body = [line([markdown_text(heading) for heading in layout.headings]), line(["---" if column in WORDS else "---:" for column in layout.columns])]
+    for kind, rows in layout.groups:
+        body += [line([f"*{kind}*", *[""] * (len(layout.columns) - 1)])] if kind else []
+        body += [line([written(cell) for cell in row]) for row in rows]
+    return "".join(body)
 
 
 def markdown_text(text: str) -> str:
@@ -96,13 +92,28 @@ def markdown_text(text: str) -> str:
     return _MARKDOWN.sub(lambda match: f"\\{match[0]}", shown(text)).replace("<", "&lt;")
 
 
-def _latex(title: str, above: str, columns: list[str], cells: list[list[str]]) -> str:
+def _latex(layout: Layout, intervals: bool) -> str:
     def line(values: list[str]) -> str:
-        return " & ".join("".join(_LATEX.get(character, character) for character in shown(value)) for value in values) + r" \\" + "\n"
+        return " & ".join(values) + " \\\\\n"
 
-    body = line(columns) + "\\midrule\n" + "".join(line(row) for row in cells)
-    head = f"% {title}\n" + (f"% {shown(above)}\n" if above else "")
-    return f"{head}\\begin{{tabular}}{{l{'r' * (len(columns) - 1)}}}\n\\toprule\n{body}\\bottomrule\n\\end{{tabular}}\n"
+    def written(cell: Cell) -> str:
+        text = latex_text(cell.text)
+        return (rf"\textbf{{{text}}}" if cell.best else text) + _interval(cell, layout, intervals)
+
+    above = "".join(f"% {shown(text)}\n" for text in (layout.title, layout.above, layout.note, layout.folded) if text)
+    if not layout.groups:
+        return above
+    body = line([latex_text(heading) for heading in layout.headings])
+    for kind, rows in layout.groups:
+        body += "\\midrule\n" + (rf"\multicolumn{{{len(layout.columns)}}}{{l}}{{\textit{{{kind}}}}} \\" + "\n" if kind else "")
+        body += "".join(line([written(cell) for cell in row]) for row in rows)
+    columns = "".join("l" if column in WORDS else "r" for column in layout.columns)
+    return f"{above}\\begin{{tabular}}{{{columns}}}\n\\toprule\n{body}\\bottomrule\n\\end{{tabular}}\n"
+
+
+def latex_text(text: str) -> str:
+    """A name from the stream as LaTeX's plain text."""
+    return "".join(_LATEX.get(character, character) for character in shown(text))
 
 
 def _csv(rows: list[dict[str, Any]], judge: Row | None) -> str:

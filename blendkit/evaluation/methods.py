@@ -13,11 +13,10 @@ from typing import Any
 import numpy as np
 
 from blendkit.errors import DataError, UsageError
-from blendkit.evaluation.checks import GROUPS
 from blendkit.evaluation.examples import JudgedExample, Oracle, rank_of, rounded
 from blendkit.evaluation.spilled_columns import Column, ColumnFile, Computed, SpilledColumns, blocks, counted
 from blendkit.evaluation.statistics import bootstrap, holm, randomization
-from blendkit.evaluation.tables import JUDGE_RANK, KINDS, Row
+from blendkit.evaluation.tables import GROUPS, JUDGE_RANK, KINDS, Row
 from blendkit.judges.base import LLM, STAND_IN
 from blendkit.terminal_text import listed, shown
 
@@ -171,6 +170,10 @@ class Methods:
         """A method's value in each example."""
         return method.cells.column(self._places.get(name, len(self._places)), self.size)
 
+    def all(self) -> Iterable[Method]:
+        """All methods, in the order in which they were seen."""
+        return self._methods.values()
+
     def sorted(self) -> list[Method]:
         """Sorts by kind, and within a kind by mean rank under the oracle, or under the judge where the oracle ranks none of it (a fused answer)."""
 
@@ -197,6 +200,8 @@ def table_2(table: Methods, seed: int, notes: list[str], baseline: str | None = 
         # The same seed draws the same examples for all cells.
         part = keys[start : start + TOGETHER]
         bounds |= zip(part, bootstrap([table.column(methods[number], column) for number, column in part], seed).tolist(), strict=True)
+    ranked_by = {method.name for method in methods if method.kind == "ranker"}
+    late: dict[str, list[str]] = {}
     some_left_out = any(method.left_out[RANK] for method in methods)
     rows = []
     for number, method in enumerate(methods):
@@ -204,20 +209,30 @@ def table_2(table: Methods, seed: int, notes: list[str], baseline: str | None = 
         if some_left_out:
             row["judged"] = method.examples - method.left_out[RANK]
         intervals: dict[str, list[float | None]] = {}
+        absent: dict[str, int] = {}
         lacking: dict[int, list[str]] = {}
         for column in names:
             count, mean = counted(table.column(method, column))
             missing = method.examples - method.left_out[column] - count
-            # A fused answer came too late for the oracle's score.
-            if missing and column in table.metrics and not (method.kind == "fused" and column == table.oracle.score):
-                lacking.setdefault(missing, []).append(column)
+            if missing and column in table.metrics:
+                if method.kind == "fused" and not count:
+                    # It came after the score; where the answers were ranked by it before, that is as it should be.
+                    if column != table.oracle.score and f"score:{column}" not in ranked_by:
+                        late.setdefault(method.name, []).append(column)
+                else:
+                    lacking.setdefault(missing, []).append(column)
+            if missing:
+                absent[table.named(column)] = missing
             row[table.named(column)] = None if missing else rounded(mean)
             if count and not missing:
                 intervals[table.named(column)] = [rounded(bound) for bound in bounds[number, column]]
         for missing, lacked in lacking.items():
             lacks = f"{listed(lacked)} {'is' if len(lacked) == 1 else 'are'} missing for {shown(method.name)} in {missing} of {method.examples} examples"
             notes.append(f"{lacks}, so no mean is shown; `blendkit score` writes scores")
-        rows.append({**row, "intervals": intervals})
+        rows.append({**row, "intervals": intervals, **({"missing": absent} if absent else {})})
+    for columns in dict.fromkeys(map(tuple, late.values())):
+        fused, were = listed(name for name, lacked in late.items() if tuple(lacked) == columns), "was" if len(columns) == 1 else "were"
+        notes.append(f"{fused} came after {listed(columns)} {were} computed, so the table has – there: `blendkit score` behind `blendkit fuse` fills it")
     return [*rows, *_tests(table, methods, [name for name in names if name != "characters"], seed, baseline, notes)]
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from array import array
 from typing import Any
 
 import numpy as np
@@ -11,6 +12,8 @@ from numpy.typing import NDArray
 from blendkit.aggregate import ELO_SCALE, bradley_terry_strengths
 from blendkit.evaluation.elo import online_elo
 from blendkit.evaluation.examples import JudgedExample, rounded
+from blendkit.evaluation.spilled_columns import ColumnFile, Computed, SpilledColumns
+from blendkit.evaluation.statistics import bootstrap
 
 Wins = NDArray[np.float64]
 RESAMPLES = 200
@@ -28,6 +31,9 @@ class Firsts:
     def __init__(self) -> None:
         self.judged = 0
         self._share: dict[str, float] = {}
+        # The share of the first place that each LLM has in each example, for the intervals.
+        self._places: dict[str, int] = {}
+        self._shares = SpilledColumns(ColumnFile())
         self._at_rank: dict[str, dict[int, int]] = {}
 
     def add(self, example: JudgedExample) -> None:
@@ -36,6 +42,7 @@ class Firsts:
             return
         self.judged += 1
         best = example.oracle.ranks.count(1)
+        shares = array("d", [0.0]) * len(self._places)
         for index, rank in example.oracle.generated.items():
             model = example.methods[index]
             at_rank = self._at_rank.get(model)
@@ -44,12 +51,22 @@ class Firsts:
             at_rank[rank] = at_rank.get(rank, 0) + 1
             if rank == 1:
                 self._share[model] += 1 / best
+            place = self._places.setdefault(model, len(self._places))
+            if place == len(shares):
+                shares.append(0.0)
+            shares[place] += (rank == 1) / best
+        self._shares.put(self.judged - 1, shares)
 
-    def rows(self) -> list[dict[str, Any]]:
-        """Both tables, the most frequent winner first."""
+    def rows(self, seed: int) -> list[dict[str, Any]]:
+        """Both tables, the most frequent winner first; shares of the first place with bootstrap 95 % intervals."""
         order = sorted(self._share, key=lambda model: -self._share[model])
         most = max((rank for ranks in self._at_rank.values() for rank in ranks), default=0)
-        rows: list[dict[str, Any]] = [{"table": "firsts", "method": model, "share": rounded(100 * self._share[model] / self.judged)} for model in order]
+        # An LLM that comes late had no share before.
+        columns = [Computed(lambda shares: 100 * np.nan_to_num(shares), self._shares.column(self._places[model], self.judged)) for model in order]
+        rows: list[dict[str, Any]] = []
+        for model, bounds in zip(order, bootstrap(columns, seed).tolist(), strict=True):
+            low, high = map(rounded, bounds)
+            rows.append({"table": "firsts", "method": model, "share": rounded(100 * self._share[model] / self.judged), "low": low, "high": high})
         for model in order:
             found = self._at_rank[model]
             seen = sum(found.values())

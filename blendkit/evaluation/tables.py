@@ -22,6 +22,9 @@ class TableKind:
 
 # A row's `table` → what it is, in the order in which tables are shown.
 TABLES: dict[int | str, TableKind] = {
+    # One row, whose `line` stands above all.
+    "answer": TableKind("The answer"),
+    "checks": TableKind("Checks", columns=("means", "result", "left", "right")),
     # One row, whose `line` stands above every table that the judge feeds.
     "judge": TableKind("The judge"),
     2: TableKind("Methods (as Table 2 of the paper)"),
@@ -35,31 +38,35 @@ TABLES: dict[int | str, TableKind] = {
     ),
     "tests": TableKind(
         "Paired tests, over the examples of both",
-        "Bootstrap 95 % interval of the mean difference; p by approximate randomization; p_holm by Holm's correction.",
-        ("method", "column", "examples", "difference", "low", "high", "p", "p_holm"),
+        "Bootstrap 95 % interval of the mean difference; p by approximate randomization; p (Holm) by Holm's correction.",
+        ("method", "column", "examples", "difference", "p", "p_holm"),
     ),
     "ratings": TableKind(
         "Ratings over all verdicts (Bradley-Terry on Elo's scale; Elo online)",
         "Each with 95 % intervals over the examples; a tie is half a win.",
-        ("method", "verdicts", "win_rate", "rating", "rating_low", "rating_high", "elo", "elo_low", "elo_high"),
+        ("method", "verdicts", "win_rate", "rating", "elo"),
     ),
     "wins": TableKind("Win rates: row over column, %"),
     "length": TableKind(
         "Win rates at equal length (our regression, not AlpacaEval 2's estimator)",
         "What the judge would prefer of answers of equal length, after Dubois et al. 2024; bootstrap 95 %. Not comparable with AlpacaEval 2's leaderboard.",
-        ("method", "examples", "win_rate", "length_controlled", "low", "high", "length_effect", "characters"),
+        ("method", "examples", "win_rate", "length_controlled", "length_effect", "characters"),
     ),
     "judges": TableKind(
         "Judges: rate of the first place, agreement of both orders, %",
         columns=("method", "verdicts", "ties", "unparsed", "first_place_rate", "consistency", "alpha"),
     ),
-    "firsts": TableKind("Who ranks first, % of examples (Figure 1)"),
+    "firsts": TableKind(
+        "Who ranks first, % of examples (Figure 1)", "With bootstrap 95 % intervals over the examples; a first place that several share is divided."
+    ),
     "distribution": TableKind("Share of each rank, % of examples"),
     "stages": TableKind("Stages, from their manifests"),
     "compare": TableKind("Changes since the earlier run", columns=("method", "column", "old", "new", "change", "noise", "beyond_noise")),
 }
 # Two tables that are seen as figures: a terminal does not show them, nor does the page beside the figures.
 FIGURES = ("firsts", "distribution")
+# Rows that are a line above tables, and no table.
+LINES = ("answer", "judge")
 
 # What the judge's ranks are called in Table 2, by what the judge is: only an LLM's are GPT-Rank.
 JUDGE_RANK = {LLM: "gpt_rank", STAND_IN: "stand_in_rank", OTHER: "judge_rank"}
@@ -69,6 +76,14 @@ AT_CHANCE = " (at chance)"
 
 # The kinds of methods in Table 2, in its order, with their headings.
 KINDS = {"model": "LLMs", "oracle": "Oracles", "ranker": "Rankers", "fused": "Fused"}
+
+
+GROUPS = {title.lower(): kind for kind, title in KINDS.items()}
+
+
+def group_of(row: Row) -> str:
+    """What checks call a row's group."""
+    return next((group for group, kind in GROUPS.items() if kind == row.get("kind")), "agreement")
 
 
 def by_table(rows: Rows) -> dict[int | str, Rows]:
@@ -86,6 +101,11 @@ def note_under(table: int | str, rows: Rows) -> str:
         count = rows[0]["comparisons"]
         note = f"{note.removesuffix('.')} over {count:,} comparison{'s' if count > 1 else ''}: no oracles, no columns that never vary."
     return f"Against {rows[0]['baseline']}. {note}" if "baseline" in rows[0] else note
+
+
+def answer_of(rows: Rows) -> str:
+    """The sentence that stands above all tables; nothing where an earlier version wrote the rows."""
+    return next((str(row["line"]) for row in rows if row["table"] == "answer"), "")
 
 
 def judge_of(rows: Rows) -> Row | None:

@@ -68,7 +68,7 @@ def test_the_line_stands_above_every_table_that_the_judge_feeds_and_says_why_the
         "Top-3 % ↑ (at chance)",
         "Characters",
     ]
-    row = parsed(out)[0]
+    row = parsed(out)[1]
     assert (row["table"], row["method"], row["judge"], row["at_chance"], row["line"]) == ("judge", "j", "llm", True, line)
     assert (row["order_agreement"], row["order_agreement_low"], row["order_agreement_by_chance"], row["first_place_rate"]) == (8.33, 1.4, 7.99, 95.83)
 
@@ -80,11 +80,11 @@ def test_the_line_and_the_mark_are_in_every_form(called, tmp_path):
         assert "both orders agree on 0.0% of 36 pairs" in text, form
     assert (
         "### Methods (as Table 2 of the paper)\n\njudge:j, an LLM" in forms["markdown"]
-        and "| gpt_rank (at chance) | not_worse_than_b (at chance) |" in forms["markdown"]
+        and "| GPT-Rank ↓ (at chance) | ≥ b % ↑ (at chance) |" in forms["markdown"]
     )
-    assert "% Methods (as Table 2 of the paper)\n% judge:j, an LLM" in forms["latex"] and r"gpt\_rank (at chance)" in forms["latex"]
+    assert "% Methods (as Table 2 of the paper)\n% judge:j, an LLM" in forms["latex"] and r"GPT-Rank $\downarrow$ (at chance)" in forms["latex"]
     tables = [list(csv.DictReader(io.StringIO(part))) for part in forms["csv"].split("\n\n")]
-    assert tables[0][0]["at_chance"] == "True" and "gpt_rank (at chance)" in tables[1][0]
+    assert tables[1][0]["at_chance"] == "True" and "gpt_rank (at chance)" in tables[2][0]
     assert called("evaluate", "-q", "--report", tmp_path / "page", "--plot", tmp_path / "p.svg", stdin=lines(stream(first)))[0] == 0
     page = (tmp_path / "page" / "index.html").read_text()
     for section in ("table-2", "table-3", "figures", "ratings", "wins"):
@@ -97,7 +97,7 @@ def test_a_judge_above_the_floor_is_not_marked(called):
     _, out, err = called("evaluate", "--ratings", stdin=lines(stream(honest)))
     assert "(at chance)" not in err and "GPT-Rank ↓" in err
     assert "both orders agree on 100.0% of 36 pairs (95 % 90.4% to 100.0%, by chance 50.0%)\n" in err
-    assert parsed(out)[0]["at_chance"] is False
+    assert parsed(out)[1]["at_chance"] is False
 
 
 @pytest.mark.parametrize(
@@ -121,7 +121,7 @@ def test_chance_is_what_verdicts_without_a_look_would_reach(verdict, chance, at_
 
 def test_one_order_or_none_tells_nothing_of_the_floor(called):
     code, out, err = called("evaluate", stdin=lines(stream(first, orders="random")))
-    row = parsed(out)[0]
+    row = parsed(out)[1]
     assert code == 0 and row["at_chance"] is None and row["order_agreement"] is None and "(at chance)" not in err
     assert "the first place won 100.0% of 36 decided; no pair was judged in both orders, so their agreement is not known" in err
     records = stream(honest)
@@ -207,8 +207,8 @@ def test_the_stand_in_is_never_headed_gpt_rank(called, name, form):
     assert "gpt_rank" not in out and "GPT-Rank" not in out.replace("not to be reported as GPT-Rank", "") and "oracle (stand-in rank)" in out
     column = {
         "table": f"Stand-in rank ({name}) ↓",
-        "markdown": f"stand_in_rank ({name})",
-        "latex": rf"stand\_in\_rank ({name})",
+        "markdown": f"Stand-in rank ({name}) ↓",
+        "latex": rf"Stand-in rank ({name}) $\downarrow$",
         "csv": f"stand_in_rank ({name})",
     }
     assert column.get(form, '"stand_in_rank":') in out
@@ -230,19 +230,19 @@ def test_an_llm_by_the_command_line_is_gpt_rank_and_a_panel_with_the_stand_in_is
     assert code == 0, err
     assert "not above chance, so its verdicts may tell places or guesses, not answers" in err
     _, out, err = called("evaluate", stdin=judged)
-    assert "GPT-Rank ↓ (at chance)" in err and parsed(out)[0]["column"] == "gpt_rank"
+    assert "GPT-Rank ↓ (at chance)" in err and parsed(out)[1]["column"] == "gpt_rank"
     code, judged, err = called(
         "judge", "-m", "one=openai:one", "-m", "two=openai:two", "-m", "embedded", "--name", "board", *arguments, stdin=lines(examples(2))
     )
     assert code == 0, err
     _, out, err = called("evaluate", "--oracle", "judge:board", stdin=judged)
-    row = parsed(out)[0]
+    row = parsed(out)[1]
     assert (row["judge"], row["column"], row["at_chance"]) == ("panel", "judge_rank", True)
     assert "judge:board, the majority of one, two, embedded;" in row["line"] and "embedded is the offline stand-in, no LLM" in row["line"]
     assert row["line"].count("both orders agree on 0.0% of 20 pairs") == 2 and "for half of the panel or more, not above chance" in row["line"]
     assert "Judge rank (board) ↓ (at chance)" in err and "GPT-Rank ↓" not in err
     llms = called("judge", "-m", "one=openai:one", "-m", "two=openai:two", *arguments, stdin=lines(examples(2)))[1]
-    assert parsed(called("evaluate", stdin=llms)[1])[0]["column"] == "gpt_rank"
+    assert parsed(called("evaluate", stdin=llms)[1])[1]["column"] == "gpt_rank"
 
 
 @pytest.mark.parametrize(
@@ -280,7 +280,7 @@ def test_ranks_of_two_kinds_of_judges_are_not_compared(called, tmp_path):
     (tmp_path / "old.jsonl").write_text(called("evaluate", stdin=lines(stream(honest)))[1])
     compare = ["evaluate", "--compare", tmp_path / "old.jsonl"]
     _, out, err = called(*compare, stdin=lines(stream(honest, signature=STAND_IN)))
-    assert "--compare: the earlier run has gpt_rank, this one stand_in_rank: ranks of two kinds of judges, which are not compared" in err
+    assert "the earlier run has GPT-Rank, this one Stand-in rank: ranks of two kinds of judges, which are not compared" in err
     assert {row["column"] for row in parsed(out) if row["table"] == "compare"} == {"q", "top3", "characters"}
     _, out, err = called(*compare, stdin=lines(stream(honest)))
     assert "gpt_rank" in {row["column"] for row in parsed(out) if row["table"] == "compare"} and "two kinds" not in err
@@ -289,7 +289,7 @@ def test_ranks_of_two_kinds_of_judges_are_not_compared(called, tmp_path):
 def test_a_score_as_oracle_is_not_the_judges(called):
     _, out, err = called("evaluate", "--oracle", "q", stdin=lines(stream(first)))
     assert "Rank by q ↓ ┃ GPT-Rank ↓ (at chance) ┃ Top-3 % ↑ ┃" in re.sub(" +", " ", err)
-    assert parsed(out)[0]["is_oracle"] is False and "(as Table 3) (at chance)" not in err
+    assert parsed(out)[1]["is_oracle"] is False and "(as Table 3) (at chance)" not in err
     # Table 3 has the judge's ranks as one of its rows.
     assert err.count("judge:j, an LLM;") == 2
     for record in (records := stream(first)):

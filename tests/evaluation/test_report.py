@@ -109,12 +109,83 @@ def test_figures_are_well_formed_and_hold_the_names(page):
     assert any("نموذج عربي" in (word or "") for word in words) or "نموذج عربي" in text
 
 
+def test_the_page_says_what_it_is_made_of_and_opens_with_the_answer(page):
+    _, text, _ = page
+    title = re.search(r"<title>(.*?)</title>", text)[1]
+    assert re.fullmatch(r"standard input, \d{4}-\d\d-\d\d: blendkit evaluate, 6 records", title)
+    header = text[text.index("<header>") : text.index("</header>")]
+    assert "<code>blendkit evaluate --report " in header and re.search(r"\d\d:\d\d UTC", header)
+    assert header.index('class="answer"') < header.index("<code>")
+
+
+def test_intervals_are_seen_without_a_pointer_and_columns_have_one_number_of_decimals(page):
+    _, text, _ = page
+    table = text[text.index('id="table-2"') : text.index('id="table-3"')]
+    assert ' title="' not in table
+    for row in re.findall(r'<tr><th scope="row">.*?</tr>', table):
+        _, *cells = re.findall(r"<td data-value.*?</td>", row)  # the first is the number of examples
+        assert cells and all(re.search(r"<small>-?[\d.,]+ to -?[\d.,]+</small>", cell) for cell in cells)
+    for section in re.findall(r"<tbody>.*?</tbody>", text, re.DOTALL):
+        rows = [re.findall(r"<td[^>]*>(?:<b>)?([^<]*)", row) for row in re.findall(r'<tr><th scope="row">.*?</tr>', section)]
+        for column in zip(*rows, strict=True):
+            figures = [cell for cell in column if re.fullmatch(r"-?[\d,]+(\.\d+)?", cell)]
+            assert len({len(cell.partition(".")[2]) for cell in figures}) <= 1, column
+
+
+def test_figures_go_by_the_readers_colours_and_carry_intervals_and_names(page):
+    _, text, _ = page
+    svgs = dict(re.findall(r"<figcaption>(.*?)</figcaption>(<svg.*?</svg>)", text, re.DOTALL))
+    assert len(svgs) == 3 and not any("Win rates" in title for title in svgs) and text.count("<h2>Win rates: row over column") == 1
+    for title, svg in svgs.items():
+        colours = set(re.findall(r"#[0-9a-f]{6}", svg))
+        # Only the ranks have colours of their own, which are seen on light and on dark.
+        assert "var(--ink)" in svg and (not colours or title.startswith("Share of each rank")), (title, colours)
+        assert 'role="img" aria-label="' in svg
+    metrics = next(svg for title, svg in svgs.items() if title.startswith("Each metric"))
+    words = "".join(ElementTree.fromstring(metrics).itertext())
+    assert words.count("نموذج عربي") == 3 and metrics.count("var(--dim)") > 2 * 3 * 4
+    style = text[text.index("<style>") : text.index("</style>")]
+    assert "@media screen and (prefers-color-scheme: dark)" in style and "@media print" in style and "@media (max-width: 860px)" in style
+
+
+def test_names_of_columns_are_for_people_and_no_flag_is_named_that_was_not_given(called, tmp_path):
+    pytest.importorskip("matplotlib")
+    records = made_up(6)
+    for record in records:
+        del record["cmp_results"]
+    code, _, err = called("evaluate", "--report", tmp_path, "--oracle", "bleu", "--assert", "llms.best.rank_by_bleu < 2", "--expect", 6, stdin=lines(records))
+    text = (tmp_path / "index.html").read_text()
+    notes = re.search(r'<ul class="notes">(.*?)</ul>', text)
+    assert code == 3 and (notes is None or "--" not in notes[1]) and "--ratings" not in err
+    body = re.sub(r"<script.*?</script>|<style.*?</style>|<svg.*?</svg>|<code>.*?</code>|<[^>]*>", " ", text, flags=re.DOTALL)
+    assert not re.findall(r"\b[a-z]+_[a-z_]+\b", body)
+    assert "Rank by bleu of the best LLM, " in body and "does not hold" in body
+    _, _, err = called("evaluate", "--ratings", "--oracle", "bleu", stdin=lines(records))
+    assert "no judge's verdicts in the stream, which --ratings would look at" in err
+
+
+def test_many_dots_have_numbers_and_a_key(tmp_path):
+    pytest.importorskip("matplotlib")
+    from blendkit.evaluation.report.plots import as_svg
+
+    rows = [
+        {"table": 2, "kind": "model", "method": f"llm {number}", "q": 1.0 * number, "gpt_rank": 1.0 + number, "intervals": {"q": [number - 1.0, number + 1.0]}}
+        for number in range(40)
+    ]
+    (svg,) = as_svg(rows).values()
+    words = list(ElementTree.fromstring(svg).itertext())
+    assert {str(number) for number in range(1, 41)} <= {word.strip() for word in words}
+    key = "".join(words).replace("\u00a0", " ")
+    assert all(f"{number + 1} llm {number}" in key for number in range(40))
+
+
 def test_the_page_keeps_as_many_records_as_asked(blendkit, tmp_path):
     done = blendkit("evaluate", "-q", "--report", tmp_path / "a" / "b", "--report-records", 2, stdin=lines(made_up(5)))
     assert done.returncode == 0 and done.stderr == f"blendkit evaluate: the page is {tmp_path / 'a' / 'b' / 'index.html'}\n"
     text = (tmp_path / "a" / "b" / "index.html").read_text()
     assert "2 of 5 records" in text
-    assert {row["table"] for row in parsed(done.stdout)} >= {2, 3, "ratings", "wins"}
+    # The page shows ratings without being asked; what goes to stdout is what it is without the page.
+    assert 'id="ratings"' in text and not {row["table"] for row in parsed(done.stdout)} & {"ratings", "wins", "judges"}
 
 
 def test_the_page_of_a_stream_without_a_judge(blendkit, tmp_path):
@@ -187,7 +258,7 @@ def test_the_page_in_a_browser(browser, page, width):
     folder, _, _ = page
     browser.set_window_size(width, 900)
     browser.get(f"file://{folder / 'out' / 'index.html'}")
-    assert browser.title == "blendkit evaluate: 6 records"
+    assert browser.title.endswith(": blendkit evaluate, 6 records")
     assert [entry for entry in browser.get_log("browser") if entry["level"] == "SEVERE"] == []
     # The page itself never scrolls sideways.
     assert browser.execute_script("return document.documentElement.scrollWidth <= document.documentElement.clientWidth")
@@ -214,4 +285,4 @@ def test_the_page_in_a_browser(browser, page, width):
     search.clear()
     search.send_keys("long")
     assert "more characters are not shown" in browser.execute_script("return document.getElementById('record').textContent")
-    assert browser.title == "blendkit evaluate: 6 records"
+    assert browser.title.endswith(": blendkit evaluate, 6 records")

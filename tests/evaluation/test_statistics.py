@@ -13,7 +13,8 @@ import pytest
 from conftest import lines, parsed
 
 from blendkit.errors import CheckFailed, DataError, UsageError
-from blendkit.evaluation.checks import check_all, compare, figure, read_rows
+from blendkit.evaluation.checks import check_all, figure
+from blendkit.evaluation.comparing import compare, read_rows
 from blendkit.evaluation.statistics import bootstrap, holm, randomization
 
 
@@ -104,10 +105,10 @@ def test_holm_runs_over_what_was_asked_and_the_table_says_how_many(called):
     tests = [row for row in parsed(out) if row["table"] == "tests"]
     # Neither the oracles, nor Top-3 of two candidates, nor a score that never varies.
     assert {(row["method"], row["column"]) for row in tests} == {(method, column) for method in ("n.5", "r", "fused") for column in ("q", "judge_rank")}
-    assert {row["comparisons"] for row in tests} == {6} and "p_holm by Holm's correction over 6 comparisons: no oracles" in err
+    assert {row["comparisons"] for row in tests} == {6} and "p (Holm) by Holm's correction over 6 comparisons: no oracles" in err
     np.testing.assert_allclose([row["p_holm"] for row in tests], holm(np.array([row["p"] for row in tests])), atol=6e-6)
     _, markdown, _ = called("evaluate", "--baseline", "m", "--format", "markdown", stdin=lines(records))
-    assert "| comparisons |" in markdown
+    assert "correction over 6 comparisons" in markdown
     code, out, _ = called("evaluate", "--baseline", "oracle (q)", stdin=lines(records))
     assert code == 0 and {row["method"] for row in parsed(out) if row["table"] == "tests"} == {"m", "n.5", "r", "fused"}
 
@@ -135,7 +136,7 @@ def test_best_and_worst_know_which_way_is_better():
     assert figure("llms.best.q", rows) == figure("llms.worst.gpt_rank", rows) == 2
     assert figure("llms.best.gpt_rank", rows) == figure("llms.best.perplexity", rows) == 1
     assert figure("llms.mean.q", rows) == 1.5
-    with pytest.raises(CheckFailed, match=r"1 of 1 checks do not hold: 2 < 1 \(2 < 1\)"):
+    with pytest.raises(CheckFailed, match=r"1 of 1 checks do not hold: 2 < 1 \(2 against 1\)"):
         check_all(["2 < 1"], rows)
     with pytest.raises(UsageError):
         check_all(["llms.a < 1"], rows)
@@ -174,7 +175,7 @@ def test_the_forms_of_the_tables(blendkit):
     assert " to " in markdown.stdout and "evaluate|oracle:judge:j" in markdown.stdout
     latex = blendkit("evaluate", "--format", "latex", stdin=lines(records)).stdout
     assert r"a|b\_<i>\&\%" in latex and latex.count(r"\begin{tabular}") == 4
-    table = list(csv.reader(io.StringIO(blendkit("evaluate", "--format", "csv", stdin=lines(records)).stdout.split("\n\n")[1])))
+    table = list(csv.reader(io.StringIO(blendkit("evaluate", "--format", "csv", stdin=lines(records)).stdout.split("\n\n")[2])))
     assert table[0][:4] == ["table", "method", "kind", "examples"] and "q_low" in table[0]
     assert {len(row) for row in table} == {len(table[0])}
     assert all(json.loads(line) for line in blendkit("evaluate", "--format", "json", stdin=lines(records)).stdout.splitlines())
@@ -230,7 +231,7 @@ def test_ratings_by_an_independent_fit(blendkit):
     for record in records:
         del record["verdicts"]
     without = blendkit("evaluate", "--ratings", "--oracle", "score:q", stdin=lines(records))
-    assert "--ratings and --length-controlled need a judge's verdicts" in without.stderr
+    assert "no judge's verdicts in the stream, which --ratings would look at" in without.stderr
 
 
 def test_a_pair_that_nobody_judged_is_no_tie(blendkit):

@@ -278,3 +278,24 @@ def test_what_earlier_stages_took(blendkit, tmp_path):
     (tmp_path / "text").write_text("[]")
     bad = blendkit("evaluate", "--manifests", tmp_path / "text", stdin=ranked.stdout)
     assert bad.returncode == 65 and "expected a file that --manifest of a blendkit command wrote" in bad.stderr
+
+
+@pytest.mark.parametrize(
+    ("ranked_by", "seen", "note"),
+    [
+        ([], [], "mix came after bleu, perplexity were computed, so the table has – there: `blendkit score` behind `blendkit fuse` fills it"),
+        (["score:bleu"], [], "mix came after perplexity was computed, so the table has – there"),
+        (["score:bleu", "score:perplexity"], [], ""),
+        # Where some examples have a score, one is missing in the others.
+        (["score:bleu", "score:perplexity"], [0, 1], "bleu, perplexity are missing for mix in 3 of 5 examples"),
+    ],
+)
+def test_a_fused_answer_that_a_score_never_saw_is_told_once_or_not_where_it_was_made_from_a_ranking_by_that_score(called, ranked_by, seen, note):
+    records = made_up(5)
+    for number, record in enumerate(records):
+        scores = {"bleu": 1.0, "perplexity": 2.0} if number in seen else {}
+        record["candidates"].append({"model": "mix", "text": "x", "sources": [0, 1], "scores": scores})
+        record["ranks"] |= {name: [1, 2, 3, 4] for name in ranked_by}
+    code, _, err = called("evaluate", stdin=lines(records))
+    told = [line for line in err.splitlines() if line.startswith("blendkit evaluate:")]
+    assert code == 0 and len(told) == bool(note) and note in "".join(told), err

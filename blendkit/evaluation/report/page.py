@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import base64
 import hashlib
+from dataclasses import dataclass
+from datetime import datetime
 from html import escape
 from pathlib import Path
 from typing import Any
@@ -15,11 +17,10 @@ from typing import Any
 import orjson
 
 from blendkit.errors import OutputError
-from blendkit.evaluation.formats import text_of
+from blendkit.evaluation.layout import WORDS, Cell, Layout, laid_out
 from blendkit.evaluation.report.browser import Browser
 from blendkit.evaluation.report.plots import as_svg, line_above_figures
-from blendkit.evaluation.tables import FIGURES, KINDS, TABLES, Row, judge_of, line_above, note_under, title_of
-from blendkit.evaluation.terminal import Best, best_figures, column_title, figure_text, is_best
+from blendkit.evaluation.tables import Row, answer_of, judge_of
 from blendkit.terminal_text import shown
 from blendkit.version import VERSION
 
@@ -28,7 +29,7 @@ HERE = Path(__file__).parent
 # Rows beyond which a table scrolls in a frame of its own.
 TALL = 40
 # What the page adds to the line under a table.
-HINTS = {2: "Click a heading to sort. Hover over a figure for its 95 % interval (bootstrap over the examples)."}
+HINTS: dict[int | str, str] = {2: "Click a heading to sort. Under a figure stands its 95 % interval (bootstrap over the examples)."}
 
 
 def make_folder(folder: str) -> None:
@@ -39,7 +40,17 @@ def make_folder(folder: str) -> None:
         raise OutputError(f"--report {folder}: cannot make the folder: {error.strerror}") from error
 
 
-def write_page(folder: str, rows: Rows, signatures: list[str], notes: list[str], browser: Browser, examples: int) -> Path:
+@dataclass(frozen=True, slots=True)
+class Made:
+    """What the page is made of: the data's name, the command, the time, and how many records."""
+
+    data: str
+    command: str
+    time: datetime
+    examples: int
+
+
+def write_page(folder: str, made: Made, rows: Rows, signatures: list[str], notes: list[str], browser: Browser) -> Path:
     """Writes `index.html` into the folder; returns its path.
 
     Raises:
@@ -47,25 +58,27 @@ def write_page(folder: str, rows: Rows, signatures: list[str], notes: list[str],
     """
     path = Path(folder) / "index.html"
     try:
-        path.write_text(page(rows, signatures, notes, browser, examples), encoding="utf-8", errors="replace")
+        path.write_text(page(made, rows, signatures, notes, browser), encoding="utf-8", errors="replace")
     except OSError as error:
         raise OutputError(f"--report {folder}: cannot write: {error.strerror}") from error
     return path
 
 
-def page(rows: Rows, signatures: list[str], notes: list[str], browser: Browser, examples: int) -> str:
+def page(made: Made, rows: Rows, signatures: list[str], notes: list[str], browser: Browser) -> str:
     """The whole page."""
     style, script = ((HERE / name).read_text(encoding="utf-8") for name in ("page.css", "page.js"))
     drawn = as_svg(rows)
     judge = judge_of(rows)
-    sections = [_section(table, [row for row in rows if row["table"] == table], judge) for table in TABLES if table not in (*FIGURES, "judge")]
-    figures = "".join(f"<figure><figcaption>{escape(title)}</figcaption>{svg}</figure>" for title, svg in drawn.items())
-    parts = [section for section in sections[:2] if section]
+    sections = {layout.table: _section(layout, judge) for layout in laid_out(rows)}
+    figures = "".join(f"<figure><figcaption>{_name(title)}</figcaption>{svg}</figure>" for title, svg in drawn.items())
+    parts = [sections.pop(table) for table in ("checks", 2, 3) if table in sections]
     parts += (
         [f'<section id="figures"><h2>Figures</h2>{_judged(line_above_figures(rows), judge)}<div class="figures">{figures}</div></section>'] if figures else []
     )
-    parts += [section for section in sections[2:] if section]
-    how_many = f"{len(browser.records):,} of {examples:,} records" if len(browser.records) < examples else f"{examples:,} records"
+    parts += sections.values()
+    all_records = f"{made.examples:,} record{'s' if made.examples > 1 else ''}"
+    how_many = f"{len(browser.records):,} of {all_records}" if len(browser.records) < made.examples else all_records
+    day, time = made.time.strftime("%Y-%m-%d"), made.time.strftime("%Y-%m-%d %H:%M UTC")
     legend = "Search looks into requests, references, answers, models and ids. Green: the top that was fused; framed: a fused answer."
     said = "".join(f"<li>{_name(note)}</li>" for note in notes)
     signed = "".join(f"<li><code>{_name(signature)}</code></li>" for signature in signatures)
@@ -76,11 +89,12 @@ def page(rows: Rows, signatures: list[str], notes: list[str], browser: Browser, 
 <meta charset="utf-8">
 <meta name="viewport" content="width=device-width, initial-scale=1">
 <meta http-equiv="Content-Security-Policy" content="{policy}">
-<title>blendkit evaluate: {examples:,} records</title>
+<title>{_name(made.data)}, {day}: blendkit evaluate, {all_records}</title>
 <style>{style}</style>
 </head>
 <body>
-<header><h1>blendkit evaluate</h1><p>{examples:,} records</p>
+<header><h1><bdi>{_name(made.data)}</bdi></h1><p class="answer">{_name(answer_of(rows))}</p>
+<p>{all_records}, {time}: <code>{_name(made.command)}</code></p>
 <nav>{_navigation(parts)}<a href="#records">Records</a></nav></header>
 <main>
 {f'<ul class="notes">{said}</ul>' if said else ""}
@@ -126,48 +140,37 @@ def _judged(line: str, judge: Row | None) -> str:
     return f'<p class="note judge{" chance" if judge and judge["at_chance"] else ""}">{_name(line)}</p>' if line else ""
 
 
-def _section(table: Any, rows: Rows, judge: Row | None) -> str:
-    if not rows:
-        return ""
-    columns = [key for key in dict.fromkeys(key for row in rows for key in row) if key not in ("table", "intervals", "kind", "method")]
-    hidden = {"baseline", "comparisons"} | ({"examples"} if len({row.get("examples") for row in rows}) == 1 else set())
-    columns = [column for column in columns if column not in hidden]
-    heads = "".join(f'<th scope="col"><button type="button">{_name(_heading(table, column, judge))}</button></th>' for column in columns)
-    body, kind, best_of = [], None, best_figures(rows) if table in (2, 3) else {}
-    for row in rows:
-        if table == 2 and row["kind"] != kind:
-            kind = row["kind"]
-            body.append(f'<tr class="kind"><th colspan="{len(columns) + 1}">{KINDS[kind]}</th></tr>')
-        cells = "".join(_cell(table, row, column, best_of) for column in columns)
-        body.append(f'<tr><th scope="row"><bdi>{_name(row["method"])}</bdi></th>{cells}</tr>')
-    words = " ".join(filter(None, (note_under(table, rows), HINTS.get(table))))
-    note = _judged(line_above(table, rows, judge), judge) + (f'<p class="note">{_name(words)}</p>' if words else "")
-    name = table if isinstance(table, str) else f"table-{table}"
-    frame = "scroll tall" if len(rows) > TALL else "scroll"
-    first = '<th scope="col"><button type="button">Method</button></th>'
-    whole = f"<table><thead><tr>{first}{heads}</tr></thead><tbody>{''.join(body)}</tbody></table>"
-    return f'<section id="{name}"><h2>{escape(title_of(table, judge))}</h2>{note}<div class="{frame}">{whole}</div></section>'
+def _section(layout: Layout, judge: Row | None) -> str:
+    words = " ".join(filter(None, (layout.note, HINTS.get(layout.table))))
+    note = _judged(layout.above, judge) + (f'<p class="note">{_name(words)}</p>' if words else "")
+    name = layout.table if isinstance(layout.table, str) else f"table-{layout.table}"
+    table = _table(layout) if layout.groups else ""
+    if layout.rest is not None:
+        table += f"<details><summary>{escape(layout.folded)}</summary>{_table(layout.rest)}</details>"
+    return f'<section id="{name}"><h2>{escape(layout.title)}</h2>{note}{table}</section>'
 
 
-def _heading(table: Any, column: str, judge: Row | None) -> str:
-    if table in (2, 3):
-        return column_title(column, judge)
-    return column.removeprefix("over ") if table == "wins" else column.replace("_", " ")
+def _table(layout: Layout) -> str:
+    heads = "".join(f'<th scope="col"><button type="button">{_name(heading)}</button></th>' for heading in layout.headings)
+    body = []
+    for kind, rows in layout.groups:
+        if kind:
+            body.append(f'<tr class="kind"><th colspan="{len(layout.columns)}">{kind}</th></tr>')
+        for first, *cells in rows:
+            others = (_cell(layout.table, column, cell) for column, cell in zip(layout.columns[1:], cells, strict=True))
+            body.append(f'<tr><th scope="row"><bdi>{_name(first.text)}</bdi></th>{"".join(others)}</tr>')
+    frame = "scroll tall" if len(layout.rows) > TALL else "scroll"
+    return f'<div class="{frame}"><table><thead><tr>{heads}</tr></thead><tbody>{"".join(body)}</tbody></table></div>'
 
 
-def _cell(table: Any, row: dict[str, Any], column: str, best_of: Best) -> str:
-    value = row.get(column)
-    if value is None:
-        return "<td>–</td>"
-    if isinstance(value, str | bool):
-        return f"<td>{_name(text_of(value))}</td>"
-    text = figure_text(column, value) if table in (2, 3) else text_of(value)
-    interval = row.get("intervals", {}).get(column)
-    hint = f' title="{figure_text(column, interval[0])} to {figure_text(column, interval[1])}"' if interval else ""
+def _cell(table: int | str, column: str, cell: Cell) -> str:
+    if cell.value is None:
+        words = ' class="words"' if column in WORDS else ""
+        return f"<td{words}>{_name(cell.text)}</td>"
     style = ""
     if table == "wins":
         # Blue where the row wins, red where it loses; stronger with the distance from 50.
-        strength = min(0.75, abs(value - 50) / 60)
-        style = f' style="background:rgba({"37,99,168" if value > 50 else "190,60,50"},{strength:.2f})"'
-    best = table in (2, 3) and is_best(row, column, best_of)
-    return f'<td data-value="{value}"{hint}{style}>{f"<b>{text}</b>" if best else text}</td>'
+        strength = min(0.75, abs(cell.value - 50) / 60)
+        style = f' style="background:rgba({"37,99,168" if cell.value > 50 else "190,60,50"},{strength:.2f})"'
+    interval = f"<small>{cell.low} to {cell.high}</small>" if cell.low else ""
+    return f'<td data-value="{cell.value}"{style}>{f"<b>{cell.text}</b>" if cell.best else cell.text}{interval}</td>'

@@ -9,24 +9,30 @@ import textwrap
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from html import escape
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from blendkit.errors import OutputError, UsageError, require
-from blendkit.evaluation.checks import NEUTRAL, lower_is_better
+from blendkit.evaluation.columns import NEUTRAL, TITLES, lower_is_better
 from blendkit.evaluation.tables import AT_CHANCE, JUDGE_RANK, TABLES, judge_of, line_above, title_of
-from blendkit.evaluation.terminal import TITLES
 from blendkit.terminal_text import shown
 
 Rows = list[dict[str, Any]]
-BLUE, GREY = "#2563a8", "#8a8f98"
+# As in the page's style; there, each goes by the reader's light or dark colours.
+INK, BACK, BLUE, GREY = "#1c2430", "#ffffff", "#2563a8", "#8a8f98"
+THEMED = {INK: "var(--ink)", BACK: "var(--back)", BLUE: "var(--accent)", GREY: "var(--dim)"}
 FORMS = (".png", ".svg", ".pdf")
 LONGEST = 32
 # The best ones; more are no figure.
 MOST_BARS = 100
 PANELS = 6
+# Names stand beside so many dots; of more, numbers in them.
+NAMED = 8
+# The height of a name in a panel, as a share of it.
+LINE = 0.085
 
 
 def figures(rows: Rows) -> dict[str, Callable[[Any], None]]:
@@ -42,7 +48,7 @@ def figures(rows: Rows) -> dict[str, Callable[[Any], None]]:
         found[title_of("wins", judge)] = lambda figure: _wins(figure.subplots(), _of(rows, "wins"))
     if _metrics(rows):
         mark = AT_CHANCE if judge and judge["at_chance"] and judge["is_oracle"] else ""
-        found[f"Each metric against the oracle: one dot an LLM{mark}"] = lambda figure: _correlations(figure, rows)
+        found[f"Each metric against the oracle: one dot an LLM, with 95 % intervals{mark}"] = lambda figure: _correlations(figure, rows)
     return found
 
 
@@ -52,15 +58,20 @@ def line_above_figures(rows: Rows) -> str:
 
 
 def as_svg(rows: Rows) -> dict[str, str]:
-    """Each figure as SVG text for a page; its words stay words."""
+    """Each figure but the win rates as SVG text for a page; its words stay words, and its colours are the page's."""
     drawn = {}
     for title, draw in figures(rows).items():
+        if title.startswith(TABLES["wins"].title):
+            continue  # it stands on the page as a table
         with drawing() as matplotlib:
             figure = matplotlib.figure.Figure(figsize=(7.2, _height(rows, title)), layout="constrained")
             draw(figure)
             file = io.StringIO()
             figure.savefig(file, format="svg", transparent=True, metadata={"Date": None, "Creator": None})
-        drawn[title] = file.getvalue()[file.getvalue().index("<svg") :]
+        svg = file.getvalue()[file.getvalue().index("<svg") :]
+        for colour, name in THEMED.items():
+            svg = svg.replace(colour, name)
+        drawn[title] = svg.replace("<svg ", f'<svg role="img" aria-label="{escape(shown(title))}" ', 1)
     return drawn
 
 
@@ -72,7 +83,7 @@ def save_plot(rows: Rows, path: str) -> None:
     """
     chosen = figures(rows)
     if not chosen:
-        raise OutputError(f"--plot {path}: nothing to draw: no oracle in the stream; run `blendkit judge` before, or name --oracle SCORE")
+        raise OutputError(f"--plot {path}: nothing to draw: no oracle in the stream; run `blendkit judge` before, or let a score be the oracle")
     columns = 1 if len(chosen) == 1 else 2
     lines = math.ceil(len(chosen) / columns)
     heights = [max(_height(rows, title) for title in list(chosen)[line * columns : (line + 1) * columns]) for line in range(lines)]
@@ -110,9 +121,10 @@ def drawing() -> Iterator[Any]:
     logger = logging.getLogger("matplotlib.font_manager")
     level = logger.level
     logger.setLevel(logging.ERROR)
+    inks: dict[Any, Any] = dict.fromkeys(("text.color", "axes.edgecolor", "axes.labelcolor", "axes.titlecolor", "xtick.color", "ytick.color"), INK)
     settings: dict[Any, Any] = {"svg.fonttype": "none", "svg.hashsalt": "blendkit", "font.family": "sans-serif", "font.size": 10, "axes.spines.top": False}
     try:
-        with matplotlib.rc_context({**settings, "axes.spines.right": False, "text.parse_math": False}), warnings.catch_warnings():
+        with matplotlib.rc_context({**settings, "axes.spines.right": False, "text.parse_math": False, **inks}), warnings.catch_warnings():
             warnings.simplefilter("ignore", UserWarning)
             yield matplotlib
     finally:
@@ -125,23 +137,29 @@ def _of(rows: Rows, table: Any) -> Rows:
 
 def _height(rows: Rows, title: str) -> float:
     if title.startswith("Each metric"):
-        return 2.6 * math.ceil(min(PANELS, len(_metrics(rows))) / 3) + 0.2
+        columns = _columns(rows)
+        return 7.8 / columns * math.ceil(min(PANELS, len(_metrics(rows))) / columns) + 0.2 + 0.14 * (_key(rows).count("\n") + 1)
     methods = len({row["method"] for row in rows if row["table"] in ("firsts", "wins")})
     return 1.3 + 0.34 * min(methods, MOST_BARS) if not title.startswith(TABLES["wins"].title) else 1.8 + 0.42 * methods
 
 
-def _short(name: str) -> str:
+def _short(name: str, longest: int = LONGEST) -> str:
     name = shown(name)
-    return name if len(name) <= LONGEST else name[: LONGEST - 1] + "…"
+    return name if len(name) <= longest else name[: longest - 1] + "…"
 
 
 def _firsts(axes: Any, rows: Rows) -> None:
     rows = rows[::-1]
-    bars = axes.barh(range(len(rows)), [row["share"] for row in rows], color=BLUE)
-    axes.bar_label(bars, fmt="%.1f", padding=3)
+    axes.barh(range(len(rows)), [row["share"] for row in rows], color=BLUE)
+    for place, row in enumerate(rows):
+        low, high = row["low"], row["high"]
+        axes.plot([low, high], [place, place], color=INK, linewidth=1.1, marker="|", markersize=5)
+        axes.annotate(f"{row['share']:.1f}", (max(high, row["share"]), place), xytext=(5, 0), textcoords="offset points", va="center", fontsize="small")
     axes.set_yticks(range(len(rows)), [_short(row["method"]) for row in rows])
     axes.margins(x=0.1)
-    axes.set_xlabel("%")
+    axes.set_xlim(left=0)
+    axes.set_ylim(-0.6, len(rows) - 0.4)
+    axes.set_xlabel("%, with 95 % intervals")
 
 
 def _distribution(axes: Any, rows: Rows) -> None:
@@ -157,6 +175,7 @@ def _distribution(axes: Any, rows: Rows) -> None:
         left += shares
     axes.set_yticks(range(len(rows)), [_short(row["method"]) for row in rows])
     axes.set_xlim(0, 100)
+    axes.set_ylim(-0.6, len(rows) - 0.4)
     axes.set_xlabel("%; rank 1 on the left")
     axes.legend(title="rank", loc="center left", bbox_to_anchor=(1, 0.5), frameon=False, fontsize="small")
 
@@ -174,7 +193,7 @@ def _wins(axes: Any, rows: Rows) -> None:
 
 def _metrics(rows: Rows) -> list[str]:
     """Columns of Table 2 that every LLM has, beside its rank under the oracle."""
-    models = [row for row in rows if row["table"] == 2 and row["kind"] == "model"]
+    models = _models(rows)
     oracle = _oracle_column(rows)
     if oracle is None or len(models) < 3:
         return []
@@ -188,15 +207,41 @@ def _oracle_column(rows: Rows) -> str | None:
     return next((key for key in row if key.startswith("rank_by_")), next((key for key in JUDGE_RANK.values() if key in row), None))
 
 
+def _models(rows: Rows) -> Rows:
+    """The LLMs' rows of Table 2 that have a rank under the oracle, best first."""
+    oracle = _oracle_column(rows)
+    return [row for row in rows if row["table"] == 2 and row["kind"] == "model" and row.get(str(oracle)) is not None]
+
+
+def _key(rows: Rows) -> str:
+    """Which LLM has which number, where there are too many for names beside the dots."""
+    models = _models(rows)
+    return (
+        textwrap.fill("   ".join(f"{number}\u00a0{_short(row['method'])}" for number, row in enumerate(models, 1)), 105, break_on_hyphens=False)
+        if len(models) > NAMED
+        else ""
+    )
+
+
+def _columns(rows: Rows) -> int:
+    """Panels side by side: fewer where many dots need room."""
+    return 3 if len(_models(rows)) <= NAMED else 2
+
+
 def _correlations(figure: Any, rows: Rows) -> None:
     metrics, oracle = _metrics(rows)[:PANELS], str(_oracle_column(rows))
-    models = [row for row in rows if row["table"] == 2 and row["kind"] == "model"]
+    models = _models(rows)
     agreement = {row["method"]: row.get("spearman_per_example") for row in _of(rows, 3)}
-    grid = figure.subplots(math.ceil(len(metrics) / 3), min(3, len(metrics)), squeeze=False, sharey=True)
+    columns = _columns(rows)
+    grid = figure.subplots(math.ceil(len(metrics) / columns), min(columns, len(metrics)), squeeze=False, sharey=True)
     for axes in grid.ravel()[len(metrics) :]:
         axes.set_visible(False)
+    # Rank 1 is best, so it stands at the top; the axis is shared.
+    ends = [bound for row in models for bound in (row[oracle], *row.get("intervals", {}).get(oracle, ())) if bound is not None]
+    margin = 0.06 * (max(ends) - min(ends)) or 0.5
+    grid[0, 0].set_ylim(max(ends) + margin, min(ends) - margin)
     for axes, metric in zip(grid.ravel(), metrics, strict=False):
-        axes.scatter([row[metric] for row in models], [row[oracle] for row in models], color=BLUE, s=22)
+        _dots(axes, models, metric, oracle)
         spearman = agreement.get(f"score:{metric}")
         way = " (lower is better)" if metric not in NEUTRAL and lower_is_better(metric) else ""
         axes.set_title(
@@ -205,7 +250,41 @@ def _correlations(figure: Any, rows: Rows) -> None:
         axes.set_xlabel(f"mean{way}", fontsize="small")
         axes.tick_params(labelsize="small")
         axes.grid(color=GREY, alpha=0.25)
-    # Rank 1 is best, so it stands at the top; the axis is shared.
-    grid[0, 0].invert_yaxis()
     for axes in grid[:, 0]:
         axes.set_ylabel("mean rank by the oracle", fontsize="small")
+    if key := _key(rows):
+        figure.supxlabel(key, fontsize="x-small", x=0.02, ha="left")
+
+
+def _dots(axes: Any, models: Rows, metric: str, oracle: str) -> None:
+    """One dot an LLM, with the intervals of both its means and its name, or its number where there are many."""
+    places = [(row[metric], row[oracle]) for row in models]
+    many = len(models) > NAMED
+    for row, (x, y) in zip(models, places, strict=True):
+        for column, bars in ((metric, axes.hlines), (oracle, axes.vlines)):
+            bounds = row.get("intervals", {}).get(column)
+            if bounds and None not in bounds:
+                bars(*((y, *bounds) if column == metric else (x, *bounds)), color=GREY, linewidth=1.0, alpha=0.35 if many else 0.7, zorder=1)
+    axes.scatter(*zip(*places, strict=True), color=BLUE, s=75 if many else 22, zorder=2, linewidth=0.6, edgecolor=BACK)
+    if many:
+        for number, (x, y) in enumerate(places, 1):
+            axes.annotate(str(number), (x, y), ha="center", va="center", color=BACK, fontsize=5.5, zorder=3)
+        return
+    # Names stand one under the other on the right, each with a line to its dot: dots that lie close cannot hide them.
+    (left, right), (bottom, top) = axes.get_xlim(), axes.get_ylim()
+    axes.set_xlim(left, right + 0.55 * (right - left))
+    dots = sorted(zip(models, places, strict=True), key=lambda dot: (dot[1][1] - bottom) / (top - bottom))
+    heights = _apart([(y - bottom) / (top - bottom) for _, (_, y) in dots])
+    line = {"arrowstyle": "-", "color": GREY, "linewidth": 0.7, "linestyle": ":", "shrinkA": 1, "shrinkB": 3, "relpos": (0, 0.5)}
+    for (row, dot), height in zip(dots, heights, strict=True):
+        there = {"xytext": (1, height), "textcoords": "axes fraction", "arrowprops": line}
+        axes.annotate(_short(row["method"], 18), dot, ha="right", va="center", fontsize=6.5, zorder=3, **there)
+
+
+def _apart(heights: list[float]) -> list[float]:
+    """Heights from 0 to 1 in rising order, moved so that a name at each does not touch the next one."""
+    for place in range(1, len(heights)):
+        heights[place] = max(heights[place], heights[place - 1] + LINE)
+    for place, most in enumerate(reversed(range(len(heights))), 0):
+        heights[most] = min(heights[most], 0.98 - place * LINE)
+    return heights
