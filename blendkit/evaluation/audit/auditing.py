@@ -248,7 +248,7 @@ def _ties(sums: Values) -> dict[str, Values]:
 
 
 def _first_place(sums: Values) -> dict[str, Values]:
-    """By how many points the first place is preferred, from [..., 6]: for labels for the second, a tie and the first, their number and net verdicts for the first.
+    """By how many points the first place is preferred, from [..., 6]: for labels for the second, a tie and the first, their number and net verdicts for it.
 
     Verdicts with the label for either place count alike, so that the label is held fixed.
     """
