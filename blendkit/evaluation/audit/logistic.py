@@ -22,13 +22,22 @@ STEPS = 100
 class Fit:
     """Coefficients [k] in log-odds, and their covariance [k, k], robust to rows of one cluster that hang together.
 
-    `determined` [k] says which coefficients the rows determine: not those of a column that never varies or that others make up, and
-    none that would be infinite, as the column tells all outcomes.
+    `plain` [k, k] is the covariance that independent rows would have, prior included.
     """
 
     coefficients: Values
     covariance: Values
-    determined: NDArray[np.bool_]
+    plain: Values
+
+    @property
+    def determined(self) -> NDArray[np.bool_]:
+        """[k]: which coefficients the rows determine: not those of a column that never varies or that others make up, and none that would be
+        infinite, as the column tells all outcomes."""
+        return np.asarray(np.sqrt(np.diag(self.plain)) <= MOST_ERROR)
+
+    def combined(self, weights: Values) -> Fit:
+        """The fit of sums of coefficients, `weights` [new, k]."""
+        return Fit(weights @ self.coefficients, weights @ self.covariance @ weights.T, weights @ self.plain @ weights.T)
 
     def interval(self, index: int) -> tuple[float, float]:
         """95 % of a coefficient."""
@@ -44,11 +53,12 @@ def logistic(features: Values, outcomes: Values, clusters: Places) -> Fit:
     """
     rows, k = features.shape
     coefficients = np.zeros(k)
-    information = np.eye(k) * RIDGE
+    prior = np.eye(k) * RIDGE
+    information = prior
     for _ in range(STEPS):
         expected = 1 / (1 + np.exp(-np.clip(features @ coefficients, -500, 500)))
         gradient = features.T @ (outcomes - expected) - RIDGE * coefficients
-        information = (features * (expected * (1 - expected))[:, None]).T @ features + RIDGE * np.eye(k)
+        information = (features * (expected * (1 - expected))[:, None]).T @ features + prior
         step = np.linalg.solve(information, gradient)
         # Far from the optimum a whole step would overshoot.
         coefficients = coefficients + step / max(1.0, float(np.abs(step).max(initial=0.0)))
@@ -61,4 +71,4 @@ def logistic(features: Values, outcomes: Values, clusters: Places) -> Fit:
     count = int(owner.max(initial=-1)) + 1
     sums = np.stack([np.bincount(owner, scores[:, column], count) for column in range(k)], axis=1) if rows else np.zeros((0, k))
     covariance = inverse @ (sums.T @ sums) @ inverse * (count / max(count - 1, 1))
-    return Fit(coefficients, covariance, (np.sqrt(np.diag(inverse)) <= MOST_ERROR) & (count > k))
+    return Fit(coefficients, covariance, inverse)

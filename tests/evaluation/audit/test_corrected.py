@@ -7,6 +7,7 @@ import io
 from dataclasses import astuple
 
 import numpy as np
+import orjson
 import pytest
 
 from blendkit.errors import RecordError, UsageError
@@ -109,6 +110,7 @@ def test_win_rates_of_models_and_of_pairs_of_them():
         record = match(number, sides, judged, human if number < 300 else None)
         rates.add(record, record["verdicts"])
     rows = {(row["method"], row["over"]): row for row in rates.rows(notes)}
+    orjson.dumps(list(rows.values()))  # plain numbers
     assert len(rows) == 6 and not notes
     row = rows["x", "y"] if ("x", "y") in rows else rows["y", "x"]
     share = 100 / (1 + np.exp(-1)) if row["method"] == "x" else 100 - 100 / (1 + np.exp(-1))
