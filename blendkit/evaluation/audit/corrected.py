@@ -83,7 +83,7 @@ def corrected(records: Places, judged: Values, labels: Values, weights: Values) 
     there, size = ~np.isnan(labels), len(judged)
     all_mean = float(judged.mean())
     _, owner = np.unique(records, return_inverse=True)
-    by_all = np.bincount(owner, (judged - all_mean) / size)
+    by_all: Values = np.bincount(owner, (judged - all_mean) / size).astype(np.float64)
     judge = _estimate(all_mean, by_all, len(by_all) - 1, len(by_all))
     count = int(there.sum())
     if not count:
@@ -91,7 +91,7 @@ def corrected(records: Places, judged: Values, labels: Values, weights: Values) 
     shares = weights[there] / weights[there].sum()
     human_mean, judge_mean = float(shares @ labels[there]), float(shares @ judged[there])
     # What each record adds to the error of the mean label, and to that of the difference of the judge's means.
-    of_labels = np.bincount(owner[there], shares * (labels[there] - human_mean), len(by_all))
+    of_labels: Values = np.bincount(owner[there], shares * (labels[there] - human_mean), len(by_all)).astype(np.float64)
     of_judge = by_all - np.bincount(owner[there], shares * (judged[there] - judge_mean), len(by_all))
     spread = float(of_judge @ of_judge)
     # The judge cannot count for less than nothing, or for more than what it says (as the authors' code has it).

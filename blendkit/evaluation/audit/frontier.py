@@ -29,7 +29,7 @@ MOST_MODELS = 64
 Amount = Annotated[float, msgspec.Meta(ge=0, le=1e12)]
 
 
-class _Usage(TypedDict):
+class _Spent(TypedDict):
     """What a price is computed of."""
 
     cost: NotRequired[Amount | None]
@@ -92,11 +92,12 @@ class Frontier:
 
     def _worth_of(self, candidates: list[dict[str, Any]], generated: list[int], verdicts: dict[str, list[dict[str, Any]]]) -> list[float]:
         if self._kind == "score":
-            values = [candidates[index].get("scores", {}).get(self._name) for index in generated]
-            for index, value in zip(generated, values, strict=True):
-                if value is None:
-                    raise RecordError(f"candidates[{index}].scores.{self._name}", "expected a number; `blendkit score` writes it")
-            return [-value if self._lower else value for value in values]
+            values: list[float | None] = [candidates[index].get("scores", {}).get(self._name) for index in generated]
+            if None in values:
+                lacking = generated[values.index(None)]
+                raise RecordError(f"candidates[{lacking}].scores.{self._name}", "expected a number; `blendkit score` writes it")
+            sign = -1.0 if self._lower else 1.0
+            return [sign * float(value) for value in values if value is not None]
         m = verdict_matrix(verdicts.get(self._name, ()), len(candidates))[np.ix_(generated, generated)]
         won = 50 * (1 + (m - m.T) / 2)
         np.fill_diagonal(won, np.nan)
@@ -108,22 +109,23 @@ class Frontier:
 
     def _price(self, candidate: dict[str, Any], index: int) -> float:
         """In $."""
-        usage = typed(candidate.get("usage") or {}, _Usage, f"candidates[{index}].usage")
+        usage = typed(candidate.get("usage") or {}, _Spent, f"candidates[{index}].usage")
         if (price := self._prices.get(candidate["model"])) is None:
             if (cost := usage.get("cost")) is None:
                 raise RecordError(f"candidates[{index}].usage.cost", f"expected an amount in $, or a price of the model {shown(candidate['model'])}")
             return cost
-        tokens = [usage.get(name) for name in ("prompt_tokens", "completion_tokens")]
-        if tokens[0] is None or tokens[1] is None:
+        prompt, answer = usage.get("prompt_tokens"), usage.get("completion_tokens")
+        if prompt is None or answer is None:
             raise RecordError(f"candidates[{index}].usage", "expected prompt_tokens and completion_tokens, which the model's price is for")
-        return (tokens[0] * price[0] + tokens[1] * price[1]) / 1e6
+        return (prompt * price[0] + answer * price[1]) / 1e6
 
     def rows(self, notes: list[str], everything: bool = False) -> Rows:
         """The table `frontier`, the cheapest first: what is on the Pareto front, single models and all of them together, or `everything`.
 
-        `price` is in $ for 1,000 records, `quality` the mean worth of the candidate that the ranking puts first of the subset. On the `front`
-        is a subset if none that costs less is as good, and none that costs as much is better. The front is chosen by the same records that it is measured with, so the
-        best of many subsets looks somewhat better than it is. Intervals of 95 % are bootstrapped over records.
+        `price` is in $ for 1,000 records, `quality` the mean worth of the candidate that the ranking puts first of the subset. On the
+        `front` is a subset if none that costs less is as good, and none that costs as much is better. The front is chosen by the same
+        records that it is measured with, so the best of many subsets looks somewhat better than it is. Intervals of 95 % are bootstrapped
+        over records.
         """
         if self.left_out:
             notes.append(f"frontier: {self.left_out:,} of {self.records + self.left_out:,} records have other models than {listed(self._models)}; left out")

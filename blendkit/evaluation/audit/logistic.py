@@ -15,7 +15,7 @@ Places = NDArray[np.int64]
 RIDGE = 1e-3
 # A coefficient is not determined where its standard error is beyond this: the interval of the odds would be 50 times as wide as long.
 MOST_ERROR = 2.0
-STEPS = 100
+STEPS, CLOSE = 100, 1e-9
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,20 +55,31 @@ def logistic(features: Values, outcomes: Values, clusters: Places) -> Fit:
     coefficients = np.zeros(k)
     prior = np.eye(k) * RIDGE
     information = prior
+    likelihood = _likelihood(features, outcomes, coefficients)
     for _ in range(STEPS):
-        expected = 1 / (1 + np.exp(-np.clip(features @ coefficients, -500, 500)))
+        expected = _expected(features @ coefficients)
         gradient = features.T @ (outcomes - expected) - RIDGE * coefficients
         information = (features * (expected * (1 - expected))[:, None]).T @ features + prior
         step = np.linalg.solve(information, gradient)
-        # Far from the optimum a whole step would overshoot.
-        coefficients = coefficients + step / max(1.0, float(np.abs(step).max(initial=0.0)))
-        if np.abs(step).max(initial=0.0) < 1e-9:
+        # Far from the optimum a whole step may overshoot.
+        while (reached := _likelihood(features, outcomes, coefficients + step)) < likelihood and np.abs(step).max() > CLOSE:
+            step = step / 2
+        coefficients, likelihood = coefficients + step, reached
+        if np.abs(step).max(initial=0.0) <= CLOSE:
             break
-    inverse = np.linalg.inv(information)
-    expected = 1 / (1 + np.exp(-np.clip(features @ coefficients, -500, 500)))
-    scores = features * (outcomes - expected)[:, None]
+    inverse = np.asarray(np.linalg.inv(information), np.float64)
+    scores = features * (outcomes - _expected(features @ coefficients))[:, None]
     _, owner = np.unique(clusters, return_inverse=True)
     count = int(owner.max(initial=-1)) + 1
     sums = np.stack([np.bincount(owner, scores[:, column], count) for column in range(k)], axis=1) if rows else np.zeros((0, k))
     covariance = inverse @ (sums.T @ sums) @ inverse * (count / max(count - 1, 1))
     return Fit(coefficients, covariance, inverse)
+
+
+def _expected(logits: Values) -> Values:
+    return np.asarray(1 / (1 + np.exp(-np.clip(logits, -500, 500))))
+
+
+def _likelihood(features: Values, outcomes: Values, coefficients: Values) -> float:
+    logits = features @ coefficients
+    return float(outcomes @ logits - np.logaddexp(0, logits).sum() - RIDGE / 2 * coefficients @ coefficients)

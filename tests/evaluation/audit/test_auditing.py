@@ -16,7 +16,7 @@ from blendkit.evaluation.audit.auditing import JudgeAudit
 from blendkit.evaluation.audit.calibration import calibration
 from blendkit.evaluation.audit.families import Families
 from blendkit.evaluation.audit.labels import labels_of
-from blendkit.evaluation.audit.logistic import logistic
+from blendkit.evaluation.audit.logistic import RIDGE, logistic
 from blendkit.evaluation.audit.resampling import resampled_sums
 from blendkit.evaluation.audit.style import style_of
 
@@ -225,6 +225,11 @@ def test_the_regression_is_the_most_likely_one():
     np.testing.assert_allclose(twice.covariance, fit.covariance, rtol=1e-2)
     apart = logistic(np.repeat(x, 2, axis=0), np.repeat(y, 2), np.arange(1000))
     np.testing.assert_allclose(apart.covariance, fit.covariance / 2, rtol=2e-2)
+    # Far differences, where a whole step of Newton's overshoots: a text of one character against a long one.
+    far = np.concatenate([x, x * 40])
+    beta = logistic(far, np.concatenate([y, (x[:, 0] > 0).astype(float)]), np.arange(1000)).coefficients
+    gradient = far.T @ (np.concatenate([y, (x[:, 0] > 0).astype(float)]) - 1 / (1 + np.exp(-far @ beta))) - RIDGE * beta
+    assert np.abs(gradient).max() < 1e-3
     # A column that never varies, one that others make up, and one that tells every outcome.
     made = np.column_stack([x[:, 0], np.zeros(500), x[:, 1], x[:, 1]])
     assert logistic(made, y, np.arange(500)).determined.tolist() == [True, False, False, False]
