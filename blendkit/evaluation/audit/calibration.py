@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from blendkit.evaluation.audit.resampling import by_record, intervals_of, resampled_sums
+from blendkit.evaluation.audit.resampling import bounds_of, by_record, resampled_sums
 from blendkit.evaluation.examples import rounded
 
 Values = NDArray[np.float64]
@@ -34,8 +34,9 @@ def calibration(records: NDArray[np.int64], probabilities: Values, outcomes: Val
     sums = by_record(records, cells)
     total = sums.sum(axis=0)
     figures = {name: float(value) for name, value in _figures(total).items()}
-    bounds = intervals_of(sums, _figures, seed)
-    bounds["ece"] = _interval_of_ece(total, resampled_sums(sums, seed), figures["ece"])
+    resampled = resampled_sums(sums, seed)
+    bounds = bounds_of(_figures(resampled))
+    bounds["ece"] = _interval_of_ece(total, resampled, figures["ece"])
     found = {name: rounded(figures[name]) for name in ("brier", "ece")}
     reliability = []
     for place in range(BINS):

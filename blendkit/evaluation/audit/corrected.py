@@ -2,7 +2,7 @@
 
 Angelopoulos, Duchi and Zrnic 2023 ("PPI++"), for a mean. With people's labels Y of some pairs and the judge's verdicts f of all, the
 estimate is mean(Y) + λ (mean of f over all pairs - mean of f over the labelled ones), with the λ that makes its variance least. For
-λ = 0 the judge counts for nothing, for 1 it counts in full; the estimate is right for any λ where the labelled pairs were drawn at random.
+λ = 0 the judge counts for nothing; the estimate is right for any λ where the labelled pairs were drawn at random.
 Over all pairs, rather than the unlabelled ones, the sum is the same with another λ, and holds for pairs drawn unevenly (Zrnic and Candès
 2024, "Active statistical inference"): then each label has a weight. Variances are those of sums over records, whose pairs hang together.
 """
@@ -94,8 +94,8 @@ def corrected(records: Places, judged: Values, labels: Values, weights: Values) 
     of_labels: Values = np.bincount(owner[there], shares * (labels[there] - human_mean), len(by_all)).astype(np.float64)
     of_judge = by_all - np.bincount(owner[there], shares * (judged[there] - judge_mean), len(by_all))
     spread = float(of_judge @ of_judge)
-    # The judge cannot count for less than nothing, or for more than what it says (as the authors' code has it).
-    power = min(1.0, max(0.0, -float(of_labels @ of_judge) / spread)) if spread > NOTHING else 0.0
+    # The judge cannot count for less than nothing (as the authors' code has it); one that hedges counts for more than it says.
+    power = max(0.0, -float(of_labels @ of_judge) / spread) if spread > NOTHING else 0.0
     labelled = len(np.unique(owner[there]))
     human = _estimate(human_mean, of_labels, labelled - 1, labelled)
     # λ is estimated from the same labels, which costs a degree of freedom.

@@ -2,7 +2,7 @@
 
 Each judge has a confusion matrix: how often it says A, tie or B where the truth is each of them. Nobody knows the truth; EM finds what makes all
 verdicts most likely, from the majority on. It takes the judges' errors as independent: of judges that err together it trusts all too much, and how
-far that is so the number of effective judges says.
+far that is so the number of effective judges says. Of two judges who differ, their verdicts cannot say which one is right: it takes three.
 """
 
 from __future__ import annotations
@@ -22,6 +22,7 @@ from blendkit.evaluation.audit.labels import Pair, in_order, labels_of
 from blendkit.evaluation.examples import rounded
 from blendkit.judges.agreement import VALUES, ordinal_alpha
 from blendkit.records import Record
+from blendkit.terminal_text import listed
 
 Values = NDArray[np.float64]
 Votes = NDArray[np.int8]
@@ -30,8 +31,8 @@ CLASSES, NONE = 3, -1
 # Invented verdicts in each cell of a confusion matrix and for each class: nothing is impossible because it was never seen.
 SMOOTH = 0.1
 STEPS, CLOSE = 1000, 1e-6
-# Of more judges nobody asks a panel.
-MOST_JUDGES = 100
+# Fewer judges cannot be told apart, and of more nobody asks a panel.
+LEAST_JUDGES, MOST_JUDGES = 3, 100
 
 
 @dataclass(frozen=True, slots=True)
@@ -150,7 +151,13 @@ class FittedPanel:
     fit: DawidSkene
 
     def settle(self, verdicts: dict[str, list[dict[str, Any]]]) -> dict[Pair, Settled]:
-        """The weighed verdict of each pair of a record, with the probability that a is better; of one that no judge could be read on, none."""
+        """The weighed verdict of each pair of a record, with the probability that a is better; of one that no judge could be read on, none.
+
+        Raises:
+            DataError: there are fewer than LEAST_JUDGES.
+        """
+        if len(self.judges) < LEAST_JUDGES:
+            raise DataError(f"a panel is weighed from {LEAST_JUDGES} judges on, and there are {listed(self.judges)}: two cannot say which of them is right")
         pairs: dict[Pair, list[int]] = {}
         for judge, name in enumerate(self.judges):
             for pair, verdict in settled(map(in_order, verdicts.get(name, ()))).items():
@@ -165,17 +172,20 @@ class FittedPanel:
     def rows(self) -> list[dict[str, Any]]:
         """The table `panel`: a row a judge, the heaviest first, and a last one of all.
 
-        `accuracy` in % is by the estimated truth, `weight` in logits (see `DawidSkene.weights`); with labels, `majority` and `weighed` say in how
-        many % of the labelled pairs each is right. `effective_judges` is how many judges who err independently would be worth as much,
-        J / (1 + (J - 1) ρ), with the mean correlation ρ of two judges (Kish 1965; Clemen and Winkler 1985): that of their errors at each label where
-        there are labels (`by`), else that of their votes, which also agree where they are right, so that it is a lower bound.
+        `accuracy` in % is by the estimated truth, `weight` in logits (see `DawidSkene.weights`); None of fewer than LEAST_JUDGES. With labels,
+        `majority` and `weighed` say in how many % of the labelled pairs each is right. `effective_judges` is how many judges who err
+        independently would be worth as much, J / (1 + (J - 1) ρ), with the mean correlation ρ of two judges (Kish 1965; Clemen and Winkler
+        1985): that of their errors at each label where there are labels (`by`), else that of their votes, which also agree where they are
+        right, so that it is a lower bound.
         """
         given = ((self.votes != NONE) * self.counts[:, None]).sum(axis=0)
         order = np.argsort(-self.fit.weights, kind="stable").tolist()
         rows: list[dict[str, Any]] = []
+        known = len(self.judges) >= LEAST_JUDGES
         for judge in order:
             row = {"table": "panel", "method": self.judges[judge], "pairs": int(given[judge])}
-            rows.append(row | {"accuracy": rounded(100 * float(self.fit.accuracy[judge])), "weight": rounded(float(self.fit.weights[judge]))})
+            figures = {"accuracy": rounded(100 * float(self.fit.accuracy[judge])), "weight": rounded(float(self.fit.weights[judge]))}
+            rows.append(row | (figures if known else dict.fromkeys(figures)))
         there = ~np.isnan(self.labels)
         by, number = ("errors", self.effective(self._errors())) if there.any() else ("votes", self.effective(self.votes.astype(np.float64)))
         patterns: Counter[tuple[int, ...]] = Counter()
@@ -187,7 +197,7 @@ class FittedPanel:
         if there.any():
             truth, weight = self.labels[there] + 1, self.counts[there]
             for name, said in (("majority", self.majority()), ("weighed", self.fit.posterior.argmax(axis=1))):
-                row[name] = rounded(100 * float(weight @ (said[there] == truth)) / float(weight.sum()))
+                row[name] = rounded(100 * float(weight @ (said[there] == truth)) / float(weight.sum())) if known or name == "majority" else None
         return [*rows, row]
 
     def _errors(self) -> Values:

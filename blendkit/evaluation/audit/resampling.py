@@ -40,10 +40,15 @@ def intervals_of(sums: Values, figures: Callable[[Values], dict[str, Values]], s
 
     A figure that has no value in more than half of the resamples has no interval.
     """
+    return bounds_of(figures(resampled_sums(sums, seed, resamples)))
+
+
+def bounds_of(figures: dict[str, Values]) -> dict[str, tuple[float, float]]:
+    """As `intervals_of`, of figures of each resample, [resamples]."""
     found = {}
-    for name, values in figures(resampled_sums(sums, seed, resamples)).items():
+    for name, values in figures.items():
         there = values[~np.isnan(values)]
-        if 2 * len(there) > resamples:
+        if 2 * len(there) > len(values):
             low, high = np.percentile(there, (2.5, 97.5))
             found[name] = float(low), float(high)
     return found

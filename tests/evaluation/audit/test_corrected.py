@@ -90,6 +90,14 @@ def test_where_nothing_is_known_there_is_no_interval():
     assert constant.power == 0 and constant.corrected.share == constant.human.share
 
 
+def test_a_judge_that_hedges_counts_for_more_than_it_says():
+    y, _, labels = drawn(0, 1.0)
+    found = corrected(np.arange(1100), 0.5 + 0.2 * (y - 0.5) + np.tile([0.01, -0.01], 550), labels, np.ones(1100))
+    assert found.power > 4 and found.corrected.share == pytest.approx(y.mean(), abs=0.005) and found.effective > 800
+    against = corrected(np.arange(1100), 1 - y, labels, np.ones(1100))
+    assert against.power == 0 and against.gains is False
+
+
 def match(number: int, sides, judged: float | None, human=None) -> dict:
     record = {"id": str(number), "instruction": "i", "candidates": [{"model": model, "text": f"={model}{number}"} for model in sides]}
     if judged is not None:

@@ -134,6 +134,16 @@ def test_a_panel_of_nobody_is_refused_and_one_judge_is_worth_itself():
         panel.add(record, record["verdicts"])
     judge, together = panel.fitted().rows()
     assert judge["method"] == "j0" and together["effective_judges"] is None and together["alpha"] is None
+    # Two that differ cannot say which of them is right.
+    panel = Panel(labels="human")
+    for record in records_of([2, 0, 1], [[2, 0], [2, 0], [1, 1]]):
+        panel.add(record, record["verdicts"])
+    *judges, together = panel.fitted().rows()
+    assert (
+        {row["weight"] for row in judges} == {row["accuracy"] for row in judges} == {None} and together["weighed"] is None and together["majority"] == 33.3333
+    )
+    with pytest.raises(DataError, match="a panel is weighed from 3 judges on, and there are j0, j1"):
+        panel.fitted().settle(record["verdicts"])
     crowd = Panel()
     with pytest.raises(DataError, match="more than 100 judges"):
         crowd.add({"candidates": []}, {f"j{number}": [] for number in range(101)})
