@@ -2,22 +2,23 @@
 
 from __future__ import annotations
 
-import csv
 import heapq
-import io
 import math
 import random
-from typing import Any
+from typing import IO, Any
 
 from blendkit.aggregate import settled
-from blendkit.errors import RecordError, UsageError
-from blendkit.evaluation.audit.labels import JUDGE, SIGNS, in_order, labels_of
+from blendkit.errors import DataError, RecordError, UsageError
+from blendkit.evaluation.audit.labels import JUDGE, SIGNS, PairLabel, in_order, labels_of
 from blendkit.records import Record, source_text
-from blendkit.safe_csv import csv_text, undefused
+from blendkit.safe_csv import csv_text
 from blendkit.seeding import seeded
+from blendkit.sources.csv_table import csv_rows
+from blendkit.untrusted import typed
 
 # The doubt in a pair that the judges are sure of: no pair may be out of reach, as what they are sure of may be wrong.
 LEAST_DOUBT = 0.1
+NEEDED = ("id", "a", "b", "verdict")
 COLUMNS = ("id", "a", "b", "prompt", "answer_a", "answer_b", "verdict", "weight")
 
 
@@ -108,27 +109,31 @@ def forms_as_csv(forms: list[Record], labels: str = "human") -> tuple[str, int]:
     return csv_text(rows)
 
 
-def labels_from_csv(text: str) -> dict[str, list[dict[str, Any]]]:
-    """Record id → labels, of a table that people filled in; rows without a verdict are left out.
+def labels_from_csv(name: str, file: IO[bytes]) -> dict[str, list[dict[str, Any]]]:
+    """Record id → labels, of a table that people filled in, in a spreadsheet's own form; rows without a verdict are left out. Errors name the file by `name`.
 
     Raises:
-        RecordError: a column is missing, or a cell holds something else; with the row.
+        DataError: a column is missing, a cell holds something else, or the file is no CSV; with the line.
     """
-    table = csv.DictReader(io.StringIO(text, newline=""))
-    missing = {"id", "a", "b", "verdict"} - set(table.fieldnames or ())
-    if missing:
-        raise RecordError("", f"expected the columns {', '.join(COLUMNS)}, but there is no {min(missing)}")
     found: dict[str, list[dict[str, Any]]] = {}
-    for number, row in enumerate(table, 2):
-        words = {word.lower(): word for word in SIGNS}
-        said = (row["verdict"] or "").strip().lower()
+    words = {word.lower(): word for word in SIGNS}
+    for row in csv_rows(name, file):
+        if isinstance(row.value, RecordError):
+            raise DataError(f"{row.place}: {row.value}")
+        cells = {column: row.value[column] or "" for column in row.value}
+        if missing := [column for column in NEEDED if column not in cells]:
+            raise DataError(f"{row.place}: expected the columns {', '.join(COLUMNS)}, but there is no {missing[0]}")
+        said = cells["verdict"].strip().lower()
         if not said:
             continue
         if said not in words:
-            raise RecordError(f"row {number}: verdict", f"expected A, B or tie, got {row['verdict']!r}")
+            raise DataError(f"{row.place}: verdict: expected A, B or tie, got {cells['verdict']!r}")
         try:
-            label = {"a": int(row["a"]), "b": int(row["b"]), "verdict": words[said], "weight": float(row.get("weight") or 1.0)}
+            label = {"a": int(cells["a"]), "b": int(cells["b"]), "verdict": words[said], "weight": float(cells.get("weight") or 1.0)}
+            typed(label, PairLabel)
         except ValueError as error:
-            raise RecordError(f"row {number}", f"expected whole numbers in a and b, and a number in weight: {error}") from error
-        found.setdefault(undefused(row["id"]), []).append(label)
+            raise DataError(f"{row.place}: expected whole numbers in a and b, and a number in weight: {error}") from error
+        except RecordError as error:
+            raise DataError(f"{row.place}: {error}") from error
+        found.setdefault(cells["id"], []).append(label)
     return found

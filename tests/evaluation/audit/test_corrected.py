@@ -10,7 +10,7 @@ import numpy as np
 import orjson
 import pytest
 
-from blendkit.errors import RecordError, UsageError
+from blendkit.errors import DataError, RecordError, UsageError
 from blendkit.evaluation.audit.corrected import CorrectedWinRates, corrected
 from blendkit.evaluation.audit.label_next import LabelNext, forms_as_csv, labels_from_csv
 
@@ -185,19 +185,31 @@ def test_a_form_goes_out_as_csv_and_comes_back_filled_in():
     assert marked == 12 and rows[0]["prompt"] == "i" and rows[0]["answer_a"].startswith("'=")
     for row, word in zip(rows, ("A", "b", " Tie ", ""), strict=True):
         row["verdict"] = word
-    writer = csv.DictWriter(file := io.StringIO(newline=""), rows[0])
+    # As spreadsheets of some countries save it: a byte order mark, semicolons, another line end.
+    writer = csv.DictWriter(file := io.StringIO(newline=""), rows[0], delimiter=";", lineterminator="\r\n")
     writer.writeheader()
     writer.writerows(rows)
-    found = labels_from_csv(file.getvalue())
+    found = labels_from_csv("form.csv", io.BytesIO(b"\xef\xbb\xbf" + file.getvalue().encode()))
     assert [label["verdict"] for labels in found.values() for label in labels] == ["A", "B", "tie"] and all(name.startswith("=") for name in found)
     assert {(label["a"], label["b"]) for labels in found.values() for label in labels} <= {(0, 1), (1, 0)}
-    for wrong, says in (
-        ("id,a,b\n1,0,1\n", "there is no verdict"),
-        ("id,a,b,verdict\n1,0,1,C\n", "row 2: verdict: expected A, B or tie, got 'C'"),
-        ("id,a,b,verdict\n1,x,1,A\n", "row 2: expected whole numbers"),
-    ):
-        with pytest.raises(RecordError, match=says):
-            labels_from_csv(wrong)
+
+
+@pytest.mark.parametrize(
+    ("text", "says"),
+    [
+        ("id,a,b\n1,0,1\n", "form.csv:2: expected the columns id, a, b, prompt, answer_a, answer_b, verdict, weight, but there is no verdict"),
+        ("id,a,b,verdict\n\n1,0,1,C\n", "form.csv:3: verdict: expected A, B or tie, got 'C'"),
+        ("id,a,b,verdict\n1,x,1,A\n", "form.csv:2: expected whole numbers"),
+        ("id,a,b,verdict\n1,-1,1,A\n", "form.csv:2: a: expected an integer >= 0"),
+        ("id,a,b,verdict,weight\n1,0,1,A,nan\n", "form.csv:2: weight: expected a number > 0"),
+        ("id,a,b,verdict\n1,0,1\n", "form.csv:2: expected 4 cells"),
+        ('id,a,b,verdict\n1,0,1,"A\n', "form.csv:2: unexpected end of data"),
+    ],
+)
+def test_a_form_that_is_none_is_told_with_its_line(text, says):
+    with pytest.raises(DataError) as told:
+        labels_from_csv("form.csv", io.BytesIO(text.encode()))
+    assert says in str(told.value)
 
 
 def doubtful(seed: int, even: bool) -> tuple[float, float]:
