@@ -18,7 +18,7 @@ from blendkit.credentials import Secrets
 from blendkit.errors import BlendkitError, Interrupted, OutOfMemory, OutputError, UsageError, out_of_memory
 from blendkit.registry import nearest
 from blendkit.streams.signals import catch_signals, raise_if_signalled
-from blendkit.streams.standard_streams import ReaderGone, make_safe
+from blendkit.streams.standard_streams import ReaderGone, make_safe, say_warnings
 from blendkit.terminal_text import say, standing
 from blendkit.version import VERSION
 
@@ -91,6 +91,7 @@ def main() -> None:
     os.environ.setdefault("HF_HUB_VERBOSITY", "error")
     if not sys.warnoptions:
         warnings.simplefilter("ignore")
+    say_warnings()
     if foreign := next((argument for argument in sys.argv[1:] if not _is_utf8(argument)), None):
         _say("", f"{os.fsencode(foreign).decode(errors='backslashreplace')!r} is not UTF-8: names go into records and reports, which are")
         _leave(UsageError.exit_code)

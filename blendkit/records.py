@@ -11,7 +11,7 @@ from typing import Annotated, Any, Literal, NotRequired, TypedDict
 import msgspec
 import orjson
 
-from blendkit.errors import RecordError
+from blendkit.errors import RecordError, got
 from blendkit.names import Called
 from blendkit.untrusted import json_value, kind_of, typed
 
@@ -143,6 +143,24 @@ def as_line(row: Any) -> bytes:
             raise
         # It keeps integers of more than 64 bits.
         return msgspec.json.encode(row) + b"\n"
+
+
+def check_is_record(record: object, place: int) -> None:
+    """Raises RecordError where the object at this place, from 0, of a caller's records is none."""
+    if not isinstance(record, dict):
+        raise RecordError("", f"{place_of(place)}: expected a dict, got {got(record)}")
+
+
+def place_of(place: int) -> str:
+    """How errors call a record that a caller gave."""
+    return f"records[{place}]"
+
+
+def copied(value: Any) -> Any:
+    """A record in which all that can be changed is new; what cannot, such as texts, is shared."""
+    if isinstance(value, dict):
+        return {name: copied(inner) for name, inner in value.items()}
+    return [copied(inner) for inner in value] if isinstance(value, list | tuple) else value
 
 
 def validate(record: Record) -> None:

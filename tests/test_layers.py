@@ -25,6 +25,7 @@ FLOORS = [
         "names",
         "aggregate",
         "registry",
+        "arguments",
         "signature",
         "seeding",
         "fences",

@@ -8,7 +8,7 @@ from typing import Any
 
 from blendkit.errors import DataError, RecordError, UsageError, require
 from blendkit.evaluation.agreement import Rankers
-from blendkit.evaluation.checks import check_all, compare, judges_differ, parsed, read_rows
+from blendkit.evaluation.checks import check_all, compared_with, judges_differ, parsed, read_rows
 from blendkit.evaluation.examples import JudgedExample, Oracle, example_of
 from blendkit.evaluation.formats import FORMATS, rendered
 from blendkit.evaluation.judges import Judges
@@ -41,7 +41,7 @@ class Evaluating(Stage):
     def __init__(
         self, *, versus: Sequence[str] = (), oracle: str | None = None, agreement: str | None = None, baseline: str | None = None,
         seed: int = 0, ratings: bool = False, length_controlled: str | None = None, aggregations: bool = False,
-        manifests: Sequence[str] = (), compare_with: str | None = None, checks: Sequence[str] = (), report: str | None = None,
+        manifests: Sequence[str] = (), compare: str | None = None, checks: Sequence[str] = (), report: str | None = None,
         report_records: int = 500, plot: str | None = None, form: str = "json", intervals: bool = False,
     ) -> None:  # fmt: skip
         """All arguments but the last two are `blendkit.evaluate`'s.
@@ -69,7 +69,7 @@ class Evaluating(Stage):
         self.aggregations, self.controlled, self.form, self.intervals = aggregations, length_controlled, form, intervals
         self.checks, self.report, self.plot = list(checks), report, plot
         self.ratings = ratings or report is not None  # the page shows all there is
-        self.earlier = read_rows(compare_with) if compare_with else None
+        self.earlier = read_rows(compare) if compare else None
         self.stages = read_stages(list(manifests))
         self.browser = Browser(report_records) if report else None
         self.agreement = PairwiseAgreement(agreement) if agreement else None
@@ -150,7 +150,7 @@ class Evaluating(Stage):
             rows += [*self._agreements(), *self._of_verdicts(), *self.stages]
             if self.earlier is not None:
                 self.notes += filter(None, [judges_differ(self.earlier, rows)])
-                rows += compare(self.earlier, rows)
+                rows += compared_with(self.earlier, rows)
             self._rows = rows
         return self._rows
 

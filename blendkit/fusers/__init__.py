@@ -67,7 +67,7 @@ def make_fuser(
         "keep_reasoning": keep_reasoning, "on_truncate": on_truncate,
     }  # fmt: skip
     asked = endpoint.of_use if endpoint else None
-    FUSERS.check_options({**options, "endpoint": asked}, {chosen: takes}, {"num_beams": "--beams", "endpoint": asked})
+    FUSERS.check_options({**options, "endpoint": asked}, {chosen: takes}, {"endpoint": asked})
     alone = models[0] if chosen in BY_CONFIG else models[0].partition(":")[2] or None
     if alone and not {"model", "models"} & set(takes):
         raise UsageError(f"--model {models[0]}: {chosen} takes no model")

@@ -11,13 +11,14 @@ import random
 import re
 import threading
 import time
+import warnings
 import weakref
 from dataclasses import replace
 from typing import Any
 
 import orjson
 
-from blendkit.errors import BlendkitError, EndpointError, RecordError, UsageError
+from blendkit.errors import BlendkitError, BlendkitWarning, EndpointError, RecordError, UsageError
 from blendkit.generators import requests
 from blendkit.generators.adaptation import Adapted, Adapting
 from blendkit.generators.base import Completion, Prompt, TextModel
@@ -29,7 +30,6 @@ from blendkit.generators.options import EndpointOptions, Sampling
 from blendkit.generators.reasoning import Room
 from blendkit.generators.replies import BadReply, SaidError, read_kept, read_reply
 from blendkit.generators.server import ROUTES, Refused, Server, TryAgain
-from blendkit.terminal_text import say
 
 GONE = 3  # requests in a row that used up their retries
 FIRST_BACKOFF, LONGEST_BACKOFF = 0.5, 30.0
@@ -226,7 +226,8 @@ class Endpoint(TextModel):
                 if attempt < self.options.retries:
                     if error.wait is not None:
                         if self._limit.pause(error.wait) and error.wait > self.options.timeout:
-                            say(f"{self.server.where} {error}; it asks for {error.wait:.0f} s of patience: waiting")
+                            told = f"{self.server.where} {error}; it asks for {error.wait:.0f} s of patience: waiting"
+                            warnings.warn(told, BlendkitWarning, stacklevel=1)
                     else:
                         await asyncio.sleep(backoff)
                 attempt += 1

@@ -96,7 +96,7 @@ def chosen(spec: str, endpoint: EndpointOptions, name: str = "") -> Chosen:
     name = name or shown
     if table is None and not settings and not endpoint.keyed():
         # Tables are looked into once: a table's model may have the name of a table.
-        return Chosen(name, own, replace(endpoint, models=None, named={}))
+        return Chosen(name, own, replace(endpoint, models_file=None, named={}))
     one = endpoint.of(settings, place, *names)
     return Chosen(name, own, one if settings else replace(one, asked=endpoint.asked), table)
 

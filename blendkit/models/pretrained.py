@@ -19,7 +19,7 @@ from typing import Any
 
 from blendkit.errors import BlendkitError, NoInputError, OutOfMemory, out_of_memory
 from blendkit.models.gguf import GGUFHeader, gguf_header, is_gguf, quicker, scale_positions
-from blendkit.models.loading import locate, read_config
+from blendkit.models.loading import locate, read_config, without_bars
 
 # A network may have so many numbers for each byte of weights on the disk: room for tied weights, which are stored once,
 # and a new head. Packed weights hold several numbers a byte.
@@ -50,7 +50,7 @@ def pretrained(kind: Any, name: str, what: str, *files: str, trust_remote_code: 
         check_checkpoint(folder, name)
     _never_ask()
     try:
-        with _bounded(_limit(folder) if header is None else _limit_of(header)), _alone(header) as file:
+        with without_bars(), _bounded(_limit(folder) if header is None else _limit_of(header)), _alone(header) as file:
             more: dict[str, Any] = {"output_loading_info": True} if whole else {}
             more |= {"gguf_file": file.name} if file else {}
             found = kind.from_pretrained(file.parent if file else folder, trust_remote_code=trust_remote_code, **more, **options)

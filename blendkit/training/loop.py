@@ -86,9 +86,6 @@ def train(
         raise DataError("nothing to train on: no record has two candidates with labels that differ")
     if evaluation:
         require("scipy", "train", "--eval")
-    from transformers.utils import logging
-
-    logging.disable_progress_bar()
     processes = processes_on(training_device(options.device))
     if options.examples_per_step < processes.count:
         raise UsageError(f"--records-per-step {options.examples_per_step}: expected at least one for each of {processes.count} processes")

@@ -149,7 +149,7 @@ def test_evaluate_from_python_does_all_that_the_command_does(tmp_path):
     assert (tmp_path / "index.html").is_file() and (tmp_path / "p.svg").is_file()
     rows = library.evaluate(records, versus=["b"], baseline="a", ratings=True, seed=3)
     (tmp_path / "rows.jsonl").write_text(lines(rows))
-    again = library.evaluate(records, versus=["b"], baseline="a", ratings=True, seed=3, compare_with=str(tmp_path / "rows.jsonl"))
+    again = library.evaluate(records, versus=["b"], baseline="a", ratings=True, seed=3, compare=str(tmp_path / "rows.jsonl"))
     assert again[: len(rows)] == rows and {row["change"] for row in again if row["table"] == "compare"} == {0}
     with pytest.raises(TypeError, match="controled"):
         library.evaluate(records, controled="a")

@@ -31,7 +31,7 @@ def prompts(count: int) -> list[dict]:
 
 def generate(records, server, **options):
     settings = {"timeout": 0.5, "concurrency": 4, **options}
-    return list(library.generate(records, ["m=openai:x"], endpoint=EndpointOptions(base_url=server.url, **settings)))
+    return list(library.generate(records, ["m=openai:x"], base_url=server.url, **settings))
 
 
 @pytest.mark.parametrize("fault", PASSING)
@@ -154,9 +154,9 @@ def test_a_cache_is_keyed_by_what_decides_the_answer(serve, tmp_path):
     for _ in range(2):
         generate(prompts(3), server, cache=path)
     assert sum(server.asked.values()) == 3
-    list(library.generate(prompts(3), ["m=openai:x"], sampling=Sampling(temperature=0.1), endpoint=EndpointOptions(base_url=server.url, cache=path)))
+    list(library.generate(prompts(3), ["m=openai:x"], temperature=0.1, base_url=server.url, cache=path))
     assert sum(server.asked.values()) == 6
-    list(library.generate(prompts(3), ["m=openai:y"], endpoint=EndpointOptions(base_url=server.url, cache=path)))
+    list(library.generate(prompts(3), ["m=openai:y"], base_url=server.url, cache=path))
     assert sum(server.asked.values()) == 9
     generate(prompts(3), other, cache=path)
     assert sum(other.asked.values()) == 3
@@ -166,8 +166,7 @@ def test_a_cache_is_keyed_by_what_decides_the_answer(serve, tmp_path):
 def test_equal_prompts_of_windows_that_are_in_work_together_are_paid_once_unless_they_are_sampled(serve, tmp_path, temperature):
     server = serve(latency=0.2)
     records = [{"id": str(number), "instruction": "the same"} for number in range(24)]
-    options = EndpointOptions(base_url=server.url, cache=str(tmp_path / "cache.sqlite"))
-    found = list(library.generate(records, ["m=openai:x"], endpoint=options, temperature=temperature, window=4))
+    found = list(library.generate(records, ["m=openai:x"], base_url=server.url, cache=tmp_path / "cache.sqlite", temperature=temperature, window=4))
     assert len(found) == 24 and all(record["candidates"][0]["text"] == "Reply to the same" for record in found)
     assert server.asked["the same"] == (24 if temperature else 1)
 
@@ -322,4 +321,4 @@ def test_what_an_endpoint_cannot_do(blendkit, serve):
 
 def test_options_that_do_not_go_together():
     with pytest.raises(UsageError, match="--max-cost needs"):
-        list(library.generate(prompts(1), ["openai:x"], endpoint=EndpointOptions(base_url="http://localhost:1/v1", max_cost=1.0)))
+        list(library.generate(prompts(1), ["openai:x"], base_url="http://localhost:1/v1", max_cost=1.0))

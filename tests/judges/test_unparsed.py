@@ -11,7 +11,6 @@ from test_judges import honest, of_quality, shown_qualities
 
 import blendkit as library
 from blendkit.errors import TooManyUnparsed, UsageError
-from blendkit.generators.options import EndpointOptions
 from blendkit.judges import make_judge
 
 RECORDS = [of_quality(1, 2) | {"id": "r1"}, of_quality(3, 9) | {"id": "r2"}, of_quality(2, 1) | {"id": "r3"}]
@@ -67,7 +66,7 @@ def test_each_judge_of_a_panel_counts_for_itself(blendkit, server):
 def test_python_gets_all_records_before_the_error(server):
     found = []
     with pytest.raises(TooManyUnparsed, match="2 of 6 verdicts"):
-        for record in library.judge([dict(record) for record in RECORDS], "j=openai:x", verdict_by="text", endpoint=EndpointOptions(base_url=server.url)):
+        for record in library.judge([dict(record) for record in RECORDS], "j=openai:x", verdict_by="text", base_url=server.url):
             found.append(record["id"])
     assert found == ["r1", "r2", "r3"]
     with pytest.raises(UsageError, match="--max-unparsed 2"):
