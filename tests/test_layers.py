@@ -26,6 +26,7 @@ FLOORS = [
         "aggregate",
         "registry",
         "arguments",
+        "specs",
         "signature",
         "seeding",
         "fences",

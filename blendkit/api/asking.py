@@ -57,7 +57,7 @@ def generate(
 
     Args:
         records: with `instruction` and `input`, or `messages`.
-        models: NAME=SPEC or SPEC: a hub id, a directory, FILE.gguf, openai:MODEL, a preset, PRESET:MODEL, smollm2, or a name in
+        models: [NAME=]SPEC: a hub id, a directory, FILE.gguf, openai:MODEL, a preset, PRESET:MODEL, smollm2, or a name in
             `models_file`; None is all names there, or smollm2.
         system: a system message before every prompt.
         max_new_tokens: tokens to write at most; None is 512, or the model's own.
@@ -177,8 +177,8 @@ def fuse(
 
     Args:
         records: with `candidates` and `top`, which `rank` writes.
-        model: `consensus`, a seq2seq checkpoint (GenFuser), or one or several chat models, openai:MODEL or local ones (ChatFuser).
-        name: `model` of the fused candidate; None is as the model.
+        model: [NAME=]SPEC: `consensus`, a seq2seq checkpoint (GenFuser), or one or several chat models, openai:MODEL or local ones (ChatFuser).
+        name: `model` of the fused candidate; None is NAME, or as the model.
         max_new_tokens: tokens to write at most. GenFuser: 512. ChatFuser: 1024.
         num_beams: beams. GenFuser: 4.
         max_length: tokens of the whole input at most. GenFuser: 1024.
@@ -265,8 +265,8 @@ def judge(
 
     Args:
         records: with x, `candidates`, and the reference (`output`) where the judge is shown it.
-        model: [NAME=]MODEL: `embedded`, openai:MODEL, or a local causal model; several are a panel.
-        name: the judge's name in `verdicts`, or the panel's; None is as the model, or `panel`.
+        model: [NAME=]SPEC: `embedded`, openai:MODEL, or a local causal model; several are a panel.
+        name: the judge's name in `verdicts`, or the panel's; None is NAME, or as the model, or `panel`.
         orders: shows each pair in `both` orders, which count alike (probabilities are averaged, verdicts without them count where
             both agree, else as a tie), or in one at `random`.
         schedule: which pairs, as in `pair`.

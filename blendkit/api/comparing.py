@@ -28,7 +28,7 @@ def score(
 
     Args:
         records: with `candidates`, and with what the metrics need: the reference (`output`) or x.
-        metrics: [LABEL=]NAME[:MODEL] or [LABEL=]NAME[:TOKENIZER], all in one pass; `blendkit score --list` shows the names.
+        metrics: [NAME=]METRIC[:MODEL] or [NAME=]METRIC[:TOKENIZER], all in one pass; `blendkit score --list` shows the names.
         bertscore_layer: which layer's states BERTScore matches, from 1; None is the authors' choice, else the last.
         bertscore_idf: a file of records, by whose references tokens are weighed.
         bertscore_baseline: rescales: a language such as en, or a file of bert-score's form.
@@ -59,7 +59,7 @@ def pair(
     records: Records,
     model: File = "embedded",
     *,
-    name: str = "pairrm",
+    name: str | None = None,
     schedule: str = "full",
     prefilter: str | None = None,
     on_truncate: str = "warn",
@@ -73,8 +73,8 @@ def pair(
 
     Args:
         records: with x and `candidates`.
-        model: `embedded`, a directory, or a hub id such as llm-blender/PairRM.
-        name: the name of these comparisons in the record.
+        model: [NAME=]SPEC: `embedded`, a directory, or a hub id such as llm-blender/PairRM.
+        name: the name of these comparisons in the record; None is NAME, or pairrm.
         schedule: which pairs: full, single, bubble[:K], sort, swiss:R or active:B.
         prefilter: METRIC:K compares only the K candidates with the best METRIC.
         on_truncate: a text longer than the model reads is cut (`warn`) or refused (`fail`).

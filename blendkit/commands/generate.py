@@ -26,7 +26,7 @@ def generate(
         typer.Option(
             "-m",
             "--model",
-            help=f"NAME=SPEC or SPEC: {SPECS}, or a name in --models-file. May be given several times.",
+            help=f"[NAME=]SPEC: {SPECS}, or a name in --models-file. May be given several times.",
             show_default=f"all of --models-file, or {DEFAULT}",
         ),
     ] = None,

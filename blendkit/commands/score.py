@@ -20,7 +20,7 @@ BERTSCORE = "BERTScore"
 def score(
     run: RunOptions,
     metrics: Annotated[
-        list[str] | None, typer.Option("--metric", help="[LABEL=]NAME[:MODEL] or [LABEL=]NAME[:TOKENIZER]; may be given several times, all in one pass.")
+        list[str] | None, typer.Option("--metric", help="[NAME=]METRIC[:MODEL] or [NAME=]METRIC[:TOKENIZER]; may be given several times, all in one pass.")
     ] = None,
     tokenize: Annotated[
         str | None,
@@ -46,7 +46,7 @@ def score(
     """Score every candidate, against the reference (`output`) or without one.
 
     Writes `candidates[].scores`, and `signatures`: what decided each score. A model is a hub id or a directory;
-    `--list` shows each metric's default. Two scores of one metric need labels: big=bertscore:roberta-large.
+    `--list` shows each metric's default. Two scores of one metric need names: big=bertscore:roberta-large.
     Of a reward model with several outputs one is named: reward:MODEL#helpfulness. A metric of words may name its own
     tokenizer: --metric rouge1:lang --metric bleu:zh.
 

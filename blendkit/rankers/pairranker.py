@@ -21,6 +21,7 @@ from blendkit.rankers.schedules import make_schedule
 from blendkit.records import Record, candidates_of, generated_only
 from blendkit.seeding import seeded
 from blendkit.signature import Signature
+from blendkit.specs import one_name, split_name
 from blendkit.version import VERSION
 
 Ids = tuple[int, ...]
@@ -62,7 +63,7 @@ class PairRanker(Stage):
     def __init__(
         self,
         model: str = EMBEDDED,
-        name: str = "pairrm",
+        name: str | None = None,
         device: str = "auto",
         dtype: str = "auto",
         *,
@@ -80,6 +81,8 @@ class PairRanker(Stage):
         """
         if on_truncate not in ("warn", "fail"):
             raise UsageError(f"--on-truncate {on_truncate}: expected warn or fail")
+        own, model = split_name(model, "--model")
+        name = one_name(own, name, "--model") or "pairrm"
         self.schedule_name, self.schedule, self.seed = schedule, make_schedule(schedule), seed
         self.on_truncate, self.truncation, self.unread = on_truncate, Truncation(), Unread()
         self.device = choose_device(device)

@@ -9,10 +9,11 @@ from conftest import lines, parsed
 
 import blendkit as library
 from blendkit.errors import DataError, EndpointError, UsageError
-from blendkit.generators.factory import chosen, split_name
+from blendkit.generators.factory import chosen
 from blendkit.generators.limits import CostLimit, Meter, Purse
 from blendkit.generators.models_file import load_models
 from blendkit.generators.options import EndpointOptions
+from blendkit.specs import split_name
 
 KEYS = {"FIRST_KEY": "sk-first-qvxzjkwy-qvxzjkwy", "SECOND_KEY": "sk-second-wjqzxkvy-wjqzxkvy", "OPENAI_API_KEY": "sk-of-the-run-zzxxqqjjvv"}
 
@@ -215,7 +216,7 @@ def test_two_addresses_of_one_model(written):
     ],
 )
 def test_a_name_ends_before_the_address(model, parts):
-    assert split_name(model) == parts
+    assert split_name(model, "-m") == parts
 
 
 def test_the_password_of_an_address_is_no_part_of_a_name(called, serve):

@@ -363,7 +363,7 @@ def test_the_embedded_judge_prefers_what_is_nearer_to_the_reference():
 def test_two_judges_of_one_name_are_refused(blendkit):
     done = blendkit("judge", "-m", "embedded", "-m", "embedded", stdin=lines(examples(1)))
     assert done.returncode == 2
-    assert "two judges have the name embedded; give one another name, NAME=MODEL" in done.stderr
+    assert "the name embedded is given twice; give one another, NAME=embedded" in done.stderr
 
 
 def test_a_prompt_without_reference_needs_none(blendkit, serve):

@@ -78,7 +78,7 @@ def test_labels_keep_two_models_of_one_metric_apart(tiny, blendkit):
     assert set(parsed(done.stdout)[0]["candidates"][0]["scores"]) == {"bertscore", "tiny"}
     twice = blendkit("score", "--metric", "bertscore", "--metric", f"bertscore:{tiny['bertscore']}", stdin=lines(examples(1)))
     assert twice.returncode == 2
-    assert "there is a bertscore already; give this one a label" in twice.stderr
+    assert "the name bertscore is given twice; give one another, NAME=" in twice.stderr
 
 
 @pytest.mark.parametrize(
@@ -88,7 +88,7 @@ def test_labels_keep_two_models_of_one_metric_apart(tiny, blendkit):
         ("chrf:zh", "chrf takes no model"),
         ("simcls", "name a model, simcls:MODEL"),
         ("mbr:length", "length compares with no reference"),
-        ("ppl=perplexity:x", "a label must say so: perplexity-ppl=perplexity:x"),
+        ("ppl=perplexity:x", "a name must say so: perplexity-ppl=perplexity:x"),
         ("bert=bertscore:a=bertsore", "no model"),
     ],
 )
