@@ -13,6 +13,7 @@ import orjson
 
 from blendkit.errors import RecordError, got
 from blendkit.names import Called
+from blendkit.terminal_text import count_of
 from blendkit.untrusted import json_value, kind_of, typed
 
 Record = dict[str, Any]
@@ -176,7 +177,7 @@ def validate(record: Record) -> None:
     if _highest(record) >= count:
         for field, index in _indices(record):
             if index >= count:
-                raise RecordError(field, f"expected the index of one of {count} candidates, got {index}")
+                raise RecordError(field, f"expected the index of one of {count_of(count, 'candidate')}, got {index}")
     for name, ranks in record.get("ranks", {}).items():
         if len(ranks) > count:
             raise RecordError(f"ranks.{name}", f"expected at most one rank a candidate ({count}), got {len(ranks)}")
@@ -306,7 +307,7 @@ def _compared(key: str, called: Called) -> tuple[int, int]:
     fitting = [names for names in splits if names[0] in called and names[1] in called]
     if len(fitting) > 1:
         ways = " and as ".join(f"{first!r} with {second!r}" for first, second in fitting[:3])
-        raise RecordError("cmp_results", f"{key!r}: expected two candidates, got {len(fitting)} ways to read it: as {ways}")
+        raise RecordError("cmp_results", f"{key!r}: expected two candidates, got {count_of(len(fitting), 'way')} to read it: as {ways}")
     if not fitting:
         first, comma, second = key.partition(",")
         if "," in second:

@@ -12,7 +12,7 @@ from blendkit.errors import CheckFailed, DataError, RecordError, UsageError
 from blendkit.evaluation.tables import JUDGE_RANK, KINDS
 from blendkit.judges.base import LLM, OTHER
 from blendkit.scorers import better_when_lower
-from blendkit.terminal_text import listed, shown
+from blendkit.terminal_text import count_of, listed, shown
 from blendkit.untrusted import json_value, read_file, typed
 
 GROUPS = {title.lower(): kind for kind, title in KINDS.items()}
@@ -55,7 +55,7 @@ def check_all(checks: list[str], rows: Rows) -> None:
         if not OPERATORS[sign](*values):
             failed.append(f"{shown(left)} {sign} {shown(right)} ({values[0]:g} {sign} {values[1]:g})")
     if failed:
-        raise CheckFailed(f"{len(failed)} of {len(checks)} checks do not hold: {'; '.join(failed)}")
+        raise CheckFailed(f"{len(failed)} of {count_of(len(checks), 'check')} {'does' if len(failed) == 1 else 'do'} not hold: {'; '.join(failed)}")
 
 
 def figure(path: str, rows: Rows) -> float:

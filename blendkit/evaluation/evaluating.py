@@ -24,7 +24,7 @@ from blendkit.names import Called, Divided
 from blendkit.pipeline.stage import Stage
 from blendkit.records import Record, verdicts_of
 from blendkit.signature import Signature
-from blendkit.terminal_text import listed, shown
+from blendkit.terminal_text import count_of, listed, shown
 from blendkit.version import VERSION
 
 Rows = list[dict[str, Any]]
@@ -157,10 +157,11 @@ class Evaluating(Stage):
     def _note_unread(self) -> None:
         judge = shown(str(self.oracle.judge))
         if self._unread:
-            self.notes.append(f"judge:{judge}: no verdict on {self._unread:,} of {self._pairs:,} pairs could be read; they count for nothing, not as ties")
+            counts = "it counts for nothing, not as a tie" if self._unread == 1 else "they count for nothing, not as ties"
+            self.notes.append(f"judge:{judge}: no verdict on {self._unread:,} of {count_of(self._pairs, 'pair')} could be read; {counts}")
         if self._left_out:
-            what = f"judge:{judge}: in {self._left_out:,} of {self.count:,} records a candidate is in no verdict that could be read"
-            self.notes.append(f"{what}; its ranks, and what is computed of them, leave these records out")
+            what = f"judge:{judge}: in {self._left_out:,} of {count_of(self.count, 'record')} a candidate is in no verdict that could be read"
+            self.notes.append(f"{what}; its ranks, and what is computed of them, leave {'this record' if self._left_out == 1 else 'these records'} out")
 
     def _of_verdicts(self) -> Rows:
         """Ratings, win rates, win rates at equal length and the judges' own figures, where they were asked for."""
@@ -175,8 +176,9 @@ class Evaluating(Stage):
     def _agreements(self) -> Rows:
         if self.agreement is None:
             return []
-        if self.agreement.ties:
-            self.notes.append(f"{self.agreement.ties} of {self.count} pairs are a tie by {shown(self.agreement.name)}, and are left out of the agreement")
+        if ties := self.agreement.ties:
+            tied = f"{ties:,} of {count_of(self.count, 'pair')} {'is a tie' if ties == 1 else 'are ties'} by {shown(self.agreement.name)}"
+            self.notes.append(f"{tied}, and left out of the agreement")
         return self.agreement.rows()
 
     def signature(self) -> str:

@@ -20,6 +20,7 @@ from blendkit.records import Record, source_text
 from blendkit.registry import suggesting
 from blendkit.seeding import seeded
 from blendkit.specs import named_twice, split_name
+from blendkit.terminal_text import count_of
 
 SEVERAL_LOCAL = 1024  # records a window where each window loads the weights anew
 
@@ -137,7 +138,7 @@ class Generating(Stage):
         if sampling.beams > 1 and not hasattr(self.models[name], "search"):
             raise UsageError(f"--decoding {sampling.method}: {name} has no such method")
         if sampling.beams > 1 and self.num_return > sampling.beams:
-            raise UsageError(f"--num-return {self.num_return}: a search with {sampling.beams} beams has no more answers than that")
+            raise UsageError(f"--num-return {self.num_return}: a search with {count_of(sampling.beams, 'beam')} has no more answers than that")
         if self.num_return > 1 and sampling.temperature == 0 and sampling.beams == 1:
             raise UsageError(f"--num-return {self.num_return}: greedy decoding has one answer; sample, or search with beams")
 

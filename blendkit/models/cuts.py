@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from blendkit.terminal_text import shown
+from blendkit.terminal_text import count_of, shown
 
 
 @dataclass
@@ -26,4 +26,4 @@ class Cuts:
         """One line for a person, or none when nothing was cut."""
         if not self.inputs_cut:
             return []
-        return [f"{shown(name)}: cut to the model's length: {self.inputs_cut:,} of {self.inputs:,} inputs ({self.tokens_cut:,} tokens)"]
+        return [f"{shown(name)}: cut to the model's length: {self.inputs_cut:,} of {count_of(self.inputs, 'input')} ({count_of(self.tokens_cut, 'token')})"]

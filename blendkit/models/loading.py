@@ -16,6 +16,7 @@ from weakref import WeakValueDictionary
 from blendkit.errors import NoInputError, UsageError
 from blendkit.models.gguf import is_gguf
 from blendkit.models.packaged import PACKAGED, packaged_folder, packaged_hash
+from blendkit.terminal_text import count_of
 
 if TYPE_CHECKING:
     import torch
@@ -162,7 +163,7 @@ def take_weights(network: Any, weights: dict[str, torch.Tensor], name: str, what
         raise NoInputError(f"{name}: model.safetensors does not fit config.json: {' '.join(str(error).split())[:300]}") from error
     lost = [key for key in missing if not spare or spare not in key]
     if lost:
-        raise NoInputError(f"{name}: model.safetensors lacks {len(lost)} weights of {what}, {lost[0]} first")
+        raise NoInputError(f"{name}: model.safetensors lacks {count_of(len(lost), 'weight')} of {what}, {lost[0]} first")
 
 
 def choose_device(name: str) -> torch.device:

@@ -22,6 +22,7 @@ from blendkit.pipeline.threads import overlapped
 from blendkit.pipeline.work import Job, Rounds, Work
 from blendkit.records import Record, check_is_record, copied, place_of, validate
 from blendkit.streams.lines import BadLine, Line
+from blendkit.terminal_text import count_of
 
 Results = dict[tuple[Job, Hashable], Any]
 
@@ -189,7 +190,7 @@ def _run_batch(job: Job, batch: list[Work]) -> list[Any] | None:
     try:
         found = job.run([work.payload for work in batch])
         if len(found) != len(batch):
-            raise ValueError(f"{len(found)} results of {len(batch)} inputs")
+            raise ValueError(f"{count_of(len(found), 'result')} of {count_of(len(batch), 'input')}")
         return found
     except Exception as error:
         if not out_of_memory(error):
@@ -199,7 +200,9 @@ def _run_batch(job: Job, batch: list[Work]) -> list[Any] | None:
                 f"{job.name}: the model fails as it computes; its files may not fit together: {reason(error)} (see it whole with --debug)"
             ) from error
         if len(batch) == 1:
-            raise OutOfMemory(f"{job.name}: not enough memory for one input of {batch[0].length} tokens: use a smaller model or a larger device") from error
+            raise OutOfMemory(
+                f"{job.name}: not enough memory for one input of {count_of(batch[0].length, 'token')}: use a smaller model or a larger device"
+            ) from error
     return None
 
 

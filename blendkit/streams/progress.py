@@ -8,6 +8,7 @@ import time
 from typing import Any
 
 from blendkit.streams.counts import Counts
+from blendkit.terminal_text import count_of
 
 JSON_SECONDS = 5.0
 
@@ -53,7 +54,7 @@ class Progress:
     def _note(self, counts: Counts) -> str:
         elapsed = max(time.monotonic() - self._started, 1e-9)
         speed = f", {counts.tokens / elapsed:,.0f} tokens/s" if counts.tokens else ""
-        return f"{counts.records:,} records, {counts.records / elapsed:.1f}/s{speed}"
+        return f"{count_of(counts.records, 'record')}, {counts.records / elapsed:.1f}/s{speed}"
 
 
 def _rich_bar(command: str, total: int | None) -> tuple[Any, Any]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from blendkit.errors import DataError, SkippedRecords, UsageError
 from blendkit.streams.lines import BadLine, Writer
-from blendkit.terminal_text import say
+from blendkit.terminal_text import count_of, say
 
 
 def check_on_error(on_error: str, rejects: str | None) -> None:
@@ -43,5 +43,7 @@ class Rejects:
     def raise_if_any(self) -> None:
         """Raises SkippedRecords, so that a script can see that not all is there."""
         if self.count:
-            where = f"they are in {self.path}" if self.path else "--rejects FILE keeps them"
-            raise SkippedRecords(f"{self.count} bad records were skipped; {where}")
+            where = (
+                f"{'it is' if self.count == 1 else 'they are'} in {self.path}" if self.path else f"--rejects FILE keeps {'it' if self.count == 1 else 'them'}"
+            )
+            raise SkippedRecords(f"{count_of(self.count, 'bad record was', 'bad records were')} skipped; {where}")

@@ -65,7 +65,7 @@ def test_an_answer_cut_at_its_length_says_so(blendkit, serve):
     server = serve(lambda prompt, attempt: "length" if prompt == "question 0" else None)
     done = blendkit("generate", "-m", "openai:x", "--base-url", server.url, stdin=lines(prompts(2)))
     assert [record["candidates"][0]["finish_reason"] for record in parsed(done.stdout)] == ["length", "stop"]
-    assert done.stderr == "blendkit generate: 1 answers of openai:x ended at --max-new-tokens (finish_reason `length`)\n"
+    assert done.stderr == "blendkit generate: 1 answer of openai:x ended at --max-new-tokens (finish_reason `length`)\n"
 
 
 def test_retry_after_holds_everybody_back(serve):

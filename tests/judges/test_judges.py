@@ -160,7 +160,7 @@ def test_a_judge_that_takes_the_first_is_seen(serve):
         "pairs_in_both_orders": 1,
     }
     assert stage.warnings() == [
-        "the answer shown first won 100.0% of 2 decided verdicts (50 % is no bias); both orders agree on 0.0% of 1 pairs (95 % 0.0% to 79.3%, by chance 0.0%): "
+        "the answer shown first won 100.0% of 2 decided verdicts (50 % is no bias); both orders agree on 0.0% of 1 pair (95 % 0.0% to 79.3%, by chance 0.0%): "
         "not above chance, so its verdicts may tell places or guesses, not answers"
     ]
 

@@ -77,7 +77,7 @@ def test_skipped_records_are_told_too(blendkit, server):
     broken = {"id": "bad", "instruction": "x", "output": "y"}
     done = blendkit(*judging(server, "--on-error", "skip"), stdin=lines([*RECORDS, broken]))
     assert done.returncode == 70
-    assert "1 bad records were skipped" in done.stderr and "could not be read" in done.stderr.splitlines()[-1]
+    assert "1 bad record was skipped" in done.stderr and "could not be read" in done.stderr.splitlines()[-1]
 
 
 def test_an_empty_reply_says_why(blendkit):

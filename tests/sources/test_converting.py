@@ -112,7 +112,7 @@ def test_a_bad_row_is_told_by_its_line_and_field_and_the_others_are_kept(convert
     rejects = tmp_path / "rejects.jsonl"
     rows = [row, *([good[form]] if form in good else [])]
     found, err = convert("--from", form, "--on-error", "skip", "--rejects", rejects, stdin=rows, code=70)
-    assert len(found) == len(rows) - 1 and "1 bad records were skipped" in err
+    assert len(found) == len(rows) - 1 and "1 bad record was skipped" in err
     (kept,) = parsed(rejects.read_text())
     assert kept["line"] == 1 and message in kept["error"] and json.loads(kept["record"]) == row
 

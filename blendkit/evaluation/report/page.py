@@ -20,7 +20,7 @@ from blendkit.evaluation.report.browser import Browser
 from blendkit.evaluation.report.plots import as_svg, line_above_figures
 from blendkit.evaluation.tables import FIGURES, KINDS, TABLES, Row, judge_of, line_above, note_under, title_of
 from blendkit.evaluation.terminal import Best, best_figures, column_title, figure_text, is_best
-from blendkit.terminal_text import shown
+from blendkit.terminal_text import count_of, shown
 from blendkit.version import VERSION
 
 Rows = list[dict[str, Any]]
@@ -65,7 +65,7 @@ def page(rows: Rows, signatures: list[str], notes: list[str], browser: Browser, 
         [f'<section id="figures"><h2>Figures</h2>{_judged(line_above_figures(rows), judge)}<div class="figures">{figures}</div></section>'] if figures else []
     )
     parts += [section for section in sections[2:] if section]
-    how_many = f"{len(browser.records):,} of {examples:,} records" if len(browser.records) < examples else f"{examples:,} records"
+    how_many = f"{len(browser.records):,} of {count_of(examples, 'record')}" if len(browser.records) < examples else f"{count_of(examples, 'record')}"
     legend = "Search looks into requests, references, answers, models and ids. Green: the top that was fused; framed: a fused answer."
     said = "".join(f"<li>{_name(note)}</li>" for note in notes)
     signed = "".join(f"<li><code>{_name(signature)}</code></li>" for signature in signatures)
@@ -76,11 +76,11 @@ def page(rows: Rows, signatures: list[str], notes: list[str], browser: Browser, 
 <meta charset="utf-8">
 <meta name="viewport" content="width=device-width, initial-scale=1">
 <meta http-equiv="Content-Security-Policy" content="{policy}">
-<title>blendkit evaluate: {examples:,} records</title>
+<title>blendkit evaluate: {count_of(examples, "record")}</title>
 <style>{style}</style>
 </head>
 <body>
-<header><h1>blendkit evaluate</h1><p>{examples:,} records</p>
+<header><h1>blendkit evaluate</h1><p>{count_of(examples, "record")}</p>
 <nav>{_navigation(parts)}<a href="#records">Records</a></nav></header>
 <main>
 {f'<ul class="notes">{said}</ul>' if said else ""}
