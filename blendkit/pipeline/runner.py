@@ -8,6 +8,7 @@ all records of a window run level by level. Everything else is here, once.
 from __future__ import annotations
 
 import math
+import sys
 import warnings
 from collections.abc import Callable, Hashable, Iterable, Iterator
 from dataclasses import dataclass, replace
@@ -240,10 +241,17 @@ def apply(stage: Stage, records: Iterable[Record], *, window: int | None = None,
     if not stage.passes_records:
         stage.rows()  # they bring notes of their own
     for warning in stage.warnings():
-        # Of this function, the public one and its caller.
-        warnings.warn(warning, BlendkitWarning, stacklevel=3)
+        warnings.warn(warning, BlendkitWarning, stacklevel=_level_of_caller())
     if (account := stage.account()) and (fault := account.fault()):
         raise fault
+
+
+def _level_of_caller() -> int:
+    """How many frames above the function that asks the code is that is not blendkit's."""
+    frame, level = sys._getframe(1), 1
+    while frame.f_back is not None and frame.f_globals.get("__name__", "").partition(".")[0] == "blendkit":
+        frame, level = frame.f_back, level + 1
+    return level
 
 
 def _line(place: int, record: Record) -> Line | BadLine:

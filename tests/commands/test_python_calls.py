@@ -94,8 +94,9 @@ def test_what_one_should_know_is_a_warning(tiny_ranker):
     with pytest.warns(library.BlendkitWarning, match="^cut to the model's length: 1 of 1 x") as found:
         list(library.pair([long], tiny_ranker, device="cpu"))
     assert [warning.filename for warning in found] == [__file__]
-    with pytest.warns(library.BlendkitWarning, match="no judge's verdicts in the stream"):
-        library.evaluate([ONE])
+    with pytest.warns(library.BlendkitWarning, match="no judge's verdicts in the stream") as found:
+        library.evaluate(library.score([ONE], "length"))
+    assert {warning.filename for warning in found} == {__file__}
 
 
 def test_the_documents_examples_run_print_nothing_and_change_nothing(tmp_path, monkeypatch, capfd, tiny_chat, tiny_encoder, tiny_t5):
