@@ -55,7 +55,7 @@ def test_one_request_that_never_works_is_reported_and_the_others_are_kept(blendk
 
 def test_a_bad_request_among_good_ones_does_not_stop_the_others(serve):
     server = serve(lambda prompt, attempt: "500" if prompt == "question 1" else None, latency=0.01)
-    with pytest.raises(RecordError, match=r"answers HTTP 500: no: .*, after 1 retries"):
+    with pytest.raises(RecordError, match=r"answers HTTP 500: no: .*, after 1 retry"):
         generate(prompts(40), server, retries=1, concurrency=2)
     # Its window is done to the end; of later ones only what was asked already.
     assert sum(server.answered.values()) >= 15
@@ -88,7 +88,7 @@ def test_a_server_that_is_gone_ends_the_run_and_keeps_what_was_answered(blendkit
     flags = ["generate", "-m", "openai:x", "--base-url", server.url, "--retries", 1, "--concurrency", 2, "--window", 8, "-o", out]
     done = blendkit(*flags, stdin=lines(prompts(60)))
     assert done.returncode == 69
-    assert f"{server.url} cut the connection (ServerDisconnectedError), after 1 retries; is the server running?" in done.stderr
+    assert f"{server.url} cut the connection (ServerDisconnectedError), after 1 retry; is the server running?" in done.stderr
     assert len(done.stderr.splitlines()) == 1
     assert [record["id"] for record in parsed(out.read_text())] == [f"r{number}" for number in range(len(parsed(out.read_text())))]
     assert len(parsed(out.read_text())) >= 8

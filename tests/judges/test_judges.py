@@ -173,7 +173,7 @@ def test_a_schedule_finds_the_best_without_all_pairs(serve):
     record = of_quality(3, 7, 1, 9, 5, 2, 8)
     found, _ = judged(server, record, name="j", schedule="bubble", orders="random")
     assert len(found["j"]) == len(server.bodies) == 6
-    (ranked,) = library.rank([record], "judge:j", top=1)
+    (ranked,) = library.rank([record | {"verdicts": found}], "judge:j", top=1)
     assert ranked["top"] == [3]
     found, _ = judged(server, of_quality(3, 7, 1, 9, 5, 2, 8), name="j", schedule="swiss:2")
     assert len(found["j"]) == 2 * 2 * 3

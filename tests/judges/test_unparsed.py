@@ -137,7 +137,7 @@ def test_evaluate_leaves_out_what_was_not_read_and_says_so(blendkit):
     done = blendkit("evaluate", "--versus", "m1", "--ratings", stdin=lines(records))
     assert done.returncode == 0, done.stderr
     assert "judge:j: no verdict on 3 of 9 pairs could be read; they count for nothing, not as ties" in done.stderr
-    assert "judge:j: in 1 of 3 records a candidate is in no verdict that could be read; its ranks, and what is computed of them, leave these" in done.stderr
+    assert "judge:j: in 1 of 3 records a candidate is in no verdict that could be read; its ranks, and what is computed of them, leave this" in done.stderr
     with_, without = parsed(done.stdout), library.evaluate([records[0], records[2]], versus=["m1"], ratings=True)
     for method, found in table(with_).items():
         expected = table(without)[method]

@@ -158,7 +158,7 @@ def test_agreement_with_labels_by_hand(blendkit):
     assert rows["longest candidate"]["right_when_longer_is"] == 100
     assert rows["longest candidate"]["right_when_shorter_is"] == 0
     assert rows["r"]["right_when_longer_is"] == 50
-    assert "1 of 5 pairs are a tie by human" in done.stderr
+    assert "1 of 5 pairs is a tie by human" in done.stderr
     assert "score:good: good|False" in done.stderr
     assert "perplexity ↓" in done.stderr
 
