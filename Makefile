@@ -17,7 +17,7 @@ format:          ## put the style right
 	.venv/bin/ruff format .
 	.venv/bin/ruff check --fix .
 
-docs:            ## docs/cli.md, docs/scorers.md and docs/record.schema.json, made from the code
+docs:            ## docs/cli.md, docs/python.md, docs/scorers.md and docs/record.schema.json, made from the code
 	.venv/bin/python -m blendkit.documentation
 
 bench:           ## what docs/performance.md shows

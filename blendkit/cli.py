@@ -19,7 +19,7 @@ from blendkit.errors import BlendkitError, Interrupted, OutOfMemory, OutputError
 from blendkit.registry import nearest
 from blendkit.streams.resume import PLAIN
 from blendkit.streams.signals import catch_signals, raise_if_signalled
-from blendkit.streams.standard_streams import ReaderGone, make_safe
+from blendkit.streams.standard_streams import ReaderGone, make_safe, say_warnings
 from blendkit.terminal_text import say, standing
 from blendkit.version import VERSION
 
@@ -94,6 +94,7 @@ def main() -> None:
     # Records are trees without cycles, and a window holds many small objects: Python would look through all of them again and again.
     gc.set_threshold(200_000, 20, 100)
     quiet_libraries()
+    say_warnings()
     if foreign := next((argument for argument in sys.argv[1:] if not _is_utf8(argument)), None):
         _say("", f"{os.fsencode(foreign).decode(errors='backslashreplace')!r} is not UTF-8: names go into records and reports, which are")
         _leave(UsageError.exit_code)

@@ -1,14 +1,19 @@
-"""Writes docs/cli.md, docs/scorers.md and docs/record.schema.json from the code: `python -m blendkit.documentation`."""
+"""Writes docs/cli.md, docs/python.md, docs/scorers.md and docs/record.schema.json from the code: `python -m blendkit.documentation`."""
 
 from __future__ import annotations
 
+import inspect
 import os
+import re
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import orjson
 
+import blendkit
 from blendkit.cli import COMMANDS, load
 from blendkit.records import json_schema
 from blendkit.scorers import scorer_rows
@@ -42,12 +47,82 @@ def cli_page() -> str:
     return "\n".join(parts)
 
 
+PYTHON_HEAD = """# Python
+
+Made from signatures and docstrings by `make docs`; do not edit.
+
+Every command is a function. Its arguments are the command's flags, with the same names and defaults: `--max-new-tokens 8` is
+`max_new_tokens=8`. A flag that is given once for each is a list in the plural, `models`, `metrics` and `labels` (one text will do for a
+list of one), and `--assert` is `checks`. What the shell alone needs is left out: files of records, resuming, progress, several processes.
+
+```python
+import json
+import blendkit
+
+records = [json.loads(line) for line in open("docs/examples/candidates.jsonl")]
+best = list(blendkit.rank(blendkit.pair(records), top=1))
+```
+
+- **Records** are dicts, in a list or any other iterable ([their form](record.schema.json)). Yours are not changed: what comes back are new
+  ones. They come one by one, in order, as soon as a window of them is done; the models load when you ask for the first.
+- **Wrong arguments** fail at the call, with one line: an unknown name (and the nearest one), a value of another type, something in a list
+  of records that is no dict, as `records[3]: expected a dict, got a str`. Messages spell arguments as flags where the shell shares them.
+- **Errors** are of blendkit's own classes, [all under one](#errors). Keys never stand in them.
+- **Nothing is printed.** What you should know of a run that went well, such as texts that were cut, is a `blendkit.BlendkitWarning`
+  of Python's `warnings` when it ends. For a progress bar, wrap the iterator: `tqdm(blendkit.pair(records), total=len(records))`.
+- **Types** are part of the package (`py.typed`). `Records` is `Iterable[dict[str, Any]]`, `Texts` is `str | Sequence[str]`, `File` is
+  `str | os.PathLike[str]`, and `Files` one or several of these, all in `blendkit.arguments`.
+- **Keys** come from the environment, as in the shell ([security](security.md)).
+
+"""
+
+
+def python_page() -> str:
+    """All public functions and errors, as Markdown."""
+    exported = [(name, getattr(blendkit, name)) for name in blendkit.__all__]
+    order = ["generate", "score", "pair", "rank", "fuse", "judge", "evaluate", "train_ranker", "train_fuser"]
+    functions = sorted((one for one in exported if inspect.isfunction(one[1])), key=lambda one: order.index(one[0]))
+    errors = [error for _, error in exported if isinstance(error, type)]
+    rows = [f"| `{error.__name__}` | {_bases(error)} | {(inspect.getdoc(error) or '').partition(chr(10))[0]} |\n" for error in errors]
+    head = "## Errors\n\n`from blendkit import …`; the numbers are the shell's exit codes.\n\n| class | is a | when |\n| --- | --- | --- |\n"
+    return PYTHON_HEAD + "\n".join(_function(*one) for one in functions) + "\n" + head + "".join(rows)
+
+
+def _bases(error: type) -> str:
+    return ", ".join(f"`{base.__name__}`" for base in error.__bases__)
+
+
+def _function(name: str, function: Callable[..., Any]) -> str:
+    """A function's signature and docstring; lists of arguments and errors become lists."""
+    signature = inspect.signature(function)
+    lines = [_parameter(parameter) for parameter in signature.parameters.values()]
+    star = next(place for place, parameter in enumerate(signature.parameters.values()) if parameter.kind is parameter.KEYWORD_ONLY)
+    lines.insert(star, "*")
+    shape = "".join(f"    {line},\n" for line in lines)
+    about, _, rest = (inspect.getdoc(function) or "").partition("\n\nArgs:\n")
+    arguments, _, rest = rest.partition("\n\nRaises:\n")
+    raised, _, example = rest.partition("\n\nExample:\n")
+    code = "\n".join(line[4:] for line in example.splitlines())
+    parts = [f"## {name}", f"```python\n{name}(\n{shape}) -> {signature.return_annotation}\n```", about, _list(arguments), f"Raises:\n\n{_list(raised)}"]
+    return "\n\n".join([*parts, f"```python\n{code}\n```"]) + "\n"
+
+
+def _parameter(parameter: inspect.Parameter) -> str:
+    default = "" if parameter.default is parameter.empty else f" = {parameter.default!r}"
+    return f"{parameter.name}: {parameter.annotation}{default}".replace("'", '"')
+
+
+def _list(text: str) -> str:
+    """`name: what it is`, a line or more each, as a Markdown list."""
+    return re.sub(r"^    (\w+): ", r"- `\1`: ", text, flags=re.MULTILINE).replace("\n        ", "\n  ")
+
+
 SCORERS_HEAD = """# Scorers
 
 Made from the registry by `make docs`; do not edit.
 
-`blendkit score --metric [LABEL=]NAME[:MODEL]`, several in one pass. A model is a hub id or a directory; a metric of words takes
-a tokenizer in its place, [LABEL=]NAME[:TOKENIZER] ([Languages](#languages)). Every value is finite:
+`blendkit score --metric [NAME=]METRIC[:MODEL]`, several in one pass. A model is a hub id or a directory; a metric of words takes
+a tokenizer in its place, [NAME=]METRIC[:TOKENIZER] ([Languages](#languages)). Every value is finite:
 what an empty candidate or reference gets is in the table, a text longer than the encoder is cut. `rank --by score:NAME` ranks
 by any of them, in the direction that is better. Each score's signature goes into the record (`signatures`), the manifest and
 under `evaluate`'s tables.
@@ -130,5 +205,6 @@ def schema_page() -> bytes:
 
 if __name__ == "__main__":
     (DOCS / "cli.md").write_text(cli_page())
+    (DOCS / "python.md").write_text(python_page())
     (DOCS / "scorers.md").write_text(scorers_page())
     (DOCS / "record.schema.json").write_bytes(schema_page())

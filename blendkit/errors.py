@@ -21,6 +21,20 @@ class UsageError(BlendkitError):
     exit_code = 2
 
 
+class ArgumentError(UsageError, TypeError):
+    """A Python function was called with an argument that it does not have, without one that it needs, or with one of another type."""
+
+
+def got(value: object) -> str:
+    """What a value is, for an error that expected something else: its type alone, as the value may be a secret."""
+    kind = type(value).__name__
+    return "None" if value is None else f"{'an' if kind[0] in 'aeiouAEIOU' else 'a'} {kind}"
+
+
+class BlendkitWarning(UserWarning):
+    """What a person should know of a run that went well, such as texts that were cut. The shell shows it as a line on stderr."""
+
+
 def require(module: str, extra: str, what: str, package: str | None = None) -> None:
     """Raises UsageError if a library of an extra is not installed: `what` names the flag or the work that needs `package` (else `module`)."""
     if find_spec(module) is None:

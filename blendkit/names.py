@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from blendkit.errors import RecordError
-from blendkit.terminal_text import listed
+from blendkit.terminal_text import count_of, listed
 
 Candidates = Sequence[dict[str, Any]]
 # Of many candidates that a message could name, so many are named.
@@ -85,7 +85,7 @@ class Called:
         places = self._places[name]
         if len(places) > 1:
             own = listed(map(self._own, places), NAMED)
-            raise RecordError(field, f"{what}: {len(places):,} candidates are called so; name one of {own}")
+            raise RecordError(field, f"{what}: {count_of(len(places), 'candidate is', 'candidates are')} called so; name one of {own}")
         return places[0]
 
     def _own(self, place: int) -> str:

@@ -11,8 +11,9 @@ from typing import Annotated, Any, Literal, NotRequired, TypedDict
 import msgspec
 import orjson
 
-from blendkit.errors import RecordError
+from blendkit.errors import RecordError, got
 from blendkit.names import Called
+from blendkit.terminal_text import count_of
 from blendkit.untrusted import json_value, kind_of, typed
 
 Record = dict[str, Any]
@@ -145,6 +146,24 @@ def as_line(row: Any) -> bytes:
         return msgspec.json.encode(row) + b"\n"
 
 
+def check_is_record(record: object, place: int) -> None:
+    """Raises RecordError where the object at this place, from 0, of a caller's records is none."""
+    if not isinstance(record, dict):
+        raise RecordError("", f"{place_of(place)}: expected a dict, got {got(record)}")
+
+
+def place_of(place: int) -> str:
+    """How errors call a record that a caller gave."""
+    return f"records[{place}]"
+
+
+def copied(value: Any) -> Any:
+    """A record in which all that can be changed is new; what cannot, such as texts, is shared."""
+    if isinstance(value, dict):
+        return {name: copied(inner) for name, inner in value.items()}
+    return [copied(inner) for inner in value] if isinstance(value, list | tuple) else value
+
+
 def validate(record: Record) -> None:
     """Checks types, then that every index points at a candidate.
 
@@ -158,7 +177,7 @@ def validate(record: Record) -> None:
     if _highest(record) >= count:
         for field, index in _indices(record):
             if index >= count:
-                raise RecordError(field, f"expected the index of one of {count} candidates, got {index}")
+                raise RecordError(field, f"expected the index of one of {count_of(count, 'candidate')}, got {index}")
     for name, ranks in record.get("ranks", {}).items():
         if len(ranks) > count:
             raise RecordError(f"ranks.{name}", f"expected at most one rank a candidate ({count}), got {len(ranks)}")
@@ -288,7 +307,7 @@ def _compared(key: str, called: Called) -> tuple[int, int]:
     fitting = [names for names in splits if names[0] in called and names[1] in called]
     if len(fitting) > 1:
         ways = " and as ".join(f"{first!r} with {second!r}" for first, second in fitting[:3])
-        raise RecordError("cmp_results", f"{key!r}: expected two candidates, got {len(fitting)} ways to read it: as {ways}")
+        raise RecordError("cmp_results", f"{key!r}: expected two candidates, got {count_of(len(fitting), 'way')} to read it: as {ways}")
     if not fitting:
         first, comma, second = key.partition(",")
         if "," in second:

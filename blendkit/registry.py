@@ -104,7 +104,7 @@ class Registry(Mapping[str, Row]):
         `chosen` has each kind's options by its name, and `flags` the flags that are not spelled as their options.
 
         Raises:
-            UsageError: such as `--beams: consensus has no such option; GenFuser has`.
+            UsageError: such as `--num-beams: consensus has no such option; GenFuser has`.
         """
         for option, value in options.items():
             if value is None or any(option in has for has in chosen.values()):

@@ -29,6 +29,15 @@ def listed(names: Iterable[str], most: int | None = None) -> str:
     return (", ".join(map(shown, found[:most])) or "none") + rest
 
 
+# What is counted, as `count_of` takes it: one of it, and several.
+Counted = tuple[str, str]
+
+
+def count_of(count: int, one: str, many: str = "") -> str:
+    """`1 record` or `1,200 records`; `many` is the plural where it is no `s` behind the singular, such as with a verb: `record is`, `records are`."""
+    return f"{count:,} {one if count == 1 else many or f'{one}s'}"
+
+
 def one_line(text: object) -> str:
     """A text as one line; a very long one is cut in its middle."""
     line = " ".join(str(text).split())

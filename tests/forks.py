@@ -46,7 +46,11 @@ class Forks:
 
     def can(self, words: list[str]) -> bool:
         """Whether a fork is the same as a new process: not where more processes are started, nor where a variable was set that is read at the start."""
-        if not hasattr(socket, "send_fds") or {"--workers", "--engine"} & set(words) or any("\udc80" <= letter <= "\udcff" for word in words for letter in word):
+        if (
+            not hasattr(socket, "send_fds")
+            or {"--workers", "--engine"} & set(words)
+            or any("\udc80" <= letter <= "\udcff" for word in words for letter in word)
+        ):
             return False
         self._start()
         changed = {name for name, _ in set(_environment().items()) ^ set(self._at_start.items())}

@@ -172,7 +172,7 @@ def test_an_answer_that_quotes_the_key_is_kept_without_it(blendkit, tmp_path):
             done = blendkit("generate", "-m", "openai:x", *flags, stdin=lines([{"instruction": key}]), env={**os.environ, "OPENAI_API_KEY": key})
             assert done.returncode == 0, done.stderr
             assert parsed((tmp_path / "out.jsonl").read_text())[0]["candidates"][0]["text"] == text
-            assert ("1 answers of openai:x quoted a key or password; *** stands in its place" in done.stderr) == (key == KEY)
+            assert ("1 answer of openai:x quoted a key or password; *** stands in its place" in done.stderr) == (key == KEY)
         assert KEY not in str(sqlite3.connect(tmp_path / "out.jsonl.cache.sqlite").execute("SELECT value FROM answers").fetchone())
     finally:
         server.stop()

@@ -97,7 +97,7 @@ def test_a_fuser_of_another_package(extended, stream):
         assert (fused["model"], fused["sources"]) == ("longest", record["top"])
         assert fused["text"] == max((record["candidates"][index]["text"] for index in record["top"]), key=len)
     code, _, err = extended("fuse", "-m", "longest", "--beams", "2", stdin=stream)
-    assert (code, err) == (2, "blendkit fuse: --beams: longest has no such option; GenFuser has\n")
+    assert (code, err) == (2, "blendkit fuse: --num-beams: longest has no such option; GenFuser has\n")
     code, _, err = extended("fuse", "-m", "longest:x", stdin=stream)
     assert (code, err) == (2, "blendkit fuse: --model longest:x: longest takes no model\n")
 

@@ -25,6 +25,8 @@ FLOORS = [
         "names",
         "aggregate",
         "registry",
+        "arguments",
+        "specs",
         "signature",
         "seeding",
         "fences",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import copy
 import csv
 import io
@@ -10,13 +11,14 @@ import re
 import subprocess
 import sys
 from html.parser import HTMLParser
+from itertools import pairwise
 
 import pytest
-from conftest import lines, parsed
+from conftest import ROOT, lines, parsed
 
 from blendkit.evaluation.formats import markdown_text
 from blendkit.safe_csv import csv_text, defused
-from blendkit.terminal_text import LONGEST, one_line, shown, standing
+from blendkit.terminal_text import LONGEST, count_of, one_line, shown, standing
 
 # What no byte of a terminal's stream may be: controls but the line's end, C1, separators, and what turns the direction of writing.
 OBEYED = re.compile("[\x00-\x09\x0b-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069]")
@@ -271,3 +273,27 @@ def test_a_score_may_not_be_named_as_a_column(blendkit):
         record = {"id": "0", "instruction": "x", "candidates": [{"model": "a", "text": "t", "scores": {name: 3.0}}]}
         done = blendkit("evaluate", stdin=lines([record]))
         assert done.returncode == 65 and f"candidates[0].scores.{name}: expected another name" in done.stderr
+
+
+# Words behind a name or a value in a message that end as plurals do.
+VERBS = re.compile(
+    "(allow|answer|ask|begin|bring|claim|compare|describe|doe|fail|give|goe|hold|lack|list|lose|name|need|read|reason|redirect|refuse|say|sample|scale|"
+    "stand|start|take|write)s|as|for|had|has|is|its|this|times|was"
+)
+
+
+def test_one_of_a_kind_is_no_plural():
+    assert [count_of(number, "row") for number in (0, 1, 2, 1200)] == ["0 rows", "1 row", "2 rows", "1,200 rows"]
+    assert [count_of(number, "reply is", "replies are") for number in (1, 2)] == ["1 reply is", "2 replies are"]
+    wrong = []
+    for path in sorted((ROOT / "blendkit").rglob("*.py")):
+        for text in (node for node in ast.walk(ast.parse(path.read_text())) if isinstance(node, ast.JoinedStr)):
+            for value, behind in pairwise(text.values):
+                if not isinstance(value, ast.FormattedValue) or not isinstance(behind, ast.Constant) or value.conversion != -1:
+                    continue
+                found = re.match(r" (?:[a-z-]+ )?([a-z]+s)\b(?!/)", behind.value)
+                shown = ast.unparse(value.value)
+                # Limits are constants of more than one, and fractions are plurals.
+                if found and not any(map(VERBS.fullmatch, found[0].split())) and not shown.isupper() and not shown.startswith("count_of("):
+                    wrong.append(f"{path.name}:{text.lineno}: {{{shown}}}{behind.value[:30]}")
+    assert wrong == []

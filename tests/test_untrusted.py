@@ -148,7 +148,7 @@ TABLE = [{"table": 2, "method": "a", "kind": "model", "examples": 2, "q": 0.5, "
 
 @budget(100, 1000, st.data())
 def test_a_manifest_and_an_earlier_table_of_any_shape(data):
-    from blendkit.evaluation.comparing import compare, read_rows
+    from blendkit.evaluation.comparing import compared_with, read_rows
     from blendkit.evaluation.stages import read_stages
 
     with tempfile.TemporaryDirectory() as folder:
@@ -158,8 +158,8 @@ def test_a_manifest_and_an_earlier_table_of_any_shape(data):
             orjson.dumps(read_stages([str(path)]))
         path.write_bytes("\n".join(json.dumps(row) for row in changed(data.draw, TABLE)).encode(errors="surrogatepass"))
         with contextlib.suppress(BlendkitError):
-            orjson.dumps(compare(read_rows(str(path)), TABLE))
-            orjson.dumps(compare(TABLE, read_rows(str(path))))
+            orjson.dumps(compared_with(read_rows(str(path)), TABLE))
+            orjson.dumps(compared_with(TABLE, read_rows(str(path))))
 
 
 # --- the same through the command line: each case with its place and its exit code

@@ -16,7 +16,7 @@ from blendkit.registry import nearest
 from blendkit.sources import FORMS, PAIRS, TASKS
 from blendkit.streams.files import Role, one_role_each, stdin_or, stdout_or
 from blendkit.streams.lines import BadLine, Reader, Writer
-from blendkit.terminal_text import say, shown
+from blendkit.terminal_text import count_of, say, shown
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None)
 
@@ -171,7 +171,7 @@ def convert(
             given = (row for path in files or ["-"] for row in rows(path, split, source == "csv"))
             records = read_form(source, mapped(given, named) if named else given, losses, faulty)
         _write_blocks(converted(records, target, writing, losses, faulty, lambda line: say(line, "data"), output), output)
-    for line in [*losses.told(), *(f"{count:,} {what}" for what, count in writing.left_out.items() if count)]:
+    for line in [*losses.told(), *(count_of(count, *what) for what, count in writing.left_out.items() if count)]:
         say(line, "data")
     bad.raise_if_any()
 

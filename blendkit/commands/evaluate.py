@@ -112,7 +112,7 @@ def evaluate(
 
         return Evaluating(
             versus=versus or (), oracle=oracle, agreement=agreement, baseline=baseline, seed=run.seed, ratings=ratings,
-            length_controlled=length_controlled, aggregations=aggregations, manifests=manifests or (), compare_with=compare, checks=checks or (),
+            length_controlled=length_controlled, aggregations=aggregations, manifests=manifests or (), compare=compare, checks=checks or (),
             expect=expect, fail_if_worse=fail_if_worse, report=report, report_records=report_records, plot=plot,
             form="columns" if list_columns else form or "json", intervals=intervals,
         )  # fmt: skip

@@ -25,13 +25,13 @@ def fuse(
         typer.Option(
             "-m",
             "--model",
-            help=f"{named_forms(FUSERS)}.",
+            help=f"[NAME=]SPEC: {named_forms(FUSERS)}.",
             show_default="consensus",
         ),
     ] = None,
-    name: Annotated[str | None, typer.Option(help="`model` of the fused candidate.", show_default="as --model")] = None,
+    name: Annotated[str | None, typer.Option(help="`model` of the fused candidate.", show_default="NAME; as --model")] = None,
     max_new_tokens: Annotated[int | None, typer.Option(min=1, help="Tokens to write at most.", show_default="512; chat models 1024")] = None,
-    num_beams: Annotated[int | None, typer.Option("--beams", min=1, help="Beams.", show_default="4", rich_help_panel=GENFUSER)] = None,
+    num_beams: Annotated[int | None, typer.Option("--num-beams", "--beams", min=1, help="Beams.", show_default="4", rich_help_panel=GENFUSER)] = None,
     max_length: Annotated[int | None, typer.Option(min=8, help="Tokens of the whole input at most.", show_default="1024", rich_help_panel=GENFUSER)] = None,
     candidate_maxlength: Annotated[
         int | None, typer.Option(min=1, help="Tokens of each candidate at most.", show_default="128", rich_help_panel=GENFUSER)

@@ -21,13 +21,13 @@ SPECS = f"{', '.join(row.form for row in GENERATORS.own.values())}, a preset (--
 def generate(
     run: RunOptions,
     endpoint: EndpointOptions,
-    model: Annotated[
+    models: Annotated[
         list[str] | None,
         typer.Option(
             "-m",
             "--model",
-            help=f"NAME=SPEC or SPEC: {SPECS}, or a name in --models. May be given several times.",
-            show_default=f"all of --models, or {DEFAULT}",
+            help=f"[NAME=]SPEC: {SPECS}, or a name in --models-file. May be given several times.",
+            show_default=f"all of --models-file, or {DEFAULT}",
         ),
     ] = None,
     list_presets: Annotated[bool, typer.Option("--list", help=f"Show the presets: the paper's eleven LLMs, and {DEFAULT}.")] = False,
@@ -86,7 +86,7 @@ def generate(
         from blendkit.generators.generating import Generating
 
         return Generating(
-            model or None, None, endpoint, system, run.seed, run.device, run.dtype, decodings=decoding or (), num_return=num_return,
+            models or None, None, endpoint, system, run.seed, run.device, run.dtype, decodings=decoding or (), num_return=num_return,
             trust_remote_code=trust_remote_code, max_new_tokens=max_new_tokens, temperature=temperature, top_p=top_p, top_k=top_k,
             repetition_penalty=repetition_penalty, stop=stop, logprobs=logprobs or None,
             reasoning_effort=reasoning_effort, keep_reasoning=keep_reasoning, on_truncate=on_truncate,

@@ -26,11 +26,13 @@ def judge(
         typer.Option(
             "-m",
             "--model",
-            help=f"[NAME=]MODEL: {named_forms(JUDGES)}. Several are a panel.",
+            help=f"[NAME=]SPEC: {named_forms(JUDGES)}. Several are a panel.",
             show_default="embedded",
         ),
     ] = None,
-    name: Annotated[str | None, typer.Option(help="The judge's name in `verdicts`, or that of a panel's majority.", show_default="as --model; panel")] = None,
+    name: Annotated[
+        str | None, typer.Option(help="The judge's name in `verdicts`, or that of a panel's majority.", show_default="NAME; as --model; panel")
+    ] = None,
     orders: Annotated[
         str,
         typer.Option(

@@ -105,8 +105,8 @@ ENGINE_FLAGS: dict[str, tuple[Any, Any]] = {
 ENDPOINT = "Endpoints (openai:MODEL)"
 
 
-def _endpoint(kind: Any, text: str, **more: Any) -> Any:
-    return Annotated[kind, typer.Option(help=text, rich_help_panel=ENDPOINT, **more)]
+def _endpoint(kind: Any, text: str, *names: str, **more: Any) -> Any:
+    return Annotated[kind, typer.Option(*names, help=text, rich_help_panel=ENDPOINT, **more)]
 
 
 ENDPOINTS: dict[str, tuple[Any, Any]] = {
@@ -152,7 +152,15 @@ ENDPOINTS: dict[str, tuple[Any, Any]] = {
         None,
     ),
     # The last: a model that it names has a use for it, whatever the model is.
-    "models": (_endpoint(str | None, "A TOML file with a table [NAME] a model: where it is, its key, price and limits; -m NAME then means it."), None),
+    "models_file": (
+        _endpoint(
+            str | None,
+            "A TOML file with a table [NAME] a model: where it is, its key, price and limits; -m NAME then means it.",
+            "--models-file",
+            "--models",
+        ),
+        None,
+    ),
 }
 
 
@@ -196,7 +204,7 @@ def with_run_options(
             if endpoint:
                 given = arguments["endpoint"]
                 arguments["endpoint"] = made = replace(given.share(run.engine.workers), cache=_cache(given.cache, run))
-                run.files += roles_of({"read_batch": "--read-batch", "models": "--models"}, vars(made))
+                run.files += roles_of({"read_batch": "--read-batch", "models_file": "--models-file"}, vars(made))
                 run.files += roles_of({"cache": "--cache", "emit_batch": "--emit-batch"}, vars(made), writes=True)
             one_role_each(run.roles())
             if "resume" not in without:
@@ -226,7 +234,7 @@ def _deciding(own: dict[str, str], arguments: dict[str, Any], reads: dict[str, s
         found |= {flag_of(name): getattr(endpoint, name) for name in ENDPOINTS_MATTER}
         for name, entry in endpoint.named.items():
             said = {"system": entry.system, **entry.sampling, **{name: entry.endpoint[name] for name in ENDPOINTS_MATTER if name in entry.endpoint}}
-            found[f"--models {name}"] = said
+            found[f"--models-file {name}"] = said
     return {flag: _safe(value, Secrets.of_process()) for flag, value in found.items()}
 
 
@@ -267,9 +275,7 @@ def named_forms(registry: Registry) -> str:
 
 
 def _endpoint_options(**flags: Any) -> EndpointOptions:
-    """An error about them names the first flag that was given; where none was, there is nothing to complain about."""
-    given = [name for name, value in flags.items() if value != ENDPOINTS[name][1]]
-    made = EndpointOptions(**{**flags, "extra_body": extra_body_of(flags["extra_body"])}, asked=flag_of(given[0]) if given else None)
+    made = EndpointOptions.of_flags(**{**flags, "extra_body": extra_body_of(flags["extra_body"])})
     # Where workers ask, this process has the last word all the same.
     hold(made.secrets())
     return made

@@ -19,8 +19,8 @@ BERTSCORE = "BERTScore"
 @with_run_options(reads={"bertscore_idf": "--bertscore-idf", "bertscore_baseline": "--bertscore-baseline"})
 def score(
     run: RunOptions,
-    metric: Annotated[
-        list[str] | None, typer.Option("--metric", help="[LABEL=]NAME[:MODEL] or [LABEL=]NAME[:TOKENIZER]; may be given several times, all in one pass.")
+    metrics: Annotated[
+        list[str] | None, typer.Option("--metric", help="[NAME=]METRIC[:MODEL] or [NAME=]METRIC[:TOKENIZER]; may be given several times, all in one pass.")
     ] = None,
     tokenize: Annotated[
         str | None,
@@ -46,7 +46,7 @@ def score(
     """Score every candidate, against the reference (`output`) or without one.
 
     Writes `candidates[].scores`, and `signatures`: what decided each score. A model is a hub id or a directory;
-    `--list` shows each metric's default. Two scores of one metric need labels: big=bertscore:roberta-large.
+    `--list` shows each metric's default. Two scores of one metric need names: big=bertscore:roberta-large.
     Of a reward model with several outputs one is named: reward:MODEL#helpfulness. A metric of words may name its own
     tokenizer: --metric rouge1:lang --metric bleu:zh.
 
@@ -61,14 +61,14 @@ def score(
         for row in [{column: column for column in columns}, *rows]:
             print("  ".join(row[column].ljust(widths[column]) for column in columns).rstrip())
         return
-    if not metric:
+    if not metrics:
         raise UsageError("no --metric given; `blendkit score --list` shows them")
 
     def make() -> Stage:
         from blendkit.scorers.scoring import Scoring
 
         stage = Scoring(
-            metric, run.device, run.dtype, run.seed, bertscore_layer=bertscore_layer, bertscore_idf=bertscore_idf,
+            metrics, run.device, run.dtype, run.seed, bertscore_layer=bertscore_layer, bertscore_idf=bertscore_idf,
             bertscore_baseline=bertscore_baseline, tokenize=tokenize,
         )  # fmt: skip
         if not run.quiet and not run.engine.beside and sys.stderr.isatty():

@@ -85,7 +85,7 @@ def ranker(
     kind: Annotated[str, _option(f"{TRAINERS.explained()}.", panel=MODEL)] = "pairranker",
     backbone: Annotated[str | None, _option("Start from this encoder (a directory or a hub id; for reward a causal model, too)…", panel=MODEL)] = None,
     init: Annotated[str | None, _option("…or go on from this checkpoint.", panel=MODEL)] = None,
-    label: Annotated[list[str] | None, _option("candidates[].scores.LABEL: higher is better. Several are a task each.", panel=DATA)] = None,
+    labels: Annotated[list[str] | None, _option("candidates[].scores.LABEL: higher is better. Several are a task each.", "--label", panel=DATA)] = None,
     human: Annotated[str | None, _option("A field with A, B or tie, of records with two candidates.", panel=DATA)] = None,
     log_odds: Annotated[bool, _option("The labels are probabilities; compare their log-odds.", "--log-odds", panel=DATA)] = False,
     margin: Annotated[float, _option("Pairs whose labels differ by no more than this are left out.", panel=DATA)] = 0.0,
@@ -103,7 +103,9 @@ def ranker(
     positions: Annotated[str, _option("pairranker: `running`, or `segment`, every text counts from 0.", panel=MODEL)] = "segment",
     candidate_bias: Annotated[float | None, _option("pairranker: added to attention between the two candidates.", panel=MODEL, show_default="none")] = None,
     checkpointing: Checkpointing = False,
-    evaluation: Annotated[str | None, _option("Records to measure on: pair accuracy, Spearman, oracle rank. The best checkpoint is kept.", "--eval")] = None,
+    evaluation: Annotated[
+        str | None, _option("Records to measure on: pair accuracy, Spearman, oracle rank. The best checkpoint is kept.", "--evaluation", "--eval")
+    ] = None,
     eval_every: Annotated[int, _option("Steps between two measurements; 0 measures at the end.", min=0)] = 0,
     eval_records: Annotated[int, _option("Records measured on.", min=1)] = 100,
     patience: Annotated[int, _option("Stop after so many measurements without a better one; 0 never.", min=0)] = 0,
@@ -119,7 +121,7 @@ def ranker(
     from blendkit.api import train_ranker
 
     train_ranker(
-        _records(input, "records whose candidates have scores", run.plot), output, kind=kind, backbone=backbone, init=init, labels=label or (), human=human,
+        _records(input, "records whose candidates have scores", run.plot), output, kind=kind, backbone=backbone, init=init, labels=labels, human=human,
         log_odds=log_odds, margin=margin, with_reference=with_reference, subsampling=subsampling, pairs_per_input=pairs_per_input,
         balance_length=balance_length, candidates=candidates, loss=loss, mode=mode, source_maxlength=source_maxlength,
         candidate_maxlength=candidate_maxlength, positions=positions, candidate_bias=candidate_bias, checkpointing=checkpointing,

@@ -12,7 +12,7 @@ from blendkit.evaluation.columns import BOUNDS, HIDDEN, heading, lower_is_better
 from blendkit.evaluation.comparing import noise_of
 from blendkit.evaluation.tables import GROUPS, JUDGE_RANK, Row, Rows, group_of, judge_of
 from blendkit.judges.base import LLM, OTHER
-from blendkit.terminal_text import listed, shown
+from blendkit.terminal_text import count_of, listed, shown
 
 OPERATORS = {"<=": operator.le, ">=": operator.ge, "==": operator.eq, "!=": operator.ne, "<": operator.lt, ">": operator.gt}
 # Behind a check: how far apart both sides must be, or may be.
@@ -77,7 +77,7 @@ def outcomes(checks: list[str], rows: Rows, earlier: Rows | None = None) -> tupl
 
 def expected(records: int, count: int) -> Row:
     """The row of `--expect`."""
-    return _row(f"--expect {records}", f"{records:,} records", count == records, count, records)
+    return _row(f"--expect {records}", count_of(records, "record"), count == records, count, records)
 
 
 def not_worse(path: str, found: list[str]) -> Row:
@@ -98,7 +98,7 @@ def raise_failed(found: Rows, errors: list[BlendkitError]) -> None:
     failed = [row for row in found if not row["holds"]]
     if failed:
         each = (f"{row['method']} ({row['means'] if row['method'].startswith('--fail') else _figures(row)})" for row in failed)
-        raise CheckFailed(f"{len(failed)} of {len(found)} checks do not hold: {'; '.join(each)}")
+        raise CheckFailed(f"{len(failed)} of {count_of(len(found), 'check')} {'does' if len(failed) == 1 else 'do'} not hold: {'; '.join(each)}")
 
 
 def _figures(row: Row) -> str:

@@ -56,7 +56,7 @@ def _row(row: Any) -> dict[str, Any]:
     return dict(row)
 
 
-def compare(old: Rows, new: Rows) -> Rows:
+def compared_with(old: Rows, new: Rows) -> Rows:
     """One row for each cell of Table 2 that both runs have: old, new, and whether the change is beyond noise.
 
     The noise is the root of the sum of the squared half widths of both 95 % intervals, which takes the runs as independent.

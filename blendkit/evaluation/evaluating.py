@@ -11,7 +11,7 @@ from blendkit.errors import BlendkitError, DataError, RecordError, UsageError, r
 from blendkit.evaluation.agreement import Rankers
 from blendkit.evaluation.answer import answer
 from blendkit.evaluation.checks import expected, not_worse, outcomes, parsed, raise_failed
-from blendkit.evaluation.comparing import compare, judges_differ, read_rows, worse
+from blendkit.evaluation.comparing import compared_with, judges_differ, read_rows, worse
 from blendkit.evaluation.examples import JudgedExample, Oracle, example_of
 from blendkit.evaluation.formats import COLUMNS, FORMATS, rendered
 from blendkit.evaluation.judges import Judges
@@ -27,7 +27,7 @@ from blendkit.names import Called, Divided
 from blendkit.pipeline.stage import Stage
 from blendkit.records import Record, verdicts_of
 from blendkit.signature import Signature
-from blendkit.terminal_text import listed, shown
+from blendkit.terminal_text import count_of, listed, shown
 from blendkit.version import VERSION
 
 Rows = list[dict[str, Any]]
@@ -44,7 +44,7 @@ class Evaluating(Stage):
     def __init__(
         self, *, versus: Sequence[str] = (), oracle: str | None = None, agreement: str | None = None, baseline: str | None = None,
         seed: int = 0, ratings: bool = False, length_controlled: str | None = None, aggregations: bool = False,
-        manifests: Sequence[str] = (), compare_with: str | None = None, checks: Sequence[str] = (),
+        manifests: Sequence[str] = (), compare: str | None = None, checks: Sequence[str] = (),
         expect: int | None = None, fail_if_worse: str | None = None, report: str | None = None,
         report_records: int = 500, plot: str | None = None, form: str = "json", intervals: bool = False,
     ) -> None:  # fmt: skip
@@ -60,10 +60,10 @@ class Evaluating(Stage):
         """
         if form not in (*FORMATS, COLUMNS):
             raise UsageError(f"--format {form}: expected one of {', '.join(FORMATS)}")
-        if compare_with and fail_if_worse and compare_with != fail_if_worse:
-            raise UsageError(f"--compare {compare_with}, --fail-if-worse {fail_if_worse}: expected one earlier run, got two")
+        if compare and fail_if_worse and compare != fail_if_worse:
+            raise UsageError(f"--compare {compare}, --fail-if-worse {fail_if_worse}: expected one earlier run, got two")
         for check in map(parsed, checks):
-            if check.needs_earlier and not (compare_with or fail_if_worse):
+            if check.needs_earlier and not (compare or fail_if_worse):
                 raise UsageError(f"--assert {check.text}: expected --compare FILE or --fail-if-worse FILE with it, which give the earlier run")
         if length_controlled:
             require("sklearn", "stats", "--length-controlled", "scikit-learn")
@@ -77,7 +77,7 @@ class Evaluating(Stage):
         self.checks, self.expect, self.fail_if_worse, self.report, self.plot = list(checks), expect, fail_if_worse, report, plot
         # The page shows all there is, also what was not asked for elsewhere.
         self.asked, self.ratings = ratings, ratings or report is not None
-        self.earlier = read_rows(fail_if_worse, "--fail-if-worse") if fail_if_worse else read_rows(compare_with) if compare_with else None
+        self.earlier = read_rows(fail_if_worse, "--fail-if-worse") if fail_if_worse else read_rows(compare) if compare else None
         self.stages = read_stages(list(manifests))
         self.browser = Browser(report_records) if report else None
         self.agreement = PairwiseAgreement(agreement) if agreement else None
@@ -165,7 +165,7 @@ class Evaluating(Stage):
             rows += [*self._agreements(), *(row for row in of_verdicts if self.asked or row["table"] == "length"), *self.stages]
             if self.earlier is not None:
                 self.notes += filter(None, [judges_differ(self.earlier, rows)])
-                rows += compare(self.earlier, rows)
+                rows += compared_with(self.earlier, rows)
             checked, self._errors = outcomes(self.checks, rows, self.earlier)
             checked += [expected(self.expect, self.count)] if self.expect is not None else []
             checked += [not_worse(self.fail_if_worse, worse(self.earlier, rows))] if self.fail_if_worse and self.earlier is not None else []
@@ -175,10 +175,11 @@ class Evaluating(Stage):
     def _note_unread(self) -> None:
         judge = shown(str(self.oracle.judge))
         if self._unread:
-            self.notes.append(f"judge:{judge}: no verdict on {self._unread:,} of {self._pairs:,} pairs could be read; they count for nothing, not as ties")
+            counts = "it counts for nothing, not as a tie" if self._unread == 1 else "they count for nothing, not as ties"
+            self.notes.append(f"judge:{judge}: no verdict on {self._unread:,} of {count_of(self._pairs, 'pair')} could be read; {counts}")
         if self._left_out:
-            what = f"judge:{judge}: in {self._left_out:,} of {self.count:,} records a candidate is in no verdict that could be read"
-            self.notes.append(f"{what}; its ranks, and what is computed of them, leave these records out")
+            what = f"judge:{judge}: in {self._left_out:,} of {count_of(self.count, 'record')} a candidate is in no verdict that could be read"
+            self.notes.append(f"{what}; its ranks, and what is computed of them, leave {'this record' if self._left_out == 1 else 'these records'} out")
 
     def _of_verdicts(self) -> Rows:
         """Ratings, win rates, win rates at equal length and the judges' own figures, where they were asked for."""
@@ -196,8 +197,9 @@ class Evaluating(Stage):
     def _agreements(self) -> Rows:
         if self.agreement is None:
             return []
-        if self.agreement.ties:
-            self.notes.append(f"{self.agreement.ties} of {self.count} pairs are a tie by {shown(self.agreement.name)}, and are left out of the agreement")
+        if ties := self.agreement.ties:
+            tied = f"{ties:,} of {count_of(self.count, 'pair')} {'is a tie' if ties == 1 else 'are ties'} by {shown(self.agreement.name)}"
+            self.notes.append(f"{tied}, and left out of the agreement")
         return self.agreement.rows()
 
     def signature(self) -> str:

@@ -12,7 +12,7 @@ from blendkit.evaluation.tables import JUDGE_RANK
 from blendkit.judges.agreement import PanelAgreement
 from blendkit.judges.base import LLM, OTHER, PANEL, STAND_IN, SWAPPED, Shown
 from blendkit.judges.position import PositionBias
-from blendkit.terminal_text import listed, shown
+from blendkit.terminal_text import count_of, listed, shown
 
 MOST_JUDGES = 1000
 # Members of a panel that its line says more of.
@@ -130,7 +130,7 @@ class Judges:
             what, orders = f"the majority of {listed(members)}", each + rest
         else:
             what, orders = WORDS[seen.kind if seen.kind in WORDS else OTHER], seen.orders()
-        line = f"judge:{shown(judge)}, {what}; {seen.verdicts:,} verdicts, {seen.unparsed:,} unparsed; {orders}"
+        line = f"judge:{shown(judge)}, {what}; {count_of(seen.verdicts, 'verdict')}, {seen.unparsed:,} unparsed; {orders}"
         if at_chance:
             whose = "for half of the panel or more, " if members else ""
             line += f": {whose}not above chance, so what is marked (at chance) may tell places or guesses, not answers"

@@ -5,17 +5,17 @@ from __future__ import annotations
 from collections.abc import Sequence
 from xml.etree import ElementTree
 
-from blendkit.errors import UsageError
-from blendkit.evaluation.checks import OPERATORS, Rows, figure, parsed
+from blendkit.evaluation.tables import Rows
 from blendkit.terminal_text import shown
 from blendkit.version import VERSION
 
 
-def junit(checks: Sequence[str], rows: Rows, bad: Sequence[tuple[str, str]] = (), signatures: Sequence[str] = ()) -> bytes:
+def junit(checks: Rows, bad: Sequence[tuple[str, str]] = (), signatures: Sequence[str] = ()) -> bytes:
     """A suite `blendkit evaluate` with a test case a check, which fails where it does not hold, and one for each bad record, an error.
 
-    `bad` are (place, what is wrong), such as `<stdin>:17` and `candidates[2].text: expected a string, got null`. A check of a figure that is not in the
-    tables is an error, too. Characters that XML cannot hold are shown as a terminal shows them. `signatures` are the suite's properties.
+    `checks` are rows of the table of checks; one that could not be answered is an error, too. `bad` are (place, what is wrong), such as
+    `<stdin>:17` and `candidates[2].text: expected a string, got null`. Characters that XML cannot hold are shown as a terminal shows them.
+    `signatures` are the suite's properties.
     """
     suite = ElementTree.Element("testsuite", name="blendkit evaluate")
     properties = ElementTree.SubElement(suite, "properties")
@@ -29,15 +29,9 @@ def junit(checks: Sequence[str], rows: Rows, bad: Sequence[tuple[str, str]] = ()
             counts[outcome] += 1
             ElementTree.SubElement(found, outcome, message=_safe(message), type=kind)
 
-    for check in checks:
-        left, sign, right = parsed(check)
-        try:
-            values = figure(left, rows), figure(right, rows)
-        except UsageError as error:
-            case("assert", check, "error", str(error))
-            continue
-        holds = OPERATORS[sign](*values)
-        case("assert", check, None if holds else "failure", f"{values[0]:g} {sign} {values[1]:g} does not hold")
+    for row in checks:
+        outcome = {True: None, False: "failure", None: "error"}[row["holds"]]
+        case("check", row["method"], outcome, f"{row['means']}: {row['left']} against {row['right']}" if row["holds"] is False else row["means"])
     for place, problem in bad:
         case("record", place, "error", problem)
     suite.attrib |= {"tests": str(len(checks) + len(bad)), "failures": str(counts["failure"]), "errors": str(counts["error"])}

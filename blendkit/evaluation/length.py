@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from blendkit.errors import DataError, UsageError
 from blendkit.evaluation.examples import JudgedExample, rounded
 from blendkit.evaluation.ratings import MOST_MODELS
-from blendkit.terminal_text import listed, shown
+from blendkit.terminal_text import count_of, listed, shown
 
 Values = NDArray[np.float64]
 RESAMPLES = 100
@@ -39,7 +39,9 @@ def length_table(examples: list[JudgedExample], baseline: str, seed: int) -> lis
         known = dict.fromkeys(model for example in examples for model in example.methods)
         raise UsageError(f"--length-controlled {shown(baseline)}: expected a model that the judge compared with others; there are {listed(known)}")
     if len(games) > MOST_MODELS:
-        raise DataError(f"--length-controlled {shown(baseline)}: {len(games):,} models were compared with it; expected at most {MOST_MODELS}")
+        raise DataError(
+            f"--length-controlled {shown(baseline)}: {count_of(len(games), 'model was', 'models were')} compared with it; expected at most {MOST_MODELS}"
+        )
     rows = []
     for model, (places, won, longer, characters) in games.items():
         difficulty = _difficulty({name: played for name, played in games.items() if name != model}, len(examples))

@@ -18,7 +18,7 @@ from blendkit.evaluation.spilled_columns import Column, ColumnFile, Computed, Sp
 from blendkit.evaluation.statistics import bootstrap, holm, randomization
 from blendkit.evaluation.tables import GROUPS, JUDGE_RANK, KINDS, Row
 from blendkit.judges.base import LLM, STAND_IN
-from blendkit.terminal_text import listed, shown
+from blendkit.terminal_text import count_of, listed, shown
 
 TOP = 3
 # Nobody reads a larger table; memory and time go with its cells.
@@ -109,7 +109,7 @@ class Methods:
     def _check_size(self, newest: str) -> None:
         methods, columns = len(self._methods), len(self._places)
         if methods > MOST_METHODS or columns > MOST_COLUMNS or methods * columns > MOST_CELLS:
-            table = f"{methods:,} methods and {columns:,} columns"
+            table = f"{count_of(methods, 'method')} and {count_of(columns, 'column')}"
             most = f"expected at most {MOST_METHODS:,} methods, {MOST_COLUMNS:,} columns, and {MOST_CELLS:,} cells"
             raise DataError(f"too large a table: {table} with {newest} of record {self.size + 1}; {most}: do records bring names of their own?")
 
@@ -227,8 +227,8 @@ def table_2(table: Methods, seed: int, notes: list[str], baseline: str | None = 
             if count and not missing:
                 intervals[table.named(column)] = [rounded(bound) for bound in bounds[number, column]]
         for missing, lacked in lacking.items():
-            lacks = f"{listed(lacked)} {'is' if len(lacked) == 1 else 'are'} missing for {shown(method.name)} in {missing} of {method.examples} examples"
-            notes.append(f"{lacks}, so no mean is shown; `blendkit score` writes scores")
+            lacks = f"{listed(lacked)} {'is' if len(lacked) == 1 else 'are'} missing for {shown(method.name)}"
+            notes.append(f"{lacks} in {missing:,} of {count_of(method.examples, 'example')}, so no mean is shown; `blendkit score` writes scores")
         rows.append({**row, "intervals": intervals, **({"missing": absent} if absent else {})})
     for columns in dict.fromkeys(map(tuple, late.values())):
         fused, were = listed(name for name, lacked in late.items() if tuple(lacked) == columns), "was" if len(columns) == 1 else "were"

@@ -9,6 +9,7 @@ from blendkit.errors import UsageError
 from blendkit.generators.factory import WHOLE, generator_of
 from blendkit.pipeline.stage import Stage
 from blendkit.registry import Registry, Row, options_of, suggesting
+from blendkit.specs import check_name, one_name, split_name
 
 if TYPE_CHECKING:
     from blendkit.generators.models_file import Entry
@@ -50,15 +51,21 @@ def make_fuser(
     if not models:
         raise UsageError("fuse: expected at least one model")
     named = endpoint.named if endpoint else {}
-    kinds = {fuser_of(spec, named) for spec in models}
+    parsed = [("", spec) if spec in named else split_name(spec, "--model") for spec in models]
+    kinds = {fuser_of(spec, named) for _, spec in parsed}
     if len(models) > 1 and kinds != {"ChatFuser"}:
         raise UsageError("fuse: several models must all be chat models (openai:MODEL, vllm:MODEL, or local ones)")
     chosen = kinds.pop()
-    if chosen != "ChatFuser" and models[0] in named and endpoint:
-        table = named[models[0]]
+    own, spec = parsed[0]
+    if len(models) == 1:
+        name = one_name(own, name, "--model")
+    elif name is not None:
+        check_name(name, "--name")
+    if chosen != "ChatFuser" and spec in named and endpoint:
+        table = named[spec]
         if table.endpoint:
             raise UsageError(f"{table.place}: {next(iter(table.endpoint))} is for a model behind a server, openai:MODEL; {table.spec} is none")
-        name, models, endpoint = name or models[0], [table.spec], endpoint.beside_tables
+        name, spec, endpoint = name or spec, table.spec, endpoint.beside_tables
     kind = FUSERS.load_kind(chosen, "--model", Stage)
     takes = options_of(kind)
     options: dict[str, Any] = {
@@ -67,10 +74,10 @@ def make_fuser(
         "keep_reasoning": keep_reasoning, "on_truncate": on_truncate,
     }  # fmt: skip
     asked = endpoint.of_use if endpoint else None
-    FUSERS.check_options({**options, "endpoint": asked}, {chosen: takes}, {"num_beams": "--beams", "endpoint": asked})
-    alone = models[0] if chosen in BY_CONFIG else models[0].partition(":")[2] or None
+    FUSERS.check_options({**options, "endpoint": asked}, {chosen: takes}, {"endpoint": asked})
+    alone = spec if chosen in BY_CONFIG else spec.partition(":")[2] or None
     if alone and not {"model", "models"} & set(takes):
-        raise UsageError(f"--model {models[0]}: {chosen} takes no model")
+        raise UsageError(f"--model {spec}: {chosen} takes no model")
     options |= {"model": alone, "models": models, "name": name, "endpoint": endpoint, "device": device, "dtype": dtype, "seed": seed}
     fuser: Stage = kind(**{option: value for option, value in options.items() if option in takes and value is not None})
     return fuser

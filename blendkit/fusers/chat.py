@@ -25,6 +25,7 @@ from blendkit.pipeline.work import Rounds, Work
 from blendkit.records import Record, source_text
 from blendkit.seeding import seeded
 from blendkit.signature import Signature
+from blendkit.specs import named_twice, split_name
 from blendkit.version import VERSION
 
 TASK = """Several assistants answered the same request. Write one answer to the request that is better than each of theirs.
@@ -57,13 +58,16 @@ class ChatFuser(Stage):
         expect_at_least({"layers": 1}, {"layers": layers})
         check_reasoning(keep_reasoning, reasoning_effort)
         self.recording = Recording(keep_reasoning)
-        endpoint = for_run(endpoint or EndpointOptions(), models)
-        found = [chosen(spec, endpoint) for spec in models]
-        if len({one.name for one in found}) < len(models):
-            raise UsageError("fuse: a model is named twice")
+        endpoint = endpoint or EndpointOptions()
+        parsed = [("", spec) if spec in endpoint.named else split_name(spec, "--model") for spec in models]
+        endpoint = for_run(endpoint, [part for both in parsed for part in both if part])
+        found = [chosen(spec, endpoint, own) for own, spec in parsed]
+        for place, one in enumerate(found):
+            if one.name in [other.name for other in found[:place]]:
+                raise named_twice(one.name, models[place], "--model")
         if name and len(models) > 1 and layers == 1:
             raise UsageError("--name: several models without --layers write several answers, each under its model's name")
-        check_models(models, endpoint, on_truncate=on_truncate)
+        check_models([spec for _, spec in parsed], endpoint, on_truncate=on_truncate)
         if layers > 1 and endpoint.offline:
             raise UsageError("--layers: a second round reads the answers of the first, which a batch file does not have yet")
         self.models: dict[str, TextModel] = {one.name: text_model(one.spec, one.endpoint, device, dtype, on_truncate=on_truncate) for one in found}
@@ -79,7 +83,14 @@ class ChatFuser(Stage):
         shown = "+".join(part for part, wanted in (("ranks", show_ranks), ("scores", show_scores)) if wanted) or "no"
         known = {"layers": layers, "shown": shown, "decoding": self.sampling.method, "seed": seed}
         known |= {"effort": reasoning_effort} if reasoning_effort else {}
-        self.signature = str(Signature("chat-fuser", models=",".join(self.models), **known, v=VERSION))
+        self.signature = str(
+            Signature(
+                "chat-fuser",
+                models=",".join(f"{one.name}={one.spec}" if own else one.name for one, (own, _) in zip(found, parsed, strict=True)),
+                **known,
+                v=VERSION,
+            )
+        )
 
     def _sampled(self, model: Chosen) -> Sampling:
         """The sampling of one model, with its own penalty: a small one runs in circles without."""

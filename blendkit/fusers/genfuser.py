@@ -22,6 +22,7 @@ from blendkit.pipeline.work import Job, Work
 from blendkit.records import Record, source_text
 from blendkit.registry import flag_of
 from blendkit.signature import Signature
+from blendkit.specs import default_name
 from blendkit.version import VERSION
 
 ENDING = "</s>Summarize candidates into a better one for the given instruction:"
@@ -61,7 +62,7 @@ class GenFuser(Stage):
         )
         self.device = choose_device(device)
         self.dtype = choose_dtype(dtype, self.device)
-        self.model_name, self.fused_name = model, name or model
+        self.model_name, self.fused_name = model, name or default_name(model)
         what = "seq2seq model that GenFuser could be"
         self.model = pretrained(AutoModelForSeq2SeqLM, model, what, dtype=self.dtype).to(self.device).eval()
         self.tokenizer = pretrained(AutoTokenizer, model, what)

@@ -18,6 +18,7 @@ from blendkit.generators.options import EndpointOptions
 from blendkit.generators.replies import BadReply, SaidError, what_it_says
 from blendkit.generators.requests import digest
 from blendkit.streams.lines import BOM
+from blendkit.terminal_text import count_of
 
 NOTHING = msgspec.Raw(b"null")
 # Of a fault's text, no more than this is kept.
@@ -81,14 +82,15 @@ class Batch:
         """What to do next, or nothing."""
         if self._writer is None:
             return []
+        written = f"{count_of(self.requests, 'request is', 'requests are')} in {self._writer.path}"
         if self._answers is None:
-            what = f"{self.requests:,} requests are in {self._writer.path}; give the batch's output to --read-batch, with the same records and flags"
+            what = f"{written}; give the batch's output to --read-batch, with the same records and flags"
         elif not self.requests:
             return ["the batch has answers to all requests"]
         else:
-            what = f"{self.requests:,} requests are in {self._writer.path}, the next batch; give its output to --read-batch beside the earlier ones"
+            what = f"{written}, the next batch; give its output to --read-batch beside the earlier ones"
         models = self._writer.models
-        return [f"{what}; it asks {len(models)} models, and hosted batches take one a file" if len(models) > 1 else what]
+        return [f"{what}; it asks {count_of(len(models), 'model')}, and hosted batches take one a file" if len(models) > 1 else what]
 
 
 class BatchWriter:
@@ -171,7 +173,7 @@ class BatchAnswers:
                     while line := file.readline(max_body_bytes + 1):
                         number += 1
                         if len(line) > max_body_bytes:
-                            raise DataError(f"{path}:{number}: a line of more than {max_body_bytes:,} bytes; --max-body-bytes raises the limit")
+                            raise DataError(f"{path}:{number}: a line of more than {count_of(max_body_bytes, 'byte')}; --max-body-bytes raises the limit")
                         if number == 1:
                             line = line.removeprefix(BOM)
                         if line.strip():

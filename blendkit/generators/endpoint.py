@@ -11,13 +11,14 @@ import random
 import re
 import threading
 import time
+import warnings
 import weakref
 from dataclasses import replace
 from typing import Any
 
 import orjson
 
-from blendkit.errors import BlendkitError, EndpointError, RecordError, UsageError
+from blendkit.errors import BlendkitError, BlendkitWarning, EndpointError, RecordError, UsageError
 from blendkit.generators import requests
 from blendkit.generators.adaptation import Adapted, Adapting
 from blendkit.generators.base import Completion, Prompt, TextModel
@@ -29,7 +30,7 @@ from blendkit.generators.options import EndpointOptions, Sampling
 from blendkit.generators.reasoning import Room
 from blendkit.generators.replies import BadReply, SaidError, read_kept, read_reply
 from blendkit.generators.server import ROUTES, Refused, Server, TryAgain
-from blendkit.terminal_text import say
+from blendkit.terminal_text import count_of
 
 GONE = 3  # requests in a row that used up their retries
 FIRST_BACKOFF, LONGEST_BACKOFF = 0.5, 30.0
@@ -157,7 +158,8 @@ class Endpoint(TextModel):
     def _open(self) -> None:
         many, files = connections(self.options.concurrency, len(_endpoints))
         if many < self.options.concurrency:
-            self._fewer = f"--concurrency {self.options.concurrency}: this process may open {files} files (ulimit -n), so {many} requests go at a time"
+            go = count_of(many, "request goes", "requests go")
+            self._fewer = f"--concurrency {self.options.concurrency}: this process may open {count_of(files, 'file')} (ulimit -n), so {go} at a time"
         self._adapting.load()
         self.server.open(many)
         self._gate = asyncio.Semaphore(many)
@@ -226,7 +228,8 @@ class Endpoint(TextModel):
                 if attempt < self.options.retries:
                     if error.wait is not None:
                         if self._limit.pause(error.wait) and error.wait > self.options.timeout:
-                            say(f"{self.server.where} {error}; it asks for {error.wait:.0f} s of patience: waiting")
+                            told = f"{self.server.where} {error}; it asks for {error.wait:.0f} s of patience: waiting"
+                            warnings.warn(told, BlendkitWarning, stacklevel=1)
                     else:
                         await asyncio.sleep(backoff)
                 attempt += 1
@@ -251,7 +254,7 @@ class Endpoint(TextModel):
                     self._not_kept = str(error)
             self._adapting.learned(adapted)
             return self._counted(_stopped(completion, body) if adapted.left_out("stop") else completion, paid=True)
-        failure = Exhausted(f"{self.server.where} {reason}, after {self.options.retries} retries", first, answered)
+        failure = Exhausted(f"{self.server.where} {reason}, after {count_of(self.options.retries, 'retry', 'retries')}", first, answered)
         self._failures += 1
         if self._failures >= GONE:
             self._gone = self._gone or EndpointError(f"{failure}; {_ask_yourself(answered)}")
@@ -344,22 +347,24 @@ class Endpoint(TextModel):
             found += self._batch.warnings()
         found += [said for said in (self._fewer, self._not_kept) if said]
         if self.unreadable:
-            found.append(f"{self.unreadable} rows of --cache {self.options.cache} were no answers of ours; their questions were asked again")
+            were = "was no answer of ours; its question was" if self.unreadable == 1 else "were no answers of ours; their questions were"
+            found.append(f"{count_of(self.unreadable, 'row')} of --cache {self.options.cache} {were} asked again")
         if self.unbelieved:
-            found.append(f"{self.unbelieved} answers of {self.spec} had no count of tokens that can be believed; each counts as the most that it can have had")
+            told = f"{count_of(self.unbelieved, 'answer')} of {self.spec} had no count of tokens that can be believed"
+            found.append(f"{told}; each counts as the most that it can have had")
         if self._adapting.known.fixes:
             found.append(f"{self.spec} does not take all of a request: {self._adapting.known.message()}")
         found += self._room.warnings(self.spec)
         if self.repaired:
-            found.append(f"{self.repaired} answers of {self.spec} held half characters, NULs or broken UTF-8; U+FFFD stands there")
+            found.append(f"{count_of(self.repaired, 'answer')} of {self.spec} held half characters, NULs or broken UTF-8; U+FFFD stands there")
         if self.hidden:
-            found.append(f"{self.hidden} answers of {self.spec} quoted a key or password; *** stands in its place")
+            found.append(f"{count_of(self.hidden, 'answer')} of {self.spec} quoted a key or password; *** stands in its place")
         if self.cut:
-            found.append(f"{self.cut} answers of {self.spec} ended at --max-new-tokens (finish_reason `length`)")
+            found.append(f"{count_of(self.cut, 'answer')} of {self.spec} ended at --max-new-tokens (finish_reason `length`)")
         if self.meter.priced:
             cached = f", {self.meter.cached:,} from the cache" if self.meter.cached else ""
             where = f" at {self.server.where}" if self.options.own_server else ""
-            found.append(f"{self.spec}{where}: {self.meter.requests:,} answers for ${self.meter.spent:.4f}{cached}")
+            found.append(f"{self.spec}{where}: {count_of(self.meter.requests, 'answer')} for ${self.meter.spent:.4f}{cached}")
         return found
 
 

@@ -14,6 +14,7 @@ from blendkit.generators.limits import Purse
 from blendkit.generators.models_file import Entry
 from blendkit.generators.options import EndpointOptions, Sampling
 from blendkit.registry import Registry, Row, nearest, options_of
+from blendkit.specs import default_name
 
 # Windows in work at a time where servers are waited for.
 OVERLAP = 4
@@ -70,12 +71,6 @@ class Chosen:
         return replace(sampling, effort=self.table.effort) if self.table and sampling.effort is None else sampling
 
 
-def split_name(model: str) -> tuple[str, str]:
-    """Name (or nothing) and SPEC of `NAME=SPEC` or `SPEC`; a `=` in a URL is the URL's, and one behind a question mark a setting's."""
-    before = re.split(r"=|\?|@https?://", model, maxsplit=1)[0]
-    return (before, model[len(before) + 1 :]) if model[len(before) : len(before) + 1] == "=" else ("", model)
-
-
 def chosen(spec: str, endpoint: EndpointOptions, name: str = "") -> Chosen:
     """The model of a SPEC: of a table's name, of `openai:MODEL@URL`, or of any other.
 
@@ -84,7 +79,7 @@ def chosen(spec: str, endpoint: EndpointOptions, name: str = "") -> Chosen:
     """
     table = endpoint.named.get(spec)
     settings, place, own = (dict(table.endpoint), table.place, table.spec) if table else ({}, "-m", spec)
-    shown = spec
+    shown = spec if table else default_name(spec)
     if parts := _AT_URL.split(own, maxsplit=1)[1:]:
         own, url = _AT_URL.split(own, maxsplit=1)[0], parts[0]
         if "base_url" in settings:
@@ -96,7 +91,7 @@ def chosen(spec: str, endpoint: EndpointOptions, name: str = "") -> Chosen:
     name = name or shown
     if table is None and not settings and not endpoint.keyed():
         # Tables are looked into once: a table's model may have the name of a table.
-        return Chosen(name, own, replace(endpoint, models=None, named={}))
+        return Chosen(name, own, replace(endpoint, models_file=None, named={}))
     one = endpoint.of(settings, place, *names)
     return Chosen(name, own, one if settings else replace(one, asked=endpoint.asked), table)
 

@@ -9,7 +9,7 @@ from typing import Any
 
 from blendkit.errors import UsageError, expect_at_least
 from blendkit.generators.base import Completion, Messages, Prompt, TextModel
-from blendkit.generators.factory import DEFAULT, check_batch, check_models, chosen, for_run, split_name, text_model, tokens_a_batch, windows_at_once
+from blendkit.generators.factory import DEFAULT, check_batch, check_models, chosen, for_run, text_model, tokens_a_batch, windows_at_once
 from blendkit.generators.options import EndpointOptions, Sampling, decoded_by
 from blendkit.generators.presets import Preset, defaults_of, names_to_suggest, preset_of
 from blendkit.generators.reasoning import check_reasoning
@@ -19,6 +19,8 @@ from blendkit.pipeline.work import Job, Work
 from blendkit.records import Record, source_text
 from blendkit.registry import suggesting
 from blendkit.seeding import seeded
+from blendkit.specs import named_twice, split_name
+from blendkit.terminal_text import count_of
 
 SEVERAL_LOCAL = 1024  # records a window where each window loads the weights anew
 
@@ -77,7 +79,8 @@ class Generating(Stage):
             name for name, value in vars(sampling).items() if value != vars(Sampling())[name]
         }
         endpoint = endpoint or EndpointOptions()
-        parsed = [split_name(model) for model in (models or [*endpoint.named] or ([DEFAULT] if models is None else []))]
+        specs = models or [*endpoint.named] or ([DEFAULT] if models is None else [])
+        parsed = [split_name(model, "-m") if model not in endpoint.named else ("", model) for model in specs]
         if not parsed:
             raise UsageError("generate: expected at least one model")
         endpoint = for_run(endpoint, [name or spec for name, spec in parsed])
@@ -91,11 +94,11 @@ class Generating(Stage):
         self.jobs: dict[str, list[Job]] = {}
         here: dict[str, TextModel] = {}
         jobs: dict[tuple[int, tuple[str, ...], str], Job] = {}
-        for one in found:
+        for one, spec_given in zip(found, specs, strict=True):
             name = one.name
             preset, where = preset_of(one.spec)
             if name in self.models:
-                raise UsageError(f"-m {name}: the name {name} is given twice")
+                raise named_twice(name, spec_given, "-m")
             self.presets[name] = preset
             with suggesting(where, [*endpoint.named, *names_to_suggest()]):
                 model = here.get(where) or text_model(where, one.endpoint, device, dtype, trust_remote_code, on_truncate)
@@ -135,7 +138,7 @@ class Generating(Stage):
         if sampling.beams > 1 and not hasattr(self.models[name], "search"):
             raise UsageError(f"--decoding {sampling.method}: {name} has no such method")
         if sampling.beams > 1 and self.num_return > sampling.beams:
-            raise UsageError(f"--num-return {self.num_return}: a search with {sampling.beams} beams has no more answers than that")
+            raise UsageError(f"--num-return {self.num_return}: a search with {count_of(sampling.beams, 'beam')} has no more answers than that")
         if self.num_return > 1 and sampling.temperature == 0 and sampling.beams == 1:
             raise UsageError(f"--num-return {self.num_return}: greedy decoding has one answer; sample, or search with beams")
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field, fields, replace
 from typing import Any
 
 from blendkit.credentials import Address, hold
@@ -13,7 +13,7 @@ from blendkit.generators.extra_body import check_extra_body, secrets_in
 from blendkit.generators.headers import VARIABLE, ExtraHeader, merged
 from blendkit.generators.limits import Purse
 from blendkit.generators.models_file import Entry, load_models
-from blendkit.registry import nearest
+from blendkit.registry import flag_of, nearest
 
 
 @dataclass(frozen=True)
@@ -66,13 +66,13 @@ class Sampling:
 class EndpointOptions:
     """How to reach an OpenAI-compatible server, and within which limits. Prices are in $ a million tokens.
 
-    They are a run's; `models`, a TOML file, says of each model what is its own (models_file.py), and stands above them.
+    They are a run's; `models_file`, a TOML file, says of each model what is its own (models_file.py), and stands above them.
     `key_env` is the name of the variable that holds the key, or MODEL=NAME for one model; OPENAI_API_KEY without it.
     `extra_header` are NAME:VALUE, and `extra_body` is added to each request. `cache` is an SQLite file; `emit_batch` and
     `read_batch` (one or several) are files in the OpenAI batch format.
 
     Set by blendkit itself: `asked` is what errors call these options by (the flag that was given, or None where a command was
-    given none), `named` the tables of `models`, `own` the settings that are one model's own, `purse` what all models of a run
+    given none), `named` the tables of `models_file`, `own` the settings that are one model's own, `purse` what all models of a run
     may spend together.
     """
 
@@ -94,7 +94,7 @@ class EndpointOptions:
     key_env: str | Sequence[str] | None = None
     extra_header: Sequence[str | ExtraHeader] | None = None
     extra_body: Mapping[str, Any] | None = None
-    models: str | None = None
+    models_file: str | None = None
     asked: str | None = "endpoint"
     named: Mapping[str, Entry] = field(default_factory=dict)
     own: tuple[str, ...] = ()
@@ -104,13 +104,19 @@ class EndpointOptions:
         """Raises UsageError for a number that is out of its range or a header that is none, and as `load_models` does."""
         least = {"concurrency": 1, "retries": 0, "timeout": 0, "max_wait": 0, "requests_per_minute": 1, "tokens_per_minute": 1}
         expect_at_least({**least, "price_in": 0, "price_out": 0, "max_cost": 0, "max_body_bytes": 1}, vars(self))
-        if self.models and not self.named:
-            object.__setattr__(self, "named", load_models(self.models))
+        if self.models_file and not self.named:
+            object.__setattr__(self, "named", load_models(self.models_file))
         if self.extra_header is not None:
             headers = [header if isinstance(header, ExtraHeader) else ExtraHeader.parsed(header) for header in self.extra_header]
             object.__setattr__(self, "extra_header", merged((), headers))
         check_extra_body(self.extra_body)
         hold(secrets_in(self.extra_body))
+
+    @classmethod
+    def of_flags(cls, **given: Any) -> EndpointOptions:
+        """Those that a caller was given as arguments or flags. Errors name the first that is not at its default; where none is, there is nothing to say."""
+        defaults = {one.name: one.default for one in fields(cls)}
+        return cls(**given, asked=next((flag_of(name) for name, value in given.items() if value != defaults[name]), None))
 
     @property
     def headers(self) -> tuple[ExtraHeader, ...]:
@@ -125,7 +131,7 @@ class EndpointOptions:
     @property
     def beside_tables(self) -> EndpointOptions:
         """What was asked for beside the tables."""
-        return replace(self, models=None, named={})
+        return replace(self, models_file=None, named={})
 
     @property
     def own_server(self) -> bool:
@@ -183,7 +189,7 @@ class EndpointOptions:
             found["key_env"] = given
         elif "key_env" not in found:
             found["key_env"] = None
-        return replace(self, **found, asked=place, own=tuple(settings), models=None, named={})
+        return replace(self, **found, asked=place, own=tuple(settings), models_file=None, named={})
 
     def secrets(self) -> list[str]:
         """What the variables hold that these options name, of all models."""

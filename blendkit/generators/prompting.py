@@ -13,6 +13,7 @@ from blendkit.generators.reasoning import TAGS
 from blendkit.models.conversations import Conversations
 from blendkit.models.pretrained import reason
 from blendkit.models.text_tokenizer import TextTokenizer
+from blendkit.terminal_text import count_of
 
 # Where configs say how many positions a model has, the prompt's first where an encoder has its own.
 POSITIONS = ("max_encoder_position_embeddings", "max_position_embeddings", "n_positions", "n_ctx", "max_seq_len", "max_sequence_length", "seq_length")
@@ -43,7 +44,7 @@ class PromptTruncation:
         """One line for a person, or none when nothing was cut."""
         if not self.prompts_cut:
             return []
-        cut = f"{self.prompts_cut:,} of {self.prompts:,} prompts ({self.prompt_tokens_cut:,} tokens)"
+        cut = f"{self.prompts_cut:,} of {count_of(self.prompts, 'prompt')} ({count_of(self.prompt_tokens_cut, 'token')})"
         return [f"cut to the length of {name}: {cut}; --on-truncate fail stops instead"]
 
     def describe(self) -> dict[str, Any]:
@@ -142,13 +143,18 @@ class Prompting:
                 return EncodedPrompt(text, ids, min(new_tokens, left), whole - len(ids), opened)
             if self.on_truncate == "fail":
                 answer = f" with {self.positions - most:,} for the answer" if self.shared else ""
-                raise RecordError("", f"too long for {self.name}: the prompt has {whole:,} tokens, {most:,} fit{answer}; --on-truncate warn cuts it")
+                raise RecordError(
+                    "",
+                    f"too long for {self.name}: the prompt has {count_of(whole, 'token')}, {count_of(most, 'fits', 'fit')}{answer}; --on-truncate warn cuts it",
+                )
             if material is None:
                 material = {one: self._ends(one) for one in self._material(prompt, begun)}
             over += len(ids) - most
             level = _level([len(ends) for ends in material.values()], over)
             if level is None or over > 2 * whole:
-                raise RecordError("", f"too long for {self.name}: the prompt's own format has more than the {most:,} tokens that fit")
+                raise RecordError(
+                    "", f"too long for {self.name}: the prompt's own format has more than the {count_of(most, 'token that fits', 'tokens that fit')}"
+                )
             levels = {one: ends[level] for one, ends in material.items() if len(ends) > level}
 
     def _finished(self, prompt: Prompt, text: str, closing: str | None) -> tuple[str, bool]:

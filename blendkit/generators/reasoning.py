@@ -13,6 +13,7 @@ from typing import Any
 from blendkit.errors import UsageError
 from blendkit.generators.base import Completion, Prompt
 from blendkit.generators.options import Sampling
+from blendkit.terminal_text import count_of
 
 # Each way in which a known model opens its reasoning, and closes it.
 TAGS = {
@@ -176,7 +177,7 @@ class Room:
         """What a person should know at the end."""
         if not self.given:
             return []
-        return [f"{spec} reasons before it answers: it was given {self.given:,} tokens more for that (--reasoning-effort says how many)"]
+        return [f"{spec} reasons before it answers: it was given {count_of(self.given, 'token')} more for that (--reasoning-effort says how many)"]
 
     def describe(self) -> dict[str, Any]:
         """For the manifest."""

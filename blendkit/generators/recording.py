@@ -7,7 +7,7 @@ from typing import Any
 
 from blendkit.generators.base import Completion
 from blendkit.generators.reasoning import check_reasoning, kept
-from blendkit.terminal_text import shown
+from blendkit.terminal_text import count_of, shown
 
 
 class Recording:
@@ -38,5 +38,7 @@ class Recording:
         for model, reasons in self.empty.items():
             parts = ", ".join(f"{reason}: {count}" for reason, count in reasons.most_common())
             longer = "; a reasoning model may need more --max-new-tokens, or less --reasoning-effort" if "length" in reasons else ""
-            found.append(f"{reasons.total()} answers of {shown(model)} are empty (finish_reason {parts}){longer}")
+            found.append(
+                f"{count_of(reasons.total(), 'answer')} of {shown(model)} {'is' if reasons.total() == 1 else 'are'} empty (finish_reason {parts}){longer}"
+            )
         return found

@@ -18,6 +18,7 @@ import orjson
 
 from blendkit.generators.base import Completion
 from blendkit.generators.reasoning import answer_begins, apart
+from blendkit.terminal_text import count_of
 
 NOTHING = msgspec.Raw(b"null")
 # Of a refusal, no more than this is read.
@@ -303,8 +304,7 @@ async def _unpack(reply: Any, limit: int, body: bytearray) -> None:
     try:
         async for chunk in reply.content.iter_any():
             arrived += len(chunk)
-            if not packed:
-                body += chunk
+            body += b"" if packed else chunk
             while packed and chunk and len(body) <= limit:
                 if unpacking.eof:
                     # A next member of the same stream.
@@ -312,7 +312,7 @@ async def _unpack(reply: Any, limit: int, body: bytearray) -> None:
                 body += unpacking.decompress(chunk, limit + 1 - len(body))
                 chunk = unpacking.unconsumed_tail or unpacking.unused_data
             if len(body) > limit or arrived > limit + CHUNK_OVERHEAD:
-                raise BadReply(f"answers with a body of more than {limit:,} bytes; --max-body-bytes raises the limit")
+                raise BadReply(f"answers with a body of more than {count_of(limit, 'byte')}; --max-body-bytes raises the limit")
     except zlib.error:
         raise BadReply("answers with a body that cannot be decompressed") from None
     if packed and arrived and not unpacking.eof:

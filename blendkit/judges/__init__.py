@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from blendkit.errors import UsageError
 from blendkit.registry import Registry, Row, options_of, suggesting
+from blendkit.specs import check_name, named_twice, one_name, split_name
 
 if TYPE_CHECKING:
     from blendkit.generators.options import EndpointOptions
@@ -66,21 +67,26 @@ def make_judge(
         endpoint = for_run(endpoint, [part for own, _, where in parsed for part in (own, where) if part]) if endpoint else None
     options |= {"endpoint": endpoint, "device": device, "dtype": dtype, "seed": seed}
     jurors: list[Juror] = []
+    if len(specs) == 1:
+        name = one_name(parsed[0][0], name, "-m")
+    elif name is not None:
+        check_name(name, "--name")
+    panel = (name or "panel") if len(specs) > 1 else None
     for spec, (own, chosen, where) in zip(specs, parsed, strict=True):
         if where and "model" not in takes[chosen]:
             raise UsageError(f"-m {spec}: {chosen} takes no model")
         given = {**options, "model": where or None, "name": own or (name if len(specs) == 1 and name else None if chosen == LLM else spec)}
         with suggesting(where, [*named, *(other for other in JUDGES if other != LLM)]):
             jurors.append(kinds[chosen](**{option: value for option, value in given.items() if option in takes[chosen] and value is not None}))
+        if jurors[-1].name in [panel, *(juror.name for juror in jurors[:-1])]:
+            raise named_twice(jurors[-1].name, spec, "-m")
     # Where requests are only written down, there are no verdicts to pass on.
     passes = not (endpoint and endpoint.only_emits)
-    return Judging(jurors, panel=name or "panel", orders=orders, schedule=schedule, seed=seed, max_unparsed=max_unparsed, passes_records=passes)
+    return Judging(jurors, panel=panel or "panel", orders=orders, schedule=schedule, seed=seed, max_unparsed=max_unparsed, passes_records=passes)
 
 
 def judge_of(spec: str, named: Collection[str] = ()) -> tuple[str, str, str]:
     """The judge's own name (or nothing), its row, and what model it is given (or nothing), of `[NAME=]MODEL`; MODEL may be one of `named`."""
-    from blendkit.generators.factory import split_name
-
-    own, where = split_name(spec)
+    own, where = ("", spec) if spec in named else split_name(spec, "-m")
     name, _, model = where.partition(":")
     return (own, name, model) if name in JUDGES and name != LLM and where not in named else (own, LLM, where)

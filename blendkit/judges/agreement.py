@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from blendkit.aggregate import Settled
+from blendkit.terminal_text import count_of
 
 # B is better, a tie, A is better. The values are ordered: a tie is nearer to either than they are to each other.
 VALUES = (-1, 0, 1)
@@ -52,7 +53,9 @@ class PanelAgreement:
     def message(self) -> list[str]:
         """One line for a person, or none."""
         alpha = self.alpha
-        return [] if alpha is None else [f"the judges agree with Krippendorff's alpha {alpha:.3f} on {self.pairs:,} pairs (1 is perfect, 0 is chance)"]
+        return (
+            [] if alpha is None else [f"the judges agree with Krippendorff's alpha {alpha:.3f} on {count_of(self.pairs, 'pair')} (1 is perfect, 0 is chance)"]
+        )
 
 
 def ordinal_alpha(patterns: Mapping[Counts, int]) -> float | None:

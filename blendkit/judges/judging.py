@@ -36,20 +36,16 @@ class Judging(Stage):
         self, jurors: list[Juror], *, panel: str = "panel", orders: str = "both", schedule: str = "full", seed: int = 0, max_unparsed: float = 0.2,
         passes_records: bool = True,
     ) -> None:  # fmt: skip
-        """A pair that the schedule asks for is shown in `both` orders or one at `random`.
+        """No two of the judges, and of them and the `panel`, have one name. A pair that the schedule asks for is shown in `both` orders or one at `random`.
 
         More than `max_unparsed` (0 to 1) of a judge's verdicts that cannot be read are the run's fault. `passes_records` is
         False where requests are only written down.
 
         Raises:
-            UsageError: `orders`, `schedule` or `max_unparsed` is none, or two judges have one name.
+            UsageError: `orders`, `schedule` or `max_unparsed` is none.
         """
         if orders not in ORDERS:
             raise UsageError(f"--orders {orders}: expected both or random")
-        names = [juror.name for juror in jurors] + ([panel] if len(jurors) > 1 else [])
-        for name in names:
-            if names.count(name) > 1:
-                raise UsageError(f"-m: two judges have the name {shown(name)}; give one another name, NAME=MODEL")
         self.jurors, self.panel, self.orders, self.seed = jurors, panel, orders, seed
         self.schedule_name, self.schedule = schedule, make_schedule(schedule)
         self.overlap = min(juror.overlap for juror in jurors)

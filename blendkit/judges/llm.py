@@ -19,6 +19,7 @@ from blendkit.pipeline.work import Job, Work
 from blendkit.records import Record, reference_of, source_text
 from blendkit.seeding import seeded
 from blendkit.signature import Signature
+from blendkit.terminal_text import count_of
 from blendkit.version import VERSION
 
 # How a verdict is read off the model; `auto` is likelihood for a local model, and json where a server has it, else text.
@@ -151,7 +152,7 @@ class LLMJudge(Juror):
         said = reply.text.strip()
         if reply.finish_reason == "length":
             tokens = (reply.usage or {}).get("completion_tokens", self.sampling.max_new_tokens)
-            cut = f"cut at {tokens} tokens; raise --max-new-tokens" + (" or --reasoning-effort" if reply.reasoned else "")
+            cut = f"cut at {count_of(tokens, 'token')}; raise --max-new-tokens" + (" or --reasoning-effort" if reply.reasoned else "")
             return f"{cut}: {said}"[:QUOTED] if said else f"{cut}: no answer yet"
         return said[:QUOTED] or f"an empty reply (finish_reason {reply.finish_reason})"
 
@@ -202,10 +203,12 @@ class LLMJudge(Juror):
         found = []
         if self.unparsed:
             twice = ", twice" if self._asks_again and not self.prompt.raw and self.way != "likelihood" else ""
+            were, they = ("was", "it is") if self.unparsed == 1 else ("were", "they are")
             further = "" if self._asks_again else "; with --emit-batch NEXT they are asked for once more"
-            found.append(f"{self.unparsed} of {self.asked} replies were no verdict{twice}; they are recorded as unparsed{further}")
+            found.append(f"{self.unparsed:,} of {count_of(self.asked, 'reply', 'replies')} {were} no verdict{twice}; {they} recorded as unparsed{further}")
         if self.waiting and not self._only_emits:
-            found.append(f"{self.waiting} verdicts wait for the next batch; until then they are recorded as unparsed")
+            waiting = count_of(self.waiting, "verdict waits", "verdicts wait")
+            found.append(f"{waiting} for the next batch; until then {'it is' if self.waiting == 1 else 'they are'} recorded as unparsed")
         return [*found, *self.model.warnings()]
 
 

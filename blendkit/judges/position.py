@@ -9,6 +9,7 @@ from threading import Lock
 from typing import Any
 
 from blendkit.judges.base import Shown
+from blendkit.terminal_text import count_of
 
 # The normal distribution's bound of 95 %.
 Z = 1.959964
@@ -117,13 +118,17 @@ class PositionBias:
         if bounds is None:
             return ""
         known = f"95 % {bounds[0]:.1%} to {bounds[1]:.1%}, by chance {self.by_chance:.1%}"
-        return f"both orders agree on {self.agreement:.1%} of {self.pairs:,} pairs ({known})"
+        return f"both orders agree on {self.agreement:.1%} of {count_of(self.pairs, 'pair')} ({known})"
 
     def message(self) -> list[str]:
         """One line for a person, or none."""
         if not self.decided and not self.pairs:
             return []
-        first = f"the answer shown first won {self.first / self.decided:.1%} of {self.decided:,} decided verdicts (50 % is no bias)" if self.decided else ""
+        first = (
+            f"the answer shown first won {self.first / self.decided:.1%} of {count_of(self.decided, 'decided verdict')} (50 % is no bias)"
+            if self.decided
+            else ""
+        )
         line = "; ".join(filter(None, (first, self.orders())))
         return [f"{line}: not above chance, so its verdicts may tell places or guesses, not answers" if self.at_chance else line]
 

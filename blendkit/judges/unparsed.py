@@ -8,7 +8,7 @@ from threading import Lock
 
 from blendkit.errors import BlendkitError, TooManyUnparsed, UsageError
 from blendkit.judges.base import Opinion
-from blendkit.terminal_text import excerpt, shown
+from blendkit.terminal_text import count_of, excerpt, shown
 
 # So many replies are shown, each to so many characters.
 EXAMPLES, SHOWN = 2, 160
@@ -69,7 +69,9 @@ class Unparsed:
         over = {name: count for name, count in self.judges.items() if count.unparsed > self.most * count.verdicts}
         if not over:
             return None
-        lines = [f"{shown(name)}: {count.unparsed} of {count.verdicts} verdicts ({count.unparsed / count.verdicts:.0%})" for name, count in over.items()]
+        lines = [
+            f"{shown(name)}: {count.unparsed} of {count_of(count.verdicts, 'verdict')} ({count.unparsed / count.verdicts:.0%})" for name, count in over.items()
+        ]
         error = TooManyUnparsed(f"{'; '.join(lines)} could not be read, more than --max-unparsed {self.most:g} allows; all records are written")
         for name, count in over.items():
             for reply in count.replies:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from blendkit.models.text_tokenizer import TextTokenizer
-from blendkit.terminal_text import shown
+from blendkit.terminal_text import count_of, shown
 
 
 @dataclass
@@ -33,7 +33,7 @@ class Cuts:
         """One line for a person, or none when nothing was cut."""
         if not self.inputs_cut:
             return []
-        return [f"{shown(name)}: cut to the model's length: {self.inputs_cut:,} of {self.inputs:,} inputs ({self.tokens_cut:,} tokens)"]
+        return [f"{shown(name)}: cut to the model's length: {self.inputs_cut:,} of {count_of(self.inputs, 'input')} ({count_of(self.tokens_cut, 'token')})"]
 
 
 def cut_to(longest: int, tokenizer: TextTokenizer, texts: Sequence[str], cuts: Cuts | None = None, **settings: Any) -> Any:

@@ -17,6 +17,7 @@ from blendkit.models.loading import EMBEDDED, architecture, choose_device, choos
 from blendkit.models.pretrained import pretrained
 from blendkit.models.text_tokenizer import TextTokenizer
 from blendkit.models.unread import UnknownTokens
+from blendkit.terminal_text import count_of
 
 # Measured on the dev split (docs/embedded.md): the layer of the embedded ranker whose BERTScore agrees best with the oracle.
 EMBEDDED_LAYER = 4
@@ -36,7 +37,7 @@ class Encoder:
         model, self.tokenizer = load_encoder(name, packed_only=True)
         self.layers = layers or (EMBEDDED_LAYER if name == EMBEDDED else default_layer(name)) or model.config.num_hidden_layers
         if not 1 <= self.layers <= model.config.num_hidden_layers:
-            raise NoInputError(f"{name} has {model.config.num_hidden_layers} layers; layer {self.layers} was asked for")
+            raise NoInputError(f"{name} has {count_of(model.config.num_hidden_layers, 'layer')}; layer {self.layers} was asked for")
         _cut(model, self.layers)
         self.longest = longest_input(model, self.tokenizer)
         self.texts = TextTokenizer(self.tokenizer)
@@ -105,10 +106,12 @@ def load_pretrained(kind: Any, name: str, what: str, whole: bool = False) -> tup
     # transformers fills in random weights for those that a checkpoint lacks. A pooler's are of no use to an encoder.
     missing = sorted(key for key in report["missing_keys"] if what != "encoder" or "pooler." not in key)
     if missing:
-        raise NoInputError(f"no {what} in {name}: its checkpoint lacks {len(missing)} weights of a {type(model).__name__}, such as {missing[0]}")
+        raise NoInputError(f"no {what} in {name}: its checkpoint lacks {count_of(len(missing), 'weight')} of a {type(model).__name__}, such as {missing[0]}")
     more, named = sorted(report["unexpected_keys"]), architecture(name) or type(model).__name__
     if whole and more and named != type(model).__name__:
-        raise NoInputError(f"no {what} in {name}: it is a {named}, with {len(more)} weights that a {type(model).__name__} has no use for, such as {more[0]}")
+        raise NoInputError(
+            f"no {what} in {name}: it is a {named}, with {count_of(len(more), 'weight')} that a {type(model).__name__} has no use for, such as {more[0]}"
+        )
     model = model.eval()
     encoder = getattr(model, "encoder", None)
     # Of a seq2seq model, the encoder is what encodes.

@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from blendkit.errors import NoInputError, require
+from blendkit.terminal_text import count_of
 
 SUFFIX = ".gguf"
 VERSIONS = (2, 3)
@@ -157,7 +158,7 @@ def _header(path: Path, name: str, changed: int, size: int) -> GGUFHeader:
         if file.read(4) != b"GGUF":
             raise NoInputError(f"{name} is not a GGUF file: it does not begin with GGUF")
         if size < 24:
-            raise _Damaged(f"it ends after {size} bytes")
+            raise _Damaged(f"it ends after {count_of(size, 'byte')}")
         data = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
     (version, tensors, entries) = struct.unpack_from("<IQQ", data, 4)
     if version not in VERSIONS:
@@ -165,7 +166,7 @@ def _header(path: Path, name: str, changed: int, size: int) -> GGUFHeader:
     reading = _Reading(data, 24)
     # The smallest entry is a key, a type and a byte, the smallest tensor a name, a dimension, a type and a place.
     if entries * 13 + tensors * 32 > size:
-        raise _Damaged(f"it claims {entries:,} entries and {tensors:,} tensors in {size:,} bytes")
+        raise _Damaged(f"it claims {count_of(entries, 'entry', 'entries')} and {count_of(tensors, 'tensor')} in {count_of(size, 'byte')}")
     fields = {"GGUF.version": Field("GGUF.version", [4], [[version]])}
     fields |= {key: Field(key, [10], [[count]]) for key, count in (("GGUF.tensor_count", tensors), ("GGUF.kv_count", entries))}
     for _ in range(entries):
@@ -188,7 +189,7 @@ class _Reading:
         """Where the next bytes begin."""
         start = self.place
         if length > len(self.data) - start:
-            raise _Damaged(f"it ends after {len(self.data):,} bytes, in the midst of its header")
+            raise _Damaged(f"it ends after {count_of(len(self.data), 'byte')}, in the midst of its header")
         self.place += length
         return start
 
@@ -200,7 +201,7 @@ class _Reading:
         """The next string."""
         length = self.number("Q")
         if length > most:
-            raise _Damaged(f"a text in its header has {length:,} bytes")
+            raise _Damaged(f"a text in its header has {count_of(length, 'byte')}")
         start = self.take(length)
         return self.data[start : start + length]
 
@@ -215,7 +216,7 @@ class _Reading:
             raise _Damaged(f"{key[:60]!r} is of the unknown type {kind}")
         inner, count = self.number("I"), self.number("Q")
         if count > MOST_WORDS:
-            raise _Damaged(f"{key[:60]!r} claims {count:,} values")
+            raise _Damaged(f"{key[:60]!r} claims {count_of(count, 'value')}")
         if inner in FORMATS:
             form = f"<{count}{FORMATS[inner]}"
             return Field(key, [kind, inner], [(value,) for value in struct.unpack_from(form, self.data, self.take(struct.calcsize(form)))])
@@ -225,7 +226,7 @@ class _Reading:
         unpack, data, place, end = struct.Struct("<Q").unpack_from, self.data, self.place, len(self.data)
         for _ in range(count):
             if place + 8 > end or (length := unpack(data, place)[0]) > end - place - 8:
-                raise _Damaged(f"it ends after {end:,} bytes, in the midst of {key[:60]!r}")
+                raise _Damaged(f"it ends after {count_of(end, 'byte')}, in the midst of {key[:60]!r}")
             starts.append(place)
             place += 8 + length
         self.place = place
@@ -239,7 +240,7 @@ class _Reading:
         for _ in range(count):
             name, dimensions = _text(self.string(LONGEST_KEY)), self.number("I")
             if dimensions > DIMENSIONS:
-                raise _Damaged(f"{name[:60]!r} has {dimensions} dimensions")
+                raise _Damaged(f"{name[:60]!r} has {count_of(dimensions, 'dimension')}")
             shape = tuple(self.number("Q") for _ in range(dimensions))
             kind, offset = self.number("I"), self.number("Q")
             try:
@@ -247,7 +248,7 @@ class _Reading:
             except (ValueError, KeyError):
                 raise _Damaged(f"{name[:60]!r} is of the type {kind}, which the package gguf does not know") from None
             if shape and shape[0] % block:
-                raise _Damaged(f"{name[:60]!r} has rows of {shape[0]:,} numbers, which are no blocks of {block}")
+                raise _Damaged(f"{name[:60]!r} has rows of {count_of(shape[0], 'number')}, which are no blocks of {block}")
             table.append((name, shape, kind, offset, prod(shape) // block * bytes_each))
         alignment = fields["general.alignment"].value if "general.alignment" in fields else 32
         if not isinstance(alignment, int) or not 1 <= alignment <= 1 << 20:
@@ -270,7 +271,7 @@ def _check(header: GGUFHeader, name: str) -> None:
         # Each block and each expert has weights.
         most = len(header.stored) if key.endswith("block_count") else 1_000_000 if key.endswith("_count") else 1 << 53
         if isinstance(entry.value, int) and abs(entry.value) > most:
-            raise NoInputError(f"{name}: its header says {key[:60]!r}: {entry.value}, which its {len(header.stored):,} tensors are not")
+            raise NoInputError(f"{name}: its header says {key[:60]!r}: {entry.value}, which its {count_of(len(header.stored), 'tensor is', 'tensors are')} not")
     scaling = header.fields.get(f"{prefix}.rope.scaling.type")
     if scaling is not None and scaling.value not in ("none", "linear") and prefix not in ("gpt-oss", "gpt_oss"):
         raise NoInputError(f"{name} scales its positions by {scaling.value!r}, which transformers does not read from a GGUF file")

@@ -5,7 +5,8 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from collections.abc import Callable, Hashable
+from collections.abc import Callable, Hashable, Iterator
+from contextlib import contextmanager
 from functools import cache
 from importlib import resources
 from pathlib import Path
@@ -15,6 +16,7 @@ from weakref import WeakValueDictionary
 from blendkit.errors import NoInputError, UsageError
 from blendkit.models.gguf import is_gguf
 from blendkit.models.packaged import PACKAGED, packaged_folder, packaged_hash
+from blendkit.terminal_text import count_of
 
 if TYPE_CHECKING:
     import torch
@@ -49,9 +51,26 @@ def _from_hub(name: str, files: tuple[str, ...]) -> Path:
     from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
 
     try:
-        return Path(snapshot_download(name, allow_patterns=[*files] or None))
+        with without_bars():
+            return Path(snapshot_download(name, allow_patterns=[*files] or None))
     except (HFValidationError, HfHubHTTPError, LocalEntryNotFoundError, OSError) as error:
         raise NoInputError(f"no model {name!r}: {no_such_model(error)}") from error
+
+
+@contextmanager
+def without_bars() -> Iterator[None]:
+    """Keeps transformers and the hub from drawing bars on stderr, which is the caller's, as they load; the caller's own setting comes back."""
+    from transformers.utils import logging
+
+    was, level = logging.is_progress_bar_enabled(), logging.get_verbosity()
+    logging.disable_progress_bar()
+    logging.set_verbosity(max(level, logging.ERROR))
+    try:
+        yield
+    finally:
+        logging.set_verbosity(level)
+        if was:
+            logging.enable_progress_bar()
 
 
 def no_such_model(error: Exception) -> str:
@@ -146,7 +165,7 @@ def take_weights(network: Any, weights: dict[str, torch.Tensor], name: str, what
         raise NoInputError(f"{name}: model.safetensors does not fit config.json: {' '.join(str(error).split())[:300]}") from error
     lost = [key for key in missing if not spare or spare not in key]
     if lost:
-        raise NoInputError(f"{name}: model.safetensors lacks {len(lost)} weights of {what}, {lost[0]} first")
+        raise NoInputError(f"{name}: model.safetensors lacks {count_of(len(lost), 'weight')} of {what}, {lost[0]} first")
 
 
 def choose_device(name: str) -> torch.device:

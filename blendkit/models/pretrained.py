@@ -19,7 +19,8 @@ from typing import Any
 
 from blendkit.errors import BlendkitError, NoInputError, OutOfMemory, out_of_memory
 from blendkit.models.gguf import GGUFHeader, gguf_header, is_gguf, quicker, scale_positions
-from blendkit.models.loading import locate, read_config
+from blendkit.models.loading import locate, read_config, without_bars
+from blendkit.terminal_text import count_of
 
 # A network may have so many numbers for each byte of weights on the disk: room for tied weights, which are stored once,
 # and a new head. Packed weights hold several numbers a byte.
@@ -50,7 +51,7 @@ def pretrained(kind: Any, name: str, what: str, *files: str, trust_remote_code: 
         check_checkpoint(folder, name)
     _never_ask()
     try:
-        with _bounded(_limit(folder) if header is None else _limit_of(header)), _alone(header) as file:
+        with without_bars(), _bounded(_limit(folder) if header is None else _limit_of(header)), _alone(header) as file:
             more: dict[str, Any] = {"output_loading_info": True} if whole else {}
             more |= {"gguf_file": file.name} if file else {}
             found = kind.from_pretrained(file.parent if file else folder, trust_remote_code=trust_remote_code, **more, **options)
@@ -59,10 +60,12 @@ def pretrained(kind: Any, name: str, what: str, *files: str, trust_remote_code: 
     if whole:
         found, told = found
         if told["mismatched_keys"]:
-            raise NoInputError(f"no {what} in {name}: {len(told['mismatched_keys'])} weights are of another shape than its configuration says")
+            raise NoInputError(
+                f"no {what} in {name}: {count_of(len(told['mismatched_keys']), 'weight is', 'weights are')} of another shape than its configuration says"
+            )
         # Buffers are computed.
         if missing := sorted({name for name, _ in found.named_parameters(remove_duplicate=False)} & set(told["missing_keys"])):
-            raise NoInputError(f"no {what} in {name}: it lacks {len(missing)} weights of {type(found).__name__}, {missing[0]} first")
+            raise NoInputError(f"no {what} in {name}: it lacks {count_of(len(missing), 'weight')} of {type(found).__name__}, {missing[0]} first")
     if header is not None:
         # The folder is gone.
         found.name_or_path = name
@@ -176,7 +179,7 @@ def _check_values(config: Any, name: str, key: str = "", depth: int = 0) -> None
 
 def _short(number: int) -> str:
     # Python refuses to print integers of thousands of digits.
-    return str(number) if number.bit_length() < 200 else f"a number of {number.bit_length()} bits"
+    return str(number) if number.bit_length() < 200 else f"a number of {count_of(number.bit_length(), 'bit')}"
 
 
 def _never_ask() -> None:
@@ -216,7 +219,7 @@ def _bounded(limits: tuple[int, int, str]) -> Iterator[None]:
         if tensor is not None and tensor.is_meta and threading.get_ident() == here:
             total += tensor.numel() + OVERHEAD
             if total > limit:
-                raise _TooLarge(f"{where} describes a network of more than {total:,} numbers, but its weights are {stored:,} bytes")
+                raise _TooLarge(f"{where} describes a network of more than {count_of(total, 'number')}, but its weights are {count_of(stored, 'byte')}")
 
     hooks = [module.register_module_parameter_registration_hook(count), module.register_module_buffer_registration_hook(count)]
     try:

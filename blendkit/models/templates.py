@@ -9,6 +9,7 @@ from contextlib import contextmanager
 from typing import Any
 
 from blendkit.errors import BlendkitError, NoInputError, RecordError
+from blendkit.terminal_text import count_of
 
 # Seconds that a template may take; a good one needs a millisecond.
 SECONDS = 10.0
@@ -55,7 +56,7 @@ def rendered(tokenizer: Any, messages: list[dict[str, Any]], preamble: str = "",
     except Exception as error:
         raise RecordError("", f"the chat template of {name} does not take these messages: {_short(error)}") from error
     if len(text) > LARGEST:
-        raise NoInputError(f"the chat template of {name} writes {len(text):,} characters")
+        raise NoInputError(f"the chat template of {name} writes {count_of(len(text), 'character')}")
     return text
 
 

@@ -12,6 +12,7 @@ from blendkit.models.encoder import load_pretrained
 from blendkit.models.encoder_reader import Ids, expect_embeddings, longest_input
 from blendkit.models.loading import choose_device, choose_dtype
 from blendkit.models.text_tokenizer import TextTokenizer
+from blendkit.terminal_text import count_of
 
 
 class TokenLogit:
@@ -39,7 +40,7 @@ class TokenLogit:
         number = token.isascii() and token.isdigit()
         found = [int(token[:9])] if number else list(self.tokenizer(token, add_special_tokens=False)["input_ids"])
         if len(found) != 1 or found[0] >= self.size:
-            problem = f"{len(found)} tokens" if len(found) != 1 else f"none of its {self.size:,} tokens"
+            problem = f"{count_of(len(found), 'token')}" if len(found) != 1 else f"none of its {count_of(self.size, 'token')}"
             raise UsageError(f"--metric reward:{self.name}#{token}: {self.name} writes text, and {token!r} is {problem} of it; name one, by text or id")
         return found[0]
 

@@ -6,6 +6,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from blendkit.terminal_text import count_of
+
 
 @dataclass
 class Unread:
@@ -27,7 +29,7 @@ class Unread:
         """One line for a person, or none when all was read: `what` is wrong with the texts, and what to use `instead`."""
         if not self.unread:
             return []
-        return [f"of {self.unread:,} of {self.texts:,} texts {what} (first: record {self.first}); {instead}"]
+        return [f"of {self.unread:,} of {count_of(self.texts, 'text')} {what} (first: record {self.first}); {instead}"]
 
 
 UNKNOWN = "more than half of the tokens are unknown to the model {}, which cannot tell such texts apart"

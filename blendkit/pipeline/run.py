@@ -25,7 +25,7 @@ from blendkit.streams.rejects import Rejects, check_on_error
 from blendkit.streams.resume import FORCE, PLAIN, Remaining, recover
 from blendkit.streams.shards import shard_of
 from blendkit.streams.signals import raise_if_signalled
-from blendkit.terminal_text import one_line, say, standing
+from blendkit.terminal_text import count_of, one_line, say, standing
 
 
 @dataclass
@@ -167,8 +167,8 @@ def check_stream(options: RunOptions, max_errors: int = 0) -> None:
         bad += 1
         print(standing(one_line(f"{reader.name}:{line.number}: {line.error}")), file=sys.stderr)
         if bad == max_errors:
-            raise DataError(f"{bad} of the first {good + bad} records are bad; --max-errors 0 reads on")
+            raise DataError(f"{bad:,} of the first {count_of(good + bad, 'record')} {'is' if bad == 1 else 'are'} bad; --max-errors 0 reads on")
     if bad:
-        raise DataError(f"{bad} of {good + bad} records are bad")
+        raise DataError(f"{bad:,} of {count_of(good + bad, 'record')} {'is' if bad == 1 else 'are'} bad")
     if not options.quiet:
-        say(f"{good} records, all good", "check")
+        say(f"{count_of(good, 'record')}, all good", "check")

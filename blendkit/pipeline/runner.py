@@ -8,19 +8,22 @@ all records of a window run level by level. Everything else is here, once.
 from __future__ import annotations
 
 import math
+import sys
+import warnings
 from collections.abc import Callable, Hashable, Iterable, Iterator
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
-from blendkit.errors import BlendkitError, Interrupted, NoInputError, OutOfMemory, RecordError, out_of_memory
+from blendkit.errors import BlendkitError, BlendkitWarning, Interrupted, NoInputError, OutOfMemory, RecordError, expect_at_least, out_of_memory
 from blendkit.models.pretrained import reason
 from blendkit.pipeline.plan import Plan, Window
 from blendkit.pipeline.stage import Stage
 from blendkit.pipeline.threads import overlapped
 from blendkit.pipeline.work import Job, Rounds, Work
-from blendkit.records import Record, validate
+from blendkit.records import Record, check_is_record, copied, place_of, validate
 from blendkit.streams.lines import BadLine, Line
+from blendkit.terminal_text import count_of
 
 Results = dict[tuple[Job, Hashable], Any]
 
@@ -214,7 +217,7 @@ def _run_batch(job: Job, batch: list[Work]) -> list[Any] | None:
     try:
         found = job.run([work.payload for work in batch])
         if len(found) != len(batch):
-            raise ValueError(f"{len(found)} results of {len(batch)} inputs")
+            raise ValueError(f"{count_of(len(found), 'result')} of {count_of(len(batch), 'input')}")
         return found
     except Exception as error:
         if not out_of_memory(error):
@@ -224,7 +227,9 @@ def _run_batch(job: Job, batch: list[Work]) -> list[Any] | None:
                 f"{job.name}: the model fails as it computes; its files may not fit together: {reason(error)} (see it whole with --debug)"
             ) from error
         if len(batch) == 1:
-            raise OutOfMemory(f"{job.name}: not enough memory for one input of {batch[0].length} tokens: use a smaller model or a larger device") from error
+            raise OutOfMemory(
+                f"{job.name}: not enough memory for one input of {count_of(batch[0].length, 'token')}: use a smaller model or a larger device"
+            ) from error
     return None
 
 
@@ -240,13 +245,17 @@ def free_memory() -> None:
 
 
 def apply(stage: Stage, records: Iterable[Record], *, window: int | None = None, batch_tokens: int | None = None) -> Iterator[Record]:
-    """The library's way in: records through one stage, lazily, in order. The records are changed in place.
+    """The library's way in: records through one stage, lazily, in order. The caller's records stay as they are.
+
+    What a person should know is a BlendkitWarning at the end.
 
     Raises:
+        UsageError: a window or a batch of less than 1.
         RecordError: the first bad record, after those before it.
         BlendkitError: what is wrong with the run as a whole, after all records.
     """
-    lines = (_line(number, record) for number, record in enumerate(records, 1))
+    expect_at_least({"window": 1, "batch_tokens": 1}, {"window": window, "batch_tokens": batch_tokens})
+    lines = (_line(place, record) for place, record in enumerate(records))
     plan = Plan(window or stage.window, batch_tokens or stage.batch_tokens)
     try:
         for done in process(stage, lines, plan):
@@ -255,14 +264,28 @@ def apply(stage: Stage, records: Iterable[Record], *, window: int | None = None,
     finally:
         plan.close()
         stage.close()
+    if not stage.passes_records:
+        stage.rows()  # they bring notes of their own
+    for warning in stage.warnings():
+        warnings.warn(warning, BlendkitWarning, stacklevel=_level_of_caller())
     if (account := stage.account()) and (fault := account.fault()):
         raise fault
 
 
-def _line(number: int, record: Record) -> Line | BadLine:
-    record.setdefault("id", str(number))
+def _level_of_caller() -> int:
+    """How many frames above the function that asks the code is that is not blendkit's."""
+    frame, level = sys._getframe(1), 1
+    while frame.f_back is not None and frame.f_globals.get("__name__", "").partition(".")[0] == "blendkit":
+        frame, level = frame.f_back, level + 1
+    return level
+
+
+def _line(place: int, record: Record) -> Line | BadLine:
     try:
+        check_is_record(record, place)
+        record = copied(record)
+        record.setdefault("id", str(place + 1))
         validate(record)
     except RecordError as error:
-        return BadLine(number, b"", RecordError(f"record {number}", str(error)))
-    return Line(number, b"", record)
+        return BadLine(place + 1, b"", error if not isinstance(record, dict) else RecordError("", f"{place_of(place)}: {error}"))
+    return Line(place + 1, b"", record)

@@ -21,6 +21,7 @@ from blendkit.pipeline.runner import apply
 from blendkit.rankers import REFERENCES, schedules
 from blendkit.rankers.conversations import INSTRUCTION, conversation_candidate, conversation_source
 from blendkit.records import Record
+from blendkit.terminal_text import count_of
 
 MODES = ("[A,B]", "[B,A]", "[A,B]+[B,A]")
 Texts = Sequence[str]
@@ -107,7 +108,7 @@ class Blender:
                 raise ValueError(f"ref_mode {ref_mode!r}: expected one of {', '.join(REFERENCES).replace('-', '_')}")
             ref_candidates = [texts[REFERENCES[mode].load()(texts)] for texts in candidates]
         elif len(ref_candidates) != len(inputs):
-            raise ValueError(f"{len(ref_candidates)} ref_candidates for {len(inputs)} inputs")
+            raise ValueError(f"{len(ref_candidates)} ref_candidates for {count_of(len(inputs), 'input')}")
         pools = [[*texts, reference] for texts, reference in zip(candidates, ref_candidates, strict=True)]
         found = self._compare(inputs, pools, instructions, _against_last, **rank_kwargs)
         margins = []
@@ -281,7 +282,7 @@ class Blender:
             raise RuntimeError("no ranker is loaded; call loadranker first")
         for name, many in (("candidates", candidates), ("instructions", instructions)):
             if many is not None and len(many) != len(inputs):
-                raise ValueError(f"{len(many)} {name} for {len(inputs)} inputs")
+                raise ValueError(f"{len(many)} {name} for {count_of(len(inputs), 'input')}")
         config = self.ranker.inputs.config
         before = config.source_maxlength, config.candidate_maxlength
         self._set_lengths(rank_kwargs.get("source_max_length"), rank_kwargs.get("candidate_max_length"))

@@ -21,6 +21,8 @@ from blendkit.rankers.schedules import make_schedule
 from blendkit.records import Record, candidates_of, generated_only
 from blendkit.seeding import seeded
 from blendkit.signature import Signature
+from blendkit.specs import one_name, split_name
+from blendkit.terminal_text import count_of
 from blendkit.version import VERSION
 
 Ids = tuple[int, ...]
@@ -45,7 +47,7 @@ class Truncation:
             ("candidates", self.candidates_cut, self.candidates, self.candidate_tokens_cut),
         ):
             if cut:
-                parts.append(f"{cut:,} of {whole:,} {what} ({tokens:,} tokens)")
+                parts.append(f"{cut:,} of {whole:,} {what} ({count_of(tokens, 'token')})")
         return [f"cut to the model's length: {', '.join(parts)}; --on-truncate fail stops instead"] if parts else []
 
 
@@ -62,7 +64,7 @@ class PairRanker(Stage):
     def __init__(
         self,
         model: str = EMBEDDED,
-        name: str = "pairrm",
+        name: str | None = None,
         device: str = "auto",
         dtype: str = "auto",
         *,
@@ -80,6 +82,8 @@ class PairRanker(Stage):
         """
         if on_truncate not in ("warn", "fail"):
             raise UsageError(f"--on-truncate {on_truncate}: expected warn or fail")
+        own, model = split_name(model, "--model")
+        name = one_name(own, name, "--model") or "pairrm"
         self.schedule_name, self.schedule, self.seed = schedule, make_schedule(schedule), seed
         self.on_truncate, self.truncation, self.unread = on_truncate, Truncation(), Unread()
         self.device = choose_device(device)
@@ -152,8 +156,10 @@ class PairRanker(Stage):
 
     def _refuse(self, source_cuts: list[Cut], cuts: list[Cut], text: str, texts: list[str]) -> None:
         field, cut = ("instruction", source_cuts[0]) if source_cuts else ("candidates", max(cuts, key=lambda cut: cut.length))
-        what = "x" if source_cuts else f"{len(cuts)} of {len(texts)} texts; the longest"
-        raise RecordError(field, f"too long for the model: {what} has {cut.length} tokens, {cut.budget} fit; --on-truncate warn cuts them")
+        what = "x" if source_cuts else f"{len(cuts)} of {count_of(len(texts), 'text')}; the longest"
+        raise RecordError(
+            field, f"too long for the model: {what} has {count_of(cut.length, 'token')}, {count_of(cut.budget, 'fits', 'fit')}; --on-truncate warn cuts them"
+        )
 
     def _work(self, source: Ids, first: Ids, second: Ids) -> Work:
         return Work(self.job, (source, first, second), len(source) + len(first) + len(second), (source, first, second))

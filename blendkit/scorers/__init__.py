@@ -9,6 +9,7 @@ from typing import Any
 from blendkit.errors import UsageError
 from blendkit.registry import Registry, Row, options_of
 from blendkit.scorers.base import Scorer
+from blendkit.specs import split_name
 
 # What a row's `about` would say stands in the scorer's class, with all else that documents show of it.
 SCORERS = Registry(
@@ -48,7 +49,7 @@ def make_scorer(
     spec: str, *, device: str = "auto", dtype: str = "auto", seed: int = 0, bertscore_layer: int | None = None, bertscore_idf: str | None = None,
     bertscore_baseline: str | None = None, tokenize: str | None = None,
 ) -> Scorer:  # fmt: skip
-    """The scorer of `[LABEL=]NAME[:MODEL]`, or `[LABEL=]NAME[:TOKENIZER]` of a metric of words.
+    """The scorer of `[NAME=]METRIC[:MODEL]`, or `[NAME=]METRIC[:TOKENIZER]` of a metric of words.
 
     `device`, `dtype` and `seed` are for those that have a model or draw at random; the others are options, None where they are
     not given (see `BertScore`, and `Tokenized` for `tokenize`, which a tokenizer in `spec` goes before).
@@ -68,7 +69,7 @@ def make_scorer(
     if label and kind.lower_is_better != better_when_lower(label):
         better = "lower" if kind.lower_is_better else "higher"
         example = f"{name}-{label}" if kind.lower_is_better else f"my-{name}"
-        raise UsageError(f"--metric {spec}: {better} is better for {name}, and a label must say so: {example}={spec.partition('=')[2]}")
+        raise UsageError(f"--metric {spec}: {better} is better for {name}, and a name must say so: {example}={spec.partition('=')[2]}")
     options: dict[str, Any] = {
         "bertscore_layer": bertscore_layer,
         "bertscore_idf": bertscore_idf,
@@ -85,10 +86,8 @@ def make_scorer(
 
 
 def parsed_spec(spec: str) -> tuple[str, str, str]:
-    """Label (or nothing), name and model (or nothing) of `[LABEL=]NAME[:MODEL]`."""
-    label, equals, rest = spec.partition("=")
-    if not equals or (":" in label and label.partition(":")[0] in SCORERS):  # a model's path may hold a =
-        label, rest = "", spec
+    """Name of the score (or nothing), metric and model (or nothing) of `[NAME=]METRIC[:MODEL]`."""
+    label, rest = split_name(spec, "--metric")
     name, _, model = rest.partition(":")
     return label, name, model
 
@@ -104,7 +103,7 @@ def scorer_class(name: str) -> type[Scorer]:
 
 
 def scorer_options(spec: str) -> Collection[str]:
-    """The options of the scorer of `[LABEL=]NAME[:MODEL]`."""
+    """The options of the scorer of `[NAME=]METRIC[:MODEL]`."""
     _, name, model = parsed_spec(spec)
     return options_of(scorer_class(name), model)
 

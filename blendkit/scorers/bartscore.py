@@ -16,6 +16,7 @@ from blendkit.models.text_tokenizer import TextTokenizer
 from blendkit.pipeline.work import Job, Work
 from blendkit.scorers.base import Item, ModelScorer, Scores
 from blendkit.signature import Signature
+from blendkit.terminal_text import count_of
 
 # Targets of one source go into one work up to this many tokens.
 TARGET_TOKENS = 2048
@@ -134,7 +135,7 @@ def load_bart(name: str, device: str, dtype: str) -> tuple[Any, Any, int]:
         except Exception as error:
             raise NoInputError(f"{name}: {Path(file).name} holds no plain weights of this model: {' '.join(str(error).split())[:200]}") from error
         if missing:
-            raise NoInputError(f"{name}: {Path(file).name} lacks {len(missing)} weights, {missing[0]} first")
+            raise NoInputError(f"{name}: {Path(file).name} lacks {count_of(len(missing), 'weight')}, {missing[0]} first")
     chosen = choose_device(device)
     longest = min(longest_input(model, tokenizer), 1024)
     return Bart(model, chosen, choose_dtype(dtype, chosen)), tokenizer, longest

@@ -13,6 +13,7 @@ from blendkit.models.text_tokenizer import TextTokenizer
 from blendkit.pipeline.work import Job, Work
 from blendkit.scorers.base import Item, ModelScorer, Scores
 from blendkit.signature import Signature
+from blendkit.terminal_text import count_of
 
 if TYPE_CHECKING:
     from blendkit.models.regression import Regressor
@@ -53,7 +54,7 @@ class RegressionScorer(ModelScorer):
         """
         labels = len(self.regressor.labels)
         if labels != 1:
-            raise NoInputError(f"{self.model_name} has {labels} labels; a score needs a model with one")
+            raise NoInputError(f"{self.model_name} has {count_of(labels, 'label')}; a score needs a model with one")
         return 0
 
     def rounds(self, items: list[Item]) -> Scores:

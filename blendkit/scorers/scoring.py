@@ -7,18 +7,19 @@ from collections.abc import Sequence
 from dataclasses import asdict
 from typing import Any
 
-from blendkit.errors import RecordError, UsageError
+from blendkit.errors import RecordError
 from blendkit.pipeline.stage import Stage
 from blendkit.pipeline.work import Rounds, together
 from blendkit.records import Record, candidates_of, reference_of, source_text
 from blendkit.scorers import SCORERS, make_scorer, parsed_spec, scorer_options
 from blendkit.scorers.base import Item, Scorer, items_of
+from blendkit.specs import named_twice
 
 
 class Scoring(Stage):
     """Writes `candidates[].scores[metric]` and `signatures`; scores that are there already are replaced.
 
-    `metrics` are `[LABEL=]NAME[:MODEL]`, or `[LABEL=]NAME[:TOKENIZER]`. Works that two metrics share (the encodings of BERTScore's precision and
+    `metrics` are `[NAME=]METRIC[:MODEL]`, or `[NAME=]METRIC[:TOKENIZER]`. Works that two metrics share (the encodings of BERTScore's precision and
     recall) are done once.
     """
 
@@ -47,10 +48,11 @@ class Scoring(Stage):
         takes = {metric: scorer_options(metric) for metric in dict.fromkeys(metrics)}
         SCORERS.check_options(options, {parsed_spec(metric)[1]: has for metric, has in takes.items()})
         self.scorers: dict[str, Scorer] = {}
-        for metric, has in takes.items():
+        for metric in metrics:
+            has = takes[metric]
             scorer = make_scorer(metric, device=device, dtype=dtype, seed=seed, **{option: value for option, value in options.items() if option in has})
             if scorer.name in self.scorers:
-                raise UsageError(f"--metric {metric}: there is a {scorer.name} already; give this one a label, LABEL={metric}")
+                raise named_twice(scorer.name, metric, "--metric")
             self.scorers[scorer.name] = scorer
         self.settings = {"device": device, "dtype": dtype}
         # All that records got, in the order in which they came.

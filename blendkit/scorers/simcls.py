@@ -11,6 +11,7 @@ from blendkit.models.text_tokenizer import TextTokenizer
 from blendkit.pipeline.work import Job, Work
 from blendkit.scorers.base import Item, ModelScorer, Scores
 from blendkit.signature import Signature
+from blendkit.terminal_text import count_of
 
 SOURCE, CANDIDATE = "<source>", "<candidate>"
 
@@ -24,7 +25,9 @@ def with_markers(tokenizer: Any, network: Any, name: str) -> None:
     tokenizer.add_tokens([SOURCE, CANDIDATE])
     last = max(tokenizer.convert_tokens_to_ids([SOURCE, CANDIDATE]))
     if last >= network.config.vocab_size:
-        raise NoInputError(f"{name} has {network.config.vocab_size} embeddings, none for {SOURCE} and {CANDIDATE}: it was not trained as such a ranker")
+        raise NoInputError(
+            f"{name} has {count_of(network.config.vocab_size, 'embedding')}, none for {SOURCE} and {CANDIDATE}: it was not trained as such a ranker"
+        )
 
 
 def grow_markers(tokenizer: Any, network: Any) -> None:

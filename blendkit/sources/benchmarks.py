@@ -18,6 +18,10 @@ from blendkit.untrusted import json_value, kind_of, typed
 # The judge of a published annotation that names none.
 ANNOTATOR = "annotator"
 NUMBER = re.compile(r"-?\d+(\.\d+)?")
+NO_TEXTS = (
+    "battle has no texts: its record is good for `evaluate --ratings` alone",
+    "battles have no texts: their records are good for `evaluate --ratings` alone",
+)
 LISTED = re.compile(r'\s*\[\s*("|null\b).*\]\s*', re.DOTALL)
 
 
@@ -207,7 +211,7 @@ def _sides(row: Taken) -> tuple[tuple[Messages, str], tuple[Messages, str]]:
         listed = isinstance(prompt := row.left.get("prompt"), str) and LISTED.fullmatch(prompt) is not None
         prompts, a_texts, b_texts = (_texts(row, name, listed) for name in ("prompt", "response_a", "response_b"))
         return _talked(prompts, a_texts, "response_a"), _talked(prompts, b_texts, "response_b")
-    row.notes.append("battles have no texts: their records are good for `evaluate --ratings` alone")
+    row.notes.append(NO_TEXTS)
     question: Messages = [{"role": "user", "content": row.maybe("prompt", str) or ""}]
     return (question, ""), (question, "")
 
@@ -251,7 +255,7 @@ def write_arena(record: Taken, writing: Writing) -> Iterator[Fields]:
         if row["winner"]:
             yield row
         else:
-            writing.left_out["verdicts that could not be read were left out"] += 1
+            writing.left_out["verdict that could not be read was left out", "verdicts that could not be read were left out"] += 1
 
 
 def _battles(record: Taken, winners: dict[str, str]) -> Iterator[Fields]:

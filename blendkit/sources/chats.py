@@ -115,7 +115,8 @@ def read_batch(row: Taken, number: int) -> Record:
         fields = {name: value for name, value in reply.completion.fields().items() if value is not None}
         candidate = {"model": typed(model, str, "response.body.model") if model is not None else "model", "text": reply.completion.text, **fields}
         if reply.repaired:
-            row.notes.append("answers held what no text may hold: U+FFFD stands in its place")
+            held = "held what no text may hold: U+FFFD stands in its place"
+            row.notes.append((f"answer {held}", f"answers {held}"))
         choice = Taken(choices[place] if isinstance(choices, list) else {}, f"response.body.choices[{place}]", row.dropped)
         if choice.maybe("logprobs", object) is not None:
             row.drop("response.body.choices[].logprobs")

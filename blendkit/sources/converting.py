@@ -14,6 +14,7 @@ from blendkit.sources.forms import Faulty, Form, Writing, write_form
 from blendkit.sources.reading import ARROW, PARQUET
 from blendkit.sources.rows import Fields, Losses, SourceRow
 from blendkit.streams.lines import BadLine, Reader
+from blendkit.terminal_text import count_of
 
 TABLES = (*PARQUET, *ARROW)
 
@@ -57,7 +58,8 @@ def converted(
         text, marked = csv_lines(rows)
         yield text.encode()
         if marked:
-            told(f"{marked:,} cells begin as a formula does: each has a ' before it, so that no spreadsheet computes it; `--from csv` takes it away")
+            begin = count_of(marked, "cell begins", "cells begin")
+            told(f"{begin} as a formula does: each has a ' before it, so that no spreadsheet computes it; `--from csv` takes it away")
     elif form.array:
         yield b"["
         for number, row in enumerate(rows):

@@ -20,6 +20,7 @@ from blendkit.sources.conversations import conversation, text_of_x
 from blendkit.sources.forms import Form, Writing, identity
 from blendkit.sources.rows import Fields, SourceRow, Taken
 from blendkit.streams.lines import MAX_LINE_BYTES
+from blendkit.terminal_text import count_of
 from blendkit.untrusted import json_value
 
 FIXED = ("id", "instruction", "input", "output", "messages", "human")
@@ -139,7 +140,7 @@ def csv_rows(name: str, file: Any) -> Iterator[SourceRow]:
                 if twice := [column for column, count in Counter(heading).items() if count > 1]:
                     raise DataError(f"{name}:{number}: the column {twice[0]!r} is there twice")
             elif len(cells) != len(heading):
-                yield SourceRow(f"{name}:{number}", number, RecordError("", f"expected {len(heading)} cells, as the heading has, got {len(cells)}"))
+                yield SourceRow(f"{name}:{number}", number, RecordError("", f"expected {count_of(len(heading), 'cell')}, as the heading has, got {len(cells)}"))
             else:
                 raw = _written(written, separator) if "" in cells else cells
                 found = [None if cell == "" and raw[place : place + 1] == [""] else undefused(cell) for place, cell in enumerate(cells)]

@@ -18,11 +18,14 @@ from blendkit.sources.preferences import PairOptions
 from blendkit.sources.rows import Fields, Losses, SourceRow, Taken
 from blendkit.streams.lines import MAX_LINE_BYTES
 from blendkit.streams.unique_ids import UniqueIds
+from blendkit.terminal_text import Counted
 
 # Records, each with the first row that it comes from.
 Placed = Iterator[tuple[SourceRow, Record]]
 # What becomes of a row or a record that is bad: raises, or notes it.
 Faulty = Callable[[SourceRow, RecordError], None]
+
+TWICE = "id was there before: #2, #3… was put behind it", "ids were there before: #2, #3… was put behind them"
 
 
 @dataclass
@@ -31,7 +34,7 @@ class Writing:
 
     labels: PairOptions = field(default_factory=PairOptions)
     as_messages: bool = False
-    left_out: Counter[str] = field(default_factory=Counter)
+    left_out: Counter[Counted] = field(default_factory=Counter)
 
 
 @dataclass(frozen=True)
@@ -167,7 +170,7 @@ def _whole(read: Placed, losses: Losses, faulty: Faulty) -> Placed:
             times[first] += 1
             record["id"] = f"{first}#{times[first] + 1}"
         if record["id"] != first:
-            losses.notes["ids were there before: #2, #3… was put behind them"] += 1
+            losses.notes[TWICE] += 1
         yield row, record
 
 

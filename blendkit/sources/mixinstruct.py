@@ -17,6 +17,7 @@ from blendkit.seeding import seeded
 from blendkit.sources.forms import published
 from blendkit.sources.reading import rows
 from blendkit.sources.rows import Fields, SourceRow
+from blendkit.terminal_text import count_of
 
 # Words of an instruction with its input, and of a reference, that are kept.
 LONGEST = (512, 1024)
@@ -129,11 +130,11 @@ def build(where: dict[str, str], sizes: dict[str, int], seed: int, told: Callabl
         found = list(curated(read_source(name, rows(where.get(name, source.hub))), seen))
         random.Random(seeded(seed, "source", name)).shuffle(found)
         if len(found) < wanted[name]:
-            told(f"{name} has {len(found):,} examples of {wanted[name]:,} that are its share")
+            told(f"{name} has {count_of(len(found), 'example')} of {wanted[name]:,} that are its share")
         chosen += found[: wanted[name]]
     random.Random(seeded(seed, "splits")).shuffle(chosen)
     if len(chosen) < total:
-        raise DataError(f"{len(chosen):,} examples for splits of {total:,}: name smaller --sizes")
+        raise DataError(f"{count_of(len(chosen), 'example')} for splits of {total:,}: name smaller --sizes")
     splits, start = {}, 0
     for name, size in sizes.items():
         splits[name] = chosen[start : start + size]

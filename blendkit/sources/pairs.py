@@ -150,7 +150,7 @@ def write_rewardbench2(record: Taken, writing: Writing) -> Iterator[Fields]:
     seen = {id(candidate): candidate for one in against for candidate in (one.better, one.worse)}
     sides = {"chosen": [one for key, one in seen.items() if key not in lost], "rejected": [one for key, one in seen.items() if key in lost]}
     if not lost or not sides["chosen"]:
-        writing.left_out["ties were left out"] += 1
+        writing.left_out["tie was left out", "ties were left out"] += 1
         return
     drop_unused(record, list(seen.values()), ("model", "text", "scores"))
     for other in [name for one in seen.values() for name in one.get("scores") or () if name != label]:
@@ -210,7 +210,8 @@ def write_kto(record: Taken, writing: Writing) -> Iterator[Fields]:
         won[id(one.better)] = won.get(id(one.better), 0) + 1
         won[id(one.worse)] = won.get(id(one.worse), 0) - 1
     chosen = [(candidates[key], balance > 0) for key, balance in won.items() if balance]
-    writing.left_out["candidates that win and lose alike were left out"] += sum(balance == 0 for balance in won.values())
+    alike = "candidate that wins and loses alike was left out", "candidates that win and lose alike were left out"
+    writing.left_out[alike] += sum(balance == 0 for balance in won.values())
     if chosen:
         drop_unused(record, [candidate for candidate, _ in chosen], ("model", "text"))
     for candidate, label in chosen:

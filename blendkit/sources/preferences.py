@@ -15,6 +15,7 @@ from blendkit.scorers import better_when_lower
 from blendkit.seeding import seeded
 from blendkit.sources import PAIRS
 from blendkit.sources.rows import Fields, Taken
+from blendkit.terminal_text import Counted
 
 NET = {"A": 1, "B": -1}
 
@@ -103,13 +104,13 @@ def preferences(record: Taken, labels: PairOptions) -> list[Preference]:
     return [Preference(candidates[i], candidates[j], margin) for i, j, margin in chosen]
 
 
-def kept(found: list[Preference], labels: PairOptions, left_out: Counter[str]) -> Iterator[Preference]:
+def kept(found: list[Preference], labels: PairOptions, left_out: Counter[Counted]) -> Iterator[Preference]:
     """Those far enough apart; the others are counted."""
     for one in found:
         if one.tie:
-            left_out["ties were left out"] += 1
+            left_out["tie was left out", "ties were left out"] += 1
         elif one.margin < labels.min_margin:
-            left_out["pairs nearer than --min-margin were left out"] += 1
+            left_out["pair nearer than --min-margin was left out", "pairs nearer than --min-margin were left out"] += 1
         else:
             yield one
 

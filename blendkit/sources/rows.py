@@ -11,7 +11,7 @@ from typing import Any, TypeVar
 
 from blendkit.errors import RecordError
 from blendkit.records import Candidate, RecordSchema, as_line
-from blendkit.terminal_text import shown
+from blendkit.terminal_text import Counted, count_of, shown
 from blendkit.untrusted import kind_of, typed
 
 Fields = dict[str, Any]
@@ -55,7 +55,7 @@ class Taken:
         self.left = dict(value)
         self.path, self.dropped = path, Counter() if dropped is None else dropped
         # What a person should know of the row, each told once with its count.
-        self.notes: list[str] = []
+        self.notes: list[Counted] = []
 
     def at(self, name: str) -> str:
         """The path of a field."""
@@ -131,9 +131,9 @@ class Losses:
     """What a conversion has no place for, over all rows. With `strict`, the first is an error."""
 
     def __init__(self, strict: bool = False) -> None:
-        self.strict, self.dropped, self.notes = strict, Counter[str](), Counter[str]()
+        self.strict, self.dropped, self.notes = strict, Counter[str](), Counter[Counted]()
 
-    def add(self, dropped: Counter[str], form: str, notes: Iterable[str] = ()) -> None:
+    def add(self, dropped: Counter[str], form: str, notes: Iterable[Counted] = ()) -> None:
         """Counts what a row lost, and its notes.
 
         Raises:
@@ -151,7 +151,7 @@ class Losses:
         """Lines for the end: one of all that was dropped, and one a note."""
         if self.dropped:
             listed = ", ".join(f"{shown(what)} {count:,}" for what, count in self.dropped.most_common(20))
-            more = f" and {len(self.dropped) - 20:,} more fields" if len(self.dropped) > 20 else ""
+            more = f" and {count_of(len(self.dropped) - 20, 'more field')}" if len(self.dropped) > 20 else ""
             yield f"dropped, as there is no place for it: {listed}{more}; --strict makes it an error"
         for note, count in self.notes.items():
-            yield f"{count:,} {note}"
+            yield count_of(count, *note)

@@ -20,7 +20,7 @@ from blendkit.streams.compression import Damaged, compressor, recognized
 from blendkit.streams.signals import signals_wait
 from blendkit.streams.standard_streams import ReaderGone, need_stdout
 from blendkit.streams.unique_ids import UniqueIds
-from blendkit.terminal_text import say
+from blendkit.terminal_text import count_of, say
 
 MAX_LINE_BYTES = 32 << 20
 # What Windows' tools write before the first line: a byte order mark, which is no part of it.
@@ -131,7 +131,7 @@ def _falls_to(shard: Shard, identity: str) -> bool:
 
 
 def _size(count: int) -> str:
-    return f"{count >> 20} MB" if count >= 1 << 20 and not count % (1 << 20) else f"{count} bytes"
+    return f"{count >> 20} MB" if count >= 1 << 20 and not count % (1 << 20) else f"{count_of(count, 'byte')}"
 
 
 class Writer:

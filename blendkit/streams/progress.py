@@ -9,6 +9,7 @@ import time
 from typing import Any
 
 from blendkit.streams.counts import Counts
+from blendkit.terminal_text import count_of
 
 JSON_SECONDS = 5.0
 
@@ -82,7 +83,7 @@ class Progress:
         speed = f", {counts.tokens / elapsed:,.0f} tokens/s" if counts.tokens else ""
         hand = counts.in_hand
         working = f", {hand.share:.0%} of the next {hand.records}" if hand.works else ""
-        return f"{counts.records:,} records{working}, {counts.records / elapsed:.1f}/s{speed}"
+        return f"{count_of(counts.records, 'record')}{working}, {counts.records / elapsed:.1f}/s{speed}"
 
 
 def _rich_bar(command: str, total: int | None) -> tuple[Any, Any]:

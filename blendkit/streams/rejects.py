@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from blendkit.errors import DataError, SkippedRecords, UsageError
 from blendkit.streams.lines import BadLine, Writer
-from blendkit.terminal_text import say
+from blendkit.terminal_text import count_of, say
 
 
 def check_on_error(on_error: str, rejects: str | None) -> None:
@@ -44,8 +44,9 @@ class Rejects:
         """How many bad lines there were, and where they are; None where there was none."""
         if not self.count:
             return None
-        where = f"they are in {self.path}" if self.path else "--rejects FILE keeps them"
-        return f"{self.count} bad records were skipped; {where}"
+        they_are, them = ("it is", "it") if self.count == 1 else ("they are", "them")
+        where = f"{they_are} in {self.path}" if self.path else f"--rejects FILE keeps {them}"
+        return f"{count_of(self.count, 'bad record was', 'bad records were')} skipped; {where}"
 
     def raise_if_any(self) -> None:
         """Raises SkippedRecords, so that a script can see that not all is there."""

@@ -20,7 +20,7 @@ from blendkit.streams.compression import Damaged, decompressed
 from blendkit.streams.fingerprint import ENTRY_BYTES, SUFFIX, UNKNOWN, Past, Run, entry_of, path_of, replacing
 from blendkit.streams.lines import BOM, BadLine, Line, Writer
 from blendkit.streams.unique_ids import UniqueIds
-from blendkit.terminal_text import listed
+from blendkit.terminal_text import count_of, listed
 from blendkit.version import VERSION
 
 # So many records of the input are looked at before the first is done, for one that the output has.
@@ -207,7 +207,7 @@ class Remaining:
             yield from head
             raise
         if looking:
-            raise DataError(f"{self._source}: cannot resume: none of the {self.earlier.count:,} records in {self.earlier.output} is in this input")
+            raise DataError(f"{self._source}: cannot resume: none of the {count_of(self.earlier.count, 'record')} in {self.earlier.output} is in this input")
         self._ended = True
 
     def wrote(self, lines: Iterable[Line]) -> None:
@@ -227,11 +227,12 @@ class Remaining:
         said = []
         if self._late:
             said.append(
-                f"the output's order is not the input's: {self._late:,} records that stand before others which {self.earlier.output} "
-                "had already were added at its end"
+                f"the output's order is not the input's: {count_of(self._late, 'record that stands', 'records that stand')} before others which "
+                f"{self.earlier.output} had already {'was' if self._late == 1 else 'were'} added at its end"
             )
         if self._ended and (gone := self.earlier.count - self._found):
-            said.append(f"{gone:,} records of {self.earlier.output} are not in {self._source}; they stay in it")
+            are, stay = ("is", "it stays") if gone == 1 else ("are", "they stay")
+            said.append(f"{count_of(gone, 'record')} of {self.earlier.output} {are} not in {self._source}; {stay} in it")
         return said
 
     def still_skipped(self) -> str | None:

@@ -6,11 +6,13 @@ import errno
 import io
 import os
 import sys
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager, redirect_stdout
 from typing import Any, TextIO
 
-from blendkit.errors import OutputError
+from blendkit.errors import BlendkitWarning, OutputError
+from blendkit.terminal_text import say
 
 
 class ReaderGone(Exception):
@@ -96,3 +98,17 @@ def stdout_as_stderr() -> Iterator[None]:
         finally:
             os.dup2(kept, 1)
             os.close(kept)
+
+
+def say_warnings() -> None:
+    """From here on, warnings of blendkit's own are lines on stderr, each as often as it comes; a process of ours calls this, and never a library's user."""
+
+    def show(message: Warning | str, category: type[Warning], *where: Any, **more: Any) -> None:
+        if issubclass(category, BlendkitWarning):
+            say(str(message))
+        else:
+            shown_otherwise(message, category, *where, **more)
+
+    shown_otherwise = warnings.showwarning
+    warnings.filterwarnings("always", category=BlendkitWarning)
+    warnings.showwarning = show

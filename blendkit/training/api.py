@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from blendkit.arguments import File, Records, Texts, checked, one, several
 from blendkit.errors import DataError, OutputError, UsageError
-from blendkit.records import Record
 
 if TYPE_CHECKING:
     from blendkit.training.examples import Example
@@ -18,14 +17,15 @@ if TYPE_CHECKING:
 Rows = list[dict[str, Any]]
 
 
+@checked
 def train_ranker(
-    records: Iterable[Record],
-    output: str | Path,
+    records: Records,
+    output: File,
     *,
     kind: str = "pairranker",
-    backbone: str | None = None,
-    init: str | None = None,
-    labels: str | Sequence[str] = (),
+    backbone: File | None = None,
+    init: File | None = None,
+    labels: Texts | None = None,
     human: str | None = None,
     log_odds: bool = False,
     margin: float = 0.0,
@@ -41,7 +41,7 @@ def train_ranker(
     positions: str = "segment",
     candidate_bias: float | None = None,
     checkpointing: bool = False,
-    evaluation: Iterable[Record] | None = None,
+    evaluation: Records | None = None,
     eval_every: int = 0,
     eval_records: int = 100,
     patience: int = 0,
@@ -54,7 +54,7 @@ def train_ranker(
     save_every: int = 200,
     log_every: int = 20,
     resume: bool = False,
-    plot: str | None = None,
+    plot: File | None = None,
     device: str = "auto",
     seed: int = 0,
 ) -> Rows:
@@ -106,8 +106,13 @@ def train_ranker(
         NoInputError: there is no such model, or no whole state to resume from.
         OutputError: `output` cannot be written.
         OutOfMemory: a part of a step does not fit.
+
+    Example:
+        log = blendkit.train_ranker(scored, "my-ranker", labels="bertscore", backbone="microsoft/deberta-v3-base", steps=1000)
+        better = list(blendkit.pair(records, "my-ranker"))
     """
-    names = (labels,) if isinstance(labels, str) else tuple(labels)
+    names = tuple(several(labels) or ())
+    backbone, init, plot = one(backbone), one(init), one(plot)
     if not names and not human:
         raise UsageError("no label: --label NAME, a score of the candidates, or --human FIELD")
     from blendkit.training.loop import TrainOptions
@@ -142,11 +147,12 @@ def train_ranker(
     return _run(trainee, examples, options, output, settings, measured, resume, plot)
 
 
+@checked
 def train_fuser(
-    records: Iterable[Record],
-    output: str | Path,
+    records: Records,
+    output: File,
     *,
-    backbone: str,
+    backbone: File,
     ranks: str = "pairrm",
     top: int = 3,
     random_top: bool = False,
@@ -164,7 +170,7 @@ def train_fuser(
     save_every: int = 200,
     log_every: int = 20,
     resume: bool = False,
-    plot: str | None = None,
+    plot: File | None = None,
     device: str = "auto",
     seed: int = 0,
 ) -> Rows:
@@ -190,7 +196,12 @@ def train_fuser(
         NoInputError: there is no such model, or no whole state to resume from.
         OutputError: `output` cannot be written.
         OutOfMemory: a part of a step does not fit.
+
+    Example:
+        log = blendkit.train_fuser(ranked, "my-fuser", backbone="google/flan-t5-base", steps=1000)
+        print(log[-1]["loss"])
     """
+    backbone, plot = str(backbone), one(plot)
     from blendkit.training.loop import TrainOptions
 
     options = TrainOptions(
@@ -213,7 +224,7 @@ def train_fuser(
     return _run(trainee, examples, options, output, settings, [], resume, plot)
 
 
-def _check(options: TrainOptions, output: str | Path, plot: str | None) -> None:
+def _check(options: TrainOptions, output: File, plot: str | None) -> None:
     """All checks of a run that need no data; fixes the seed of what is initialised."""
     if plot:
         from blendkit.evaluation.report.plots import check_plot
@@ -239,7 +250,7 @@ def _deciding(new: dict[str, Any]) -> dict[str, Any]:
     return {name: value for name, value in new.items() if name not in ("backbone", "init", "checkpointing")}
 
 
-def _start(model: str | None, output: str | Path) -> str:
+def _start(model: str | None, output: File) -> str:
     """The content of the model that training starts from; none where the run writes over it, as its state then has all that was left of it."""
     from blendkit.models.loading import fingerprint
 
@@ -249,7 +260,7 @@ def _start(model: str | None, output: str | Path) -> str:
 
 
 def _run(
-    trainee: Trainee, examples: list[Example], options: TrainOptions, output: str | Path, settings: dict[str, Any], evaluation: list[Example],
+    trainee: Trainee, examples: list[Example], options: TrainOptions, output: File, settings: dict[str, Any], evaluation: list[Example],
     resume: bool, plot: str | None,
 ) -> Rows:  # fmt: skip
     from blendkit.training.loop import train

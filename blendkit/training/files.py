@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 import orjson
 
 from blendkit.errors import DataError, RecordError
-from blendkit.records import Record, validate
+from blendkit.records import Record, check_is_record, place_of, validate
 from blendkit.streams.lines import BadLine, Line, Reader
 from blendkit.training.examples import Example
 
@@ -25,8 +25,9 @@ class PlacedRecords:
         Raises:
             RecordError: a field is of the wrong type.
         """
-        for number, record in enumerate(self._records, 1):
-            self.place = f"record {number}"
+        for place, record in enumerate(self._records):
+            check_is_record(record, place)
+            self.place = place_of(place)
             validate(record)
             yield record
 
@@ -73,4 +74,4 @@ def read_examples(records: Iterable[Record], make: Callable[[Iterable[Record]], 
     try:
         return make(placed)
     except RecordError as error:
-        raise DataError(f"{placed.place}: {error}") from error
+        raise DataError(f"{placed.place}: {error}" if placed.place else str(error)) from error

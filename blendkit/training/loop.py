@@ -23,6 +23,7 @@ from torch import Tensor
 
 from blendkit.errors import DataError, OutOfMemory, OutputError, UsageError, require
 from blendkit.seeding import seeded
+from blendkit.terminal_text import count_of
 from blendkit.training.examples import Example
 from blendkit.training.measure import evaluate
 from blendkit.training.processes import Processes, processes_on, training_device
@@ -86,12 +87,11 @@ def train(
         raise DataError("nothing to train on: no record has two candidates with labels that differ")
     if evaluation:
         require("scipy", "train", "--eval")
-    from transformers.utils import logging
-
-    logging.disable_progress_bar()
     processes = processes_on(training_device(options.device))
     if options.examples_per_step < processes.count:
-        raise UsageError(f"--records-per-step {options.examples_per_step}: expected at least one for each of {processes.count} processes")
+        raise UsageError(
+            f"--records-per-step {options.examples_per_step}: expected at least one for each of {count_of(processes.count, 'process', 'processes')}"
+        )
     data = {"training data": fingerprint_of(examples), "evaluation data": fingerprint_of(evaluation), "number of processes": processes.count}
     decides = {name: value for name, value in asdict(options).items() if name not in FREE} | dict(settings) | data
     try:

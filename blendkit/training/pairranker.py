@@ -26,6 +26,7 @@ from blendkit.models.encoder import without_attention_dropout
 from blendkit.models.pair_inputs import MARKERS, PairInputs, Segment
 from blendkit.models.pairrm import PairRM, PairRMConfig, load_pairrm, save_pairrm
 from blendkit.models.pretrained import pretrained
+from blendkit.terminal_text import count_of
 from blendkit.training.examples import Example, Pairing
 from blendkit.training.kinds import NewRanker
 from blendkit.training.losses import PAIR_LOSSES
@@ -72,7 +73,7 @@ class PairRankerTrainee(Trainee):
         if new.init is not None:
             model, tokenizer = load_pairrm(new.init)
             if model.config.n_tasks != new.tasks:
-                raise UsageError(f"--init {new.init} has {model.config.n_tasks} tasks, and {new.tasks} labels are given")
+                raise UsageError(f"--init {new.init} has {count_of(model.config.n_tasks, 'task')}, and {count_of(new.tasks, 'label is', 'labels are')} given")
             model.config.source_maxlength = new.source_maxlength or model.config.source_maxlength
             model.config.candidate_maxlength = new.candidate_maxlength or model.config.candidate_maxlength
         else:

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from blendkit.errors import UsageError
 from blendkit.models.loading import choose_device
+from blendkit.terminal_text import count_of
 
 if TYPE_CHECKING:
     import torch
@@ -47,7 +48,7 @@ def training_device(name: str) -> torch.device:
     if count == 1 or device.type == "cpu":
         return device
     if device.type == "mps" or ":" in name:
-        raise UsageError(f"--device {name}: one device for {count} processes; try --device {'cpu' if device.type == 'mps' else 'cuda'}")
+        raise UsageError(f"--device {name}: one device for {count_of(count, 'process', 'processes')}; try --device {'cpu' if device.type == 'mps' else 'cuda'}")
     place = int(os.environ.get("LOCAL_RANK", os.environ["RANK"]))
     return choose_device(f"cuda:{place}")
 

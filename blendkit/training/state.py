@@ -23,6 +23,7 @@ import torch
 from torch import Tensor, nn
 
 from blendkit.errors import BlendkitError, DataError, NoInputError, OutputError, UsageError
+from blendkit.models.loading import without_bars
 from blendkit.training.examples import Example
 from blendkit.training.trainee import Trainee
 
@@ -84,7 +85,8 @@ def save_checkpoint(trainee: Trainee, out: Path) -> None:
     try:
         shutil.rmtree(new, ignore_errors=True)
         new.mkdir()
-        trainee.save(new)
+        with without_bars():
+            trainee.save(new)
         os.umask(mask := os.umask(0))
         for path in new.rglob("*"):
             if path.is_file():

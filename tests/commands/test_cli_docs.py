@@ -67,9 +67,10 @@ def test_a_group_called_alone_shows_its_help(blendkit, arguments):
 
 
 def test_the_docs_are_what_the_code_says():
-    from blendkit.documentation import cli_page, schema_page, scorers_page
+    from blendkit.documentation import cli_page, python_page, schema_page, scorers_page
 
     assert (ROOT / "docs" / "cli.md").read_text() == cli_page(), "run `make docs`"
+    assert (ROOT / "docs" / "python.md").read_text() == python_page(), "run `make docs`"
     assert (ROOT / "docs" / "scorers.md").read_text() == scorers_page(), "run `make docs`"
     assert (ROOT / "docs" / "record.schema.json").read_bytes() == schema_page(), "run `make docs`"
 

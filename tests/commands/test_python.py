@@ -14,27 +14,21 @@ import blendkit as library
 from blendkit.commands.options import ENDPOINTS, ENGINE_FLAGS, SHARED
 from blendkit.errors import UsageError
 from blendkit.fusers import BY_CONFIG, FUSERS, make_fuser
-from blendkit.generators.options import EndpointOptions, Sampling
+from blendkit.generators.options import EndpointOptions
 from blendkit.judges import JUDGES, make_judge
 from blendkit.registry import Registry, options_of
 from blendkit.scorers import SCORERS, make_scorer
 
 STAGES = ("generate", "score", "pair", "rank", "fuse", "judge")
 # A command's stream, its processes and its lists.
-OUTSIDE = {*SHARED, *ENGINE_FLAGS, "list_presets", "list_metrics"} - {"device", "dtype", "seed", "window", "batch_tokens"}
-NOWHERE = EndpointOptions(base_url="http://127.0.0.1:9/v1")
+OUTSIDE = {*SHARED, *ENGINE_FLAGS, "list_presets", "list_metrics", "form", "intervals"} - {"device", "dtype", "seed", "window", "batch_tokens"}
+URL = "http://127.0.0.1:9/v1"
+NOWHERE = EndpointOptions(base_url=URL)
 
 
-@pytest.mark.parametrize("name", STAGES)
+@pytest.mark.parametrize("name", [*STAGES, "evaluate"])
 def test_the_functions_take_what_the_commands_take(name):
-    renamed = {"generate": {"model": "models"}, "score": {"metric": "metrics"}}.get(name, {})
-    positional = {"generate": ("models",), "pair": ("model",), "rank": ("by",), "fuse": ("model",), "judge": ("model",)}.get(name, ())
-    beside = {"generate": ("sampling",)}.get(name, ())
-    command = getattr(import_module(f"blendkit.commands.{name}"), name)
-    function = getattr(library, name)
-    # The flags of endpoints are the fields of one object.
-    endpoint = dict.fromkeys(ENDPOINTS, "endpoint")
-    assert_same_arguments(command, function, {**renamed, **endpoint}, positional=positional, without=OUTSIDE, beside=beside)
+    assert_same_arguments(getattr(import_module(f"blendkit.commands.{name}"), name), getattr(library, name), OUTSIDE)
 
 
 def test_the_flags_of_endpoints_are_the_fields_of_its_options():
@@ -43,7 +37,7 @@ def test_the_flags_of_endpoints_are_the_fields_of_its_options():
     assert all(fields[name] == default for name, (_, default) in ENDPOINTS.items())
 
 
-@pytest.mark.parametrize("name", [*STAGES, "train_ranker", "train_fuser"])
+@pytest.mark.parametrize("name", [*STAGES, "evaluate", "train_ranker", "train_fuser"])
 def test_every_argument_is_typed_and_told(name):
     function = getattr(library, name)
     parameters = inspect.signature(function).parameters
@@ -86,11 +80,11 @@ def test_the_defaults_that_the_help_shows_are_the_kinds_own():
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
-        ("fuse --beams 4", "--beams: consensus has no such option; GenFuser has"),
+        ("fuse --beams 4", "--num-beams: consensus has no such option; GenFuser has"),
         ("fuse --show-ranks", "--show-ranks: consensus has no such option; ChatFuser has"),
         ("fuse --max-new-tokens 9", "--max-new-tokens: consensus has no such option; GenFuser and ChatFuser have"),
         ("fuse --base-url http://127.0.0.1:9/v1", "--base-url: consensus has no such option; ChatFuser has"),
-        ("fuse -m openai:x --base-url http://127.0.0.1:9/v1 --beams 2", "--beams: ChatFuser has no such option; GenFuser has"),
+        ("fuse -m openai:x --base-url http://127.0.0.1:9/v1 --beams 2", "--num-beams: ChatFuser has no such option; GenFuser has"),
         ("fuse -m consensus:x", None),
         ("judge --verdict-by text", "--verdict-by: embedded has no such option; LLM has"),
         ("judge --retries 2", "--retries: embedded has no such option; LLM has"),
@@ -144,11 +138,11 @@ def test_the_makers_refuse_as_the_commands_do():
 @pytest.mark.parametrize(
     ("function", "arguments", "said"),
     [
-        ("generate", {"models": "openai:x", "endpoint": NOWHERE, "max_new_tokens": 0}, "max_new_tokens: expected at least 1, got 0"),
-        ("generate", {"models": "openai:x", "endpoint": NOWHERE, "temperature": float("nan")}, "temperature: expected at least 0, got nan"),
-        ("generate", {"models": "openai:x", "endpoint": NOWHERE, "top_p": 1.5}, "top_p: expected at most 1, got 1.5"),
-        ("generate", {"models": "openai:x", "endpoint": NOWHERE, "num_return": 0}, "num_return: expected at least 1, got 0"),
-        ("fuse", {"model": "openai:x", "endpoint": NOWHERE, "layers": 0}, "layers: expected at least 1, got 0"),
+        ("generate", {"models": "openai:x", "base_url": URL, "max_new_tokens": 0}, "max_new_tokens: expected at least 1, got 0"),
+        ("generate", {"models": "openai:x", "base_url": URL, "temperature": float("nan")}, "temperature: expected at least 0, got nan"),
+        ("generate", {"models": "openai:x", "base_url": URL, "top_p": 1.5}, "top_p: expected at most 1, got 1.5"),
+        ("generate", {"models": "openai:x", "base_url": URL, "num_return": 0}, "num_return: expected at least 1, got 0"),
+        ("fuse", {"model": "openai:x", "base_url": URL, "layers": 0}, "layers: expected at least 1, got 0"),
         ("judge", {"model": []}, "-m: expected at least one judge"),
         ("fuse", {"model": []}, "expected at least one model"),
         ("rank", {"top": 0}, "--top 0: expected at least 1"),
@@ -157,19 +151,6 @@ def test_the_makers_refuse_as_the_commands_do():
 def test_a_number_out_of_range_is_refused(function, arguments, said):
     with pytest.raises(UsageError, match=re.escape(said)):
         next(getattr(library, function)([{"id": "a", "instruction": "x"}], **arguments), None)
-
-
-def test_decoding_is_asked_for_by_names_or_in_one_object(tiny_chat):
-    def answers(**settings):
-        records = [{"id": "a", "instruction": "What is the sky?"}]
-        return [record["candidates"][0] for record in library.generate(records, models=[f"a={tiny_chat}"], device="cpu", **settings)]
-
-    (named,) = answers(max_new_tokens=6, temperature=0)
-    (whole,) = answers(sampling=Sampling(max_new_tokens=6, temperature=0))
-    # An argument stands above the object, and the model's own defaults below both.
-    (mixed,) = answers(sampling=Sampling(max_new_tokens=2, temperature=0), max_new_tokens=6)
-    assert named == whole == mixed
-    assert named["decoding_method"] == "greedy" and named["usage"]["completion_tokens"] == 6
 
 
 @pytest.mark.parametrize(

@@ -215,12 +215,12 @@ def test_a_page_or_plot_that_cannot_be_is_refused_before_the_work(blendkit, argu
 
 def test_evaluate_from_python_does_all_that_the_command_does(tmp_path):
     records = made_up(6)
-    with pytest.raises(CheckFailed, match="1 of 2 checks do not hold"):
+    with pytest.raises(CheckFailed, match="1 of 2 checks does not hold"):
         library.evaluate(records, ratings=True, report=str(tmp_path), plot=str(tmp_path / "p.svg"), checks=["llms.a.top3 > 0", "llms.a.top3 > 100"])
     assert (tmp_path / "index.html").is_file() and (tmp_path / "p.svg").is_file()
     rows = library.evaluate(records, versus=["b"], baseline="a", ratings=True, seed=3)
     (tmp_path / "rows.jsonl").write_text(lines(rows))
-    again = library.evaluate(records, versus=["b"], baseline="a", ratings=True, seed=3, compare_with=str(tmp_path / "rows.jsonl"))
+    again = library.evaluate(records, versus=["b"], baseline="a", ratings=True, seed=3, compare=str(tmp_path / "rows.jsonl"))
     assert again[: len(rows)] == rows and {row["change"] for row in again if row["table"] == "compare"} == {0}
     with pytest.raises(TypeError, match="controled"):
         library.evaluate(records, controled="a")

@@ -14,7 +14,7 @@ from conftest import lines, parsed
 
 from blendkit.errors import CheckFailed, DataError, UsageError
 from blendkit.evaluation.checks import check_all, figure
-from blendkit.evaluation.comparing import compare, read_rows
+from blendkit.evaluation.comparing import compared_with, read_rows
 from blendkit.evaluation.statistics import bootstrap, holm, randomization
 
 
@@ -118,7 +118,7 @@ def test_an_assert_that_holds_and_one_that_does_not(blendkit, tmp_path):
     assert blendkit("evaluate", *checks, stdin=lines(stream())).returncode == 0
     done = blendkit("evaluate", *checks, "--assert", "llms.best.gpt_rank > 1.9", "-o", tmp_path / "tables.jsonl", stdin=lines(stream()))
     assert done.returncode == 3
-    assert "blendkit evaluate: 1 of 4 checks do not hold: llms.best.gpt_rank > 1.9 (1" in done.stderr
+    assert "blendkit evaluate: 1 of 4 checks does not hold: llms.best.gpt_rank > 1.9 (1" in done.stderr
     assert len(parsed((tmp_path / "tables.jsonl").read_text())) > 4
     for check, said in (
         ("nonsense", "expected GROUP.METHOD.COLUMN OP"),
@@ -136,7 +136,7 @@ def test_best_and_worst_know_which_way_is_better():
     assert figure("llms.best.q", rows) == figure("llms.worst.gpt_rank", rows) == 2
     assert figure("llms.best.gpt_rank", rows) == figure("llms.best.perplexity", rows) == 1
     assert figure("llms.mean.q", rows) == 1.5
-    with pytest.raises(CheckFailed, match=r"1 of 1 checks do not hold: 2 < 1 \(2 against 1\)"):
+    with pytest.raises(CheckFailed, match=r"1 of 1 check does not hold: 2 < 1 \(2 against 1\)"):
         check_all(["2 < 1"], rows)
     with pytest.raises(UsageError):
         check_all(["llms.a < 1"], rows)
@@ -160,7 +160,7 @@ def test_compare_tells_a_change_from_noise(blendkit, tmp_path):
         read_rows(str(tmp_path / "text"))
     without = [{"table": 2, "kind": "model", "method": "m", "q": 1.0}]
     now = [{**without[0], "intervals": {"q": [0.5, 1.5]}}]
-    assert compare(without, now)[0]["beyond_noise"] is None
+    assert compared_with(without, now)[0]["beyond_noise"] is None
 
 
 def test_the_forms_of_the_tables(blendkit):

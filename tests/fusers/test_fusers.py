@@ -114,7 +114,7 @@ def test_a_local_chat_model_fuses(tiny_chat):
 def test_what_cannot_fuse_together(tiny_t5, tiny_encoder, blendkit):
     with pytest.raises(UsageError, match="must all be chat models"):
         make_fuser(["consensus", "openai:x"])
-    with pytest.raises(UsageError, match="named twice"):
+    with pytest.raises(UsageError, match="given twice"):
         make_fuser(["openai:x", "openai:x"], endpoint=EndpointOptions(base_url="http://127.0.0.1:9/v1"))
     nothing = blendkit("fuse", "-m", "nobody/nothing", stdin=lines(ranked(1)))
     assert nothing.returncode == 66

@@ -44,7 +44,7 @@ def test_a_row_that_is_not_ours_is_asked_again_and_replaced(serve, tmp_path, val
     database.commit()
     database.close()
     assert answer() == "Reply to question"
-    assert f"1 rows of --cache {path} were no answers of ours; their questions were asked again" in endpoint_warnings
+    assert f"1 row of --cache {path} was no answer of ours; its question was asked again" in endpoint_warnings
     assert answer() == "Reply to question" and not endpoint_warnings
     assert server.asked["question"] == 2
 

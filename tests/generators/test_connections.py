@@ -14,7 +14,6 @@ from hostile import asking, prompts
 
 import blendkit as library
 from blendkit.generators.limits import RateLimit, connections, retry_after
-from blendkit.generators.options import EndpointOptions
 from blendkit.generators.replies import what_it_says
 
 # Refusals
@@ -84,10 +83,9 @@ def test_there_is_always_one_connection(monkeypatch):
 
 def test_closing_gives_every_file_back(serve):
     server = serve()
-    options = EndpointOptions(base_url=server.url)
 
     def once():
-        list(library.generate([{"id": "a", "instruction": "x"}], ["openai:x"], endpoint=options))
+        list(library.generate([{"id": "a", "instruction": "x"}], ["openai:x"], base_url=server.url))
 
     once()
     before = len(os.listdir("/dev/fd"))

@@ -31,7 +31,7 @@ def prompts(count: int) -> list[dict]:
 
 def generate(records, server, **options):
     settings = {"timeout": 0.5, "concurrency": 4, **options}
-    return list(library.generate(records, ["m=openai:x"], endpoint=EndpointOptions(base_url=server.url, **settings)))
+    return list(library.generate(records, ["m=openai:x"], base_url=server.url, **settings))
 
 
 @pytest.mark.parametrize("fault", PASSING)
@@ -55,7 +55,7 @@ def test_one_request_that_never_works_is_reported_and_the_others_are_kept(blendk
 
 def test_a_bad_request_among_good_ones_does_not_stop_the_others(serve):
     server = serve(lambda prompt, attempt: "500" if prompt == "question 1" else None, latency=0.01)
-    with pytest.raises(RecordError, match=r"answers HTTP 500: no: .*, after 1 retries"):
+    with pytest.raises(RecordError, match=r"answers HTTP 500: no: .*, after 1 retry"):
         generate(prompts(40), server, retries=1, concurrency=2)
     # Its window is done to the end; of later ones only what was asked already.
     assert sum(server.answered.values()) >= 15
@@ -65,7 +65,7 @@ def test_an_answer_cut_at_its_length_says_so(blendkit, serve):
     server = serve(lambda prompt, attempt: "length" if prompt == "question 0" else None)
     done = blendkit("generate", "-m", "openai:x", "--base-url", server.url, stdin=lines(prompts(2)))
     assert [record["candidates"][0]["finish_reason"] for record in parsed(done.stdout)] == ["length", "stop"]
-    assert done.stderr == "blendkit generate: 1 answers of openai:x ended at --max-new-tokens (finish_reason `length`)\n"
+    assert done.stderr == "blendkit generate: 1 answer of openai:x ended at --max-new-tokens (finish_reason `length`)\n"
 
 
 def test_retry_after_holds_everybody_back(serve):
@@ -88,7 +88,7 @@ def test_a_server_that_is_gone_ends_the_run_and_keeps_what_was_answered(blendkit
     flags = ["generate", "-m", "openai:x", "--base-url", server.url, "--retries", 1, "--concurrency", 2, "--window", 8, "-o", out]
     done = blendkit(*flags, stdin=lines(prompts(60)))
     assert done.returncode == 69
-    assert f"{server.url} cut the connection (ServerDisconnectedError), after 1 retries; is the server running?" in done.stderr
+    assert f"{server.url} cut the connection (ServerDisconnectedError), after 1 retry; is the server running?" in done.stderr
     assert len(done.stderr.splitlines()) == 1
     assert [record["id"] for record in parsed(out.read_text())] == [f"r{number}" for number in range(len(parsed(out.read_text())))]
     assert len(parsed(out.read_text())) >= 8
@@ -154,9 +154,9 @@ def test_a_cache_is_keyed_by_what_decides_the_answer(serve, tmp_path):
     for _ in range(2):
         generate(prompts(3), server, cache=path)
     assert sum(server.asked.values()) == 3
-    list(library.generate(prompts(3), ["m=openai:x"], sampling=Sampling(temperature=0.1), endpoint=EndpointOptions(base_url=server.url, cache=path)))
+    list(library.generate(prompts(3), ["m=openai:x"], temperature=0.1, base_url=server.url, cache=path))
     assert sum(server.asked.values()) == 6
-    list(library.generate(prompts(3), ["m=openai:y"], endpoint=EndpointOptions(base_url=server.url, cache=path)))
+    list(library.generate(prompts(3), ["m=openai:y"], base_url=server.url, cache=path))
     assert sum(server.asked.values()) == 9
     generate(prompts(3), other, cache=path)
     assert sum(other.asked.values()) == 3
@@ -166,8 +166,7 @@ def test_a_cache_is_keyed_by_what_decides_the_answer(serve, tmp_path):
 def test_equal_prompts_of_windows_that_are_in_work_together_are_paid_once_unless_they_are_sampled(serve, tmp_path, temperature):
     server = serve(latency=0.2)
     records = [{"id": str(number), "instruction": "the same"} for number in range(24)]
-    options = EndpointOptions(base_url=server.url, cache=str(tmp_path / "cache.sqlite"))
-    found = list(library.generate(records, ["m=openai:x"], endpoint=options, temperature=temperature, window=4))
+    found = list(library.generate(records, ["m=openai:x"], base_url=server.url, cache=tmp_path / "cache.sqlite", temperature=temperature, window=4))
     assert len(found) == 24 and all(record["candidates"][0]["text"] == "Reply to the same" for record in found)
     assert server.asked["the same"] == (24 if temperature else 1)
 
@@ -322,4 +321,4 @@ def test_what_an_endpoint_cannot_do(blendkit, serve):
 
 def test_options_that_do_not_go_together():
     with pytest.raises(UsageError, match="--max-cost needs"):
-        list(library.generate(prompts(1), ["openai:x"], endpoint=EndpointOptions(base_url="http://localhost:1/v1", max_cost=1.0)))
+        list(library.generate(prompts(1), ["openai:x"], base_url="http://localhost:1/v1", max_cost=1.0))

@@ -55,7 +55,7 @@ def texts(records):
 
 
 def test_generate_adds_a_candidate_a_model_in_order(tiny_chat, tiny_t5):
-    records = list(library.generate([dict(p) for p in PROMPTS], [f"chat={tiny_chat}", f"t5={tiny_t5}"], sampling=Sampling(max_new_tokens=8), device="cpu"))
+    records = list(library.generate([dict(p) for p in PROMPTS], [f"chat={tiny_chat}", f"t5={tiny_t5}"], max_new_tokens=8, device="cpu"))
     for record in records:
         assert [c["model"] for c in record["candidates"]] == ["chat", "t5"]
         assert record["candidates"][0]["decoding_method"] == "sampling(temperature=0.7)"
@@ -80,7 +80,7 @@ def test_greedy_is_what_transformers_gives(tiny_chat):
     import torch
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
-    (record,) = library.generate([dict(PROMPTS[0])], [f"c={tiny_chat}"], sampling=Sampling(max_new_tokens=10, temperature=0), device="cpu")
+    (record,) = library.generate([dict(PROMPTS[0])], [f"c={tiny_chat}"], max_new_tokens=10, temperature=0, device="cpu")
     model, tokenizer = AutoModelForCausalLM.from_pretrained(tiny_chat).eval(), AutoTokenizer.from_pretrained(tiny_chat)
     ids = tokenizer(f"user: {PROMPTS[0]['instruction']}\nassistant: ", return_tensors="pt", add_special_tokens=False)["input_ids"]
     with torch.inference_mode():
@@ -95,7 +95,7 @@ def test_generate_by_an_endpoint(blendkit, server, tiny_chat):
     assert done.returncode == 0
     assert done.stderr == f"blendkit generate: 4 answers of openai:{tiny_chat} ended at --max-new-tokens (finish_reason `length`)\n"
     out = parsed(done.stdout)
-    local = list(library.generate([dict(p) for p in PROMPTS], [f"a={tiny_chat}"], sampling=Sampling(max_new_tokens=8, temperature=0), device="cpu"))
+    local = list(library.generate([dict(p) for p in PROMPTS], [f"a={tiny_chat}"], max_new_tokens=8, temperature=0, device="cpu"))
     assert [text[0].strip() for text in texts(out)] == [text[0] for text in texts(local)]
     assert all(record["candidates"][0]["usage"]["completion_tokens"] > 0 for record in out)
 

@@ -166,7 +166,7 @@ def test_weights_that_are_missing_are_not_drawn_at_random(called, changed):
     del weights["lm_head.weight"]
     save_file(weights, folder / "model.safetensors", {"format": "pt"})
     code, out, err = called("generate", "-m", folder, "--max-new-tokens", "2", stdin='{"id":"a","instruction":"x"}\n')
-    assert (code, out) == (66, "") and "lacks 1 weights of LlamaForCausalLM, lm_head.weight first" in err, err
+    assert (code, out) == (66, "") and "lacks 1 weight of LlamaForCausalLM, lm_head.weight first" in err, err
 
 
 def test_a_panel_of_bare_checkpoints_judges_and_fuses(called, changed):

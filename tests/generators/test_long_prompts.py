@@ -155,7 +155,7 @@ def test_a_fuser_says_its_task_whole(called, medium):
     (record,) = examples(1)
     record |= {"candidates": [{"model": "m", "text": LONG}, {"model": "n", "text": "Short."}], "top": [0, 1]}
     code, _, err = called("fuse", "-m", medium, "--max-new-tokens", "8", stdin=lines([record]))
-    assert code == 0 and "1 of 1 prompts" in err, err
+    assert code == 0 and "1 of 1 prompt " in err, err
     code, _, err = called("fuse", "-m", medium, "--max-new-tokens", "8", "--on-truncate", "fail", stdin=lines([record]))
     assert code == 65, err
 

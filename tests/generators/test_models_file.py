@@ -9,10 +9,11 @@ from conftest import lines, parsed
 
 import blendkit as library
 from blendkit.errors import DataError, EndpointError, UsageError
-from blendkit.generators.factory import chosen, split_name
+from blendkit.generators.factory import chosen
 from blendkit.generators.limits import CostLimit, Meter, Purse
 from blendkit.generators.models_file import load_models
 from blendkit.generators.options import EndpointOptions
+from blendkit.specs import split_name
 
 KEYS = {"FIRST_KEY": "sk-first-qvxzjkwy-qvxzjkwy", "SECOND_KEY": "sk-second-wjqzxkvy-wjqzxkvy", "OPENAI_API_KEY": "sk-of-the-run-zzxxqqjjvv"}
 
@@ -107,15 +108,15 @@ def test_names_choose_tables_rename_them_and_stand_beside_other_specs(called, se
 
 def test_flags_are_the_defaults_and_a_table_stands_above_them(written):
     path = written('[a]\nmodel = "openai:x"\nconcurrency = 32\nprice_in = 1\nextra_body = {b = 2}\n[b]\nmodel = "openai:y"\n')
-    run = EndpointOptions(models=path, concurrency=4, price_in=5.0, price_out=6.0, timeout=3.0, extra_body={"a": 1, "b": 1}, retries=0)
+    run = EndpointOptions(models_file=path, concurrency=4, price_in=5.0, price_out=6.0, timeout=3.0, extra_body={"a": 1, "b": 1}, retries=0)
     one, two = (chosen(name, run).endpoint for name in "ab")
     assert (one.concurrency, one.price_in, one.price_out, one.timeout, one.extra_body) == (32, 1.0, None, 3.0, {"a": 1, "b": 2})
     assert (two.concurrency, two.price_in, two.price_out, two.extra_body) == (4, 5.0, 6.0, {"a": 1, "b": 1})
     from blendkit.generators.generating import Generating
 
-    stage = Generating([], endpoint=EndpointOptions(base_url="http://127.0.0.1:9/v1", models=path))
+    stage = Generating([], endpoint=EndpointOptions(base_url="http://127.0.0.1:9/v1", models_file=path))
     assert stage.window == 4 * 32 and list(stage.models) == ["a", "b"]
-    shared = EndpointOptions(models=path, max_cost=6.0, price_in=1.0).share(4)
+    shared = EndpointOptions(models_file=path, max_cost=6.0, price_in=1.0).share(4)
     assert (shared.max_cost, shared.concurrency, shared.named["a"].endpoint["concurrency"], shared.named["a"].place) == (1.5, 2, 8, f"{path}: a")
 
 
@@ -126,7 +127,7 @@ def test_the_effort_of_a_table_stands_below_the_flag(written, asked, effort, use
     from blendkit.generators.options import Sampling
 
     path = written('[a]\nmodel = "openai:x"\n' + (f'reasoning_effort = "{effort}"\n' if effort else ""))
-    assert chosen("a", EndpointOptions(models=path)).sampling(Sampling(**asked)).effort == used
+    assert chosen("a", EndpointOptions(models_file=path)).sampling(Sampling(**asked)).effort == used
 
 
 def test_fuse_and_judge_take_tables(called, serve, written, monkeypatch):
@@ -201,7 +202,7 @@ def test_a_file_that_is_not_there(called, tmp_path):
 def test_two_addresses_of_one_model(written):
     path = written('[a]\nmodel = "openai:x@http://h/v1"\nbase_url = "http://g/v1"\n')
     with pytest.raises(UsageError, match="a: two addresses"):
-        chosen("a", EndpointOptions(models=path))
+        chosen("a", EndpointOptions(models_file=path))
 
 
 @pytest.mark.parametrize(
@@ -215,7 +216,7 @@ def test_two_addresses_of_one_model(written):
     ],
 )
 def test_a_name_ends_before_the_address(model, parts):
-    assert split_name(model) == parts
+    assert split_name(model, "-m") == parts
 
 
 def test_the_password_of_an_address_is_no_part_of_a_name(called, serve):
@@ -229,24 +230,24 @@ def test_the_password_of_an_address_is_no_part_of_a_name(called, serve):
 def test_all_models_spend_from_one_purse(serve, written):
     server = serve()
     path = written('[a]\nmodel = "openai:x"\n[b]\nmodel = "openai:y"\n[free]\nmodel = "openai:z"\nprice_in = 0\n')
-    options = EndpointOptions(base_url=server.url, models=path, concurrency=1, price_out=100_000, price_in=0, max_cost=2.0)
+    options = {"base_url": server.url, "models_file": path, "concurrency": 1, "price_out": 100_000, "price_in": 0, "max_cost": 2.0}
     # An answer costs $0.5, and one on its way $1: the third would exceed it, whichever model's it is.
     records = [{"id": str(number), "instruction": f"p{number}"} for number in range(4)]
     with pytest.raises(CostLimit, match=r"--max-cost 2: \$1\.[05]000 are spent"):
-        list(library.generate(records, [], max_new_tokens=10, endpoint=options))
+        list(library.generate(records, [], max_new_tokens=10, **options))
     assert sum(body["model"] != "z" for body in server.bodies) <= 3
     # Another run has a purse of its own.
-    assert len(list(library.generate(records[:1], ["a"], max_new_tokens=10, endpoint=options))) == 1
+    assert len(list(library.generate(records[:1], ["a"], max_new_tokens=10, **options))) == 1
     with pytest.raises(UsageError, match="--max-cost needs"):
-        list(library.generate(records, ["free", "a"], endpoint=EndpointOptions(base_url=server.url, models=path, max_cost=1.0)))
+        list(library.generate(records, ["free", "a"], base_url=server.url, models_file=path, max_cost=1.0))
 
 
 def test_a_model_may_have_a_purse_of_its_own(serve, written):
     server = serve()
     path = written('[a]\nmodel = "openai:x"\nprice_out = 100000\nmax_cost = 0.5\n')
-    options = EndpointOptions(base_url=server.url, models=path)
+    options = {"base_url": server.url, "models_file": path}
     with pytest.raises(EndpointError, match=r"a: max_cost 0\.5: \$0\.0000 are spent"):
-        list(library.generate([{"instruction": "p"}], [], max_new_tokens=10, endpoint=options))
+        list(library.generate([{"instruction": "p"}], [], max_new_tokens=10, **options))
 
 
 def test_a_batch_file_is_for_one_model(called, tmp_path):

@@ -107,8 +107,7 @@ PROMPTS = [{key: record[key] for key in ("id", "instruction", "input")} for reco
 
 
 def generated(models, **settings):
-    sampling = settings.pop("sampling", Sampling(max_new_tokens=8))
-    return list(library.generate([dict(prompt) for prompt in PROMPTS], models, sampling=sampling, device="cpu", **settings))
+    return list(library.generate(PROMPTS, models, device="cpu", **{"max_new_tokens": 8, **settings}))
 
 
 @pytest.mark.parametrize("decoding", [name for name in DECODINGS if name != "greedy"])
@@ -162,7 +161,7 @@ def test_diverse_beams_avoid_each_others_tokens():
 def test_log_probabilities_are_the_models(tiny_chat, tiny_t5):
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
-    (record, *_) = generated([f"c={tiny_chat}", f"t={tiny_t5}"], sampling=Sampling(max_new_tokens=6, temperature=0, logprobs=True))
+    (record, *_) = generated([f"c={tiny_chat}", f"t={tiny_t5}"], max_new_tokens=6, temperature=0, logprobs=True)
     model, tokenizer = AutoModelForCausalLM.from_pretrained(tiny_chat).eval(), AutoTokenizer.from_pretrained(tiny_chat)
     ids = tokenizer(f"user: {PROMPTS[0]['instruction']}\nassistant: ", return_tensors="pt", add_special_tokens=False)["input_ids"]
     with torch.inference_mode():
@@ -174,10 +173,10 @@ def test_log_probabilities_are_the_models(tiny_chat, tiny_t5):
 
 
 def test_stops_end_an_answer(tiny_chat):
-    (record, *_) = generated([f"c={tiny_chat}"], sampling=Sampling(max_new_tokens=24, temperature=0))
+    (record, *_) = generated([f"c={tiny_chat}"], max_new_tokens=24, temperature=0)
     whole = record["candidates"][0]["text"]
     stop = whole[len(whole) // 2 : len(whole) // 2 + 2]
-    (record, *_) = generated([f"c={tiny_chat}"], sampling=Sampling(max_new_tokens=24, temperature=0, stop=(stop,)))
+    (record, *_) = generated([f"c={tiny_chat}"], max_new_tokens=24, temperature=0, stop=(stop,))
     candidate = record["candidates"][0]
     assert candidate["text"] == whole.split(stop)[0].strip()
     assert candidate["finish_reason"] == "stop"

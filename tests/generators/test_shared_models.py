@@ -30,7 +30,7 @@ def table(tmp_path, tiny_chat):
 def test_one_network_and_a_job_for_each_way_of_drawing(table):
     from blendkit.generators.options import EndpointOptions
 
-    stage = Generating(None, None, EndpointOptions(models=str(table)), device="cpu")
+    stage = Generating(None, None, EndpointOptions(models_file=str(table)), device="cpu")
     assert len({id(model) for model in stage.models.values()}) == 1
     jobs = {name: job for name, (job,) in stage.jobs.items()}
     assert jobs["plain"] is jobs["brief"] is not jobs["greedy"]

@@ -40,7 +40,7 @@ def test_text_parts_are_joined_and_nothing_but_a_string_is_written(blendkit, ser
     done, (candidate,) = asked(blendkit, serve(reply=lambda body: {"role": "assistant", "content": content}))
     assert done.returncode == 0, done.stderr
     assert candidate["text"] == text
-    assert ("1 answers of m are empty (finish_reason stop: 1)" in done.stderr) == (not text)
+    assert ("1 answer of m is empty (finish_reason stop: 1)" in done.stderr) == (not text)
 
 
 REASONED = {
@@ -139,7 +139,7 @@ def test_an_answer_that_never_comes_is_empty_and_told(blendkit, serve, tmp_path)
     server = serve(reply=lambda body: {"content": None, "reasoning_content": "and so on", "finish_reason": "length"})
     done, (candidate,) = asked(blendkit, server, "--manifest", manifest)
     assert done.returncode == 0 and candidate["text"] == "" and candidate["reasoning"] == "and so on"
-    assert "1 answers of m are empty (finish_reason length: 1); a reasoning model may need more --max-new-tokens" in done.stderr
+    assert "1 answer of m is empty (finish_reason length: 1); a reasoning model may need more --max-new-tokens" in done.stderr
     assert json.loads(manifest.read_text())["empty"] == {"m": {"length": 1}}
 
 
@@ -172,7 +172,7 @@ BROKEN = [
 def test_text_that_is_none_is_repaired_and_counted(blendkit, serve, body, text):
     done, (candidate,) = asked(blendkit, serve(lambda prompt, attempt: body))
     assert done.returncode == 0 and candidate["text"] == text
-    assert "1 answers of openai:x held half characters, NULs or broken UTF-8; U+FFFD stands there" in done.stderr
+    assert "1 answer of openai:x held half characters, NULs or broken UTF-8; U+FFFD stands there" in done.stderr
 
 
 @pytest.mark.parametrize("value", ["-Infinity", "-1e999", "-9999.0", "NaN"])

@@ -160,7 +160,7 @@ def test_a_judge_that_takes_the_first_is_seen(serve):
         "pairs_in_both_orders": 1,
     }
     assert stage.warnings() == [
-        "the answer shown first won 100.0% of 2 decided verdicts (50 % is no bias); both orders agree on 0.0% of 1 pairs (95 % 0.0% to 79.3%, by chance 0.0%): "
+        "the answer shown first won 100.0% of 2 decided verdicts (50 % is no bias); both orders agree on 0.0% of 1 pair (95 % 0.0% to 79.3%, by chance 0.0%): "
         "not above chance, so its verdicts may tell places or guesses, not answers"
     ]
 
@@ -173,7 +173,7 @@ def test_a_schedule_finds_the_best_without_all_pairs(serve):
     record = of_quality(3, 7, 1, 9, 5, 2, 8)
     found, _ = judged(server, record, name="j", schedule="bubble", orders="random")
     assert len(found["j"]) == len(server.bodies) == 6
-    (ranked,) = library.rank([record], "judge:j", top=1)
+    (ranked,) = library.rank([record | {"verdicts": found}], "judge:j", top=1)
     assert ranked["top"] == [3]
     found, _ = judged(server, of_quality(3, 7, 1, 9, 5, 2, 8), name="j", schedule="swiss:2")
     assert len(found["j"]) == 2 * 2 * 3
@@ -363,7 +363,7 @@ def test_the_embedded_judge_prefers_what_is_nearer_to_the_reference():
 def test_two_judges_of_one_name_are_refused(blendkit):
     done = blendkit("judge", "-m", "embedded", "-m", "embedded", stdin=lines(examples(1)))
     assert done.returncode == 2
-    assert "two judges have the name embedded; give one another name, NAME=MODEL" in done.stderr
+    assert "the name embedded is given twice; give one another, NAME=embedded" in done.stderr
 
 
 def test_a_prompt_without_reference_needs_none(blendkit, serve):

@@ -11,7 +11,6 @@ from test_judges import honest, of_quality, shown_qualities
 
 import blendkit as library
 from blendkit.errors import TooManyUnparsed, UsageError
-from blendkit.generators.options import EndpointOptions
 from blendkit.judges import make_judge
 
 RECORDS = [of_quality(1, 2) | {"id": "r1"}, of_quality(3, 9) | {"id": "r2"}, of_quality(2, 1) | {"id": "r3"}]
@@ -67,7 +66,7 @@ def test_each_judge_of_a_panel_counts_for_itself(blendkit, server):
 def test_python_gets_all_records_before_the_error(server):
     found = []
     with pytest.raises(TooManyUnparsed, match="2 of 6 verdicts"):
-        for record in library.judge([dict(record) for record in RECORDS], "j=openai:x", verdict_by="text", endpoint=EndpointOptions(base_url=server.url)):
+        for record in library.judge([dict(record) for record in RECORDS], "j=openai:x", verdict_by="text", base_url=server.url):
             found.append(record["id"])
     assert found == ["r1", "r2", "r3"]
     with pytest.raises(UsageError, match="--max-unparsed 2"):
@@ -78,7 +77,7 @@ def test_skipped_records_are_told_too(blendkit, server):
     broken = {"id": "bad", "instruction": "x", "output": "y"}
     done = blendkit(*judging(server, "--on-error", "skip"), stdin=lines([*RECORDS, broken]))
     assert done.returncode == 70
-    assert "1 bad records were skipped" in done.stderr and "could not be read" in done.stderr.splitlines()[-1]
+    assert "1 bad record was skipped" in done.stderr and "could not be read" in done.stderr.splitlines()[-1]
 
 
 def test_an_empty_reply_says_why(blendkit):
@@ -138,7 +137,7 @@ def test_evaluate_leaves_out_what_was_not_read_and_says_so(blendkit):
     done = blendkit("evaluate", "--versus", "m1", "--ratings", stdin=lines(records))
     assert done.returncode == 0, done.stderr
     assert "judge:j: no verdict on 3 of 9 pairs could be read; they count for nothing, not as ties" in done.stderr
-    assert "judge:j: in 1 of 3 records a candidate is in no verdict that could be read; its ranks, and what is computed of them, leave these" in done.stderr
+    assert "judge:j: in 1 of 3 records a candidate is in no verdict that could be read; its ranks, and what is computed of them, leave this" in done.stderr
     with_, without = parsed(done.stdout), library.evaluate([records[0], records[2]], versus=["m1"], ratings=True)
     for method, found in table(with_).items():
         expected = table(without)[method]

@@ -83,7 +83,7 @@ def test_wrong_use_says_what_is_wrong(blender):
         compat.Blender().fuse(["x"], [["a", "b"]])
     with pytest.raises(ValueError, match="same number of candidates"):
         blender.rank(["x", "y"], [["a", "b"], ["a"]])
-    with pytest.raises(ValueError, match="2 candidates for 1 inputs"):
+    with pytest.raises(ValueError, match="2 candidates for 1 input"):
         blender.rank(["x"], [["a", "b"], ["a", "b"]])
     with pytest.raises(ValueError, match=r"expected one of \[A,B\]"):
         blender.compare(["x"], ["a"], ["b"], mode="[A]")

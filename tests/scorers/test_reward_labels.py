@@ -176,7 +176,7 @@ def test_a_head_under_another_name_is_missed(called, tmp_path):
     folder = made.classifier(tmp_path / "model", "Llama", template=made.DEAF)
     weights = load_file(folder / "model.safetensors")
     save_file({key.replace("score", "v_head"): value for key, value in weights.items()}, folder / "model.safetensors", {"format": "pt"})
-    assert "lacks 1 weights of a LlamaForSequenceClassification, such as score.weight" in refused(called, f"reward:{folder}", 66)
+    assert "lacks 1 weight of a LlamaForSequenceClassification, such as score.weight" in refused(called, f"reward:{folder}", 66)
 
 
 def test_an_adapter_is_refused(called, tmp_path):

@@ -180,4 +180,4 @@ def test_a_long_conversation_is_cut_at_its_front_and_told(called, tmp_path, buil
 
 def test_a_long_pair_is_cut_and_told(called, tmp_path):
     long = [{"id": "l", "instruction": "long ago " * 400, "candidates": [{"model": "m", "text": "So."}]}]
-    assert "reward: cut to the model's length: 1 of 1 inputs (" in scores(called, made.encoder(tmp_path / "model", "Bert"), long)[2]
+    assert "reward: cut to the model's length: 1 of 1 input (" in scores(called, made.encoder(tmp_path / "model", "Bert"), long)[2]

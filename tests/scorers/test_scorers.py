@@ -78,7 +78,7 @@ def test_labels_keep_two_models_of_one_metric_apart(tiny, blendkit):
     assert set(parsed(done.stdout)[0]["candidates"][0]["scores"]) == {"bertscore", "tiny"}
     twice = blendkit("score", "--metric", "bertscore", "--metric", f"bertscore:{tiny['bertscore']}", stdin=lines(examples(1)))
     assert twice.returncode == 2
-    assert "there is a bertscore already; give this one a label" in twice.stderr
+    assert "the name bertscore is given twice; give one another, NAME=" in twice.stderr
 
 
 @pytest.mark.parametrize(
@@ -88,7 +88,7 @@ def test_labels_keep_two_models_of_one_metric_apart(tiny, blendkit):
         ("chrf:zh", "chrf takes no model"),
         ("simcls", "name a model, simcls:MODEL"),
         ("mbr:length", "length compares with no reference"),
-        ("ppl=perplexity:x", "a label must say so: perplexity-ppl=perplexity:x"),
+        ("ppl=perplexity:x", "a name must say so: perplexity-ppl=perplexity:x"),
         ("bert=bertscore:a=bertsore", "no model"),
     ],
 )
@@ -158,7 +158,7 @@ def test_agreement_with_labels_by_hand(blendkit):
     assert rows["longest candidate"]["right_when_longer_is"] == 100
     assert rows["longest candidate"]["right_when_shorter_is"] == 0
     assert rows["r"]["right_when_longer_is"] == 50
-    assert "1 of 5 pairs are a tie by human" in done.stderr
+    assert "1 of 5 pairs is a tie by human" in done.stderr
     assert "score:good: good|False" in done.stderr
     assert "perplexity ↓" in done.stderr
 

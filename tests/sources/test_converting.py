@@ -112,7 +112,7 @@ def test_a_bad_row_is_told_by_its_line_and_field_and_the_others_are_kept(convert
     rejects = tmp_path / "rejects.jsonl"
     rows = [row, *([good[form]] if form in good else [])]
     found, err = convert("--from", form, "--on-error", "skip", "--rejects", rejects, stdin=rows, code=70)
-    assert len(found) == len(rows) - 1 and "1 bad records were skipped" in err
+    assert len(found) == len(rows) - 1 and "1 bad record was skipped" in err
     (kept,) = parsed(rejects.read_text())
     assert kept["line"] == 1 and message in kept["error"] and json.loads(kept["record"]) == row
 
@@ -262,7 +262,7 @@ def test_arena_battles_of_three_kinds(convert):
     assert found[0]["language"] == "English" and [message["content"] for message in found[1]["messages"]] == ["q", "x", "r"]
     # What the other model had said before.
     assert [message["content"] for message in found[1]["candidates"][1]["messages"]] == ["q", "y", "r"]
-    assert "1 battles have no texts" in err
+    assert "1 battle has no texts" in err
     back, _ = convert("--to", "arena", stdin=found)
     assert [row["winner"] for row in back] == ["tie (bothbad)", "model_a", "model_b"] and back[1]["conversation_b"][1]["content"] == "y"
 
@@ -342,9 +342,9 @@ def test_preference_pairs_of_every_label(convert, more, label, pairs):
 def test_ties_are_left_out_and_counted(convert):
     even = {**RANKED, "candidates": [{**candidate, "scores": {"s": 1.0}} for candidate in RANKED["candidates"]]}
     rows, err = convert("--to", "dpo", "--label", "s", stdin=[even])
-    assert rows == [] and "1 ties were left out" in err
+    assert rows == [] and "1 tie was left out" in err
     _, err = convert("--to", "dpo", "--label", "s", "--pairs", "all", "--min-margin", "1.5", stdin=[RANKED])
-    assert "1 ties were left out" in err and "3 pairs nearer than --min-margin were left out" in err
+    assert "1 tie was left out" in err and "3 pairs nearer than --min-margin were left out" in err
 
 
 def test_a_label_that_is_not_there_or_not_the_only_one(convert):

@@ -167,4 +167,4 @@ def test_what_a_batch_says_beside_its_texts(convert):
     for message in ({"tool_calls": [{"id": "c"}]}, {"content": [{"type": "image_url"}]}):
         _, err = convert("--from", "openai-batch", stdin=[request, answer(**message)], code=65)
         assert "<stdin>:2: response.body.choices[0].message." in err and "a candidate is a text" in err
-    assert "1 answers held what no text may hold" in convert("--from", "openai-batch", stdin=[request, answer(content="a\0")])[1]
+    assert "1 answer held what no text may hold" in convert("--from", "openai-batch", stdin=[request, answer(content="a\0")])[1]

@@ -143,7 +143,7 @@ def test_resume_goes_by_ids(blendkit, tmp_path, suffix):
     assert ids(out) == [record["id"] for record in [*stream, *new]]
     order, gone = done.stderr.splitlines()
     assert "the output's order is not the input's: 3 records" in order
-    assert f"1 records of {out} are not in <stdin>" in gone
+    assert f"1 record of {out} is not in <stdin>" in gone
     again = blendkit(*RANK, "-o", out, "--resume", stdin=lines([*stream, *new]))
     assert (again.returncode, again.stderr, len(ids(out))) == (0, "", 15)
 

@@ -29,7 +29,7 @@ BAD_LINES = {
     "duplicate id": (GOOD, "<stdin>:2: id: expected a new one, got 'a' again"),
     "no candidates": ('{"id":"b","instruction":"x","candidates":[]}', "<stdin>:2: candidates: expected at least 1, got 0; `blendkit generate` writes them"),
     "missing text": ('{"id":"b","candidates":[{"model":"m"}]}', "<stdin>:2: candidates[0].text: expected a value, but the field is missing"),
-    "index of nothing": ('{"id":"b","candidates":[{"model":"m","text":"t"}],"top":[1]}', "<stdin>:2: top[0]: expected the index of one of 1 candidates, got 1"),
+    "index of nothing": ('{"id":"b","candidates":[{"model":"m","text":"t"}],"top":[1]}', "<stdin>:2: top[0]: expected the index of one of 1 candidate, got 1"),
     "too long a line": (b'{"id":"b","instruction":"' + b"x" * (50 << 20) + b'"}', "<stdin>:2: a line of more than 32 MB; --max-line-bytes raises the limit"),
 }
 

@@ -21,7 +21,7 @@ from blendkit.evaluation.layout import WORDS, Cell, Layout, laid_out
 from blendkit.evaluation.report.browser import Browser
 from blendkit.evaluation.report.plots import as_svg, line_above_figures
 from blendkit.evaluation.tables import Row, answer_of, judge_of
-from blendkit.terminal_text import shown
+from blendkit.terminal_text import count_of, shown
 from blendkit.version import VERSION
 
 Rows = list[dict[str, Any]]
@@ -76,7 +76,7 @@ def page(made: Made, rows: Rows, signatures: list[str], notes: list[str], browse
         [f'<section id="figures"><h2>Figures</h2>{_judged(line_above_figures(rows), judge)}<div class="figures">{figures}</div></section>'] if figures else []
     )
     parts += sections.values()
-    all_records = f"{made.examples:,} record{'s' if made.examples > 1 else ''}"
+    all_records = count_of(made.examples, "record")
     how_many = f"{len(browser.records):,} of {all_records}" if len(browser.records) < made.examples else all_records
     day, time = made.time.strftime("%Y-%m-%d"), made.time.strftime("%Y-%m-%d %H:%M UTC")
     legend = "Search looks into requests, references, answers, models and ids. Green: the top that was fused; framed: a fused answer."

@@ -18,7 +18,7 @@ import numpy as np
 from blendkit.errors import OutputError, UsageError, require
 from blendkit.evaluation.columns import NEUTRAL, TITLES, lower_is_better
 from blendkit.evaluation.tables import AT_CHANCE, JUDGE_RANK, TABLES, judge_of, line_above, title_of
-from blendkit.terminal_text import shown
+from blendkit.terminal_text import count_of, shown
 
 Rows = list[dict[str, Any]]
 # As in the page's style; there, each goes by the reader's light or dark colours.
@@ -41,7 +41,7 @@ def figures(rows: Rows) -> dict[str, Callable[[Any], None]]:
     judge = judge_of(rows)
     if any(row["table"] == "firsts" for row in rows):
         firsts, distribution = _of(rows, "firsts"), _of(rows, "distribution")
-        of = f"; {MOST_BARS} of {len(firsts):,} methods" if len(firsts) > MOST_BARS else ""
+        of = f"; {MOST_BARS} of {count_of(len(firsts), 'method')}" if len(firsts) > MOST_BARS else ""
         found[f"{title_of('firsts', judge)}{of}"] = lambda figure: _firsts(figure.subplots(), firsts[:MOST_BARS])
         found[f"{title_of('distribution', judge)}{of}"] = lambda figure: _distribution(figure.subplots(), distribution[:MOST_BARS])
     if any(row["table"] == "wins" for row in rows):

@@ -20,6 +20,7 @@ from blendkit.pipeline.engines.options import EngineOptions
 from blendkit.pipeline.engines.pool import Pool, Worker, WorkerDied
 from blendkit.pipeline.engines.worker import Answer, Asking, Served, pickled
 from blendkit.pipeline.stage import Stage
+from blendkit.terminal_text import count_of
 
 
 class RayPool(Pool):
@@ -46,7 +47,7 @@ class RayPool(Pool):
         if room < options.workers:
             self._leave()
             where = "this machine" if options.ray_address is None else f"the cluster at {options.ray_address}"
-            raise UsageError(f"--workers {options.workers}: {where} has room for {room} workers of {cpus:g} CPUs and {share:g} GPUs")
+            raise UsageError(f"--workers {options.workers}: {where} has room for {count_of(room, 'worker')} of {cpus:g} CPUs and {share:g} GPUs")
         self._actor = ray.remote(num_cpus=cpus, num_gpus=share, max_restarts=0)(Served)
         super().__init__(make, options)
 
