@@ -165,9 +165,9 @@ def fuse_units(parts: list[list[tuple[str, str]]], embeddings: list[Tensor], wei
         chosen.append((position, text, vector))
     chosen.sort(key=lambda unit: unit[0])
     joined = chosen[0][1]
-    for (place, before, _), (behind, text, _) in pairwise(chosen):
+    for (here, before, _), (there, text, _) in pairwise(chosen):
         # A newcomer stands in its neighbour's paragraph; what the frame has between its sentences comes behind it, the widest where some are left out.
-        endings = [ending for _, ending in frame[int(place) : int(behind)]]
+        endings = [ending for _, ending in frame[int(here) : int(there)]]
         between = max(endings, key=lambda ending: (ending.count("\n"), len(ending)), default="")
         joined += (between or gap(before, text)) + text
     return joined
