@@ -165,11 +165,13 @@ def fuse_units(parts: list[list[tuple[str, str]]], embeddings: list[Tensor], wei
         chosen.append((position, text, vector))
     chosen.sort(key=lambda unit: unit[0])
     joined = chosen[0][1]
-    for (at, before, _), (behind, text, _) in pairwise(chosen):
+    for (here, before, _), (there, text, _) in pairwise(chosen):
         # A newcomer stands in its neighbour's paragraph; what the frame has between its sentences comes behind it, the widest where some are left out.
-        endings = [ending for _, ending in frame[int(at) : int(behind)]]
+        endings = [ending for _, ending in frame[int(here) : int(there)]]
         between = max(endings, key=lambda ending: (ending.count("\n"), len(ending)), default="")
-        joined += (between or gap(before, text)) + text
+        neighbours = here.is_integer() and there == here + 1
+        # A space that stood beside another sentence says nothing of these two.
+        joined += (between if between and (neighbours or "\n" in between) else gap(before, text)) + text
     return joined
 
 

@@ -16,7 +16,7 @@ from blendkit.pipeline.stage import Stage
 from blendkit.records import verdicts_of
 from blendkit.streams.counts import Counts
 from blendkit.streams.files import Role, stdin_or, stdout_or
-from blendkit.streams.fingerprint import Run
+from blendkit.streams.fingerprint import MadeBy
 from blendkit.streams.lines import MAX_LINE_BYTES, BadLine, Line, Reader
 from blendkit.streams.manifest import Manifest
 from blendkit.streams.output import Output
@@ -93,7 +93,7 @@ def run_stage(make: Callable[[], Stage], options: RunOptions) -> Stage:
     reader = options.reader()
     remaining = Remaining(recover(options.output), reader.name) if options.resume and options.output else None
     stage = distributed(make, options.engine)
-    run = Run.of(options.command, options.flags or {}, stage.describe().get("models", {}))
+    run = MadeBy.of(options.command, options.flags or {}, stage.describe().get("models", {}))
     lines: Iterator[Line | BadLine] = reader.records()
     if remaining is not None:
         lines = remaining.lines(lines)

@@ -55,7 +55,7 @@ def entry_of(line: Line) -> bytes:
     return id_hash(line.record["id"]) + hashlib.blake2b(line.raw, digest_size=INPUT_BYTES).digest()
 
 
-class Run(msgspec.Struct, frozen=True):
+class MadeBy(msgspec.Struct, frozen=True):
     """What decides the records of an output: the first line of the file."""
 
     blendkit: str
@@ -64,13 +64,13 @@ class Run(msgspec.Struct, frozen=True):
     models: dict[str, dict[str, Any]]
 
     @classmethod
-    def of(cls, command: str, flags: Mapping[str, Any], models: Mapping[str, Any]) -> Run:
+    def of(cls, command: str, flags: Mapping[str, Any], models: Mapping[str, Any]) -> MadeBy:
         """This version's; of what the manifest says of each model, its name and hash and where it is."""
         found = {name: {key: said[key] for key in MODEL if key in said} if isinstance(said, Mapping) else {"hash": said} for name, said in models.items()}
         # As it is read back, without tuples.
         return msgspec.json.decode(orjson.dumps({"blendkit": VERSION, "command": command, "flags": flags, "models": found}), type=cls)
 
-    def differences(self, earlier: Run) -> list[str]:
+    def differences(self, earlier: MadeBy) -> list[str]:
         """What an earlier run had otherwise, such as `--schedule: full then, single now`; the version alone is no difference."""
         if earlier.command != self.command:
             return [_difference("command", earlier.command, self.command)]
@@ -113,14 +113,14 @@ class Past:
     """A fingerprint as it was left, read along with its output. `run` is None where there is none; `skipped` is whole when all was read."""
 
     def __init__(self, path: str | None) -> None:
-        self.run: Run | None = None
+        self.run: MadeBy | None = None
         self.skipped: dict[str, None] = {}
         self._file: IO[bytes] = io.BytesIO()
         if path is not None:
             with suppress(OSError):
                 self._file = Path(path).open("rb")  # noqa: SIM115
         with suppress(msgspec.MsgspecError, UnicodeError):
-            self.run = msgspec.json.decode(self._file.readline(), type=Run)
+            self.run = msgspec.json.decode(self._file.readline(), type=MadeBy)
         self._entries = self._read()
 
     def _read(self) -> Iterator[bytes]:
@@ -151,7 +151,7 @@ class Past:
 class Fingerprint:
     """The file as the run adds to it; without a path it is none, and takes everything."""
 
-    def __init__(self, output: str | None, run: Run, entries: Iterable[bytes] = (), skipped: Iterable[str] = ()) -> None:
+    def __init__(self, output: str | None, run: MadeBy, entries: Iterable[bytes] = (), skipped: Iterable[str] = ()) -> None:
         """Puts a file with these entries in the place of an earlier one, at once and as a whole; the output is there already.
 
         Raises:

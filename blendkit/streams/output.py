@@ -12,7 +12,7 @@ from typing import IO
 from blendkit.errors import OutputError
 from blendkit.records import as_line
 from blendkit.streams.compression import decompressed
-from blendkit.streams.fingerprint import ENTRY_BYTES, Fingerprint, Past, Run, entry_of, id_hash, path_of, replacing
+from blendkit.streams.fingerprint import ENTRY_BYTES, Fingerprint, MadeBy, Past, entry_of, id_hash, path_of, replacing
 from blendkit.streams.lines import BOM, BadLine, Line, Writer
 from blendkit.streams.resume import HELD_BYTES, Remaining, id_of
 from blendkit.streams.unique_ids import UniqueIds
@@ -29,7 +29,7 @@ class Output:
         ReaderGone: the pipe's other end is closed.
     """
 
-    def __init__(self, path: str | None, run: Run, remaining: Remaining | None = None, marked: bool = True) -> None:
+    def __init__(self, path: str | None, run: MadeBy, remaining: Remaining | None = None, marked: bool = True) -> None:
         """`run` is what the fingerprint says; there is none without a file, or where it is not `marked`."""
         self.remaining, self._run = remaining, run
         self._path = path if path and path != "-" else None

@@ -17,7 +17,7 @@ import orjson
 
 from blendkit.errors import BlendkitError, DataError, NoInputError, OutputError, UsageError
 from blendkit.streams.compression import Damaged, decompressed
-from blendkit.streams.fingerprint import ENTRY_BYTES, SUFFIX, UNKNOWN, Past, Run, entry_of, path_of, replacing
+from blendkit.streams.fingerprint import ENTRY_BYTES, SUFFIX, UNKNOWN, MadeBy, Past, entry_of, path_of, replacing
 from blendkit.streams.lines import BOM, BadLine, Line, Writer
 from blendkit.streams.unique_ids import UniqueIds
 from blendkit.terminal_text import count_of, listed
@@ -41,7 +41,7 @@ class Earlier:
     output: str
     ids: UniqueIds = field(default_factory=UniqueIds)
     count: int = 0
-    run: Run | None = None
+    run: MadeBy | None = None
     inputs: UniqueIds = field(default_factory=UniqueIds)
     unknown: int = 0
     skipped: dict[str, None] = field(default_factory=dict)
@@ -67,7 +67,7 @@ class Earlier:
         identity, entry = line.record["id"], entry_of(line)
         return (identity, entry) in self.inputs or (bool(self.unknown) and (identity, entry[: -len(UNKNOWN)] + UNKNOWN) in self.inputs)
 
-    def check(self, run: Run, force: bool) -> list[str]:
+    def check(self, run: MadeBy, force: bool) -> list[str]:
         """Lines for a person on what cannot be compared.
 
         Raises:

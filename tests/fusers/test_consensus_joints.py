@@ -7,7 +7,7 @@ from itertools import pairwise
 
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from blendkit.fusers.consensus import UNSPACED, fuse_units, gap, units
@@ -58,6 +58,8 @@ def texts_in(fused: str, parts: list[list[tuple[str, str]]]) -> list[tuple[int, 
     return sorted(found)
 
 
+# The space that stood beside the sentence that is left out.
+@example([([("第101句。", ""), ("Number 102.", " "), ("第103句。", "")], PROTOTYPES[[0, 0, 1]]), ([("Number 104.", "")], PROTOTYPES[[0]])])
 @given(candidates())
 def test_sentences_stay_whole_and_do_not_touch(given_candidates):
     parts, embeddings = [part for part, _ in given_candidates], [vectors for _, vectors in given_candidates]
