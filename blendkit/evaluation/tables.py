@@ -61,7 +61,11 @@ TABLES: dict[int | str, TableKind] = {
     ),
     "distribution": TableKind("Share of each rank, % of examples"),
     "stages": TableKind("Stages, from their manifests"),
-    "compare": TableKind("Changes since the earlier run", columns=("method", "column", "old", "new", "change", "noise", "beyond_noise")),
+    "compare": TableKind(
+        "Changes since the earlier run",
+        "Noise: the root of the sum of the squared half widths of both 95 % intervals.",
+        columns=("method", "column", "old", "new", "change", "noise", "beyond_noise"),
+    ),
 }
 # Two tables that are seen as figures: a terminal does not show them, nor does the page beside the figures.
 FIGURES = ("firsts", "distribution")
@@ -76,8 +80,7 @@ AT_CHANCE = " (at chance)"
 
 # The kinds of methods in Table 2, in its order, with their headings.
 KINDS = {"model": "LLMs", "oracle": "Oracles", "ranker": "Rankers", "fused": "Fused"}
-
-
+# What checks call the kinds.
 GROUPS = {title.lower(): kind for kind, title in KINDS.items()}
 
 

@@ -102,7 +102,7 @@ def test_evaluate_prints_tables_to_stderr_and_json_to_stdout(blendkit):
     done = blendkit("evaluate", "--versus", "n", stdin=lines(judged()))
     assert done.returncode == 0
     assert "Judge rank (j)" in done.stderr and "GPT-Rank" not in done.stderr and "Footrule" in done.stderr and "≥ n %" in done.stderr
-    assert {row["table"] for row in parsed(done.stdout)} == {"judge", 2, 3, "firsts", "distribution"}
+    assert {row["table"] for row in parsed(done.stdout)} == {"answer", "judge", 2, 3, "firsts", "distribution"}
 
 
 def test_evaluate_of_nothing_and_of_an_unknown_baseline(blendkit):
