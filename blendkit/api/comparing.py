@@ -131,7 +131,9 @@ def evaluate(
     records: Records, *, versus: Texts | None = None, oracle: str | None = None, agreement: str | None = None, baseline: str | None = None,
     ratings: bool = False, length_controlled: str | None = None, aggregations: bool = False, manifests: Files | None = None,
     compare: File | None = None, checks: Texts | None = None, expect: int | None = None, fail_if_worse: File | None = None,
-    report: File | None = None, report_records: int = 500, plot: File | None = None, seed: int = 0,
+    report: File | None = None, report_records: int = 500, plot: File | None = None, audit: str | None = None, families: File | None = None,
+    correct_with: str | None = None, label_next: File | None = None, label_count: int = 100, forms: File | None = None,
+    control: str | None = None, frontier: str | None = None, prices: File | None = None, seed: int = 0,
 ) -> list[dict[str, Any]]:  # fmt: skip
     """Returns the rows of Table 2 and Table 3, and of the tables that are asked for, as `blendkit evaluate` writes them.
 
@@ -142,7 +144,7 @@ def evaluate(
         oracle: the true ranking: `judge:NAME`, `score:NAME` or the NAME of a score; None takes the stream's judge, MixInstruct's first.
         agreement: a field with labels A, B or tie in records of two candidates; adds each score's and ranking's agreement with it.
         baseline: a method, by its name in Table 2 or as GROUP.METHOD, that all others but oracles are tested against (paired, corrected).
-        ratings: adds Bradley-Terry and Elo ratings, win rates, and the judges' position bias and agreement.
+        ratings: adds Bradley-Terry and Elo ratings, win rates, the judges' position bias and agreement, and from three judges on how a panel weighs them.
         length_controlled: a model; adds win rates against it at equal length (needs the extra `stats`).
         aggregations: adds each ranker's full comparisons by MaxLogits, MaxWins and one bubble run.
         manifests: files that earlier stages' `--manifest` wrote; adds their time and cost.
@@ -153,13 +155,22 @@ def evaluate(
         report: a folder; writes one self-contained HTML page into it (needs the extra `plots`).
         report_records: how many records can be looked at in the page.
         plot: a .png, .svg or .pdf that the figures are drawn into (needs the extra `plots`).
-        seed: of resampling, permutations and bubble runs.
+        audit: a field with people's labels (A, B or tie of two candidates, or a list of {a, b, verdict}), or `judge:NAME`; holds every judge against it.
+        families: a TOML or JSON file, names or beginnings of names → families; of others it is the first letters of the name.
+        correct_with: labels as in `audit`; adds the judge's win rates corrected by them, where they are of some pairs drawn at random.
+        label_next: a file (.csv, else JSON lines) that gets forms of the pairs that people should label next.
+        label_count: how many pairs.
+        forms: such a file, filled in; its labels join the records by id, in the field of `correct_with`, of `audit`, or `human`.
+        control: `length`, `markdown`, or both with a comma; adds ratings at equal style.
+        frontier: a name in `ranks`; adds the quality, by the oracle, of what it puts first of every subset of models, against the price.
+        prices: a TOML or JSON file, a table a model with `price_in` and `price_out` in $ a million tokens; else it is `usage.cost` of each candidate.
+        seed: of resampling, permutations, bubble runs and the pairs to label.
 
     Raises:
         DataError: there is no record, a record lacks what an argument asks for, or a file holds something else.
         UsageError: an argument's value is none that there is, or an extra is not installed.
         NoInputError: a file that is read is not there.
-        OutputError: the page or the plot cannot be written.
+        OutputError: the page, the plot or the forms cannot be written.
         CheckFailed: one of `checks`, `expect` and `fail_if_worse` does not hold; all else is done.
 
     Example:
@@ -173,11 +184,13 @@ def evaluate(
         versus=several(versus) or (), oracle=oracle, agreement=agreement, baseline=baseline, ratings=ratings, length_controlled=length_controlled,
         aggregations=aggregations, manifests=several(manifests) or (), compare=one(compare), checks=several(checks) or (), expect=expect,
         fail_if_worse=one(fail_if_worse), report=one(report),
-        report_records=report_records, plot=one(plot), seed=seed,
+        report_records=report_records, plot=one(plot), audit=audit, families=one(families), correct_with=correct_with, label_next=one(label_next),
+        label_count=label_count, forms=one(forms), control=control, frontier=frontier, prices=one(prices), seed=seed,
     )  # fmt: skip
     for _ in apply(stage, records):
         pass
     stage.write_page()
     stage.draw()
+    stage.write_forms()
     stage.check()
     return stage.rows()

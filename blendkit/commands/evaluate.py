@@ -18,11 +18,16 @@ from blendkit.terminal_text import say
 
 PAGE = "Page and figures"
 CHECKS = "Checks"
+TRUST = "Judges one can trust (docs/trust.md)"
 
 
 @with_run_options(
     "device", "dtype", "batch_tokens", "resume", "window",
-    reads={"manifests": "--manifests", "compare": "--compare", "fail_if_worse": "--fail-if-worse"}, writes={"plot": "--plot"},
+    reads={
+        "manifests": "--manifests", "compare": "--compare", "fail_if_worse": "--fail-if-worse", "families": "--families", "forms": "--forms",
+        "prices": "--prices",
+    },
+    writes={"plot": "--plot", "label_next": "--label-next"},
 )  # fmt: skip
 def evaluate(
     run: RunOptions,
@@ -46,7 +51,11 @@ def evaluate(
     ] = None,
     intervals: Annotated[bool, typer.Option("--intervals", help="Show bootstrap 95 % intervals in the tables (the JSON lines always have them).")] = False,
     ratings: Annotated[
-        bool, typer.Option("--ratings", help="Add Bradley-Terry and Elo ratings with intervals, win rates, and the judges' position bias and agreement.")
+        bool,
+        typer.Option(
+            "--ratings",
+            help="Add Bradley-Terry and Elo ratings with intervals, win rates, the judges' position bias and agreement, and their weights in a panel.",
+        ),
     ] = False,
     length_controlled: Annotated[
         str | None,
@@ -58,6 +67,66 @@ def evaluate(
     aggregations: Annotated[
         bool, typer.Option("--aggregations", help="Add each ranker's full comparisons by MaxLogits, MaxWins and one bubble run (the paper's appendix).")
     ] = False,
+    audit: Annotated[
+        str | None,
+        typer.Option(
+            metavar="FIELD",
+            help="Hold every judge against people's labels in this field, such as human (A, B or tie, or a list of {a, b, verdict}), or against judge:NAME.",
+            rich_help_panel=TRUST,
+        ),
+    ] = None,
+    families: Annotated[
+        str | None,
+        typer.Option(
+            metavar="FILE",
+            help="TOML or JSON: a name, or the beginning of one, and its family; for --audit, which looks whether judges prefer their own.",
+            show_default="the first letters of a name",
+            rich_help_panel=TRUST,
+        ),
+    ] = None,
+    correct_with: Annotated[
+        str | None,
+        typer.Option(
+            metavar="FIELD",
+            help="Add the judge's win rates, corrected by people's labels of some pairs, drawn at random, in this field.",
+            rich_help_panel=TRUST,
+        ),
+    ] = None,
+    label_next: Annotated[
+        str | None,
+        typer.Option(
+            metavar="FILE", help="Write forms of the pairs that people should label next: .csv for spreadsheets, else JSON lines.", rich_help_panel=TRUST
+        ),
+    ] = None,
+    label_count: Annotated[int, typer.Option(min=1, help="How many pairs --label-next draws: as many as will be labelled.", rich_help_panel=TRUST)] = 100,
+    forms: Annotated[
+        str | None,
+        typer.Option(
+            metavar="FILE",
+            help="The forms of --label-next, filled in: their labels join the records by id, in the field of --correct-with, of --audit, or human.",
+            rich_help_panel=TRUST,
+        ),
+    ] = None,
+    control: Annotated[
+        str | None, typer.Option(help="Add ratings at equal length, markdown, or length,markdown.", metavar="STYLE", rich_help_panel=TRUST)
+    ] = None,
+    frontier: Annotated[
+        str | None,
+        typer.Option(
+            metavar="RANKING",
+            help="Set quality (by the oracle, of what this ranking puts first) against price, for every subset of models.",
+            rich_help_panel=TRUST,
+        ),
+    ] = None,
+    prices: Annotated[
+        str | None,
+        typer.Option(
+            metavar="FILE",
+            help="For --frontier: TOML or JSON, a table a model with price_in and price_out in $ a million tokens, such as a --models-file.",
+            show_default="usage.cost of each candidate",
+            rich_help_panel=TRUST,
+        ),
+    ] = None,
     report: Annotated[str | None, typer.Option(help="Write one self-contained HTML page, DIR/index.html.", rich_help_panel=PAGE, metavar="DIR")] = None,
     report_records: Annotated[int, typer.Option(min=0, help="Records that can be looked at in the page.", rich_help_panel=PAGE)] = 500,
     plot: Annotated[str | None, typer.Option(help="Draw the figures into this .png, .svg or .pdf.", rich_help_panel=PAGE, metavar="FILE")] = None,
@@ -68,7 +137,9 @@ def evaluate(
     form: Annotated[
         str | None,
         typer.Option(
-            "--format", help="Write the tables on stdout as table, markdown, latex, csv or json.", show_default="JSON lines on stdout, tables on stderr"
+            "--format",
+            help="Write the tables on stdout as table, markdown, latex, csv or json; or the checks as junit (XML).",
+            show_default="JSON lines on stdout, tables on stderr",
         ),
     ] = None,
     checks: Annotated[
@@ -113,7 +184,8 @@ def evaluate(
         return Evaluating(
             versus=versus or (), oracle=oracle, agreement=agreement, baseline=baseline, seed=run.seed, ratings=ratings,
             length_controlled=length_controlled, aggregations=aggregations, manifests=manifests or (), compare=compare, checks=checks or (),
-            expect=expect, fail_if_worse=fail_if_worse, report=report, report_records=report_records, plot=plot,
+            expect=expect, fail_if_worse=fail_if_worse, report=report, report_records=report_records, plot=plot, audit=audit, families=families,
+            correct_with=correct_with, label_next=label_next, label_count=label_count, forms=forms, control=control, frontier=frontier, prices=prices,
             form="columns" if list_columns else form or "json", intervals=intervals,
         )  # fmt: skip
 
@@ -127,4 +199,6 @@ def evaluate(
     if page := stage.write_page(Path(run.input).name if run.input and run.input != "-" else "standard input", shlex.join(["blendkit", *sys.argv[1:]])):
         say(f"the page is {page}", "evaluate")
     stage.draw()
+    for line in stage.write_forms():
+        say(line, "evaluate")
     stage.check()

@@ -10,7 +10,7 @@ from typing import Any
 from blendkit.errors import BlendkitError, CheckFailed, DataError, UsageError
 from blendkit.evaluation.columns import BOUNDS, HIDDEN, heading, lower_is_better
 from blendkit.evaluation.comparing import noise_of
-from blendkit.evaluation.tables import GROUPS, JUDGE_RANK, Row, Rows, group_of, judge_of
+from blendkit.evaluation.tables import AUDITED, GROUPS, JUDGE_RANK, JUDGES, Row, Rows, group_of, judge_of
 from blendkit.judges.base import LLM, OTHER
 from blendkit.terminal_text import count_of, listed, shown
 
@@ -19,7 +19,7 @@ OPERATORS = {"<=": operator.le, ">=": operator.ge, "==": operator.eq, "!=": oper
 NOISE = {"beyond": ("<", ">"), "within": ("<=", ">=", "==")}
 FORM = "GROUP.METHOD.COLUMN OP GROUP.METHOD.COLUMN or a number"
 EARLIER = "earlier."
-ONE = {"llms": "LLM", "oracles": "oracle", "rankers": "ranker", "fused": "fused answer", "agreement": "ranking"}
+ONE = {"llms": "LLM", "oracles": "oracle", "rankers": "ranker", "fused": "fused answer", "agreement": "ranking", JUDGES: "judge"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -142,8 +142,8 @@ def figure(path: str, rows: Rows) -> float:
 def find(path: str, rows: Rows, earlier: Rows | None = None) -> Figure:
     """A number, or the cell of GROUP.METHOD.COLUMN, or a bound of its interval, GROUP.METHOD.COLUMN.low or .high.
 
-    The method may be `best`, `worst` or `mean`, and hold dots. Groups are llms, oracles, rankers and fused (Table 2), and agreement
-    (Table 3, and the agreement with labels). `gpt_rank` and `judge_rank` are the judge's ranks, whatever the judge is. With `earlier.`
+    The method may be `best`, `worst` or `mean`, and hold dots. Groups are llms, oracles, rankers and fused (Table 2), agreement
+    (Table 3, and the agreement with labels), and judges (the audit; best, worst and mean leave out what nobody chose). `gpt_rank` and `judge_rank` are the judge's ranks, whatever the judge is. With `earlier.`
     before the group it is the earlier run's.
 
     Raises:
@@ -163,10 +163,12 @@ def find(path: str, rows: Rows, earlier: Rows | None = None) -> Figure:
     method, _, column = rest.rpartition(".")
     if group == "agreement":
         chosen = [row for row in rows if row["table"] in (3, "agreement")]
+    elif group == JUDGES:
+        chosen = [row for row in rows if row["table"] == "audit"]
     elif group in GROUPS:
         chosen = [row for row in rows if row["table"] == 2 and row["kind"] == GROUPS[group]]
     else:
-        raise UsageError(f"{said}: expected {FORM}; groups are {', '.join(GROUPS)} and agreement")
+        raise UsageError(f"{said}: expected {FORM}; groups are {', '.join(GROUPS)}, agreement and judges")
     bound = ""
     if column in ("low", "high") and not any(column in row for row in chosen):
         bound, (method, _, column) = column, method.rpartition(".")
@@ -179,18 +181,22 @@ def find(path: str, rows: Rows, earlier: Rows | None = None) -> Figure:
         raise DataError(f"{said}: {shown(column)} is null for {listed(row['method'] for row in without)} because {_reason(without[0], column)}")
     if not having:
         columns = sorted({key for row in chosen for key, value in row.items() if _is_figure(value) and key not in ("table", "examples")})
-        raise UsageError(f"{said}: no {group} with a figure {column!r}; there are {listed(columns)}")
+        columns_of = " (--audit FIELD adds them)" if group == JUDGES and not chosen else ""
+        raise UsageError(f"{said}: no {group} with a figure {column!r}; there are {listed(columns)}{columns_of}")
     words = heading(next(iter(having.values()))["table"], column, judge).replace(" ↑", "").replace(" ↓", "")
     words = f"{'earlier ' if full != path else ''}{words}"
+    ranked = {name: row for name, row in having.items() if group != JUDGES or row["kind"] == AUDITED}
+    if method in ("best", "worst", "mean") and method not in having and not ranked:
+        raise UsageError(f"{said}: no judge in the audit; there are {listed(having)}")
     if method == "mean" and method not in having:
         if bound:
             raise UsageError(f"{said}: a mean over methods has no interval; name a method, best or worst")
-        values = [float(row[column]) for row in having.values()]
+        values = [float(row[column]) for row in ranked.values()]
         return Figure(sum(values) / len(values), f"mean {words} over {group}", (None, None))
     who = shown(method)
     if method in ("best", "worst") and method not in having:
         least = lower_is_better(column) == (method == "best")
-        which = (min if least else max)(having, key=lambda name: having[name][column])
+        which = (min if least else max)(ranked, key=lambda name: ranked[name][column])
         method, who = which, f"the {method} {ONE[group]}, {shown(which)}"
     if method not in having:
         raise UsageError(f"{said}: no {group} of the name {method!r}; there are {listed(having)}")
@@ -219,6 +225,8 @@ def _bounds(row: Row, column: str) -> tuple[float | None, float | None]:
 def _reason(row: Row, column: str) -> str:
     """Why a cell is null."""
     missing = row.get("missing", {}).get(column)
+    if row["table"] == "audit":
+        return "the labelled pairs do not tell it: it takes verdicts in both orders (consistency), with probabilities (brier, ece), or pairs of that kind"
     if row["table"] != 2:
         return "there is nothing to compute it from: a ranking that ties all candidates has no correlation, and a share of no pairs is none"
     if missing is None:
@@ -233,7 +241,7 @@ def all_figures(rows: Rows) -> str:
     """Every figure that `find` finds, a line each: GROUP.METHOD.COLUMN, a tab, its value; then the bounds of its interval."""
     lines = []
     for row in rows:
-        if row["table"] not in (2, 3, "agreement"):
+        if row["table"] not in (2, 3, "agreement", "audit"):
             continue
         for column, value in row.items():
             if column in ("method", *HIDDEN) or not (value is None or _is_figure(value)):

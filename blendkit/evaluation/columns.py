@@ -10,6 +10,8 @@ from blendkit.judges.base import LLM, OTHER, STAND_IN
 from blendkit.scorers import better_when_lower
 
 LOWER_IS_BETTER = (*JUDGE_RANK.values(), "footrule", "rank_by_")
+# Of judges' probabilities.
+ERRORS = ("brier", "ece")
 # Columns that describe a method without saying how good it is.
 NEUTRAL = ("characters", "examples", "judged")
 # What is no column of a table: its rows stand in groups by `kind`, a figure's interval beside it.
@@ -52,21 +54,36 @@ OTHERS = {
     "peak_memory_mb": "Peak memory, MB",
     "beyond_noise": "Beyond noise",
     "means": "Check",
+    "kappa": "Kappa ↑",
+    "first_place": "By place, points",
+    "ece": "ECE ↓",
+    "odds_ratio": "Odds ×",
+    "human": "Labels alone",
+    "judge": "Judge alone",
+    "corrected": "Both",
+    "styled": "At equal style ↑",
+    "price": "$ for 1,000",
+    "front": "On the front",
 }
-FIRST = {"judges": "Judge", "stages": "Stage"}
+OF_TABLE = {("panel", "accuracy"): "Right by all ↑", ("confusion", "label"): "Label \\ verdict", ("reliability", "preferred"): "People agree"}
+FIRST = dict.fromkeys(("judges", "audit", "effects", "confusion", "reliability", "panel"), "Judge") | {"stages": "Stage", "style effects": "Style"}
+FIRST |= {"frontier": "Models asked"}
 # The bounds of an interval that are columns, where their names are not those of the figure with _low and _high.
 BOUNDS = {"difference": ("low", "high"), "length_controlled": ("low", "high"), "share": ("low", "high")}
 # Decimals, where the size of the figures does not decide them.
 DIGITS = {"win_rate": 1, "rating": 1, "elo": 1, "share": 1, "length_controlled": 1, "ties": 2, "first_place_rate": 2, "consistency": 2, "seconds": 1}
 DIGITS |= {"accuracy": 1, "over_longest": 1, "longest": 1, "explained_by_length": 0, "right_when_longer_is": 1, "right_when_shorter_is": 1}
 DIGITS |= dict.fromkeys(("difference", "p", "p_holm", "old", "new", "change", "noise", "cost"), 4)
-SIGNED = ("over_longest",)
+DIGITS |= dict.fromkeys(("kappa", "odds_ratio", "power", "weight"), 2) | dict.fromkeys(("ece", "brier"), 3)
+DIGITS |= dict.fromkeys(("accuracy_decided", "label_ties", "first_place", "human", "judge", "corrected", "styled", "preferred", "probability"), 1)
+DIGITS |= dict.fromkeys(("from", "to", "labels_worth"), 0) | {"effective_judges": 1}
+SIGNED = ("over_longest", "first_place", "coefficient")
 Best = dict[tuple[Any, str], Any]
 
 
 def lower_is_better(column: str) -> bool:
     """Whether the least of a column's figures is the best."""
-    return column.startswith(LOWER_IS_BETTER) or better_when_lower(column)
+    return column.startswith(LOWER_IS_BETTER) or column in ERRORS or better_when_lower(column)
 
 
 def heading(table: int | str, column: str, judge: Row | None = None) -> str:
@@ -77,6 +94,8 @@ def heading(table: int | str, column: str, judge: Row | None = None) -> str:
         return _plain_heading(column, judge) + mark(column, judge)
     if table == "wins":
         return column.removeprefix("over ")
+    if (table, column) in OF_TABLE:
+        return OF_TABLE[table, column]
     name = OTHERS.get(column, column.replace("_", " "))
     return name if column in OTHERS else name[:1].upper() + name[1:]
 
@@ -98,7 +117,7 @@ def digits_of(table: int | str, column: str, values: Iterable[Any]) -> int:
             return 0
         if column in TITLES or column.startswith(("not_worse_than_", "rank_by_")):
             return 2
-    elif table in ("wins", "distribution"):
+    elif table in ("wins", "distribution") or (table, column) == ("style", "change"):
         return 1
     elif column in DIGITS:
         return DIGITS[column]

@@ -8,9 +8,12 @@ from typing import Any, NotRequired, TypedDict
 
 from blendkit.errors import DataError, RecordError
 from blendkit.evaluation.columns import HIDDEN, NEUTRAL, TITLES, lower_is_better
-from blendkit.evaluation.tables import JUDGE_RANK, Rows, group_of
+from blendkit.evaluation.tables import AUDITED, JUDGE_RANK, Row, Rows, group_of
 from blendkit.terminal_text import listed, shown
 from blendkit.untrusted import json_value, read_file, typed
+
+# Figures that get neither better nor worse.
+UNRANKED = (*NEUTRAL, "pairs", "ties", "label_ties", "first_place")
 
 
 def read_rows(path: str, flag: str = "--compare") -> Rows:
@@ -40,7 +43,7 @@ class _Row(TypedDict):
     method: str
 
 
-class _OfTable2(TypedDict):
+class _Compared(TypedDict):
     """What is compared."""
 
     kind: str
@@ -49,22 +52,22 @@ class _OfTable2(TypedDict):
 
 
 def _row(row: Any) -> dict[str, Any]:
-    if typed(row, _Row)["table"] == 2:
+    if typed(row, _Row)["table"] in (2, "audit"):
         figures = {key: value for key, value in row.items() if key not in ("method", *HIDDEN)}
-        typed(row, _OfTable2)
+        typed(row, _Compared)
         typed(figures, dict[str, float | None])
     return dict(row)
 
 
 def compared_with(old: Rows, new: Rows) -> Rows:
-    """One row for each cell of Table 2 that both runs have: old, new, and whether the change is beyond noise.
+    """One row for each cell of Table 2, and each figure of a judge in the audit, that both runs have: old, new, and whether the change is beyond noise.
 
     The noise is the root of the sum of the squared half widths of both 95 % intervals, which takes the runs as independent.
     Where an interval is missing, `noise` and `beyond_noise` are None.
     """
-    before = {(row["kind"], row["method"]): row for row in old if row["table"] == 2}
+    before = {(row["kind"], row["method"]): row for row in old if _is_compared(row)}
     found = []
-    for row in (row for row in new if row["table"] == 2):
+    for row in filter(_is_compared, new):
         earlier = before.get((row["kind"], row["method"]))
         for column, interval in row.get("intervals", {}).items():
             if earlier is None or earlier.get(column) is None or row.get(column) is None:
@@ -75,6 +78,10 @@ def compared_with(old: Rows, new: Rows) -> Rows:
             beyond = None if noise is None else abs(change) > noise
             found.append({"table": "compare", "method": row["method"], "kind": row["kind"], "column": column, **cells, "beyond_noise": beyond})
     return found
+
+
+def _is_compared(row: Row) -> bool:
+    return row["table"] == 2 or (row["table"] == "audit" and row["kind"] == AUDITED)
 
 
 def judges_differ(old: Rows, new: Rows) -> str | None:
@@ -98,12 +105,12 @@ def worse(old: Rows, new: Rows) -> list[str]:
     """
     found = []
     for row in new:
-        if row["table"] == "compare" and row["beyond_noise"] and row["column"] not in NEUTRAL and (row["change"] > 0) == lower_is_better(row["column"]):
+        if row["table"] == "compare" and row["beyond_noise"] and row["column"] not in UNRANKED and (row["change"] > 0) == lower_is_better(row["column"]):
             found.append(f"{group_of(row)}.{shown(row['method'])}.{shown(row['column'])} {row['old']:g} to {row['new']:g}")
-    there = {(row["kind"], row["method"], column) for row in new if row["table"] == 2 for column, value in row.items() if value is not None}
+    there = {(row["kind"], row["method"], column) for row in new if _is_compared(row) for column, value in row.items() if value is not None}
     for row in old:
-        if row["table"] == 2:
-            lost = [key for key, value in row.items() if value is not None and key not in ("method", *HIDDEN, *NEUTRAL)]
+        if _is_compared(row):
+            lost = [key for key, value in row.items() if value is not None and key not in ("method", *HIDDEN, *UNRANKED)]
             lost = [column for column in lost if (row["kind"], row["method"], column) not in there]
             found += [f"{group_of(row)}.{shown(row['method'])}.{shown(column)} is gone" for column in lost]
     return found

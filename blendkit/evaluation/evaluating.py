@@ -13,8 +13,9 @@ from blendkit.evaluation.answer import answer
 from blendkit.evaluation.checks import expected, not_worse, outcomes, parsed, raise_failed
 from blendkit.evaluation.comparing import compared_with, judges_differ, read_rows, worse
 from blendkit.evaluation.examples import JudgedExample, Oracle, example_of
-from blendkit.evaluation.formats import COLUMNS, FORMATS, rendered
+from blendkit.evaluation.formats import COLUMNS, FORMATS, JUNIT, rendered
 from blendkit.evaluation.judges import Judges
+from blendkit.evaluation.junit import junit
 from blendkit.evaluation.length import length_table
 from blendkit.evaluation.methods import Methods, table_2
 from blendkit.evaluation.pairwise import PairwiseAgreement
@@ -23,6 +24,7 @@ from blendkit.evaluation.report.browser import Browser
 from blendkit.evaluation.report.page import Made, make_folder, write_page
 from blendkit.evaluation.report.plots import check_plot, save_plot
 from blendkit.evaluation.stages import read_stages
+from blendkit.evaluation.trust import Trust
 from blendkit.names import Called, Divided
 from blendkit.pipeline.stage import Stage
 from blendkit.records import Record, verdicts_of
@@ -33,6 +35,8 @@ from blendkit.version import VERSION
 Rows = list[dict[str, Any]]
 # All of them stand under the tables.
 MOST_SIGNATURES = 1000
+# Bad records that stand in JUnit's file one by one.
+MOST_BAD = 1000
 
 
 class Evaluating(Stage):
@@ -46,7 +50,10 @@ class Evaluating(Stage):
         seed: int = 0, ratings: bool = False, length_controlled: str | None = None, aggregations: bool = False,
         manifests: Sequence[str] = (), compare: str | None = None, checks: Sequence[str] = (),
         expect: int | None = None, fail_if_worse: str | None = None, report: str | None = None,
-        report_records: int = 500, plot: str | None = None, form: str = "json", intervals: bool = False,
+        report_records: int = 500, plot: str | None = None, audit: str | None = None, families: str | None = None,
+        correct_with: str | None = None, label_next: str | None = None, label_count: int = 100, forms: str | None = None,
+        control: str | None = None, frontier: str | None = None, prices: str | None = None,
+        form: str = "json", intervals: bool = False,
     ) -> None:  # fmt: skip
         """All arguments but the last two are `blendkit.evaluate`'s.
 
@@ -54,9 +61,9 @@ class Evaluating(Stage):
 
         Raises:
             UsageError: an argument's value is none that there is, or a library is missing.
-            NoInputError: a manifest or the earlier run's file is not there.
-            DataError: a manifest or the earlier run's file holds something else.
-            OutputError: the page's or the plot's folder cannot be written.
+            NoInputError: a file that is read is not there.
+            DataError: a file that is read holds something else.
+            OutputError: the page's, the plot's or the forms' folder cannot be written.
         """
         if form not in (*FORMATS, COLUMNS):
             raise UsageError(f"--format {form}: expected one of {', '.join(FORMATS)}")
@@ -81,6 +88,10 @@ class Evaluating(Stage):
         self.stages = read_stages(list(manifests))
         self.browser = Browser(report_records) if report else None
         self.agreement = PairwiseAgreement(agreement) if agreement else None
+        self.trust = Trust(
+            self.oracle, seed, panel=self.ratings, audit=audit, families=families, correct_with=correct_with, label_next=label_next,
+            label_count=label_count, forms=forms, control=control, frontier=frontier, prices=prices,
+        )  # fmt: skip
         self.judges, self.divided = Judges(everyone=self.ratings), Divided()
         self.signatures: dict[str, set[str]] = {}
         self.methods, self.rankers, self.firsts = Methods(self.oracle, self.versus), Rankers(self.oracle), Firsts()
@@ -94,6 +105,8 @@ class Evaluating(Stage):
         self._only_page: Rows = []
         self._rows: Rows | None = None
         self._errors: list[BlendkitError] = []
+        self._bad: list[tuple[str, str]] = []
+        self._more_bad = 0
 
     def finish(self, record: Record, results: list[object]) -> None:
         """Takes what the tables need.
@@ -109,6 +122,7 @@ class Evaluating(Stage):
             self.agreement.add(record)
         signatures = record.get("signatures", {})
         self.judges.add(verdicts, signatures, self.oracle.judge)
+        self.trust.add(record, verdicts)
         for name, signature in signatures.items():
             self._note_signature(name, signature)
         for table in (self.methods, self.rankers, self.firsts):
@@ -133,6 +147,13 @@ class Evaluating(Stage):
             example.against[model] = called.place(model, f"--versus {shown(model)}")
         if self.controlled and self.controlled in called:
             example.against[self.controlled] = called.place(self.controlled, f"--length-controlled {shown(self.controlled)}")
+
+    def skipped(self, place: str, problem: str) -> None:
+        """Keeps it for JUnit's file, up to MOST_BAD of them."""
+        if len(self._bad) < MOST_BAD:
+            self._bad.append((place, problem))
+        else:
+            self._more_bad += 1
 
     def _note_signature(self, name: str, signature: str) -> None:
         found = self.signatures.setdefault(name, set())
@@ -162,7 +183,7 @@ class Evaluating(Stage):
                 rows += [*self.rankers.rows(), *self.firsts.rows(self.seed)]
             of_verdicts = self._of_verdicts()
             self._only_page = [] if self.asked else [row for row in of_verdicts if row["table"] != "length"]
-            rows += [*self._agreements(), *(row for row in of_verdicts if self.asked or row["table"] == "length"), *self.stages]
+            rows += [*self._agreements(), *(row for row in of_verdicts if self.asked or row["table"] == "length"), *self.trust.rows(self.notes), *self.stages]
             if self.earlier is not None:
                 self.notes += filter(None, [judges_differ(self.earlier, rows)])
                 rows += compared_with(self.earlier, rows)
@@ -191,7 +212,7 @@ class Evaluating(Stage):
                 self.notes.append(f"no judge's verdicts in the stream, which {' and '.join(flags)} would look at: run `blendkit judge` before")
             return []
         notes = self.notes if self.asked else self._page_notes
-        found = [*ratings_of(self.examples, self.seed, notes), *self.judges.rows()] if self.ratings else []
+        found = [*ratings_of(self.examples, self.seed, notes), *self.judges.rows(), *self.trust.panel_rows(notes)] if self.ratings else []
         return [*found, *(length_table(self.examples, self.controlled, self.seed) if self.controlled else [])]
 
     def _agreements(self) -> Rows:
@@ -205,7 +226,7 @@ class Evaluating(Stage):
     def signature(self) -> str:
         """What decided the tables."""
         judge = self.oracle.judge if self.oracle.score else None
-        return str(Signature("evaluate", oracle=self.oracle.name or "none", judge=judge or None, examples=self.count, v=VERSION))
+        return str(Signature("evaluate", oracle=self.oracle.name or "none", judge=judge or None, examples=self.count, labels=self.trust.labels, v=VERSION))
 
     def score_signatures(self) -> list[str]:
         """`name: signature` of what the stream's scores say decided them; more than one where records differ."""
@@ -220,6 +241,9 @@ class Evaluating(Stage):
         if self.form == "json":
             return super().ending()
         rows = self.rows()  # also for a table, so that the notes are all there when the run ends
+        if self.form == JUNIT:
+            more = [(f"{self._more_bad:,} more bad records", "skipped, too; --rejects FILE keeps them")] if self._more_bad else []
+            return junit([row for row in rows if row["table"] == "checks"], [*self._bad, *more], self.all_signatures())
         return b"" if self.form == "table" else rendered(rows, self.form, self.all_signatures(), self.intervals).encode()
 
     def write_page(self, data: str = "records", command: str = "blendkit.evaluate") -> Path | None:
@@ -238,6 +262,10 @@ class Evaluating(Stage):
         """Draws the figures that `plot` asks for. Raises OutputError when that cannot be."""
         if self.plot:
             save_plot(self.rows(), self.plot)
+
+    def write_forms(self) -> list[str]:
+        """Writes the forms that `label_next` asks for; returns lines for a person. Raises OutputError when that cannot be."""
+        return self.trust.write_forms()
 
     def check(self) -> None:
         """Raises CheckFailed where `checks`, `expect` or `fail_if_worse` do not hold; UsageError or DataError where one cannot be answered."""

@@ -13,7 +13,8 @@ from blendkit.evaluation.tables import Row, answer_of, by_table, judge_of, key_h
 from blendkit.safe_csv import csv_text
 from blendkit.terminal_text import shown
 
-FORMATS = ("table", "markdown", "latex", "csv", "json")
+JUNIT = "junit"
+FORMATS = ("table", "markdown", "latex", "csv", "json", JUNIT)
 # What --list-columns asks for.
 COLUMNS = "columns"
 _LATEX = {
@@ -42,7 +43,7 @@ _MARKDOWN = re.compile(r"[\\`*\[\]|~]|&(?=[#\w])|(?<![^\W_])_|_(?![^\W_])|(?<=:)
 
 
 def rendered(rows: list[dict[str, Any]], form: str, signatures: list[str], intervals: bool) -> str:
-    """All tables in one of FORMATS but `table`, or the names of COLUMNS; the figures of Table 2 with their intervals where asked for."""
+    """All tables in one of FORMATS but `table` and JUNIT, or the names of COLUMNS; the figures of Table 2 with their intervals where asked for."""
     if form == "json":
         return b"".join(orjson.dumps(row, option=orjson.OPT_APPEND_NEWLINE) for row in rows).decode()
     if form == "csv":

@@ -78,18 +78,18 @@ class Judges:
         members = self._members_of(judge, verdicts, signatures) if judge in verdicts else []
         self._members |= dict.fromkeys(members)
         for name in verdicts if self._everyone else [name for name in (judge, *members) if name in verdicts]:
-            self._seen.setdefault(name, Seen()).add(verdicts[name], _kind(name, signatures))
+            self._seen.setdefault(name, Seen()).add(verdicts[name], kind_of_judge(name, signatures))
             if len(self._seen) > MOST_JUDGES:
                 raise DataError(f"more than {MOST_JUDGES:,} judges, with {name!r}: do records bring names of their own?")
         if self._everyone:
-            single = [settled(rows) for name, rows in verdicts.items() if _kind(name, signatures) != PANEL]
+            single = [settled(rows) for name, rows in verdicts.items() if kind_of_judge(name, signatures) != PANEL]
             if len(single) > 1:
                 self._agreement.add(single)
 
     @staticmethod
     def _members_of(judge: str | None, verdicts: Verdicts, signatures: Mapping[str, str]) -> list[str]:
         """The judges of whom `judge` is the panel, as its signature names them; without one, all that stand beside it."""
-        if judge is None or _kind(judge, signatures) != PANEL:
+        if judge is None or kind_of_judge(judge, signatures) != PANEL:
             return []
         signature = signatures.get(f"judge:{judge}")
         return [name for name in verdicts if name != judge and (signature is None or f"|of:{name}|" in signature)]
@@ -142,7 +142,7 @@ def _at_chance(members: Iterable[Seen]) -> bool | None:
     return None if set(found) == {None} else 2 * found.count(True) >= len(found)
 
 
-def _kind(name: str, signatures: Mapping[str, str]) -> str:
+def kind_of_judge(name: str, signatures: Mapping[str, str]) -> str:
     """What a judge is, as the last word of its signature says (`blendkit judge` writes it)."""
     signature = signatures.get(f"judge:{name}")
     if signature is None:

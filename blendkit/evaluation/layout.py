@@ -7,10 +7,13 @@ from itertools import groupby
 from typing import Any
 
 from blendkit.evaluation.columns import BOUNDS, HIDDEN, SIGNED, best_figures, digits_of, heading, is_best, text_of
-from blendkit.evaluation.tables import FIGURES, KINDS, LINES, TABLES, Row, Rows, by_table, judge_of, line_above, note_under, title_of
+from blendkit.evaluation.tables import FIGURES, HEADINGS, LINES, TABLES, Row, Rows, by_table, judge_of, line_above, note_under, title_of
+from blendkit.terminal_text import count_of
 
 # Columns of words, which stand on the left.
-WORDS = ("method", "column", "models", "result", "means")
+WORDS = ("method", "column", "models", "result", "means", "effect", "label", "over", "by")
+# Tables whose intervals are shown without being asked for, as the figures say little without them.
+WITH_INTERVALS = ("audit", "effects", "reliability", "corrected", "style", "style effects", "frontier")
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,16 +58,37 @@ def laid_out(rows: Rows, figures: bool = False) -> list[Layout]:
 
 
 def _layout(table: int | str, rows: Rows, judge: Row | None) -> Layout:
-    if table != "compare":
-        return _whole(table, rows, judge)
-    moved, rest = ([row for row in rows if bool(row["beyond_noise"]) is wanted] for wanted in (True, False))
+    kept, rest, folded = _folded(table, rows)
     if not rest:
         return _whole(table, rows, judge)
-    unknown = sum(row["beyond_noise"] is None for row in rest)
-    which = f"{len(rest):,}{' other' if moved else ''} figure{'s' if len(rest) > 1 else ''}"
-    folded = f"{which} did not move beyond noise" + (f"; of {unknown:,} of them an interval is missing" if unknown else "")
-    shown, hidden = _whole(table, moved, judge), _whole(table, rest, judge)
-    return Layout(table, shown.title, line_above(table, rows, judge), shown.note, hidden.columns, hidden.headings, shown.groups, shown.always, folded, hidden)
+    shown, hidden = _whole(table, kept, judge), _whole(table, rest, judge)
+    head = shown if kept else hidden
+    return Layout(table, shown.title, line_above(table, rows, judge), shown.note, head.columns, head.headings, shown.groups, shown.always, folded, hidden)
+
+
+def _folded(table: int | str, rows: Rows) -> tuple[Rows, Rows, str]:
+    """What is shown of a table, what is folded away, and the line that says so."""
+    if table == "compare":
+        kept, rest = ([row for row in rows if bool(row["beyond_noise"]) is wanted] for wanted in (True, False))
+        unknown = sum(row["beyond_noise"] is None for row in rest)
+        which = f"{len(rest):,}{' other' if kept else ''} figure{'s' if len(rest) > 1 else ''}"
+        return kept, rest, f"{which} did not move beyond noise" + (f"; of {unknown:,} of them an interval is missing" if unknown else "")
+    if table == "effects":
+        kept, rest = ([row for row in rows if sways(row) is wanted] for wanted in (True, False))
+        return kept, rest, f"{count_of(len(rest), 'other odds ratio') if kept else 'All'}: the label's own, and what may be chance"
+    if table in ("confusion", "reliability"):
+        return [], rows, count_of(len(rows), "row")
+    if table == "corrected":
+        # Each model over all others; and two by two.
+        kept, rest = ([row for row in rows if (row["over"] is None) is wanted] for wanted in (True, False))
+        return [{key: value for key, value in row.items() if key != "over"} for row in kept], rest, count_of(len(rest), "pair") + " of models"
+    return rows, [], ""
+
+
+def sways(row: Row) -> bool:
+    """Whether a row of the table `effects` is of something beside the label that sways a judge beyond chance."""
+    bounds = row["intervals"].get("odds_ratio")
+    return row["effect"] != "label" and bounds is not None and None not in bounds and not bounds[0] <= 1 <= bounds[1]
 
 
 def _whole(table: int | str, rows: Rows, judge: Row | None) -> Layout:
@@ -86,7 +110,9 @@ def _whole(table: int | str, rows: Rows, judge: Row | None) -> Layout:
         figure = value if isinstance(value, int | float) and not isinstance(value, bool) else None
         return Cell(text_of(value, digits[column], column in SIGNED), figure, table in (2, 3) and value is not None and is_best(row, column, best), *texts)
 
-    groups = [(KINDS.get(kind, ""), [[cell(row, column) for column in columns] for row in part]) for kind, part in groupby(rows, lambda row: row.get("kind"))]
+    groups = [
+        (HEADINGS.get(kind, ""), [[cell(row, column) for column in columns] for row in part]) for kind, part in groupby(rows, lambda row: row.get("kind"))
+    ]
     headings = [heading(table, column, judge) for column in columns]
     note = note_under(table, rows) if rows else TABLES[table].note
-    return Layout(table, title_of(table, judge), line_above(table, rows, judge), note, columns, headings, groups, bool(bounds))
+    return Layout(table, title_of(table, judge), line_above(table, rows, judge), note, columns, headings, groups, bool(bounds) or table in WITH_INTERVALS)

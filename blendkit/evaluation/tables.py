@@ -56,6 +56,35 @@ TABLES: dict[int | str, TableKind] = {
         "Judges: rate of the first place, agreement of both orders, %",
         columns=("method", "verdicts", "ties", "unparsed", "first_place_rate", "consistency", "alpha"),
     ),
+    "audit": TableKind(
+        "Judges against labels, %",
+        "Agrees: of A, tie and B. By place: by how many points more often an answer is preferred for being shown first. ECE: by how much probabilities are wrong.",
+        ("method", "pairs", "accuracy", "kappa", "first_place", "consistency", "ece"),
+    ),
+    "effects": TableKind(
+        "What sways a judge (odds ratios)",
+        "At equal label: how the odds of an answer grow where it is shown first, has twice the length, headers, list items or bold, or is of the judge's family.",
+        ("method", "effect", "odds_ratio", "verdicts"),
+    ),
+    "confusion": TableKind("Labels by verdicts"),
+    "reliability": TableKind("Probabilities against labels, %", "How often people prefer what the judge prefers, by the probability that it gives."),
+    "panel": TableKind(
+        "Judges of the panel, weighed",
+        "Dawid and Skene 1979: who is how often right by what all say. Effective judges: who err independently and are worth as much.",
+    ),
+    "corrected": TableKind(
+        "Win rates corrected by labels, %",
+        "By labels alone, by the judge alone, and by both (PPI++). Labels worth: how many labels alone would say as much.",
+        ("method", "over", "pairs", "labels", "human", "judge", "corrected", "labels_worth", "gains"),
+    ),
+    "style": TableKind(
+        "Ratings at equal style", "Bradley-Terry on Elo's scale, without and with the style of answers beside the models, after Li et al. 2024."
+    ),
+    "style effects": TableKind("Effects of style", "In log-odds and odds of a win, for one standard deviation more."),
+    "frontier": TableKind(
+        "Quality against price",
+        "Of every subset of models, the answer that the ranking puts first: its mean quality, and $ for 1,000 records. What is on the front, singles, and all.",
+    ),
     "firsts": TableKind(
         "Who ranks first, % of examples (Figure 1)", "With bootstrap 95 % intervals over the examples; a first place that several share is divided."
     ),
@@ -75,17 +104,25 @@ LINES = ("answer", "judge")
 # What the judge's ranks are called in Table 2, by what the judge is: only an LLM's are GPT-Rank.
 JUDGE_RANK = {LLM: "gpt_rank", STAND_IN: "stand_in_rank", OTHER: "judge_rank"}
 # What is the judge's alone, and what is the oracle's, which may be the judge.
-OF_JUDGE, OF_ORACLE = ("ratings", "wins", "length"), (3, "firsts", "distribution")
+OF_JUDGE, OF_ORACLE = ("ratings", "wins", "length", "style", "style effects"), (3, "firsts", "distribution", "frontier")
 AT_CHANCE = " (at chance)"
 
 # The kinds of methods in Table 2, in its order, with their headings.
 KINDS = {"model": "LLMs", "oracle": "Oracles", "ranker": "Rankers", "fused": "Fused"}
+# Rows of the audit: judges, and what nobody chose, beside them.
+AUDITED, NOBODY = "judge", "nobody"
+# All kinds with their headings.
+HEADINGS = {**KINDS, AUDITED: "Judges", NOBODY: "For comparison"}
+# What checks call the audit's judges.
+JUDGES = "judges"
 # What checks call the kinds.
 GROUPS = {title.lower(): kind for kind, title in KINDS.items()}
 
 
 def group_of(row: Row) -> str:
     """What checks call a row's group."""
+    if row.get("kind") in (AUDITED, NOBODY):
+        return JUDGES
     return next((group for group, kind in GROUPS.items() if kind == row.get("kind")), "agreement")
 
 

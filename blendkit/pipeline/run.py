@@ -115,6 +115,7 @@ def run_stage(make: Callable[[], Stage], options: RunOptions) -> Stage:
 
     def skip(bad: BadLine) -> None:
         rejects.take(bad)
+        stage.skipped(f"{reader.name}:{bad.number}", str(bad.error))
         output.skip(bad)
 
     plan = Plan(options.window or stage.window, options.batch_tokens or stage.batch_tokens, skip, tick)

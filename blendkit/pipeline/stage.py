@@ -54,6 +54,9 @@ class Stage:
         """
         self.finish(record, (yield self.plan(record)))
 
+    def skipped(self, place: str, problem: str) -> None:
+        """Hears of a bad record that the run passes over: where it stood, and what is wrong with it."""
+
     def rows(self) -> list[dict[str, Any]]:
         """What a stage that does not pass records on writes at the end."""
         return []

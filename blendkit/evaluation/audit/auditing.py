@@ -25,6 +25,7 @@ from blendkit.evaluation.audit.style import STYLE, style_of
 from blendkit.evaluation.examples import rounded
 from blendkit.evaluation.judges import MOST_JUDGES, Seen
 from blendkit.evaluation.pairwise import LENGTH
+from blendkit.evaluation.tables import AUDITED, NOBODY
 from blendkit.judges.base import OTHER
 from blendkit.records import Record
 
@@ -63,7 +64,8 @@ class JudgeAudit:
     def __init__(self, labels: str = "human", families: Mapping[str, str] | None = None, seed: int = 0) -> None:
         """`labels` is a record's field or `judge:NAME` (see `labels_of`); `families` maps names or their beginnings to families (see `Families`)."""
         self.labels, self.seed = labels, seed
-        self.labelled = self.unlabelled = 0
+        # Records with labels and without; and those whose pairs were drawn unevenly.
+        self.labelled = self.unlabelled = self.uneven = 0
         self._families = Families(families)
         self._judges: dict[str, _Audited] = {}
         self._nobody = {LENGTH: _Audited(), FIRST: _Audited()}
@@ -82,6 +84,7 @@ class JudgeAudit:
             self.unlabelled += 1
             return
         self.labelled += 1
+        self.uneven += any(weight != 1 for _, weight in labels.values())
         candidates = record["candidates"]
         styles: dict[int, tuple[int, int, int, int]] = {}
         looks: dict[Pair, list[float]] = {}
@@ -128,7 +131,7 @@ class JudgeAudit:
                 judge.features.extend((labels[pair] / 2, place, *looks[pair], family))
 
     def rows(self) -> Rows:
-        """The tables `audit` (a row a judge, and three of nobody's choice), `confusion`, `effects` and `reliability`.
+        """The tables `audit` (a row a judge, and three of nobody's choice, as `kind` says), `confusion`, `effects` and `reliability`.
 
         `audit`, in %: `accuracy` of three classes, where a pair whose orders disagree is a tie unless probabilities decide it, and
         `accuracy_decided` of pairs that neither calls a tie; `kappa`; `ties`, on how many verdicts the judge says tie, and `label_ties`,
@@ -159,14 +162,14 @@ class JudgeAudit:
             effects += self._effects(name, judge)
         audit.sort(key=lambda row: -row["accuracy"])
         if self.labelled:
-            audit += [self._agreement(name, nobody)[0] for name, nobody in self._nobody.items()] + [self._coin()]
+            audit += [self._agreement(name, nobody, NOBODY)[0] for name, nobody in self._nobody.items()] + [self._coin()]
         return [*audit, *confusion, *effects, *reliability]
 
-    def _agreement(self, name: str, judge: _Audited) -> tuple[dict[str, Any], Values]:
+    def _agreement(self, name: str, judge: _Audited, kind: str = AUDITED) -> tuple[dict[str, Any], Values]:
         labels, signs = np.array(judge.labels, np.int64), np.array(judge.signs, np.int64)
         cells = np.zeros((len(labels), 9))
         cells[np.arange(len(labels)), 3 * (1 - labels) + 1 - signs] = 1.0
-        return self._row(name, np.array(judge.records), cells)
+        return self._row(name, np.array(judge.records), cells, kind)
 
     def _coin(self) -> dict[str, Any]:
         """A coin thrown for every pair, in expectation."""
@@ -175,12 +178,12 @@ class JudgeAudit:
         cells = np.zeros((len(labels), 9))
         rows = np.arange(len(labels))
         cells[rows, 3 * (1 - labels)] = cells[rows, 3 * (1 - labels) + 2] = 0.5
-        return self._row(COIN, np.array(longest.records), cells)[0]
+        return self._row(COIN, np.array(longest.records), cells, NOBODY)[0]
 
-    def _row(self, name: str, records: NDArray[np.int64], cells: Values) -> tuple[dict[str, Any], Values]:
+    def _row(self, name: str, records: NDArray[np.int64], cells: Values, kind: str) -> tuple[dict[str, Any], Values]:
         sums = by_record(records, cells)
         counts = sums.sum(axis=0)
-        row: dict[str, Any] = {"table": "audit", "method": name, "pairs": len(records)}
+        row: dict[str, Any] = {"table": "audit", "method": name, "kind": kind, "pairs": len(records)}
         row |= {key: rounded(float(value)) for key, value in agreement_of(counts).items()}
         bounds = intervals_of(sums, agreement_of, self.seed)
         return {**row, "intervals": _rounded(bounds)}, counts

@@ -99,6 +99,11 @@ class Panel:
         # (label's sign or None, (judge, sign) in the judges' order) → pairs.
         self._mixes: Counter[tuple[int | None, tuple[tuple[int, int], ...]]] = Counter()
 
+    @property
+    def judges(self) -> list[str]:
+        """Whose verdicts there were."""
+        return list(self._judges)
+
     def add(self, record: Record, verdicts: dict[str, list[dict[str, Any]]]) -> None:
         """Takes a record and its `verdicts_of`, without those of a panel.
 

@@ -6,6 +6,8 @@ import re
 
 # What a text has of each; `characters` is at least 1, so that its logarithm is a number.
 STYLE = ("length", "headers", "lists", "bold")
+# What a person calls them.
+CONTROLS = {"length": STYLE[:1], "markdown": STYLE[1:]}
 _FENCED = re.compile(r"^```.*?(?:^```|\Z)", re.MULTILINE | re.DOTALL)
 _HEADER = re.compile(r"^#{1,6} ", re.MULTILINE)
 _ITEM = re.compile(r"^[ \t]*(?:[-*+]|\d{1,9}[.)])[ \t]", re.MULTILINE)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 from array import array
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -31,8 +32,9 @@ Rows = list[dict[str, Any]]
 class StyledRatings:
     """Takes records with a judge's verdicts, and keeps of each compared pair only who won, and how both look."""
 
-    def __init__(self, judge: str) -> None:
-        self.judge = judge
+    def __init__(self, judge: str, style: Sequence[str] = STYLE) -> None:
+        """`style` are those of STYLE that are held equal."""
+        self.judge, self.style = judge, [name for name in STYLE if name in style]
         self._models: dict[str, int] = {}
         self._records, self._first, self._second = (array("q") for _ in range(3))
         self._won, self._styles = array("d"), array("f")
@@ -63,7 +65,7 @@ class StyledRatings:
             raise DataError(f"more than {MOST_MODELS} models, with {next(reversed(self._models))!r}: they are not rated")
 
     def rows(self) -> Rows:
-        """The tables `style` (a row a model, the best at equal style first) and `style effects` (a row for each of STYLE).
+        """The tables `style` (a row a model, the best at equal style first) and `style effects` (a row for each of `style`).
 
         `rating` and `styled` are on Elo's scale, without and with style beside the models, with the mean 1,500. A `coefficient` is in
         log-odds of a win for one standard deviation more. What the verdicts do not determine is None: models that never won or lost against
@@ -76,16 +78,16 @@ class StyledRatings:
         first, second, won, records = (np.array(column) for column in (self._first, self._second, self._won, self._records))
         rated = comparable(first, second, won, models)
         kept = rated[first] & rated[second]
-        styles = np.array(self._styles, np.float64).reshape(-1, len(STYLE))[kept]
-        deviations = styles.std(axis=0) if len(styles) else np.zeros(len(STYLE))
-        features = np.zeros((int(kept.sum()), models + len(STYLE)))
+        styles = np.array(self._styles, np.float64).reshape(-1, len(STYLE))[kept][:, [STYLE.index(name) for name in self.style]]
+        deviations = styles.std(axis=0) if len(styles) else np.zeros(len(self.style))
+        features = np.zeros((int(kept.sum()), models + len(self.style)))
         games = np.arange(len(features))
         features[games, first[kept]], features[games, second[kept]] = 1.0, -1.0
         features[:, models:] = styles / np.where(deviations > 0, deviations, 1.0)
         centred = np.where(rated[:, None] & rated, np.eye(models) - 1 / max(1, rated.sum()), 0.0)
         plain = logistic(features[:, :models], won[kept], records[kept]).combined(centred)
         fit = logistic(features, won[kept], records[kept])
-        styled = fit.combined(np.hstack([centred, np.zeros((models, len(STYLE)))]))
+        styled = fit.combined(np.hstack([centred, np.zeros((models, len(self.style)))]))
         played = np.bincount(np.concatenate([self._first, self._second]), minlength=models)
         rows: Rows = []
         for model, place in self._models.items():
@@ -98,7 +100,7 @@ class StyledRatings:
                 row["change"] = round(row["styled"] - row["rating"], 1)
             rows.append({**row, "intervals": intervals})
         rows.sort(key=lambda row: -(row["styled"] or -math.inf))
-        for place, name in enumerate(STYLE, models):
+        for place, name in enumerate(self.style, models):
             row = {"table": "style effects", "method": name, "coefficient": None, "odds_ratio": None, "intervals": {}}
             if fit.determined[place]:
                 low, high = fit.interval(place)
