@@ -143,7 +143,8 @@ def find(path: str, rows: Rows, earlier: Rows | None = None) -> Figure:
     """A number, or the cell of GROUP.METHOD.COLUMN, or a bound of its interval, GROUP.METHOD.COLUMN.low or .high.
 
     The method may be `best`, `worst` or `mean`, and hold dots. Groups are llms, oracles, rankers and fused (Table 2), agreement
-    (Table 3, and the agreement with labels), and judges (the audit; best, worst and mean leave out what nobody chose). `gpt_rank` and `judge_rank` are the judge's ranks, whatever the judge is. With `earlier.`
+    (Table 3, and the agreement with labels), and judges (the audit; best, worst and mean leave out what nobody chose).
+    `gpt_rank` and `judge_rank` are the judge's ranks, whatever the judge is. With `earlier.`
     before the group it is the earlier run's.
 
     Raises:

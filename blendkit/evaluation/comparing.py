@@ -81,7 +81,7 @@ def compared_with(old: Rows, new: Rows) -> Rows:
 
 
 def _is_compared(row: Row) -> bool:
-    return row["table"] == 2 or (row["table"] == "audit" and row["kind"] == AUDITED)
+    return bool(row["table"] == 2 or (row["table"] == "audit" and row["kind"] == AUDITED))
 
 
 def judges_differ(old: Rows, new: Rows) -> str | None:

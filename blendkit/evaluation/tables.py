@@ -58,12 +58,12 @@ TABLES: dict[int | str, TableKind] = {
     ),
     "audit": TableKind(
         "Judges against labels, %",
-        "Agrees: of A, tie and B. By place: by how many points more often an answer is preferred for being shown first. ECE: by how much probabilities are wrong.",
+        "Agrees: of A, tie and B. By place: points by which an answer is preferred for being shown first. ECE: by how much probabilities are wrong.",
         ("method", "pairs", "accuracy", "kappa", "first_place", "consistency", "ece"),
     ),
     "effects": TableKind(
         "What sways a judge (odds ratios)",
-        "At equal label: how the odds of an answer grow where it is shown first, has twice the length, headers, list items or bold, or is of the judge's family.",
+        "At equal label, by how much the odds of an answer grow: shown first; twice the length, headers, list items or bold; of the judge's own family.",
         ("method", "effect", "odds_ratio", "verdicts"),
     ),
     "confusion": TableKind("Labels by verdicts"),

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 from blendkit.errors import DataError, RecordError, UsageError
 from blendkit.evaluation.audit.auditing import JudgeAudit
 from blendkit.evaluation.audit.corrected import CorrectedWinRates

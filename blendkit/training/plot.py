@@ -5,7 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 
 from blendkit.errors import OutputError
-from blendkit.evaluation.report.plots import BLUE, drawing
+from blendkit.evaluation.report.ink import BLUE
+from blendkit.evaluation.report.plots import drawing
 from blendkit.training.state import log_rows
 
 FIGURES = {"loss": "loss", "spearman": "Spearman × 100", "pair_accuracy": "pair accuracy, %", "oracle_rank": "mean oracle rank"}

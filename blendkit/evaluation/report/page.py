@@ -19,8 +19,10 @@ import orjson
 from blendkit.errors import OutputError
 from blendkit.evaluation.layout import WORDS, Cell, Layout, laid_out
 from blendkit.evaluation.report.browser import Browser
+from blendkit.evaluation.report.judges import cards
 from blendkit.evaluation.report.plots import as_svg, line_above_figures
-from blendkit.evaluation.tables import Row, answer_of, judge_of
+from blendkit.evaluation.report.trust_plots import ABOUT_JUDGES
+from blendkit.evaluation.tables import TABLES, Row, answer_of, judge_of
 from blendkit.terminal_text import count_of, shown
 from blendkit.version import VERSION
 
@@ -28,6 +30,8 @@ Rows = list[dict[str, Any]]
 HERE = Path(__file__).parent
 # Rows beyond which a table scrolls in a frame of its own.
 TALL = 40
+# Tables of the section on judges, where there is an audit.
+OF_JUDGES = ("audit", "effects", "reliability", "confusion", "judges", "panel")
 # What the page adds to the line under a table.
 HINTS: dict[int | str, str] = {2: "Click a heading to sort. Under a figure stands its 95 % interval (bootstrap over the examples)."}
 
@@ -69,9 +73,14 @@ def page(made: Made, rows: Rows, signatures: list[str], notes: list[str], browse
     style, script = ((HERE / name).read_text(encoding="utf-8") for name in ("page.css", "page.js"))
     drawn = as_svg(rows)
     judge = judge_of(rows)
-    sections = {layout.table: _section(layout, judge) for layout in laid_out(rows)}
-    figures = "".join(f"<figure><figcaption>{_name(title)}</figcaption>{svg}</figure>" for title, svg in drawn.items())
+    audited = any(row["table"] == "audit" for row in rows)
+    sections = {layout.table: _section(layout, judge, audited and layout.table in OF_JUDGES) for layout in laid_out(rows)}
+    about = {title: svg for title, svg in drawn.items() if title.startswith(tuple(TABLES[table].title for table in ABOUT_JUDGES))}
+    figures = _figures({title: svg for title, svg in drawn.items() if title not in about})
     parts = [sections.pop(table) for table in ("checks", 2, 3) if table in sections]
+    if "audit" in sections:
+        inner = "".join(sections.pop(table) for table in OF_JUDGES if table in sections)
+        parts.append(f'<section id="trust"><h2>Judges</h2>{cards(rows)}<div class="figures">{_figures(about)}</div>{inner}</section>')
     parts += (
         [f'<section id="figures"><h2>Figures</h2>{_judged(line_above_figures(rows), judge)}<div class="figures">{figures}</div></section>'] if figures else []
     )
@@ -140,14 +149,20 @@ def _judged(line: str, judge: Row | None) -> str:
     return f'<p class="note judge{" chance" if judge and judge["at_chance"] else ""}">{_name(line)}</p>' if line else ""
 
 
-def _section(layout: Layout, judge: Row | None) -> str:
+def _figures(drawn: dict[str, str]) -> str:
+    return "".join(f"<figure><figcaption>{_name(title)}</figcaption>{svg}</figure>" for title, svg in drawn.items())
+
+
+def _section(layout: Layout, judge: Row | None, inner: bool = False) -> str:
+    """A table under its title; an `inner` one is a part of the section on judges."""
     words = " ".join(filter(None, (layout.note, HINTS.get(layout.table))))
     note = _judged(layout.above, judge) + (f'<p class="note">{_name(words)}</p>' if words else "")
-    name = layout.table if isinstance(layout.table, str) else f"table-{layout.table}"
+    name = layout.table.replace(" ", "-") if isinstance(layout.table, str) else f"table-{layout.table}"
     table = _table(layout) if layout.groups else ""
     if layout.rest is not None:
         table += f"<details><summary>{escape(layout.folded)}</summary>{_table(layout.rest)}</details>"
-    return f'<section id="{name}"><h2>{escape(layout.title)}</h2>{note}{table}</section>'
+    element, head = ("div", "h3") if inner else ("section", "h2")
+    return f'<{element} id="{name}"><{head}>{escape(layout.title)}</{head}>{note}{table}</{element}>'
 
 
 def _table(layout: Layout) -> str:

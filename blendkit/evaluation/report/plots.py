@@ -17,15 +17,13 @@ import numpy as np
 
 from blendkit.errors import OutputError, UsageError, require
 from blendkit.evaluation.columns import NEUTRAL, TITLES, lower_is_better
+from blendkit.evaluation.report.ink import BACK, BLUE, GREY, INK, THEMED, short
+from blendkit.evaluation.report.trust_plots import trust_figures
 from blendkit.evaluation.tables import AT_CHANCE, JUDGE_RANK, TABLES, judge_of, line_above, title_of
 from blendkit.terminal_text import count_of, shown
 
 Rows = list[dict[str, Any]]
-# As in the page's style; there, each goes by the reader's light or dark colours.
-INK, BACK, BLUE, GREY = "#1c2430", "#ffffff", "#2563a8", "#8a8f98"
-THEMED = {INK: "var(--ink)", BACK: "var(--back)", BLUE: "var(--accent)", GREY: "var(--dim)"}
 FORMS = (".png", ".svg", ".pdf")
-LONGEST = 32
 # The best ones; more are no figure.
 MOST_BARS = 100
 PANELS = 6
@@ -49,7 +47,7 @@ def figures(rows: Rows) -> dict[str, Callable[[Any], None]]:
     if _metrics(rows):
         mark = AT_CHANCE if judge and judge["at_chance"] and judge["is_oracle"] else ""
         found[f"Each metric against the oracle: one dot an LLM, with 95 % intervals{mark}"] = lambda figure: _correlations(figure, rows)
-    return found
+    return found | {title: draw for title, (draw, _) in trust_figures(rows).items()}
 
 
 def line_above_figures(rows: Rows) -> str:
@@ -136,16 +134,13 @@ def _of(rows: Rows, table: Any) -> Rows:
 
 
 def _height(rows: Rows, title: str) -> float:
+    if title in (found := trust_figures(rows)):
+        return found[title][1]
     if title.startswith("Each metric"):
         columns = _columns(rows)
         return 7.8 / columns * math.ceil(min(PANELS, len(_metrics(rows))) / columns) + 0.2 + 0.14 * (_key(rows).count("\n") + 1)
     methods = len({row["method"] for row in rows if row["table"] in ("firsts", "wins")})
     return 1.3 + 0.34 * min(methods, MOST_BARS) if not title.startswith(TABLES["wins"].title) else 1.8 + 0.42 * methods
-
-
-def _short(name: str, longest: int = LONGEST) -> str:
-    name = shown(name)
-    return name if len(name) <= longest else name[: longest - 1] + "…"
 
 
 def _firsts(axes: Any, rows: Rows) -> None:
@@ -155,7 +150,7 @@ def _firsts(axes: Any, rows: Rows) -> None:
         low, high = row["low"], row["high"]
         axes.plot([low, high], [place, place], color=INK, linewidth=1.1, marker="|", markersize=5)
         axes.annotate(f"{row['share']:.1f}", (max(high, row["share"]), place), xytext=(5, 0), textcoords="offset points", va="center", fontsize="small")
-    axes.set_yticks(range(len(rows)), [_short(row["method"]) for row in rows])
+    axes.set_yticks(range(len(rows)), [short(row["method"]) for row in rows])
     axes.margins(x=0.1)
     axes.set_xlim(left=0)
     axes.set_ylim(-0.6, len(rows) - 0.4)
@@ -173,7 +168,7 @@ def _distribution(axes: Any, rows: Rows) -> None:
         shares = np.array([row[rank] for row in rows])
         axes.barh(range(len(rows)), shares, left=left, color=colour, label=rank.removeprefix("rank "))
         left += shares
-    axes.set_yticks(range(len(rows)), [_short(row["method"]) for row in rows])
+    axes.set_yticks(range(len(rows)), [short(row["method"]) for row in rows])
     axes.set_xlim(0, 100)
     axes.set_ylim(-0.6, len(rows) - 0.4)
     axes.set_xlabel("%; rank 1 on the left")
@@ -186,8 +181,8 @@ def _wins(axes: Any, rows: Rows) -> None:
     axes.imshow(rates, cmap="RdBu", vmin=0, vmax=100, aspect="auto")
     for i, j in np.argwhere(~np.isnan(rates)):
         axes.text(j, i, f"{rates[i, j]:.0f}", ha="center", va="center", fontsize="small", color="white" if abs(rates[i, j] - 50) > 33 else "black")
-    axes.set_xticks(range(len(names)), [_short(name) for name in names], rotation=40, ha="right", rotation_mode="anchor")
-    axes.set_yticks(range(len(names)), [_short(name) for name in names])
+    axes.set_xticks(range(len(names)), [short(name) for name in names], rotation=40, ha="right", rotation_mode="anchor")
+    axes.set_yticks(range(len(names)), [short(name) for name in names])
     axes.spines[:].set_visible(False)
 
 
@@ -217,7 +212,7 @@ def _key(rows: Rows) -> str:
     """Which LLM has which number, where there are too many for names beside the dots."""
     models = _models(rows)
     return (
-        textwrap.fill("   ".join(f"{number}\u00a0{_short(row['method'])}" for number, row in enumerate(models, 1)), 105, break_on_hyphens=False)
+        textwrap.fill("   ".join(f"{number}\u00a0{short(row['method'])}" for number, row in enumerate(models, 1)), 105, break_on_hyphens=False)
         if len(models) > NAMED
         else ""
     )
@@ -245,7 +240,7 @@ def _correlations(figure: Any, rows: Rows) -> None:
         spearman = agreement.get(f"score:{metric}")
         way = " (lower is better)" if metric not in NEUTRAL and lower_is_better(metric) else ""
         axes.set_title(
-            _short(TITLES.get(metric, metric).rstrip(" ↑↓")) + ("" if spearman is None else f"\nSpearman per example {spearman:.1f}"), fontsize="small"
+            short(TITLES.get(metric, metric).rstrip(" ↑↓")) + ("" if spearman is None else f"\nSpearman per example {spearman:.1f}"), fontsize="small"
         )
         axes.set_xlabel(f"mean{way}", fontsize="small")
         axes.tick_params(labelsize="small")
@@ -278,7 +273,7 @@ def _dots(axes: Any, models: Rows, metric: str, oracle: str) -> None:
     line = {"arrowstyle": "-", "color": GREY, "linewidth": 0.7, "linestyle": ":", "shrinkA": 1, "shrinkB": 3, "relpos": (0, 0.5)}
     for (row, dot), height in zip(dots, heights, strict=True):
         there = {"xytext": (1, height), "textcoords": "axes fraction", "arrowprops": line}
-        axes.annotate(_short(row["method"], 18), dot, ha="right", va="center", fontsize=6.5, zorder=3, **there)
+        axes.annotate(short(row["method"], 18), dot, ha="right", va="center", fontsize=6.5, zorder=3, **there)
 
 
 def _apart(heights: list[float]) -> list[float]:
