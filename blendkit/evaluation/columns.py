@@ -65,7 +65,11 @@ OTHERS = {
     "price": "$ for 1,000",
     "front": "On the front",
 }
-OF_TABLE: dict[tuple[int | str, str], str] = {("panel", "accuracy"): "Right by all ↑", ("confusion", "label"): "Label \\ verdict", ("reliability", "preferred"): "People agree"}
+OF_TABLE: dict[tuple[int | str, str], str] = {
+    ("panel", "accuracy"): "Right by all ↑",
+    ("confusion", "label"): "Label \\ verdict",
+    ("reliability", "preferred"): "People agree",
+}
 FIRST = dict.fromkeys(("judges", "audit", "effects", "confusion", "reliability", "panel"), "Judge") | {"stages": "Stage", "style effects": "Style"}
 FIRST |= {"frontier": "Models asked"}
 # The bounds of an interval that are columns, where their names are not those of the figure with _low and _high.

@@ -58,7 +58,8 @@ def _table(path: str, flag: str, kind: type[T]) -> dict[str, T]:
     """A TOML file, or a JSON object where the name ends so."""
     data = read_file(path, f"{flag} {path}")
     try:
-        return typed(json_value(data) if path.lower().endswith(".json") else toml_value(utf8(data)), dict[str, kind])  # type: ignore[valid-type]
+        table = typed(json_value(data) if path.lower().endswith(".json") else toml_value(utf8(data)), dict[str, Any])
+        return {name: typed(value, kind, name) for name, value in table.items()}
     except RecordError as error:
         raise DataError(f"{flag} {path}: {error}") from error
 

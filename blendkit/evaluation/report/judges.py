@@ -56,7 +56,7 @@ def _beside(row: Row, longest: Row) -> str:
 def _swayed(effect: Row) -> str:
     odds = effect["odds_ratio"]
     low, high = effect["intervals"]["odds_ratio"]
-    way = "for" if odds > 1 else "against"
+    way = "leans to" if odds > 1 else "leans away from"
     if odds < 1:
         odds, low, high = 1 / odds, 1 / high, 1 / low
     return f"{way} <b>{WORDS[effect['effect']]}</b>: odds × {odds:.2f} <small>{low:.2f} to {high:.2f}</small>"
