@@ -148,12 +148,8 @@ TABLE = [{"table": 2, "method": "a", "kind": "model", "examples": 2, "q": 0.5, "
 
 @budget(100, 1000, st.data())
 def test_a_manifest_and_an_earlier_table_of_any_shape(data):
-<<<<<<< HEAD
-    from blendkit.evaluation.comparing import compared_with, read_rows
-=======
     from blendkit.evaluation.checks import outcomes
-    from blendkit.evaluation.comparing import compare, read_rows, worse
->>>>>>> report
+    from blendkit.evaluation.comparing import compared_with, read_rows, worse
     from blendkit.evaluation.stages import read_stages
 
     with tempfile.TemporaryDirectory() as folder:
@@ -163,16 +159,11 @@ def test_a_manifest_and_an_earlier_table_of_any_shape(data):
             orjson.dumps(read_stages([str(path)]))
         path.write_bytes("\n".join(json.dumps(row) for row in changed(data.draw, TABLE)).encode(errors="surrogatepass"))
         with contextlib.suppress(BlendkitError):
-<<<<<<< HEAD
             orjson.dumps(compared_with(read_rows(str(path)), TABLE))
             orjson.dumps(compared_with(TABLE, read_rows(str(path))))
-=======
-            orjson.dumps(compare(read_rows(str(path)), TABLE))
-            orjson.dumps(compare(TABLE, read_rows(str(path))))
             checks = ["earlier.llms.a.q.low > 0", "llms.a.q >= earlier.llms.a.q within noise", "earlier.agreement.r.pearson > 0 beyond noise"]
             earlier = read_rows(str(path))
             orjson.dumps([outcomes(checks, TABLE, earlier)[0], worse(earlier, TABLE)])
->>>>>>> report
 
 
 # --- the same through the command line: each case with its place and its exit code
