@@ -20,7 +20,7 @@ P = ParamSpec("P")
 T = TypeVar("T")
 
 Records = Iterable[Record]
-# One text is a list of one.
+# One text is a list of one. Of what a call names in the plural, it takes a list only: a string there is most often a slip.
 Texts = str | Sequence[str]
 File = str | os.PathLike[str]
 Files = File | Sequence[File]
@@ -85,6 +85,8 @@ def _fitted(value: Any, wanted: Any, place: str) -> Any:
         except TypeError:
             pass
     hint = "; a list of one is [record]" if isinstance(value, dict) and _RECORDS in _words(kinds) else ""
+    if isinstance(value, str) and any(typing.get_origin(kind) is collections.abc.Sequence for kind in kinds):
+        hint = "; a list of one is [text]"
     raise ArgumentError(f"{place}: expected {_words(kinds)}, got {got(value)}{hint}")
 
 
@@ -124,7 +126,8 @@ def _words(kinds: Sequence[Any]) -> str:
         origin = typing.get_origin(kind) or kind
         if origin is collections.abc.Sequence:
             (inner,) = typing.get_args(kind)
-            found.append(f"a list of {'strings' if inner is str else 'them'}")
+            texts = "strings" if inner is str else "strings or paths"
+            found.append(f"a list of {texts if kind is kinds[0] or inner is str else 'them'}")
         elif origin is collections.abc.Iterable:
             found.append(_RECORDS)
         else:

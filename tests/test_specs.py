@@ -69,7 +69,7 @@ def test_every_help_says_it_alike():
 
 
 def test_what_a_name_names():
-    (record,) = library.judge(library.fuse(library.score(library.pair([RECORD], "mine=embedded"), "len=length"), "mix=consensus"), "by=embedded")
+    (record,) = library.judge(library.fuse(library.score(library.pair([RECORD], "mine=embedded"), ["len=length"]), "mix=consensus"), "by=embedded")
     assert list(record["comparisons"]) == ["mine"] and record["comparisons"]["mine"]["model"] == "embedded"
     assert all(list(candidate["scores"]) == ["len"] for candidate in record["candidates"][:2])
     assert record["candidates"][2]["model"] == "mix" and list(record["verdicts"]) == ["by"]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from blendkit.arguments import File, Files, Records, Texts, checked, one, several
@@ -12,7 +12,7 @@ from blendkit.records import Record
 @checked
 def generate(
     records: Records,
-    models: Files | None = None,
+    models: Sequence[File] | None = None,
     *,
     system: str | None = None,
     max_new_tokens: int | None = None,

@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
-from blendkit.arguments import File, Files, Records, Texts, checked, one, several
+from blendkit.arguments import File, Records, Texts, checked, one, several
 from blendkit.records import Record
 
 
 @checked
 def score(
     records: Records,
-    metrics: Texts,
+    metrics: Sequence[str],
     *,
     bertscore_layer: int | None = None,
     bertscore_idf: File | None = None,
@@ -129,8 +129,8 @@ def rank(
 @checked
 def evaluate(
     records: Records, *, versus: Texts | None = None, oracle: str | None = None, agreement: str | None = None, baseline: str | None = None,
-    ratings: bool = False, length_controlled: str | None = None, aggregations: bool = False, manifests: Files | None = None,
-    compare: File | None = None, checks: Texts | None = None, expect: int | None = None, fail_if_worse: File | None = None,
+    ratings: bool = False, length_controlled: str | None = None, aggregations: bool = False, manifests: Sequence[File] | None = None,
+    compare: File | None = None, checks: Sequence[str] | None = None, expect: int | None = None, fail_if_worse: File | None = None,
     report: File | None = None, report_records: int = 500, plot: File | None = None, audit: str | None = None, families: File | None = None,
     correct_with: str | None = None, label_next: File | None = None, label_count: int = 100, forms: File | None = None,
     control: str | None = None, frontier: str | None = None, prices: File | None = None, seed: int = 0,

@@ -216,7 +216,7 @@ def _is_figure(value: Any) -> bool:
 
 
 def _bounds(row: Row, column: str) -> tuple[float | None, float | None]:
-    if column in row.get("intervals", {}):
+    if row["table"] in (2, "audit") and column in row.get("intervals", {}):
         low, high = row["intervals"][column]
         return low, high
     low, high = (row.get(name) for name in BOUNDS.get(column, (f"{column}_low", f"{column}_high")))
@@ -225,11 +225,11 @@ def _bounds(row: Row, column: str) -> tuple[float | None, float | None]:
 
 def _reason(row: Row, column: str) -> str:
     """Why a cell is null."""
-    missing = row.get("missing", {}).get(column)
     if row["table"] == "audit":
         return "the labelled pairs do not tell it: it takes verdicts in both orders (consistency), with probabilities (brier, ece), or pairs of that kind"
     if row["table"] != 2:
         return "there is nothing to compute it from: a ranking that ties all candidates has no correlation, and a share of no pairs is none"
+    missing = row.get("missing", {}).get(column)
     if missing is None:
         return "no verdict on it could be read"
     lack = f"{missing:,} of its {row.get('examples', 0):,} examples have no value"

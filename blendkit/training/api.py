@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from blendkit.arguments import File, Records, Texts, checked, one, several
+from blendkit.arguments import File, Records, checked, one, several
 from blendkit.errors import DataError, OutputError, UsageError
 
 if TYPE_CHECKING:
@@ -25,7 +26,7 @@ def train_ranker(
     kind: str = "pairranker",
     backbone: File | None = None,
     init: File | None = None,
-    labels: Texts | None = None,
+    labels: Sequence[str] | None = None,
     human: str | None = None,
     log_odds: bool = False,
     margin: float = 0.0,
@@ -108,7 +109,7 @@ def train_ranker(
         OutOfMemory: a part of a step does not fit.
 
     Example:
-        log = blendkit.train_ranker(scored, "my-ranker", labels="bertscore", backbone="microsoft/deberta-v3-base", steps=1000)
+        log = blendkit.train_ranker(scored, "my-ranker", labels=["bertscore"], backbone="microsoft/deberta-v3-base", steps=1000)
         better = list(blendkit.pair(records, "my-ranker"))
     """
     names = tuple(several(labels) or ())

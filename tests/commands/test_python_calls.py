@@ -33,8 +33,9 @@ ONE = {"id": "a", "instruction": "x", "candidates": [{"model": "m", "text": "y"}
             "records: expected records (a list or another iterable of dicts), got a dict; a list of one is [record]",
         ),
         ("train_ranker", {"output": "o", "evaluation": 3}, "evaluation: expected records (a list or another iterable of dicts) or None, got an int"),
-        ("generate", {"models": 7}, "models: expected a string, a path, a list of them or None, got an int"),
-        ("generate", {"models": {"a": "b"}}, "models: expected a string, a path, a list of them or None, got a dict"),
+        ("generate", {"models": "x"}, "models: expected a list of strings or paths or None, got a str; a list of one is [text]"),
+        ("generate", {"models": 7}, "models: expected a list of strings or paths or None, got an int"),
+        ("generate", {"models": {"a": "b"}}, "models: expected a list of strings or paths or None, got a dict"),
         ("generate", {"models": ["a", None]}, "models[1]: expected a string or a path, got None"),
         ("generate", {"system": 3}, "system: expected a string or None, got an int"),
         ("generate", {"temperature": "0.7"}, "temperature: expected a number or None, got a str"),
@@ -43,7 +44,9 @@ ONE = {"id": "a", "instruction": "x", "candidates": [{"model": "m", "text": "y"}
         ("generate", {"logprobs": 1}, "logprobs: expected True or False, got an int"),
         ("generate", {"extra_body": "{}"}, "extra_body: expected a dict or None, got a str"),
         ("generate", {"extra_header": {"Authorization": "Bearer secret"}}, "extra_header: expected a string, a list of strings or None, got a dict"),
-        ("score", {"metrics": None}, "metrics: expected a string or a list of strings, got None"),
+        ("score", {"metrics": None}, "metrics: expected a list of strings, got None"),
+        ("score", {"metrics": "bleu"}, "metrics: expected a list of strings, got a str; a list of one is [text]"),
+        ("evaluate", {"checks": "a < 1"}, "checks: expected a list of strings or None, got a str; a list of one is [text]"),
         ("pair", {"model": ["embedded"]}, "model: expected a string or a path, got a list"),
         ("fuse", {"model": b"x"}, "model: expected a string, a path or a list of them, got a bytes"),
         ("judge", {"max_unparsed": None}, "max_unparsed: expected a number, got None"),
@@ -52,28 +55,28 @@ ONE = {"id": "a", "instruction": "x", "candidates": [{"model": "m", "text": "y"}
 )
 def test_a_wrong_type_fails_at_the_call(function, arguments, said):
     with pytest.raises(library.ArgumentError) as error:
-        getattr(library, function)(**{"records": [ONE], **({"metrics": "bleu"} if function == "score" else {}), **arguments})
+        getattr(library, function)(**{"records": [ONE], **({"metrics": ["bleu"]} if function == "score" else {}), **arguments})
     assert str(error.value) == f"{function}() {said}" and isinstance(error.value, TypeError)
 
 
 def test_what_is_missing_or_too_much_is_told():
-    for call, said in ((library.score, "missing a required argument: 'metrics'"), (lambda x: library.score(x, "bleu", 5), "too many positional arguments")):
+    for call, said in ((library.score, "missing a required argument: 'metrics'"), (lambda x: library.score(x, ["bleu"], 5), "too many positional arguments")):
         with pytest.raises(library.ArgumentError, match=rf"^score\(\): {said}$"):
             call([ONE])
 
 
 def test_a_record_that_is_none_is_told_with_its_place():
     for wrong, kind in (("text", "a str"), (["x"], "a list"), (None, "None")):
-        for function, arguments in ((library.rank, {"by": "judge:j"}), (library.evaluate, {}), (library.train_ranker, {"output": "o", "labels": "q"})):
+        for function, arguments in ((library.rank, {"by": "judge:j"}), (library.evaluate, {}), (library.train_ranker, {"output": "o", "labels": ["q"]})):
             with pytest.raises(library.RecordError, match=rf"^records\[1\]: expected a dict, got {kind}$"):
                 function([ONE, wrong], **arguments)
     ranked = library.rank(iter([ONE, {**ONE, "candidates": 3}]), "oracle:q")
     with pytest.raises(library.RecordError, match=r"^candidates\[0\]\.q: "):
         next(ranked)
     with pytest.raises(library.RecordError, match=r"^records\[1\]: candidates: expected"):
-        list(library.score(iter([ONE, {**ONE, "candidates": 3}]), "length"))
+        list(library.score(iter([ONE, {**ONE, "candidates": 3}]), ["length"]))
     with pytest.raises(library.RecordError, match=r"^records\[1\]: expected a dict, got an int$"):
-        list(library.score(iter([ONE, 3]), "length"))
+        list(library.score(iter([ONE, 3]), ["length"]))
 
 
 def test_what_means_the_same_will_do(tiny_ranker):
@@ -81,12 +84,12 @@ def test_what_means_the_same_will_do(tiny_ranker):
     expected = list(library.rank(library.pair(records, str(tiny_ranker), device="cpu"), top=1))
     assert list(library.rank(library.pair(tuple(records), Path(tiny_ranker), device="cpu"), top=np.int64(1))) == expected
     texts = [{**record, "candidates": tuple(record["candidates"])} for record in records]
-    one, several = (list(library.score(records, metrics)) for metrics in ("length", ("length",)))
+    one, several = (list(library.score(records, metrics)) for metrics in (["length"], ("length",)))
     assert one == several == list(library.score(texts, ["length"]))
     with pytest.raises(library.UsageError, match="--decoding gready"):
-        next(library.generate(records, "openai:x", base_url="http://127.0.0.1:9/v1", decoding="gready"))
+        next(library.generate(records, ["openai:x"], base_url="http://127.0.0.1:9/v1", decoding="gready"))
     with pytest.raises(library.UsageError, match="window: expected at least 1, got 0"):
-        next(library.score(records, "length", window=0))
+        next(library.score(records, ["length"], window=0))
 
 
 def test_what_one_should_know_is_a_warning(tiny_ranker):
@@ -95,7 +98,7 @@ def test_what_one_should_know_is_a_warning(tiny_ranker):
         list(library.pair([long], tiny_ranker, device="cpu"))
     assert [warning.filename for warning in found] == [__file__]
     with pytest.warns(library.BlendkitWarning, match="no judge's verdicts in the stream") as found:
-        library.evaluate(library.score([ONE], "length"))
+        library.evaluate(library.score([ONE], ["length"]))
     assert {warning.filename for warning in found} == {__file__}
 
 
@@ -136,7 +139,7 @@ def test_the_documents_examples_run_print_nothing_and_change_nothing(tmp_path, m
 
 def test_the_callers_records_are_not_held_in_what_comes_back():
     record = copy.deepcopy(ONE)
-    (scored,) = library.score([record], "length")
+    (scored,) = library.score([record], ["length"])
     scored["candidates"][0]["text"] = "another"
     assert record == ONE
 
@@ -161,7 +164,7 @@ records: list[dict[str, Any]] = [{"instruction": "x"}]
 found = list(blendkit.generate(records, models=["a", Path("b")], max_new_tokens=8, temperature=0.7, stop="end"))
 assert_type(found, list[dict[str, Any]])
 assert_type(blendkit.evaluate(blendkit.judge(blendkit.fuse(blendkit.rank(blendkit.pair(found))))), list[dict[str, Any]])
-blendkit.train_ranker(records, Path("out"), labels="q")
+blendkit.train_ranker(records, Path("out"), labels=["q"])
 try:
     blendkit.generate(records, models=3)  # type: ignore[arg-type]
     blendkit.generate(records, max_tokens=3)  # type: ignore[call-arg]

@@ -165,7 +165,7 @@ def test_likelihoods_are_those_behind_a_closed_block(model):
 def test_a_candidate_has_its_reasoning_in_a_field_of_its_own(model, monkeypatch):
     reasons = model(OPENS).writes("Let me see.\n</think>\n\nIt is 4.")
     monkeypatch.setattr("blendkit.generators.generating.text_model", lambda *more: reasons)
-    (record,) = library.generate([{"id": "a", "instruction": "2 + 2?"}], "small=any", temperature=0)
+    (record,) = library.generate([{"id": "a", "instruction": "2 + 2?"}], ["small=any"], temperature=0)
     (candidate,) = record["candidates"]
     assert candidate["text"] == "It is 4." and candidate["reasoning"] == "Let me see."
 

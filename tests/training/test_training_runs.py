@@ -155,7 +155,7 @@ def test_micro_batches_hold_every_row_once_within_the_budget():
 @pytest.mark.parametrize("device", ["bogus", "meta", "cuda:99"])
 def test_a_device_that_is_not_there_is_refused_before_anything_is_read(tmp_path, device):
     for run in (
-        lambda: blendkit.train_ranker(never_read(), tmp_path / "o", backbone="no/such", labels="q", device=device),
+        lambda: blendkit.train_ranker(never_read(), tmp_path / "o", backbone="no/such", labels=["q"], device=device),
         lambda: blendkit.train_fuser(never_read(), tmp_path / "o", backbone="no/such", device=device),
     ):
         with pytest.raises(UsageError, match=f"--device {device}: "):
@@ -387,7 +387,7 @@ loop.Processes.joined = lambda self, model: network.append(model) or joined(self
 
 def run(resume):
     return blendkit.train_ranker(
-        records, out, labels="q", backbone=backbone, evaluation=records, eval_every=2, patience=2, steps=30, learning_rate=1e-9,
+        records, out, labels=["q"], backbone=backbone, evaluation=records, eval_every=2, patience=2, steps=30, learning_rate=1e-9,
         records_per_step=4, log_every=2, mode="singles", source_maxlength=48, candidate_maxlength=64, device="cpu", resume=resume,
     )
 
@@ -450,7 +450,7 @@ def test_what_is_wrong_with_the_arguments_is_said_before_anything_is_read(tmp_pa
             blendkit.train_ranker(never_read(), tmp_path / "o", **{"labels": "q", "backbone": "no/such", **more})
     (tmp_path / "file").write_text("")
     with pytest.raises(OutputError, match="expected a directory"):
-        blendkit.train_ranker(never_read(), tmp_path / "file", labels="q", backbone="no/such")
+        blendkit.train_ranker(never_read(), tmp_path / "file", labels=["q"], backbone="no/such")
 
 
 def test_one_python_process_may_train_several_times(tiny_encoder, tmp_path):
