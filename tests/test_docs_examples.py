@@ -6,6 +6,7 @@ A block of commands runs, line by line, in a folder that has the files it reads.
 
 from __future__ import annotations
 
+import csv
 import glob
 import json
 import os
@@ -104,6 +105,8 @@ def folder(tmp_path_factory, called):
         order = [1, 2, 3, 4] if number % 2 else [2, 1, 3, 4]
         verdicts = [{"a": a, "b": b, "verdict": "A" if order[a] < order[b] else "B", "shown": [a, b]} for a in range(4) for b in range(a + 1, 4)]
         record["verdicts"] = {"j": [*verdicts, {"a": 0, "b": 4, "verdict": "B"}]}
+        for candidate in record["candidates"]:
+            candidate["usage"] = {"prompt_tokens": 50, "completion_tokens": 10 * number + len(candidate["text"])}
         record["candidates"].append({"model": "blend", "text": "x", "sources": [0, 1], "scores": {"bleu": 25.0, "perplexity": 4.0}})
         record |= {"ranks": {"pairrm": order}, "cmp_results": None}
     streams = {"judged": judged, "records": examples(2), "test": examples(2), "candidates": examples(4)}
@@ -128,6 +131,17 @@ def folder(tmp_path_factory, called):
     # What the whole of `candidates.jsonl` is for `merge`.
     (folder / "candidates.jsonl").write_text(lines(scored))
     (folder / "main.jsonl").write_text(called("evaluate", "-q", stdin=lines(judged))[1])
+    (folder / "prices.toml").write_text("".join(f"[{name}]\nprice_in = 1\nprice_out = 2\n" for name in ("vicuna", "alpaca", "c", "d")))
+    # Forms that people filled in, who are of the judge's opinion.
+    said = {(record["id"], row["a"], row["b"]): row["verdict"] for record in judged for row in record["verdicts"]["j"]}
+    assert called("evaluate", "-q", "--label-next", folder / "filled.csv", stdin=lines(judged))[0] == 0
+    with (folder / "filled.csv").open(newline="") as file:
+        heading, *forms = csv.reader(file)
+    for form in forms:
+        a, b = int(form[1]), int(form[2])
+        form[heading.index("verdict")] = said[form[0], a, b] if a < b else {"A": "B", "B": "A"}[said[form[0], b, a]]
+    with (folder / "filled.csv").open("w", newline="") as file:
+        csv.writer(file).writerows([heading, *forms])
     return folder
 
 
