@@ -315,10 +315,10 @@ def test_names_given_to_judges_and_models_are_escaped(called, serve):
     name, escaped = EVIL[1:], ESCAPED[1:]
     endpoint = ["--base-url", server.url]
     for arguments, code in (
-        (["judge", "-m", f"{name}=embedded", "-m", f"{name}=embedded"], 2),
-        (["judge", "-m", f"{name}1=openai:m", "-m", f"{name}2=openai:m", "--verdict-by", "text", "--max-unparsed", 1, *endpoint], 0),
-        (["judge", "-m", f"{name}=openai:m", "--verdict-by", "text", *endpoint], 70),
-        (["generate", "-m", f"{name}=openai:m", *endpoint], 0),
+        (["judge", "-m", f"{name}=embedded"], 2),
+        (["judge", "-m", f"openai:{name}1", "-m", f"openai:{name}2", "--verdict-by", "text", "--max-unparsed", 1, *endpoint], 0),
+        (["judge", "-m", f"openai:{name}", "--verdict-by", "text", *endpoint], 70),
+        (["generate", "-m", f"openai:{name}", *endpoint], 0),
     ):
         found, _, err = called(*arguments, stdin=lines([decoded(0, output="t")]))
         assert found == code and is_escaped(err, escaped) and "a b" not in err, err

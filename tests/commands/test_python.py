@@ -21,7 +21,7 @@ from blendkit.scorers import SCORERS, make_scorer
 
 STAGES = ("generate", "score", "pair", "rank", "fuse", "judge")
 # A command's stream, its processes and its lists.
-OUTSIDE = {*SHARED, *ENGINE_FLAGS, "list_presets", "list_metrics", "form", "intervals", "list_columns"} - {"device", "dtype", "seed", "window", "batch_tokens"}
+OUTSIDE = {*SHARED, *ENGINE_FLAGS, "list_presets", "list_metrics", "list_columns", "form", "intervals"} - {"device", "dtype", "seed", "window", "batch_tokens"}
 URL = "http://127.0.0.1:9/v1"
 NOWHERE = EndpointOptions(base_url=URL)
 
@@ -138,10 +138,10 @@ def test_the_makers_refuse_as_the_commands_do():
 @pytest.mark.parametrize(
     ("function", "arguments", "said"),
     [
-        ("generate", {"models": "openai:x", "base_url": URL, "max_new_tokens": 0}, "max_new_tokens: expected at least 1, got 0"),
-        ("generate", {"models": "openai:x", "base_url": URL, "temperature": float("nan")}, "temperature: expected at least 0, got nan"),
-        ("generate", {"models": "openai:x", "base_url": URL, "top_p": 1.5}, "top_p: expected at most 1, got 1.5"),
-        ("generate", {"models": "openai:x", "base_url": URL, "num_return": 0}, "num_return: expected at least 1, got 0"),
+        ("generate", {"models": ["openai:x"], "base_url": URL, "max_new_tokens": 0}, "max_new_tokens: expected at least 1, got 0"),
+        ("generate", {"models": ["openai:x"], "base_url": URL, "temperature": float("nan")}, "temperature: expected at least 0, got nan"),
+        ("generate", {"models": ["openai:x"], "base_url": URL, "top_p": 1.5}, "top_p: expected at most 1, got 1.5"),
+        ("generate", {"models": ["openai:x"], "base_url": URL, "num_return": 0}, "num_return: expected at least 1, got 0"),
         ("fuse", {"model": "openai:x", "base_url": URL, "layers": 0}, "layers: expected at least 1, got 0"),
         ("judge", {"model": []}, "-m: expected at least one judge"),
         ("fuse", {"model": []}, "expected at least one model"),

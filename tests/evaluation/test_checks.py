@@ -81,7 +81,7 @@ def test_every_figure_that_is_listed_can_be_asserted(called, rows):
 def test_expect_counts_the_records(called):
     assert called("evaluate", "-q", "--expect", 5, stdin=lines(made_up(5)))[0] == 0
     code, out, err = called("evaluate", "-q", "--expect", 6, stdin=lines(made_up(5)))
-    assert code == 3 and "1 of 1 checks do not hold: --expect 6 (5 against 6)" in err
+    assert code == 3 and "1 of 1 check does not hold: --expect 6 (5 against 6)" in err
     assert parsed(out)[-1] == {
         "table": "checks",
         "method": "--expect 6",
@@ -137,7 +137,7 @@ def test_fail_if_worse_names_what_got_worse_or_is_gone(called, earlier, rows, tm
     (tmp_path / "same.jsonl").write_text(lines(without))
     assert called(*flags, tmp_path / "same.jsonl", stdin=stream)[0] == 0
     code, _, err = called(*flags, earlier(9), stdin=stream)
-    assert code == 3 and re.search(r"checks do not hold: --fail-if-worse \S+main.jsonl \(Worse beyond noise, or gone: llms.a.bleu [\d.]+ to [\d.]+\)", err)
+    assert code == 3 and re.search(r"check does not hold: --fail-if-worse \S+main.jsonl \(Worse beyond noise, or gone: llms.a.bleu [\d.]+ to [\d.]+\)", err)
     better = {"table": "compare", "kind": "model", "method": "a", "column": "bleu", "old": 1, "new": 2, "change": 1, "beyond_noise": True}
     assert worse([], [better, {**better, "column": "characters"}, {**better, "change": -1, "beyond_noise": False}]) == []
     assert worse([], [{**better, "column": "gpt_rank"}]) == ["llms.a.gpt_rank 1 to 2"]
