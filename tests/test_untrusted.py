@@ -72,7 +72,20 @@ def test_a_record_of_any_shape(data):
     assert command("rank", "--aggregate", way, stdin=stdin) in (0, 65)
     # Two records and a few resamples: what is slow in it is drawn less often.
     more = data.draw(
-        st.sampled_from([[], [], [], ["--agreement", "human"], ["--baseline", "a"], ["--aggregations"], ["--oracle", "q"], ["--format", "markdown"]])
+        st.sampled_from(
+            [
+                [],
+                [],
+                [],
+                ["--agreement", "human"],
+                ["--baseline", "a"],
+                ["--aggregations"],
+                ["--oracle", "q"],
+                ["--format", "markdown"],
+                ["--audit", "human", "--correct-with", "human", "--control", "length"],
+                ["--frontier", "r"],
+            ]
+        )
     )
     assert command("evaluate", *more, stdin=stdin) in (0, 2, 65)
 
@@ -144,6 +157,7 @@ MANIFEST = {
     "peak_memory_bytes": {"process": 100},
 }
 TABLE = [{"table": 2, "method": "a", "kind": "model", "examples": 2, "q": 0.5, "intervals": {"q": [0.1, 0.9]}}, {"table": 3, "method": "r", "pearson": 1.0}]
+TABLE += [{"table": "audit", "method": "j", "kind": "judge", "pairs": 3, "kappa": 0.5, "ece": None, "intervals": {"kappa": [0.1, 0.2]}}]
 
 
 @budget(100, 1000, st.data())
@@ -162,6 +176,7 @@ def test_a_manifest_and_an_earlier_table_of_any_shape(data):
             orjson.dumps(compared_with(read_rows(str(path)), TABLE))
             orjson.dumps(compared_with(TABLE, read_rows(str(path))))
             checks = ["earlier.llms.a.q.low > 0", "llms.a.q >= earlier.llms.a.q within noise", "earlier.agreement.r.pearson > 0 beyond noise"]
+            checks += ["earlier.judges.best.kappa.low > 0"]
             earlier = read_rows(str(path))
             orjson.dumps([outcomes(checks, TABLE, earlier)[0], worse(earlier, TABLE)])
 
