@@ -160,7 +160,7 @@ class CorrectedWinRates:
             name = names[one] if other is None else f"{names[one]} over {names[other]}"
             row = {"table": "corrected", "method": names[one], "over": None if other is None else names[other], "pairs": len(won), "labels": found.labels}
             rows.append(row | _figures(found))
-            if found.gains is False:
+            if found.gains is False and found.labels < len(won):
                 nothing.append(shown(name))
         if nothing:
             more = f", and {len(nothing) - 5:,} more" if len(nothing) > 5 else ""

@@ -3,18 +3,19 @@
 from __future__ import annotations
 
 import math
+import textwrap
 from collections.abc import Callable
 from typing import Any
 
 from blendkit.evaluation.audit.auditing import EFFECTS
 from blendkit.evaluation.report.ink import BLUE, GREY, INK, short
-from blendkit.evaluation.tables import TABLES, Rows, judge_of, title_of
+from blendkit.evaluation.tables import TABLES, Row, Rows, judge_of, title_of
 from blendkit.terminal_text import count_of
 
 # Judges that have a panel of their own, and panels side by side.
 MOST, BESIDE = 6, 3
-# Points of the front that have a name.
-NAMED = 12
+# Names in the figure of the frontier: as wide and high as this in pixels they have no other beside them, nor more numbers.
+WIDE, HIGH, MOST_NUMBERS = 48, 13, 5
 # Widths of odds ratios that are shown; longer bars end in an arrow's place, at the edge.
 WIDEST = 16.0
 Draw = Callable[[Any], None]
@@ -33,7 +34,7 @@ def trust_figures(rows: Rows) -> dict[str, tuple[Draw, float]]:
             found[title_of_figure(table) + more] = _panels(chosen, draw), height * lines
     points = [row for row in rows if row["table"] == "frontier"]
     if points:
-        found[title_of("frontier", judge_of(rows))] = (lambda figure: _frontier(figure.subplots(), points)), 4.2
+        found[title_of("frontier", judge_of(rows))] = (lambda figure: _frontier(figure, points)), 4.2 + 0.14 * (_key(points).count("\n") + 1)
     return found
 
 
@@ -65,8 +66,6 @@ def _reliability(axes: Any, rows: Rows) -> None:
         if bounds:
             axes.vlines(x, *bounds, color=GREY, linewidth=1.1, zorder=1)
         axes.scatter(x, y, s=14 + 70 * row["pairs"] / most, color=BLUE, zorder=2, linewidth=0)
-    axes.set_xlim(48, 102)
-    axes.set_ylim(0, 102)
     axes.set_xlabel("the judge is sure by %", fontsize="small")
     if axes.get_subplotspec().is_first_col():
         axes.set_ylabel("people agree, %", fontsize="small")
@@ -100,24 +99,54 @@ def _nothing() -> Any:
     return NullLocator()
 
 
-def _frontier(axes: Any, rows: Rows) -> None:
-    """A dot a subset of models; a line along the front, whose first NAMED have names."""
+def _frontier(figure: Any, rows: Rows) -> None:
+    """A dot a subset of models, by the numbers of the key; a line along the front. Of dots that lie close on it, the first has a name."""
+    numbers = _numbers(rows)
     front = [row for row in rows if row["front"]]
     others = [row for row in rows if not row["front"]]
+    axes = figure.subplots()
     axes.scatter([row["price"] for row in others], [row["quality"] for row in others], color=GREY, s=16, zorder=1, linewidth=0)
     for row in rows:
         if bounds := row["intervals"].get("quality"):
-            axes.vlines(row["price"], *bounds, color=BLUE if row["front"] else GREY, linewidth=1.0, alpha=0.5, zorder=1)
+            axes.vlines(row["price"], *bounds, color=BLUE if row["front"] else GREY, linewidth=1.0, alpha=0.4, zorder=1)
     axes.plot([row["price"] for row in front], [row["quality"] for row in front], color=BLUE, marker="o", markersize=5, linewidth=1.4, zorder=2)
-    for place, row in enumerate(front[:NAMED]):
-        # Under and above in turn, as neighbours on the front lie close.
-        there = {"xytext": (5, -9 if place % 2 else 7), "textcoords": "offset points", "fontsize": "x-small", "color": INK}
-        axes.annotate(short(row["method"], 40), (row["price"], row["quality"]), **there)
-    for row in others:
-        if row["models"] == 1:
-            axes.annotate(short(row["method"], 24), (row["price"], row["quality"]), xytext=(5, -3), textcoords="offset points", fontsize="x-small", color=GREY)
-    axes.margins(x=0.12)
+    axes.margins(x=0.05)
     left, right = axes.get_xlim()
-    axes.set_xlim(left, right + 0.2 * (right - left))
+    axes.set_xlim(left, right + 0.1 * (right - left))
+    height = axes.transData.transform
+    named: list[Any] = []
+    for row in [*front, *others]:
+        place = height((row["price"], row["quality"]))
+        # Names stand on the right of their dots and under them, where the front, which bends to the left, leaves room.
+        if all(abs(place[0] - x) > WIDE or abs(place[1] - y) > HIGH for x, y in named):
+            named.append(place)
+            there = {"xytext": (5, -10), "textcoords": "offset points", "fontsize": "x-small", "color": INK if row["front"] else GREY}
+            axes.annotate(_called(row, numbers), (row["price"], row["quality"]), **there)
     axes.set_xlabel("$ for 1,000 records")
     axes.set_ylabel("quality by the oracle, with 95 % intervals")
+    figure.supxlabel(_key(rows), fontsize="x-small", x=0.02, ha="left")
+
+
+def _numbers(rows: Rows) -> dict[str, int]:
+    """Model → its number in the figure, the cheapest first."""
+    return {row["method"]: number for number, row in enumerate((row for row in rows if row["models"] == 1), 1)}
+
+
+def _key(rows: Rows) -> str:
+    """Which model has which number."""
+    return textwrap.fill("   ".join(f"{number}\u00a0{short(model)}" for model, number in _numbers(rows).items()), 105, break_on_hyphens=False)
+
+
+def _called(row: Row, numbers: dict[str, int]) -> str:
+    """The models of a subset by their numbers, or those that it lacks where these are fewer."""
+    models = {row["method"]} if row["models"] == 1 else set(row["method"].split(" + "))
+    if not models <= set(numbers):
+        return f"{row['models']} models"  # a name holds the sign itself
+    inside = sorted(numbers[model] for model in models)
+    lacking = sorted(set(numbers.values()) - set(inside))
+    if not lacking:
+        return "all"
+    few = lacking if len(lacking) < len(inside) else inside
+    if len(few) > MOST_NUMBERS:
+        return f"{len(inside)} models"
+    return ("all but " if few is lacking else "") + "+".join(map(str, few))
