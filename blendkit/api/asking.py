@@ -271,7 +271,7 @@ def judge(
         orders: shows each pair in `both` orders, which count alike (probabilities are averaged, verdicts without them count where
             both agree, else as a tie), or in one at `random`.
         schedule: which pairs, as in `pair`.
-        prompt: the name of a prompt, or a file. LLM: pairwise-with-reference.
+        prompt: auto (pairwise-with-reference for a record that has a reference, else pairwise), the name of a prompt, or a file. LLM: auto.
         verdict_by: likelihood, json, text or auto. LLM: auto.
         max_new_tokens: tokens of a reply at most. LLM: the prompt's own.
         max_unparsed: the largest share of a judge's verdicts, 0 to 1, that may be unreadable.

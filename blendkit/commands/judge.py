@@ -44,8 +44,9 @@ def judge(
     prompt: Annotated[
         str | None,
         typer.Option(
-            help="pairwise-with-reference, pairwise (none shown), paper, pandalm, auto-j, prometheus, or a file of your own.",
-            show_default="pairwise-with-reference",
+            help="auto (pairwise-with-reference for a record that has a reference, else pairwise), one of these two, paper, pandalm, auto-j, "
+            "prometheus, or a file of your own.",
+            show_default="auto",
             rich_help_panel=LLM_JUDGES,
         ),
     ] = None,
@@ -68,7 +69,7 @@ def judge(
     reasoning_effort: Annotated[str | None, options.reasoning_effort(LLM_JUDGES)] = None,
     on_truncate: Annotated[str | None, options.on_truncate(LLM_JUDGES)] = None,
 ) -> None:
-    """Give a verdict on every pair of candidates, the reference in hand.
+    """Give a verdict on every pair of candidates, the reference in hand where there is one.
 
     Writes `verdicts`: A, B, tie-good or tie-bad for candidates a and b (`unparsed` after two replies that are neither; too many
     of them end with 70), and in `signatures` what decided them.

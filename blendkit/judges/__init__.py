@@ -42,10 +42,10 @@ def make_judge(
     from blendkit.generators.factory import check_models, for_run
     from blendkit.judges.base import Juror
     from blendkit.judges.judging import Judging
-    from blendkit.judges.prompting import load_prompt
+    from blendkit.judges.prompting import prompts_of
 
     if prompt is not None:
-        load_prompt(prompt)  # a mistake shows, whoever judges
+        prompts_of(prompt)  # a mistake shows, whoever judges
     specs = [model] if isinstance(model, str) else list(model)
     if not specs:
         raise UsageError("-m: expected at least one judge")
