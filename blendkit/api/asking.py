@@ -229,6 +229,8 @@ def judge(
     name: str | None = None,
     orders: str = "both",
     schedule: str = "full",
+    exclude_self: bool = False,
+    families: File | None = None,
     prompt: File | None = None,
     verdict_by: str | None = None,
     max_new_tokens: int | None = None,
@@ -271,6 +273,8 @@ def judge(
         orders: shows each pair in `both` orders, which count alike (probabilities are averaged, verdicts without them count where
             both agree, else as a tie), or in one at `random`.
         schedule: which pairs, as in `pair`.
+        exclude_self: shows no judge an answer of its own: one whose `model` is the judge's name, or its model's.
+        families: with `exclude_self`, nor a relative's: a TOML or JSON file, name or beginning of a name → family.
         prompt: auto (pairwise-with-reference for a record that has a reference, else pairwise), the name of a prompt, or a file. LLM: auto.
         verdict_by: likelihood, json, text or auto. LLM: auto.
         max_new_tokens: tokens of a reply at most. LLM: the prompt's own.
@@ -302,7 +306,7 @@ def judge(
     )  # fmt: skip
     stage = make_judge(
         several(model), name=name, orders=orders, schedule=schedule, prompt=one(prompt), verdict_by=verdict_by, max_new_tokens=max_new_tokens,
-        max_unparsed=max_unparsed, reasoning_effort=reasoning_effort, on_truncate=on_truncate, endpoint=endpoint,
-        device=device, dtype=dtype, seed=seed,
+        max_unparsed=max_unparsed, reasoning_effort=reasoning_effort, on_truncate=on_truncate, exclude_self=exclude_self, families=one(families),
+        endpoint=endpoint, device=device, dtype=dtype, seed=seed,
     )  # fmt: skip
     yield from apply(stage, records, window=window, batch_tokens=batch_tokens)

@@ -17,7 +17,7 @@ from blendkit.rankers import SCHEDULES
 LLM_JUDGES = "LLM judges"
 
 
-@with_run_options(endpoint=True, reads={"prompt": "--prompt"})
+@with_run_options(endpoint=True, reads={"prompt": "--prompt", "families": "--families"})
 def judge(
     run: RunOptions,
     endpoint: EndpointOptions,
@@ -41,6 +41,14 @@ def judge(
         ),
     ] = "both",
     schedule: Annotated[str, typer.Option(help=f"Which pairs, as in `blendkit pair`: {', '.join(SCHEDULES.forms())}.")] = "full",
+    exclude_self: Annotated[
+        bool,
+        typer.Option("--exclude-self", help="Show no judge an answer of its own: one whose `model` is the judge's name, or its model's."),
+    ] = False,
+    families: Annotated[
+        str | None,
+        typer.Option(help="With --exclude-self, nor a relative's: a TOML or JSON file, name or beginning of a name → family.", metavar="FILE"),
+    ] = None,
     prompt: Annotated[
         str | None,
         typer.Option(
@@ -86,7 +94,7 @@ def judge(
         return make_judge(
             model or "embedded", name=name, endpoint=endpoint, orders=orders, schedule=schedule, seed=run.seed, device=run.device, dtype=run.dtype,
             prompt=prompt, verdict_by=verdict_by, max_new_tokens=max_new_tokens, reasoning_effort=reasoning_effort, on_truncate=on_truncate,
-            max_unparsed=max_unparsed,
+            max_unparsed=max_unparsed, exclude_self=exclude_self, families=families,
         )  # fmt: skip
 
     run_stage(make, run)

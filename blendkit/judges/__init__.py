@@ -27,8 +27,8 @@ JUDGES = Registry(
 def make_judge(
     model: str | Sequence[str] = "embedded", *, name: str | None = None, orders: str = "both", schedule: str = "full", prompt: str | None = None,
     verdict_by: str | None = None, max_new_tokens: int | None = None, max_unparsed: float = 0.2, reasoning_effort: str | None = None,
-    on_truncate: str | None = None, endpoint: EndpointOptions | None = None, device: str = "auto", dtype: str = "auto",
-    seed: int = 0,
+    on_truncate: str | None = None, exclude_self: bool = False, families: str | None = None, endpoint: EndpointOptions | None = None,
+    device: str = "auto", dtype: str = "auto", seed: int = 0,
 ) -> Judging:  # fmt: skip
     """The stage with one judge or several; the arguments are those of `blendkit.judge`, and None is the judge's own default.
 
@@ -39,13 +39,18 @@ def make_judge(
         UsageError: an argument is wrong, no judge is given, or none has an option.
         NoInputError: there is no such model or prompt file.
     """
+    from blendkit.families import families_of_file
     from blendkit.generators.factory import check_models, for_run
     from blendkit.judges.base import Juror
     from blendkit.judges.judging import Judging
+    from blendkit.judges.own import OthersOnly
     from blendkit.judges.prompting import prompts_of
 
     if prompt is not None:
         prompts_of(prompt)  # a mistake shows, whoever judges
+    if families is not None and not exclude_self:
+        raise UsageError("--families says whose answers --exclude-self keeps from a judge; give both")
+    relatives = None if families is None else families_of_file(families, "--families")
     specs = [model] if isinstance(model, str) else list(model)
     if not specs:
         raise UsageError("-m: expected at least one judge")
@@ -82,7 +87,10 @@ def make_judge(
             raise named_twice(jurors[-1].name, spec, "-m")
     # Where requests are only written down, there are no verdicts to pass on.
     passes = not (endpoint and endpoint.only_emits)
-    return Judging(jurors, panel=panel or "panel", orders=orders, schedule=schedule, seed=seed, max_unparsed=max_unparsed, passes_records=passes)
+    return Judging(
+        jurors, panel=panel or "panel", orders=orders, schedule=schedule, seed=seed, max_unparsed=max_unparsed, passes_records=passes,
+        others=OthersOnly(jurors, relatives) if exclude_self else None,
+    )  # fmt: skip
 
 
 def judge_of(spec: str, named: Collection[str] = ()) -> tuple[str, str, str]:

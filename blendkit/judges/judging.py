@@ -10,7 +10,8 @@ from typing import Any
 from blendkit.aggregate import Settled, settled
 from blendkit.errors import UsageError
 from blendkit.judges.agreement import PanelAgreement
-from blendkit.judges.base import ORDERS, PANEL, Juror, Opinion, as_row, orders_shown
+from blendkit.judges.base import ORDERS, PANEL, Juror, Opinion, Shown, as_row, orders_shown
+from blendkit.judges.own import OthersOnly
 from blendkit.judges.position import PositionBias
 from blendkit.judges.unparsed import Unparsed
 from blendkit.pipeline.stage import Stage
@@ -34,12 +35,12 @@ class Judging(Stage):
 
     def __init__(
         self, jurors: list[Juror], *, panel: str = "panel", orders: str = "both", schedule: str = "full", seed: int = 0, max_unparsed: float = 0.2,
-        passes_records: bool = True,
+        passes_records: bool = True, others: OthersOnly | None = None,
     ) -> None:  # fmt: skip
         """No two of the judges, and of them and the `panel`, have one name. A pair that the schedule asks for is shown in `both` orders or one at `random`.
 
         More than `max_unparsed` (0 to 1) of a judge's verdicts that cannot be read are the run's fault. `passes_records` is
-        False where requests are only written down.
+        False where requests are only written down. `others` says which answers are a judge's own, which it is not shown.
 
         Raises:
             UsageError: `orders`, `schedule` or `max_unparsed` is none.
@@ -52,6 +53,7 @@ class Judging(Stage):
         self.batch_tokens = min(juror.batch_tokens for juror in jurors)
         self.unparsed = Unparsed(max_unparsed)
         self.passes_records = passes_records
+        self.others = others
         self.bias = {juror.name: PositionBias() for juror in jurors if not juror.indifferent}
         self.agreement = PanelAgreement()
 
@@ -72,10 +74,9 @@ class Judging(Stage):
                 break
             pairs = list(dict.fromkeys(pair for i, j in asked if (pair := (min(i, j), max(i, j))) not in margins))
             if pairs:
-                both = [order for pair in pairs for order in orders_shown(self.orders, pair, self.seed, record["id"])]
-                shown = [pairs if juror.indifferent else both for juror in self.jurors]
-                found = yield from together([juror.rounds(record, orders) for juror, orders in zip(self.jurors, shown, strict=True)])
-                for juror, orders, given in zip(self.jurors, shown, found, strict=True):
+                asking = [(juror, orders) for juror in self.jurors if (orders := self._orders(juror, record, pairs))]
+                found = yield from together([juror.rounds(record, orders) for juror, orders in asking])
+                for (juror, orders), given in zip(asking, found, strict=True):
                     opinions[juror.name] += zip(orders, given, strict=True)
                     rows[juror.name] += [as_row(opinion, order, juror.indifferent) for order, opinion in zip(orders, given, strict=True)]
                 if any(opinion.waiting for given in found for opinion in given):
@@ -83,11 +84,20 @@ class Judging(Stage):
                     break
                 margins |= self._margins(rows, pairs)
             logits = [margins[i, j] if i < j else -margins[j, i] for i, j in asked]
+        if self.others:
+            judged = {(row["a"], row["b"]) for found in rows.values() for row in found}
+            self.others.count(len(margins.keys() - judged))
         self._add(record, rows)
         for name, bias in self.bias.items():
             bias.add((order, opinion.verdict) for order, opinion in opinions[name])
         for name, given in opinions.items():
             self.unparsed.add(name, [opinion for _, opinion in given])
+
+    def _orders(self, juror: Juror, record: Record, pairs: list[Shown]) -> list[Shown]:
+        """The pairs that a judge is shown, each in its order or orders."""
+        if self.others:
+            pairs = self.others.left_to(juror.name, record, pairs)
+        return pairs if juror.indifferent else [order for pair in pairs for order in orders_shown(self.orders, pair, self.seed, record["id"])]
 
     @staticmethod
     def _majority(each: Iterable[dict[tuple[int, int], Settled]]) -> dict[tuple[int, int], Settled]:
@@ -96,9 +106,9 @@ class Judging(Stage):
         return settled(votes)
 
     def _margins(self, rows: dict[str, list[dict[str, Any]]], pairs: list[tuple[int, int]]) -> dict[tuple[int, int], float]:
-        """How much a beats b by the judges, from -1 to 1, for the schedule to go on from."""
+        """How much a beats b by the judges, from -1 to 1, for the schedule to go on from; 0 where nobody says anything."""
         majority = self._majority(settled(found) for found in rows.values())
-        return {pair: majority[pair].margin for pair in pairs}
+        return {pair: majority[pair].margin if pair in majority else 0.0 for pair in pairs}
 
     def _add(self, record: Record, rows: dict[str, list[dict[str, Any]]]) -> None:
         if len(self.jurors) > 1:
@@ -114,7 +124,7 @@ class Judging(Stage):
         words = {juror.name: (juror.signature, juror.kind) for juror in self.jurors}
         if len(self.jurors) > 1:
             words[self.panel] = "|".join([PANEL, *(f"of:{name}" for name in words)]), PANEL
-        facts = {"orders": self.orders, "sched": self.schedule_name, "seed": self.seed}
+        facts = {"orders": self.orders, "sched": self.schedule_name, "seed": self.seed, **(self.others.facts if self.others else {})}
         return {f"judge:{name}": str(Signature(signature, **facts, kind=kind)) for name, (signature, kind) in words.items()}
 
     @property
@@ -130,6 +140,7 @@ class Judging(Stage):
         """Signatures, models, each judge's position bias, and how far a panel agrees."""
         bias = {name: found.describe() for name, found in self.bias.items()}
         described: dict[str, Any] = {"signatures": self.signatures, "models": {j.name: j.describe() for j in self.jurors}, "position_bias": bias}
+        described |= self.others.describe() if self.others else {}
         return described | ({"agreement": self.agreement.describe()} if len(self.jurors) > 1 else {})
 
     def warnings(self) -> list[str]:
@@ -139,4 +150,4 @@ class Judging(Stage):
         for juror in self.jurors:
             lines = [*juror.warnings(), *(self.bias[juror.name].message() if juror.name in self.bias else [])]
             found += [f"{shown(juror.name)}: {line}" if several else line for line in lines]
-        return [*found, *self.agreement.message()]
+        return [*found, *(self.others.warnings() if self.others else []), *self.agreement.message()]

@@ -10,7 +10,7 @@ from typing import Any
 
 from blendkit.errors import RecordError, UsageError
 from blendkit.generators.base import Completion, Material, Messages, Prompt, TextModel, Unanswered
-from blendkit.generators.factory import chosen, text_model, windows_at_once
+from blendkit.generators.factory import chosen, generator_of, text_model, windows_at_once
 from blendkit.generators.options import EndpointOptions, Sampling
 from blendkit.generators.reasoning import check_reasoning
 from blendkit.judges.base import LLM, Juror, Opinion, Opinions, Shown
@@ -19,6 +19,7 @@ from blendkit.pipeline.work import Job, Work
 from blendkit.records import Record, reference_of, source_text
 from blendkit.seeding import seeded
 from blendkit.signature import Signature
+from blendkit.specs import default_name
 from blendkit.terminal_text import count_of
 from blendkit.version import VERSION
 
@@ -54,6 +55,7 @@ class LLMJudge(Juror):
         self.shown_reference, self.shown_none = 0, 0
         self.model: TextModel = text_model(one.spec, endpoint, device, dtype, on_truncate=on_truncate)
         self.name, self.seed = one.name, seed
+        self._known_as = {one.name, model, one.spec, default_name(one.spec), generator_of(one.spec)[1]}
         self.local = self.model.local
         if self.prompt.raw and not self.local and endpoint.api == "chat":
             raise UsageError(f"--prompt {self.prompt.name} is a text without a conversation, for models trained on it: add --api completions")
@@ -96,6 +98,9 @@ class LLMJudge(Juror):
         if self.prompt.raw and asked == "json":
             raise UsageError(f"--prompt {self.prompt.name} has words of its own for a verdict: --verdict-by text or likelihood")
         return ("text" if self.prompt.raw else "json") if asked == "auto" else asked
+
+    def known_as(self) -> set[str]:
+        return self._known_as
 
     def begin(self, record: Record) -> None:
         with self._counting:

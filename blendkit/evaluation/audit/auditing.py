@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from blendkit.aggregate import Settled, settled
 from blendkit.errors import DataError
 from blendkit.evaluation.audit.calibration import calibration
-from blendkit.evaluation.audit.families import Families
+from blendkit.families import Families
 from blendkit.evaluation.audit.labels import JUDGE, SIGNS, Pair, in_order, labels_of
 from blendkit.evaluation.audit.logistic import logistic
 from blendkit.evaluation.audit.resampling import by_record, intervals_of

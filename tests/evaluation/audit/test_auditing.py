@@ -18,7 +18,7 @@ from simulated import BY_PLACE, LABEL, LENGTH, OWN, PLACE, biased_stream
 from blendkit.errors import RecordError
 from blendkit.evaluation.audit.auditing import JudgeAudit
 from blendkit.evaluation.audit.calibration import calibration
-from blendkit.evaluation.audit.families import Families
+from blendkit.families import Families
 from blendkit.evaluation.audit.labels import labels_of
 from blendkit.evaluation.audit.logistic import RIDGE, logistic
 from blendkit.evaluation.audit.resampling import resampled_sums
