@@ -34,7 +34,10 @@ class Message(TypedDict):
 
 
 class Candidate(TypedDict):
-    """One answer to x; its text may be empty. `reasoning` is what the model thought before it, which no other model is shown."""
+    """One answer to x; its text may be empty.
+
+    `reasoning` is what the model thought before it, and `analysis` what a fuser wrote of the answers that it read; no other model is shown them.
+    """
 
     model: str
     text: str
@@ -44,6 +47,7 @@ class Candidate(TypedDict):
     finish_reason: NotRequired[str | None]
     usage: NotRequired[dict[str, Any] | None]
     reasoning: NotRequired[str | None]
+    analysis: NotRequired[str | None]
 
 
 class Comparisons(TypedDict):

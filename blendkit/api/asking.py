@@ -141,6 +141,7 @@ def fuse(
     candidate_maxlength: int | None = None,
     layers: int | None = None,
     temperature: float | None = None,
+    analysis: bool | None = None,
     show_ranks: bool | None = None,
     show_scores: bool | None = None,
     reasoning_effort: str | None = None,
@@ -185,6 +186,8 @@ def fuse(
         candidate_maxlength: tokens of each candidate at most. GenFuser: 128.
         layers: rounds, each of which reads the answers of the one before (mixture of agents). ChatFuser: 1.
         temperature: 0 is greedy. ChatFuser: 0.
+        analysis: first writes where the candidates agree, contradict each other and stand alone (`analysis`), then answers with it in view.
+            ChatFuser: False.
         show_ranks: tells the model each candidate's ranks. ChatFuser: False.
         show_scores: tells the model each candidate's scores. ChatFuser: False.
         reasoning_effort: as in `generate`. ChatFuser.
@@ -215,7 +218,7 @@ def fuse(
     )  # fmt: skip
     stage = make_fuser(
         several(model), name=name, max_new_tokens=max_new_tokens, num_beams=num_beams, max_length=max_length, candidate_maxlength=candidate_maxlength,
-        layers=layers, temperature=temperature, show_ranks=show_ranks, show_scores=show_scores, reasoning_effort=reasoning_effort,
+        layers=layers, temperature=temperature, analysis=analysis, show_ranks=show_ranks, show_scores=show_scores, reasoning_effort=reasoning_effort,
         keep_reasoning=keep_reasoning, on_truncate=on_truncate, endpoint=endpoint, device=device, dtype=dtype, seed=seed,
     )  # fmt: skip
     yield from apply(stage, records, window=window, batch_tokens=batch_tokens)
