@@ -234,6 +234,7 @@ def judge(
     schedule: str = "full",
     exclude_self: bool = False,
     families: File | None = None,
+    panel_weights: File | None = None,
     prompt: File | None = None,
     verdict_by: str | None = None,
     max_new_tokens: int | None = None,
@@ -278,6 +279,7 @@ def judge(
         schedule: which pairs, as in `pair`.
         exclude_self: shows no judge an answer of its own: one whose `model` is the judge's name, or its model's.
         families: with `exclude_self`, nor a relative's: a TOML or JSON file, name or beginning of a name → family.
+        panel_weights: weighs the judges of a panel by the table `panel` in this file of JSON lines, instead of by the majority.
         prompt: auto (pairwise-with-reference for a record that has a reference, else pairwise), the name of a prompt, or a file. LLM: auto.
         verdict_by: likelihood, json, text or auto. LLM: auto.
         max_new_tokens: tokens of a reply at most. LLM: the prompt's own.
@@ -310,6 +312,6 @@ def judge(
     stage = make_judge(
         several(model), name=name, orders=orders, schedule=schedule, prompt=one(prompt), verdict_by=verdict_by, max_new_tokens=max_new_tokens,
         max_unparsed=max_unparsed, reasoning_effort=reasoning_effort, on_truncate=on_truncate, exclude_self=exclude_self, families=one(families),
-        endpoint=endpoint, device=device, dtype=dtype, seed=seed,
+        panel_weights=one(panel_weights), endpoint=endpoint, device=device, dtype=dtype, seed=seed,
     )  # fmt: skip
     yield from apply(stage, records, window=window, batch_tokens=batch_tokens)

@@ -17,7 +17,7 @@ from blendkit.rankers import SCHEDULES
 LLM_JUDGES = "LLM judges"
 
 
-@with_run_options(endpoint=True, reads={"prompt": "--prompt", "families": "--families"})
+@with_run_options(endpoint=True, reads={"prompt": "--prompt", "families": "--families", "panel_weights": "--panel-weights"})
 def judge(
     run: RunOptions,
     endpoint: EndpointOptions,
@@ -48,6 +48,14 @@ def judge(
     families: Annotated[
         str | None,
         typer.Option(help="With --exclude-self, nor a relative's: a TOML or JSON file, name or beginning of a name → family.", metavar="FILE"),
+    ] = None,
+    panel_weights: Annotated[
+        str | None,
+        typer.Option(
+            help="Weigh the judges of a panel by the table `panel` in this file of JSON lines, instead of by the majority.",
+            metavar="FILE",
+            show_default=False,
+        ),
     ] = None,
     prompt: Annotated[
         str | None,
@@ -94,7 +102,7 @@ def judge(
         return make_judge(
             model or "embedded", name=name, endpoint=endpoint, orders=orders, schedule=schedule, seed=run.seed, device=run.device, dtype=run.dtype,
             prompt=prompt, verdict_by=verdict_by, max_new_tokens=max_new_tokens, reasoning_effort=reasoning_effort, on_truncate=on_truncate,
-            max_unparsed=max_unparsed, exclude_self=exclude_self, families=families,
+            max_unparsed=max_unparsed, exclude_self=exclude_self, families=families, panel_weights=panel_weights,
         )  # fmt: skip
 
     run_stage(make, run)

@@ -27,8 +27,8 @@ JUDGES = Registry(
 def make_judge(
     model: str | Sequence[str] = "embedded", *, name: str | None = None, orders: str = "both", schedule: str = "full", prompt: str | None = None,
     verdict_by: str | None = None, max_new_tokens: int | None = None, max_unparsed: float = 0.2, reasoning_effort: str | None = None,
-    on_truncate: str | None = None, exclude_self: bool = False, families: str | None = None, endpoint: EndpointOptions | None = None,
-    device: str = "auto", dtype: str = "auto", seed: int = 0,
+    on_truncate: str | None = None, exclude_self: bool = False, families: str | None = None, panel_weights: str | None = None,
+    endpoint: EndpointOptions | None = None, device: str = "auto", dtype: str = "auto", seed: int = 0,
 ) -> Judging:  # fmt: skip
     """The stage with one judge or several; the arguments are those of `blendkit.judge`, and None is the judge's own default.
 
@@ -45,6 +45,7 @@ def make_judge(
     from blendkit.judges.judging import Judging
     from blendkit.judges.own import OthersOnly
     from blendkit.judges.prompting import prompts_of
+    from blendkit.judges.weighing import weights_of_file
 
     if prompt is not None:
         prompts_of(prompt)  # a mistake shows, whoever judges
@@ -85,11 +86,14 @@ def make_judge(
             jurors.append(kinds[chosen](**{option: value for option, value in given.items() if option in takes[chosen] and value is not None}))
         if jurors[-1].name in [panel, *(juror.name for juror in jurors[:-1])]:
             raise named_twice(jurors[-1].name, spec, "-m")
+    if panel_weights is not None and len(specs) == 1:
+        raise UsageError("--panel-weights weighs the judges of a panel, and there is one judge")
+    weights = None if panel_weights is None else weights_of_file(panel_weights, [juror.name for juror in jurors])
     # Where requests are only written down, there are no verdicts to pass on.
     passes = not (endpoint and endpoint.only_emits)
     return Judging(
         jurors, panel=panel or "panel", orders=orders, schedule=schedule, seed=seed, max_unparsed=max_unparsed, passes_records=passes,
-        others=OthersOnly(jurors, relatives) if exclude_self else None,
+        others=OthersOnly(jurors, relatives) if exclude_self else None, weights=weights,
     )  # fmt: skip
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Iterable
 from functools import cached_property
 from typing import Any
 
@@ -14,6 +13,7 @@ from blendkit.judges.base import ORDERS, PANEL, Juror, Opinion, Shown, as_row, o
 from blendkit.judges.own import OthersOnly
 from blendkit.judges.position import PositionBias
 from blendkit.judges.unparsed import Unparsed
+from blendkit.judges.weighing import PanelWeights
 from blendkit.pipeline.stage import Stage
 from blendkit.pipeline.work import Rounds, together
 from blendkit.rankers.schedules import make_schedule
@@ -35,12 +35,13 @@ class Judging(Stage):
 
     def __init__(
         self, jurors: list[Juror], *, panel: str = "panel", orders: str = "both", schedule: str = "full", seed: int = 0, max_unparsed: float = 0.2,
-        passes_records: bool = True, others: OthersOnly | None = None,
+        passes_records: bool = True, others: OthersOnly | None = None, weights: PanelWeights | None = None,
     ) -> None:  # fmt: skip
         """No two of the judges, and of them and the `panel`, have one name. A pair that the schedule asks for is shown in `both` orders or one at `random`.
 
         More than `max_unparsed` (0 to 1) of a judge's verdicts that cannot be read are the run's fault. `passes_records` is
-        False where requests are only written down. `others` says which answers are a judge's own, which it is not shown.
+        False where requests are only written down. `others` says which answers are a judge's own, which it is not shown, and `weights`
+        what each judge of the panel counts, in place of the majority.
 
         Raises:
             UsageError: `orders`, `schedule` or `max_unparsed` is none.
@@ -53,7 +54,7 @@ class Judging(Stage):
         self.batch_tokens = min(juror.batch_tokens for juror in jurors)
         self.unparsed = Unparsed(max_unparsed)
         self.passes_records = passes_records
-        self.others = others
+        self.others, self.weights = others, weights
         self.bias = {juror.name: PositionBias() for juror in jurors if not juror.indifferent}
         self.agreement = PanelAgreement()
 
@@ -99,22 +100,23 @@ class Judging(Stage):
             pairs = self.others.left_to(juror.name, record, pairs)
         return pairs if juror.indifferent else [order for pair in pairs for order in orders_shown(self.orders, pair, self.seed, record["id"])]
 
-    @staticmethod
-    def _majority(each: Iterable[dict[tuple[int, int], Settled]]) -> dict[tuple[int, int], Settled]:
-        """What the judges' settled verdicts come to; each judge has one vote."""
-        votes = [{"a": a, "b": b, "verdict": vote.verdict, "probability": vote.probability} for found in each for (a, b), vote in found.items()]
+    def _together(self, each: dict[str, dict[Shown, Settled]]) -> dict[Shown, Settled]:
+        """What the judges' settled verdicts come to, by judge: each has one vote, or its weight."""
+        if self.weights:
+            return self.weights.settle(each)
+        votes = [{"a": a, "b": b, "verdict": vote.verdict, "probability": vote.probability} for found in each.values() for (a, b), vote in found.items()]
         return settled(votes)
 
     def _margins(self, rows: dict[str, list[dict[str, Any]]], pairs: list[tuple[int, int]]) -> dict[tuple[int, int], float]:
         """How much a beats b by the judges, from -1 to 1, for the schedule to go on from; 0 where nobody says anything."""
-        majority = self._majority(settled(found) for found in rows.values())
-        return {pair: majority[pair].margin if pair in majority else 0.0 for pair in pairs}
+        found = self._together({name: settled(given) for name, given in rows.items()})
+        return {pair: found[pair].margin if pair in found else 0.0 for pair in pairs}
 
     def _add(self, record: Record, rows: dict[str, list[dict[str, Any]]]) -> None:
         if len(self.jurors) > 1:
             each = {name: settled(found) for name, found in rows.items()}
             self.agreement.add(each.values())
-            rows = {**rows, self.panel: [vote.row(pair) for pair, vote in self._majority(each.values()).items()]}
+            rows = {**rows, self.panel: [vote.row(pair) for pair, vote in self._together(each).items()]}
         record["verdicts"] = {**record.get("verdicts", {}), **rows}
         record["signatures"] = {**record.get("signatures", {}), **self._signed}
 
@@ -123,7 +125,7 @@ class Judging(Stage):
         """`judge:NAME` → what decided its verdicts, and what it is, as its last word; a panel's names its judges."""
         words = {juror.name: (juror.signature, juror.kind) for juror in self.jurors}
         if len(self.jurors) > 1:
-            words[self.panel] = "|".join([PANEL, *(f"of:{name}" for name in words)]), PANEL
+            words[self.panel] = "|".join([PANEL, *(f"of:{name}" for name in words), *([f"weights:{self.weights.digest}"] if self.weights else [])]), PANEL
         facts = {"orders": self.orders, "sched": self.schedule_name, "seed": self.seed, **(self.others.facts if self.others else {})}
         return {f"judge:{name}": str(Signature(signature, **facts, kind=kind)) for name, (signature, kind) in words.items()}
 
@@ -140,6 +142,7 @@ class Judging(Stage):
         """Signatures, models, each judge's position bias, and how far a panel agrees."""
         bias = {name: found.describe() for name, found in self.bias.items()}
         described: dict[str, Any] = {"signatures": self.signatures, "models": {j.name: j.describe() for j in self.jurors}, "position_bias": bias}
+        described |= {"panel_weights": self.weights.weights} if self.weights else {}
         described |= self.others.describe() if self.others else {}
         return described | ({"agreement": self.agreement.describe()} if len(self.jurors) > 1 else {})
 
