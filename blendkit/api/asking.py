@@ -232,6 +232,8 @@ def judge(
     name: str | None = None,
     orders: str = "both",
     schedule: str = "full",
+    list: int | None = None,
+    shuffles: int | None = None,
     exclude_self: bool = False,
     families: File | None = None,
     panel_weights: File | None = None,
@@ -277,6 +279,8 @@ def judge(
         orders: shows each pair in `both` orders, which count alike (probabilities are averaged, verdicts without them count where
             both agree, else as a tie), or in one at `random`.
         schedule: which pairs, as in `pair`.
+        list: shows so many shuffled candidates in one call, which are put in order (B > A = C), in place of pairs. LLM.
+        shuffles: how often the lists of `list` are drawn; None is 2.
         exclude_self: shows no judge an answer of its own: one whose `model` is the judge's name, or its model's.
         families: with `exclude_self`, nor a relative's: a TOML or JSON file, name or beginning of a name → family.
         panel_weights: weighs the judges of a panel by the table `panel` in this file of JSON lines, instead of by the majority.
@@ -312,6 +316,6 @@ def judge(
     stage = make_judge(
         several(model), name=name, orders=orders, schedule=schedule, prompt=one(prompt), verdict_by=verdict_by, max_new_tokens=max_new_tokens,
         max_unparsed=max_unparsed, reasoning_effort=reasoning_effort, on_truncate=on_truncate, exclude_self=exclude_self, families=one(families),
-        panel_weights=one(panel_weights), endpoint=endpoint, device=device, dtype=dtype, seed=seed,
+        panel_weights=one(panel_weights), list_size=list, shuffles=shuffles, endpoint=endpoint, device=device, dtype=dtype, seed=seed,
     )  # fmt: skip
     yield from apply(stage, records, window=window, batch_tokens=batch_tokens)

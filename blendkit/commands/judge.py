@@ -41,6 +41,13 @@ def judge(
         ),
     ] = "both",
     schedule: Annotated[str, typer.Option(help=f"Which pairs, as in `blendkit pair`: {', '.join(SCHEDULES.forms())}.")] = "full",
+    list: Annotated[
+        int | None,
+        typer.Option(
+            help="Show so many shuffled candidates in one call, which are put in order (B > A = C), in place of pairs.", metavar="N", rich_help_panel=LLM_JUDGES
+        ),
+    ] = None,
+    shuffles: Annotated[int | None, typer.Option(help="How often the lists of --list are drawn.", show_default="2", rich_help_panel=LLM_JUDGES)] = None,
     exclude_self: Annotated[
         bool,
         typer.Option("--exclude-self", help="Show no judge an answer of its own: one whose `model` is the judge's name, or its model's."),
@@ -103,6 +110,7 @@ def judge(
             model or "embedded", name=name, endpoint=endpoint, orders=orders, schedule=schedule, seed=run.seed, device=run.device, dtype=run.dtype,
             prompt=prompt, verdict_by=verdict_by, max_new_tokens=max_new_tokens, reasoning_effort=reasoning_effort, on_truncate=on_truncate,
             max_unparsed=max_unparsed, exclude_self=exclude_self, families=families, panel_weights=panel_weights,
+            list_size=list, shuffles=shuffles,
         )  # fmt: skip
 
     run_stage(make, run)

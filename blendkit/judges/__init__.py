@@ -28,7 +28,8 @@ def make_judge(
     model: str | Sequence[str] = "embedded", *, name: str | None = None, orders: str = "both", schedule: str = "full", prompt: str | None = None,
     verdict_by: str | None = None, max_new_tokens: int | None = None, max_unparsed: float = 0.2, reasoning_effort: str | None = None,
     on_truncate: str | None = None, exclude_self: bool = False, families: str | None = None, panel_weights: str | None = None,
-    endpoint: EndpointOptions | None = None, device: str = "auto", dtype: str = "auto", seed: int = 0,
+    list_size: int | None = None, shuffles: int | None = None, endpoint: EndpointOptions | None = None,
+    device: str = "auto", dtype: str = "auto", seed: int = 0,
 ) -> Judging:  # fmt: skip
     """The stage with one judge or several; the arguments are those of `blendkit.judge`, and None is the judge's own default.
 
@@ -43,12 +44,17 @@ def make_judge(
     from blendkit.generators.factory import check_models, for_run
     from blendkit.judges.base import Juror
     from blendkit.judges.judging import Judging
+    from blendkit.judges.listing import ListJudging
     from blendkit.judges.own import OthersOnly
-    from blendkit.judges.prompting import prompts_of
+    from blendkit.judges.prompting import AUTO, WITH_REFERENCE, WITHOUT, prompts_of
     from blendkit.judges.weighing import weights_of_file
 
     if prompt is not None:
         prompts_of(prompt)  # a mistake shows, whoever judges
+    if list_size is None and shuffles is not None:
+        raise UsageError("--shuffles says how often --list draws its lists; give both")
+    if list_size is not None and (prompt not in (None, AUTO, WITH_REFERENCE, WITHOUT) or verdict_by not in (None, "auto", "text")):
+        raise UsageError(f"--list has its own prompt, and is read as text: it goes with --prompt {AUTO}, {WITH_REFERENCE} or {WITHOUT}, and --verdict-by text")
     if families is not None and not exclude_self:
         raise UsageError("--families says whose answers --exclude-self keeps from a judge; give both")
     relatives = None if families is None else families_of_file(families, "--families")
@@ -71,6 +77,7 @@ def make_judge(
     if llms := [where for _, chosen, where in parsed if chosen == LLM]:
         check_models(llms, endpoint, on_truncate=on_truncate)
         endpoint = for_run(endpoint, [part for own, _, where in parsed for part in (own, where) if part]) if endpoint else None
+    options |= {"verdict_by": "text"} if list_size is not None else {}
     options |= {"endpoint": endpoint, "device": device, "dtype": dtype, "seed": seed}
     jurors: list[Juror] = []
     if len(specs) == 1:
@@ -91,10 +98,11 @@ def make_judge(
     weights = None if panel_weights is None else weights_of_file(panel_weights, [juror.name for juror in jurors])
     # Where requests are only written down, there are no verdicts to pass on.
     passes = not (endpoint and endpoint.only_emits)
-    return Judging(
-        jurors, panel=panel or "panel", orders=orders, schedule=schedule, seed=seed, max_unparsed=max_unparsed, passes_records=passes,
-        others=OthersOnly(jurors, relatives) if exclude_self else None, weights=weights,
-    )  # fmt: skip
+    settings: dict[str, Any] = {
+        "panel": panel or "panel", "orders": orders, "schedule": schedule, "seed": seed, "max_unparsed": max_unparsed, "passes_records": passes,
+        "others": OthersOnly(jurors, relatives) if exclude_self else None, "weights": weights,
+    }  # fmt: skip
+    return Judging(jurors, **settings) if list_size is None else ListJudging(jurors, list_size, 2 if shuffles is None else shuffles, **settings)
 
 
 def judge_of(spec: str, named: Collection[str] = ()) -> tuple[str, str, str]:

@@ -120,14 +120,18 @@ class Judging(Stage):
         record["verdicts"] = {**record.get("verdicts", {}), **rows}
         record["signatures"] = {**record.get("signatures", {}), **self._signed}
 
+    @property
+    def facts(self) -> dict[str, Any]:
+        """What decided all judges' verdicts, for their signatures."""
+        return {"orders": self.orders, "sched": self.schedule_name, "seed": self.seed, **(self.others.facts if self.others else {})}
+
     @cached_property
     def _signed(self) -> dict[str, str]:
         """`judge:NAME` → what decided its verdicts, and what it is, as its last word; a panel's names its judges."""
         words = {juror.name: (juror.signature, juror.kind) for juror in self.jurors}
         if len(self.jurors) > 1:
             words[self.panel] = "|".join([PANEL, *(f"of:{name}" for name in words), *([f"weights:{self.weights.digest}"] if self.weights else [])]), PANEL
-        facts = {"orders": self.orders, "sched": self.schedule_name, "seed": self.seed, **(self.others.facts if self.others else {})}
-        return {f"judge:{name}": str(Signature(signature, **facts, kind=kind)) for name, (signature, kind) in words.items()}
+        return {f"judge:{name}": str(Signature(signature, **self.facts, kind=kind)) for name, (signature, kind) in words.items()}
 
     @property
     def signatures(self) -> list[str]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import threading
+from collections.abc import Sequence
 from dataclasses import replace
 from functools import partial
 from typing import Any
@@ -14,6 +15,7 @@ from blendkit.generators.factory import chosen, generator_of, text_model, window
 from blendkit.generators.options import EndpointOptions, Sampling
 from blendkit.generators.reasoning import check_reasoning
 from blendkit.judges.base import LLM, Juror, Opinion, Opinions, Shown
+from blendkit.judges.lists import ListPrompt
 from blendkit.judges.prompting import AUTO, WITH_REFERENCE, JudgePrompt, prompts_of
 from blendkit.pipeline.work import Job, Work
 from blendkit.records import Record, reference_of, source_text
@@ -26,6 +28,7 @@ from blendkit.version import VERSION
 # How a verdict is read off the model; `auto` is likelihood for a local model, and json where a server has it, else text.
 WAYS = ("auto", "text", "json", "likelihood")
 ALTERNATIVES = 20
+LIST_TOKENS = 128  # of a reply that is an order
 QUOTED = 200  # characters of a reply that is no verdict
 WAITING = Opinion("unparsed", reason="there is no answer yet", waiting=True)
 
@@ -71,6 +74,8 @@ class LLMJudge(Juror):
         self._counting = threading.Lock()
         self.overlap = windows_at_once([self.model], endpoint)
         self.job = Job(self.name, self._opinions, self.model.budgeted, self.model.close)
+        self.listing = Job(self.name, self._orders, self.model.budgeted, self.model.close)
+        self.list_sampling = replace(self.sampling, max_new_tokens=max_new_tokens or LIST_TOKENS)
         by = verdict_by if verdict_by == "auto" and not self.local else self.way
         effort = {"effort": self.sampling.effort} if self.sampling.effort else {}
         self.signature = str(Signature(f"judge:{one.spec}", prompt=self.prompt_name, by=by, **effort, v=VERSION))
@@ -124,6 +129,21 @@ class LLMJudge(Juror):
             texts |= {"answer_a": record["candidates"][first]["text"], "answer_b": record["candidates"][second]["text"]}
             prompt = self._asking(form, texts, seeded(self.seed, "judge"))
             works.append(Work(self.job, prompt.messages[0]["content"], self.model.length(prompt), (prompt, form, texts)))
+        return (yield from self._counted(works))
+
+    def orders(self, record: Record, lists: list[list[int]]) -> Opinions:
+        """One order of the answers of each list, indices of candidates, as an opinion whose verdict reads `B > A = C`, or `unparsed`."""
+        source = source_text(record)
+        works = []
+        for shown in lists:
+            form = ListPrompt(len(shown), self._fitting(record).needs_reference)
+            texts = {"request": source, **({"reference": reference_of(record, f"--prompt {self.prompt_name}")} if form.needs_reference else {})}
+            texts |= {letter: record["candidates"][place]["text"] for letter, place in zip(form.letters, shown, strict=True)}
+            prompt = self._asking(form, texts, seeded(self.seed, "judge"))
+            works.append(Work(self.listing, prompt.messages[0]["content"], self.model.length(prompt), (prompt, form)))
+        return (yield from self._counted(works))
+
+    def _counted(self, works: list[Work]) -> Opinions:
         opinions: list[Opinion] = yield works
         with self._counting:
             waiting = sum(opinion.waiting for opinion in opinions)
@@ -132,41 +152,46 @@ class LLMJudge(Juror):
             self.unparsed += sum(opinion.verdict == "unparsed" for opinion in opinions) - waiting
         return opinions
 
-    def _asking(self, form: JudgePrompt, texts: dict[str, str], seed: int, as_json: bool = False) -> Prompt:
+    def _asking(self, form: JudgePrompt | ListPrompt, texts: dict[str, str], seed: int, as_json: bool = False) -> Prompt:
         content = form.filled(texts, as_json)
-        written = partial(_raw, form, texts, as_json) if form.raw else None
+        written = partial(_raw, form, texts, as_json) if isinstance(form, JudgePrompt) and form.raw else None
         return Prompt([{"role": "user", "content": content}], seed, written, quoted=tuple(texts.values()))
 
     def _opinions(self, payloads: list[tuple[Prompt, JudgePrompt, dict[str, str]]]) -> list[Any]:
         """One opinion a prompt, or its fault."""
-        prompts = [prompt for prompt, _, _ in payloads]
+        prompts, forms = [prompt for prompt, _, _ in payloads], [form for _, form, _ in payloads]
         if self.way == "likelihood":
             return self._local_likelihoods(prompts) if self.local else self._served_likelihoods(prompts)
         if self.way == "json":
             asking = [self._asking(form, texts, prompt.seed, as_json=True) for prompt, form, texts in payloads]
-            return self._by_text(asking, replace(self.sampling, schema=self.prompt.schema()))
-        return self._by_text(prompts, self.sampling)
+            return self._by_text(asking, forms, replace(self.sampling, schema=self.prompt.schema()))
+        return self._by_text(prompts, forms, self.sampling)
 
-    def _by_text(self, prompts: list[Prompt], sampling: Sampling) -> list[Any]:
+    def _orders(self, payloads: list[tuple[Prompt, ListPrompt]]) -> list[Any]:
+        """One order a prompt, or its fault."""
+        prompts, forms = zip(*payloads, strict=True)
+        return self._by_text([*prompts], forms, self.list_sampling)
+
+    def _by_text(self, prompts: list[Prompt], forms: Sequence[JudgePrompt | ListPrompt], sampling: Sampling) -> list[Any]:
         replies = self.model.complete(prompts, sampling)
         if self._only_emits:
             return [WAITING for _ in replies]
-        again = [place for place, reply in enumerate(replies) if isinstance(reply, Completion) and self.prompt.parse(reply.text) is None]
+        again = [place for place, reply in enumerate(replies) if isinstance(reply, Completion) and forms[place].parse(reply.text) is None]
         # A format of its own, as in PandaLM, has no second turn.
         if again and not self.prompt.raw:
-            seconds = [replace(prompts[place], messages=_second_turn(prompts[place].messages, replies[place], self.prompt.again())) for place in again]
+            seconds = [replace(prompts[place], messages=_second_turn(prompts[place].messages, replies[place], forms[place].again())) for place in again]
             for place, reply in zip(again, self.model.complete(seconds, sampling), strict=True):
                 # A batch that is only read may have no second turn; what there is stands.
                 if self._asks_again or not isinstance(reply, Unanswered):
                     replies[place] = reply
-        return [self._opinion(reply) for reply in replies]
+        return [self._opinion(reply, form) for reply, form in zip(replies, forms, strict=True)]
 
-    def _opinion(self, reply: Completion | Exception) -> Any:
+    def _opinion(self, reply: Completion | Exception, form: JudgePrompt | ListPrompt) -> Any:
         if isinstance(reply, Unanswered) and self._asks_again:
             return replace(WAITING, reason=str(reply)[:QUOTED])
         if not isinstance(reply, Completion):
             return reply
-        verdict = self.prompt.parse(reply.text)
+        verdict = form.parse(reply.text)
         return Opinion(verdict) if verdict else Opinion("unparsed", reason=self._why(reply))
 
     def _why(self, reply: Completion) -> str:
