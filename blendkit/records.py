@@ -34,10 +34,18 @@ class Message(TypedDict):
     content: str
 
 
+class Grade(TypedDict):
+    """What an answer is worth by a criterion of a rubric, in its own scale; None where the judge's reply could not be read."""
+
+    grade: Score | None
+    reason: NotRequired[str | None]
+
+
 class Candidate(TypedDict):
     """One answer to x; its text may be empty.
 
-    `reasoning` is what the model thought before it, and `analysis` what a fuser wrote of the answers that it read; no other model is shown them.
+    `rubrics` has the grades of which a score is the mean, by the score's name and the criterion's. `reasoning` is what the model thought
+    before it answered, and `analysis` what a fuser wrote of the answers that it read; no other model is shown them.
     """
 
     model: str
@@ -49,6 +57,7 @@ class Candidate(TypedDict):
     usage: NotRequired[dict[str, Any] | None]
     reasoning: NotRequired[str | None]
     analysis: NotRequired[str | None]
+    rubrics: NotRequired[dict[str, dict[str, Grade]]]
 
 
 class Comparisons(TypedDict):
