@@ -34,7 +34,7 @@ class Message(TypedDict):
     content: str
 
 
-class Grade(TypedDict):
+class CriterionGrade(TypedDict):
     """What an answer is worth by a criterion of a rubric, in its own scale; None where the judge's reply could not be read."""
 
     grade: Score | None
@@ -57,7 +57,7 @@ class Candidate(TypedDict):
     usage: NotRequired[dict[str, Any] | None]
     reasoning: NotRequired[str | None]
     analysis: NotRequired[str | None]
-    rubrics: NotRequired[dict[str, dict[str, Grade]]]
+    rubrics: NotRequired[dict[str, dict[str, CriterionGrade]]]
 
 
 class Comparisons(TypedDict):

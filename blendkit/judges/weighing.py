@@ -21,7 +21,7 @@ MOST = 30.0
 EVEN = 1e-9
 
 
-class _Row(msgspec.Struct):
+class _WeightRow(msgspec.Struct):
     """What is read of a row of the table `panel`; the last one, of all judges, has no weight."""
 
     method: str
@@ -71,7 +71,7 @@ def weights_of_file(path: str, judges: Iterable[str], flag: str = "--panel-weigh
             continue
         try:
             row = json_value(line)
-            if isinstance(row, dict) and row.get("table") == TABLE and (read := typed(row, _Row)).weight is not None:
+            if isinstance(row, dict) and row.get("table") == TABLE and (read := typed(row, _WeightRow)).weight is not None:
                 found[read.method] = read.weight
         except RecordError as error:
             raise DataError(f"{place}:{number}: {error}") from error
