@@ -28,11 +28,11 @@ class ListJudging(Judging):
             raise UsageError(f"--list {size}: expected 2 to {MOST} answers")
         if shuffles < 1:
             raise UsageError(f"--shuffles {shuffles}: expected at least 1")
+        if settings["orders"] != "both" or settings["schedule"] != "full":
+            raise UsageError("--list draws its own lists: it goes with neither --orders random nor --schedule")
         self.readers = [juror for juror in jurors if isinstance(juror, LLMJudge)]
         if len(self.readers) < len(jurors):
             raise UsageError(f"--list: {next(juror.name for juror in jurors if not isinstance(juror, LLMJudge))} reads no lists; an LLM does")
-        if settings["orders"] != "both" or settings["schedule"] != "full":
-            raise UsageError("--list draws its own lists: it goes with neither --orders random nor --schedule")
         super().__init__([*jurors], **settings)
         self.size, self.shuffles = size, shuffles
 

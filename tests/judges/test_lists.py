@@ -146,7 +146,7 @@ def test_a_local_model_is_read_as_text(tiny_chat):
 
 def test_what_lists_do_not_go_with():
     for arguments, said in (
-        ({"model": "embedded", "list_size": 3}, "--list: embedded reads no lists; an LLM does"),
+        ({"list_size": 3}, "--list: embedded reads no lists; an LLM does"),
         ({"list_size": 1}, "--list 1: expected 2 to 20"),
         ({"list_size": 3, "shuffles": 0}, "--shuffles 0"),
         ({"shuffles": 2}, "--shuffles says how often --list draws"),
@@ -154,8 +154,5 @@ def test_what_lists_do_not_go_with():
         ({"list_size": 3, "verdict_by": "likelihood"}, "--list has its own prompt"),
         ({"list_size": 3, "orders": "random"}, "neither --orders random nor --schedule"),
     ):
-        from blendkit.generators.options import EndpointOptions
-
-        endpoint = None if arguments.get("model") else EndpointOptions(base_url="http://127.0.0.1:9/v1")
         with pytest.raises(UsageError, match=re.escape(said)):
-            make_judge(**{"model": "openai:x", "endpoint": endpoint} | arguments)
+            make_judge(**arguments)

@@ -11,6 +11,7 @@ from test_judges import honest, judged, of_quality, verdicts
 from blendkit.errors import DataError, NoInputError, UsageError
 from blendkit.evaluation.audit.panel import Panel
 from blendkit.judges import make_judge
+from blendkit.judges.weighing import weights_of_file
 
 JUDGES = ["good=openai:good", "b=openai:b", "c=openai:c"]
 
@@ -67,10 +68,8 @@ def test_the_table_of_a_fitted_panel_is_such_a_file(serve, file):
     ],
 )
 def test_a_file_without_the_weights_is_refused(file, content, said):
-    from blendkit.generators.options import EndpointOptions
-
     with pytest.raises(DataError, match=said):
-        make_judge(JUDGES, panel_weights=file(content), endpoint=EndpointOptions(base_url="http://127.0.0.1:9/v1"))
+        weights_of_file(file(content), ["good", "b", "c"])
 
 
 def test_what_weights_need(file, tmp_path):
