@@ -160,6 +160,7 @@ What each metric does with a language that writes no spaces between words, such 
 | `mbr` | as its metric does | `mbr:rouge2:lang`, `mbr:chrf` |
 | `length` | characters: a Chinese text has fewer than an English one that says the same | |
 | `random` | works | |
+| `judge` | as the model does | |
 
 Where ROUGE's own tokenizer leaves nothing of a text, or less than half of its letters, the record's signature says `lost:letters`, and
 a line at the end how many texts there were and in which record the first. Where more than half of a text's tokens are unknown to

@@ -18,6 +18,7 @@ from blendkit.untrusted import json_value, kind_of, typed
 
 Record = dict[str, Any]
 Index = Annotated[int, msgspec.Meta(ge=0)]
+Indices = list[Index]
 Rank = Annotated[int, msgspec.Meta(ge=1, le=65_535)]
 # Beyond these a sum or a rounding of them would be infinite.
 Score = Annotated[float, msgspec.Meta(ge=-1e300, le=1e300)]
@@ -33,8 +34,19 @@ class Message(TypedDict):
     content: str
 
 
+class CriterionGrade(TypedDict):
+    """What an answer is worth by a criterion of a rubric, in its own scale; None where the judge's reply could not be read."""
+
+    grade: Score | None
+    reason: NotRequired[str | None]
+
+
 class Candidate(TypedDict):
-    """One answer to x; its text may be empty. `reasoning` is what the model thought before it, which no other model is shown."""
+    """One answer to x; its text may be empty.
+
+    `rubrics` has the grades of which a score is the mean, by the score's name and the criterion's. `reasoning` is what the model thought
+    before it answered, and `analysis` what a fuser wrote of the answers that it read; no other model is shown them.
+    """
 
     model: str
     text: str
@@ -44,6 +56,8 @@ class Candidate(TypedDict):
     finish_reason: NotRequired[str | None]
     usage: NotRequired[dict[str, Any] | None]
     reasoning: NotRequired[str | None]
+    analysis: NotRequired[str | None]
+    rubrics: NotRequired[dict[str, dict[str, CriterionGrade]]]
 
 
 class Comparisons(TypedDict):
@@ -63,7 +77,8 @@ class Comparisons(TypedDict):
 class Verdict(TypedDict):
     """What a judge said of candidates a and b; `shown` is the order in which it saw them.
 
-    `probability` that a is better, a tie counting half, comes from a judge whose tokens' likelihood is known.
+    `probability` that a is better, a tie counting half, comes from a judge whose tokens' likelihood is known. `list` are the
+    candidates that it put in order together, as it was shown them, where the verdict follows from such an order.
     """
 
     a: Index
@@ -72,6 +87,7 @@ class Verdict(TypedDict):
     shown: NotRequired[tuple[Index, Index]]
     probability: NotRequired[Annotated[float, msgspec.Meta(ge=0, le=1)] | None]
     reason: NotRequired[str | None]
+    list: NotRequired[Indices]
 
 
 class RecordSchema(TypedDict, total=False):
@@ -199,6 +215,8 @@ def _highest(record: Record) -> int:
                 highest = verdict["a"]
             if verdict["b"] > highest:
                 highest = verdict["b"]
+            if "list" in verdict:
+                highest = max(highest, *verdict["list"], -1)
     return highest
 
 
@@ -213,6 +231,8 @@ def _indices(record: Record) -> Iterator[tuple[str, int]]:
     for name, verdicts in record.get("verdicts", {}).items():
         for place, verdict in enumerate(verdicts):
             yield f"verdicts.{name}[{place}]", max(verdict["a"], verdict["b"])
+            for at, index in enumerate(verdict.get("list", ())):
+                yield f"verdicts.{name}[{place}].list[{at}]", index
 
 
 def source_text(record: Record) -> str:

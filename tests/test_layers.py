@@ -23,6 +23,7 @@ FLOORS = [
     [
         "records",
         "names",
+        "families",
         "aggregate",
         "registry",
         "arguments",

@@ -62,6 +62,7 @@ def checkpoints(folder, encoder, chat):
         "summareranker": folder / "summareranker",
         "reward": save(folder / "reward", LlamaForSequenceClassification(llama), bpe_tokenizer()),
         "perplexity": chat,
+        "judge": chat,
         "cosine": encoder,
         "mbr": f"bertscore:{encoder}",
     }

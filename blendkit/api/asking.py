@@ -141,6 +141,7 @@ def fuse(
     candidate_maxlength: int | None = None,
     layers: int | None = None,
     temperature: float | None = None,
+    analysis: bool | None = None,
     show_ranks: bool | None = None,
     show_scores: bool | None = None,
     reasoning_effort: str | None = None,
@@ -185,6 +186,8 @@ def fuse(
         candidate_maxlength: tokens of each candidate at most. GenFuser: 128.
         layers: rounds, each of which reads the answers of the one before (mixture of agents). ChatFuser: 1.
         temperature: 0 is greedy. ChatFuser: 0.
+        analysis: first writes where the candidates agree, contradict each other and stand alone (`analysis`), then answers with it in view.
+            ChatFuser: False.
         show_ranks: tells the model each candidate's ranks. ChatFuser: False.
         show_scores: tells the model each candidate's scores. ChatFuser: False.
         reasoning_effort: as in `generate`. ChatFuser.
@@ -215,7 +218,7 @@ def fuse(
     )  # fmt: skip
     stage = make_fuser(
         several(model), name=name, max_new_tokens=max_new_tokens, num_beams=num_beams, max_length=max_length, candidate_maxlength=candidate_maxlength,
-        layers=layers, temperature=temperature, show_ranks=show_ranks, show_scores=show_scores, reasoning_effort=reasoning_effort,
+        layers=layers, temperature=temperature, analysis=analysis, show_ranks=show_ranks, show_scores=show_scores, reasoning_effort=reasoning_effort,
         keep_reasoning=keep_reasoning, on_truncate=on_truncate, endpoint=endpoint, device=device, dtype=dtype, seed=seed,
     )  # fmt: skip
     yield from apply(stage, records, window=window, batch_tokens=batch_tokens)
@@ -229,6 +232,11 @@ def judge(
     name: str | None = None,
     orders: str = "both",
     schedule: str = "full",
+    list: int | None = None,
+    shuffles: int | None = None,
+    exclude_self: bool = False,
+    families: File | None = None,
+    panel_weights: File | None = None,
     prompt: File | None = None,
     verdict_by: str | None = None,
     max_new_tokens: int | None = None,
@@ -271,7 +279,12 @@ def judge(
         orders: shows each pair in `both` orders, which count alike (probabilities are averaged, verdicts without them count where
             both agree, else as a tie), or in one at `random`.
         schedule: which pairs, as in `pair`.
-        prompt: the name of a prompt, or a file. LLM: pairwise-with-reference.
+        list: shows so many shuffled candidates in one call, which are put in order (B > A = C), in place of pairs. LLM.
+        shuffles: how often the lists of `list` are drawn; None is 2.
+        exclude_self: shows no judge an answer of its own: one whose `model` is the judge's name, or its model's.
+        families: with `exclude_self`, nor a relative's: a TOML or JSON file, name or beginning of a name → family.
+        panel_weights: weighs the judges of a panel by the table `panel` in this file of JSON lines, instead of by the majority.
+        prompt: auto (pairwise-with-reference for a record that has a reference, else pairwise), the name of a prompt, or a file. LLM: auto.
         verdict_by: likelihood, json, text or auto. LLM: auto.
         max_new_tokens: tokens of a reply at most. LLM: the prompt's own.
         max_unparsed: the largest share of a judge's verdicts, 0 to 1, that may be unreadable.
@@ -302,7 +315,7 @@ def judge(
     )  # fmt: skip
     stage = make_judge(
         several(model), name=name, orders=orders, schedule=schedule, prompt=one(prompt), verdict_by=verdict_by, max_new_tokens=max_new_tokens,
-        max_unparsed=max_unparsed, reasoning_effort=reasoning_effort, on_truncate=on_truncate, endpoint=endpoint,
-        device=device, dtype=dtype, seed=seed,
+        max_unparsed=max_unparsed, reasoning_effort=reasoning_effort, on_truncate=on_truncate, exclude_self=exclude_self, families=one(families),
+        panel_weights=one(panel_weights), list_size=list, shuffles=shuffles, endpoint=endpoint, device=device, dtype=dtype, seed=seed,
     )  # fmt: skip
     yield from apply(stage, records, window=window, batch_tokens=batch_tokens)

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from blendkit.arguments import File, Records, Texts, checked, one, several
+from blendkit.arguments import File, Files, Records, Texts, checked, one, several
 from blendkit.records import Record
 
 
@@ -18,6 +18,27 @@ def score(
     bertscore_idf: File | None = None,
     bertscore_baseline: File | None = None,
     tokenize: str | None = None,
+    rubric: File | None = None,
+    verdict_by: str | None = None,
+    base_url: str | None = None,
+    key_env: Texts | None = None,
+    extra_header: Texts | None = None,
+    extra_body: Mapping[str, Any] | None = None,
+    api: str = "chat",
+    concurrency: int = 8,
+    requests_per_minute: int | None = None,
+    tokens_per_minute: int | None = None,
+    retries: int = 5,
+    timeout: float = 120.0,
+    max_wait: float = 600.0,
+    max_body_bytes: int = 64 << 20,
+    cache: File | None = None,
+    price_in: float | None = None,
+    price_out: float | None = None,
+    max_cost: float | None = None,
+    emit_batch: File | None = None,
+    read_batch: Files | None = None,
+    models_file: File | None = None,
     window: int | None = None,
     batch_tokens: int | None = None,
     device: str = "auto",
@@ -33,23 +54,33 @@ def score(
         bertscore_idf: a file of records, by whose references tokens are weighed.
         bertscore_baseline: rescales: a language such as en, or a file of bert-score's form.
         tokenize: how metrics of words find them: `lang`, `auto` or one of sacrebleu's tokenizers; None is each metric's own.
-        window: this and all that follow are as in `generate`.
+        rubric: what `judge` grades by: the name of a rubric, or a TOML file; None is `default`.
+        verdict_by: how `judge` reads a grade: json, text, likelihood or auto; None is auto.
+        base_url: this and all that follow are as in `generate`.
 
     Raises:
         UsageError: there is no such metric, two have one name, none has an option, or a tokenizer lacks a package.
         NoInputError: there is no such model or file.
-        RecordError: a record lacks what a metric needs.
+        RecordError: a record lacks what a metric needs, or the server cannot answer it.
+        EndpointError: the server cannot be reached.
 
     Example:
         scored = list(blendkit.score(records, ["bleu", "bertscore"]))
         print(scored[0]["candidates"][0]["scores"]["bleu"])
     """
+    from blendkit.generators.options import EndpointOptions
     from blendkit.pipeline.runner import apply
     from blendkit.scorers.scoring import Scoring
 
+    endpoint = EndpointOptions.of_flags(
+        base_url=base_url, key_env=key_env, extra_header=extra_header, extra_body=extra_body, api=api, concurrency=concurrency,
+        requests_per_minute=requests_per_minute, tokens_per_minute=tokens_per_minute, retries=retries, timeout=timeout, max_wait=max_wait,
+        max_body_bytes=max_body_bytes, cache=cache, price_in=price_in, price_out=price_out, max_cost=max_cost, emit_batch=emit_batch,
+        read_batch=read_batch, models_file=models_file,
+    )  # fmt: skip
     stage = Scoring(
         several(metrics), device, dtype, seed, bertscore_layer=bertscore_layer, bertscore_idf=one(bertscore_idf),
-        bertscore_baseline=one(bertscore_baseline), tokenize=tokenize,
+        bertscore_baseline=one(bertscore_baseline), tokenize=tokenize, rubric=one(rubric), verdict_by=verdict_by, endpoint=endpoint,
     )  # fmt: skip
     yield from apply(stage, records, window=window, batch_tokens=batch_tokens)
 

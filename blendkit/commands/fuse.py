@@ -47,6 +47,15 @@ def fuse(
     ] = None,
     temperature: Annotated[float | None, typer.Option(min=0, help="0 is greedy.", show_default="0", rich_help_panel=CHAT)] = None,
     on_truncate: Annotated[str | None, options.on_truncate(None)] = None,
+    analysis: Annotated[
+        bool | None,
+        typer.Option(
+            "--analysis",
+            help="First write where the candidates agree, contradict each other and stand alone (the fused candidate's `analysis`); "
+            "then answer with it in view. Twice the calls.",
+            rich_help_panel=CHAT,
+        ),
+    ] = None,
     show_ranks: Annotated[bool | None, typer.Option("--show-ranks", help="Tell the model each candidate's ranks.", rich_help_panel=CHAT)] = None,
     show_scores: Annotated[bool | None, typer.Option("--show-scores", help="Tell the model each candidate's scores.", rich_help_panel=CHAT)] = None,
     reasoning_effort: Annotated[str | None, options.reasoning_effort(CHAT)] = None,
@@ -72,7 +81,7 @@ def fuse(
 
         return make_fuser(
             model or "consensus", name=name, max_new_tokens=max_new_tokens, num_beams=num_beams, max_length=max_length,
-            candidate_maxlength=candidate_maxlength, layers=layers, temperature=temperature, show_ranks=show_ranks, show_scores=show_scores,
+            candidate_maxlength=candidate_maxlength, layers=layers, temperature=temperature, analysis=analysis, show_ranks=show_ranks, show_scores=show_scores,
             reasoning_effort=reasoning_effort, keep_reasoning=keep_reasoning, on_truncate=on_truncate, endpoint=endpoint,
             device=run.device, dtype=run.dtype, seed=run.seed,
         )  # fmt: skip

@@ -17,7 +17,7 @@ from blendkit.rankers import SCHEDULES
 LLM_JUDGES = "LLM judges"
 
 
-@with_run_options(endpoint=True, reads={"prompt": "--prompt"})
+@with_run_options(endpoint=True, reads={"prompt": "--prompt", "families": "--families", "panel_weights": "--panel-weights"})
 def judge(
     run: RunOptions,
     endpoint: EndpointOptions,
@@ -41,11 +41,35 @@ def judge(
         ),
     ] = "both",
     schedule: Annotated[str, typer.Option(help=f"Which pairs, as in `blendkit pair`: {', '.join(SCHEDULES.forms())}.")] = "full",
+    list: Annotated[
+        int | None,
+        typer.Option(
+            help="Show so many shuffled candidates in one call, which are put in order (B > A = C), in place of pairs.", metavar="N", rich_help_panel=LLM_JUDGES
+        ),
+    ] = None,
+    shuffles: Annotated[int | None, typer.Option(help="How often the lists of --list are drawn.", show_default="2", rich_help_panel=LLM_JUDGES)] = None,
+    exclude_self: Annotated[
+        bool,
+        typer.Option("--exclude-self", help="Show no judge an answer of its own: one whose `model` is the judge's name, or its model's."),
+    ] = False,
+    families: Annotated[
+        str | None,
+        typer.Option(help="With --exclude-self, nor a relative's: a TOML or JSON file, name or beginning of a name → family.", metavar="FILE"),
+    ] = None,
+    panel_weights: Annotated[
+        str | None,
+        typer.Option(
+            help="Weigh the judges of a panel by the table `panel` in this file of JSON lines, instead of by the majority.",
+            metavar="FILE",
+            show_default=False,
+        ),
+    ] = None,
     prompt: Annotated[
         str | None,
         typer.Option(
-            help="pairwise-with-reference, pairwise (none shown), paper, pandalm, auto-j, prometheus, or a file of your own.",
-            show_default="pairwise-with-reference",
+            help="auto (pairwise-with-reference for a record that has a reference, else pairwise), one of these two, paper, pandalm, auto-j, "
+            "prometheus, or a file of your own.",
+            show_default="auto",
             rich_help_panel=LLM_JUDGES,
         ),
     ] = None,
@@ -68,7 +92,7 @@ def judge(
     reasoning_effort: Annotated[str | None, options.reasoning_effort(LLM_JUDGES)] = None,
     on_truncate: Annotated[str | None, options.on_truncate(LLM_JUDGES)] = None,
 ) -> None:
-    """Give a verdict on every pair of candidates, the reference in hand.
+    """Give a verdict on every pair of candidates, the reference in hand where there is one.
 
     Writes `verdicts`: A, B, tie-good or tie-bad for candidates a and b (`unparsed` after two replies that are neither; too many
     of them end with 70), and in `signatures` what decided them.
@@ -85,7 +109,8 @@ def judge(
         return make_judge(
             model or "embedded", name=name, endpoint=endpoint, orders=orders, schedule=schedule, seed=run.seed, device=run.device, dtype=run.dtype,
             prompt=prompt, verdict_by=verdict_by, max_new_tokens=max_new_tokens, reasoning_effort=reasoning_effort, on_truncate=on_truncate,
-            max_unparsed=max_unparsed,
+            max_unparsed=max_unparsed, exclude_self=exclude_self, families=families, panel_weights=panel_weights,
+            list_size=list, shuffles=shuffles,
         )  # fmt: skip
 
     run_stage(make, run)

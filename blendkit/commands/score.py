@@ -9,16 +9,19 @@ import typer
 
 from blendkit.commands.options import with_run_options
 from blendkit.errors import UsageError
+from blendkit.generators.options import EndpointOptions
 from blendkit.pipeline.run import RunOptions, run_stage
 from blendkit.pipeline.stage import Stage
 from blendkit.terminal_text import say
 
 BERTSCORE = "BERTScore"
+RUBRIC = "Judges by a rubric (--metric judge:MODEL)"
 
 
-@with_run_options(reads={"bertscore_idf": "--bertscore-idf", "bertscore_baseline": "--bertscore-baseline"})
+@with_run_options(endpoint=True, reads={"rubric": "--rubric", "bertscore_idf": "--bertscore-idf", "bertscore_baseline": "--bertscore-baseline"})
 def score(
     run: RunOptions,
+    endpoint: EndpointOptions,
     metrics: Annotated[
         list[str] | None, typer.Option("--metric", help="[NAME=]METRIC[:MODEL] or [NAME=]METRIC[:TOKENIZER]; may be given several times, all in one pass.")
     ] = None,
@@ -28,6 +31,19 @@ def score(
             help="How BLEU, ROUGE, token F1 and exact match find words: `lang` (any language), `auto` (by the reference's script), or one of sacrebleu's: "
             "13a, intl, zh, ja-mecab, ko-mecab, flores200, char.",
             show_default="each metric's own",
+        ),
+    ] = None,
+    rubric: Annotated[
+        str | None,
+        typer.Option(help="What `judge` grades by: `default` (correct, complete, clear), or a TOML file.", show_default="default", rich_help_panel=RUBRIC),
+    ] = None,
+    verdict_by: Annotated[
+        str | None,
+        typer.Option(
+            help="How a grade is read: `json` (structured output, with a reason), `text` (the same form, as text), `likelihood` (the expected grade, without a "
+            "reason), or `auto`: likelihood for a local model, else json.",
+            show_default="auto",
+            rich_help_panel=RUBRIC,
         ),
     ] = None,
     list_metrics: Annotated[bool, typer.Option("--list", help="Show the metrics and what each needs.")] = False,
@@ -69,7 +85,7 @@ def score(
 
         stage = Scoring(
             metrics, run.device, run.dtype, run.seed, bertscore_layer=bertscore_layer, bertscore_idf=bertscore_idf,
-            bertscore_baseline=bertscore_baseline, tokenize=tokenize,
+            bertscore_baseline=bertscore_baseline, tokenize=tokenize, rubric=rubric, verdict_by=verdict_by, endpoint=endpoint,
         )  # fmt: skip
         if not run.quiet and not run.engine.beside and sys.stderr.isatty():
             for signature in stage.describe()["signatures"]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from blendkit.errors import DataError, RecordError, UsageError
 from blendkit.evaluation.audit.auditing import JudgeAudit
 from blendkit.evaluation.audit.corrected import CorrectedWinRates
-from blendkit.evaluation.audit.files import Forms, check_folder, read_families, read_prices, write_forms
+from blendkit.evaluation.audit.files import Forms, check_folder, read_prices, write_forms
 from blendkit.evaluation.audit.frontier import Frontier
 from blendkit.evaluation.audit.label_next import LabelNext
 from blendkit.evaluation.audit.labels import JUDGE
@@ -15,6 +15,7 @@ from blendkit.evaluation.audit.style_ratings import StyledRatings
 from blendkit.evaluation.examples import Oracle
 from blendkit.evaluation.judges import Verdicts, kind_of_judge
 from blendkit.evaluation.tables import Rows
+from blendkit.families import families_of_file
 from blendkit.judges.base import PANEL
 from blendkit.records import Record
 from blendkit.terminal_text import count_of, shown
@@ -53,7 +54,7 @@ class Trust:
         self.style = _style(control) if control else ()
         self.prices = read_prices(prices) if prices else {}
         self.forms = Forms(forms, self.field) if forms else None
-        self.audit = JudgeAudit(audit, read_families(families) if families else None, seed) if audit else None
+        self.audit = JudgeAudit(audit, families_of_file(families) if families else None, seed) if audit else None
         self.chooser = LabelNext(label_count, self.field, seed) if label_next else None
         self.panel = Panel(labels=correct_with or audit) if panel else None
         self._panel_fault: str | None = None

@@ -34,8 +34,8 @@ BY_CONFIG = ("GenFuser", "ChatFuser")
 def make_fuser(
     model: str | Sequence[str] = "consensus", *, name: str | None = None, max_new_tokens: int | None = None, num_beams: int | None = None,
     max_length: int | None = None, candidate_maxlength: int | None = None, layers: int | None = None, temperature: float | None = None,
-    show_ranks: bool | None = None, show_scores: bool | None = None, reasoning_effort: str | None = None, keep_reasoning: str | None = None,
-    on_truncate: str | None = None, endpoint: EndpointOptions | None = None, device: str = "auto", dtype: str = "auto",
+    analysis: bool | None = None, show_ranks: bool | None = None, show_scores: bool | None = None, reasoning_effort: str | None = None,
+    keep_reasoning: str | None = None, on_truncate: str | None = None, endpoint: EndpointOptions | None = None, device: str = "auto", dtype: str = "auto",
     seed: int = 0,
 ) -> Stage:  # fmt: skip
     """The stage of one or several `--model`; the arguments are those of `blendkit.fuse`, and None is the kind's own default.
@@ -70,7 +70,7 @@ def make_fuser(
     takes = options_of(kind)
     options: dict[str, Any] = {
         "max_new_tokens": max_new_tokens, "num_beams": num_beams, "max_length": max_length, "candidate_maxlength": candidate_maxlength, "layers": layers,
-        "temperature": temperature, "show_ranks": show_ranks, "show_scores": show_scores, "reasoning_effort": reasoning_effort,
+        "temperature": temperature, "analysis": analysis, "show_ranks": show_ranks, "show_scores": show_scores, "reasoning_effort": reasoning_effort,
         "keep_reasoning": keep_reasoning, "on_truncate": on_truncate,
     }  # fmt: skip
     asked = endpoint.of_use if endpoint else None

@@ -27,8 +27,9 @@ JUDGES = Registry(
 def make_judge(
     model: str | Sequence[str] = "embedded", *, name: str | None = None, orders: str = "both", schedule: str = "full", prompt: str | None = None,
     verdict_by: str | None = None, max_new_tokens: int | None = None, max_unparsed: float = 0.2, reasoning_effort: str | None = None,
-    on_truncate: str | None = None, endpoint: EndpointOptions | None = None, device: str = "auto", dtype: str = "auto",
-    seed: int = 0,
+    on_truncate: str | None = None, exclude_self: bool = False, families: str | None = None, panel_weights: str | None = None,
+    list_size: int | None = None, shuffles: int | None = None, endpoint: EndpointOptions | None = None,
+    device: str = "auto", dtype: str = "auto", seed: int = 0,
 ) -> Judging:  # fmt: skip
     """The stage with one judge or several; the arguments are those of `blendkit.judge`, and None is the judge's own default.
 
@@ -39,13 +40,24 @@ def make_judge(
         UsageError: an argument is wrong, no judge is given, or none has an option.
         NoInputError: there is no such model or prompt file.
     """
+    from blendkit.families import families_of_file
     from blendkit.generators.factory import check_models, for_run
     from blendkit.judges.base import Juror
     from blendkit.judges.judging import Judging
-    from blendkit.judges.prompting import load_prompt
+    from blendkit.judges.listing import ListJudging
+    from blendkit.judges.own import OthersOnly
+    from blendkit.judges.prompting import AUTO, WITH_REFERENCE, WITHOUT, prompts_of
+    from blendkit.judges.weighing import weights_of_file
 
     if prompt is not None:
-        load_prompt(prompt)  # a mistake shows, whoever judges
+        prompts_of(prompt)  # a mistake shows, whoever judges
+    if list_size is None and shuffles is not None:
+        raise UsageError("--shuffles says how often --list draws its lists; give both")
+    if list_size is not None and (prompt not in (None, AUTO, WITH_REFERENCE, WITHOUT) or verdict_by not in (None, "auto", "text")):
+        raise UsageError(f"--list has its own prompt, and is read as text: it goes with --prompt {AUTO}, {WITH_REFERENCE} or {WITHOUT}, and --verdict-by text")
+    if families is not None and not exclude_self:
+        raise UsageError("--families says whose answers --exclude-self keeps from a judge; give both")
+    relatives = None if families is None else families_of_file(families)
     specs = [model] if isinstance(model, str) else list(model)
     if not specs:
         raise UsageError("-m: expected at least one judge")
@@ -65,6 +77,7 @@ def make_judge(
     if llms := [where for _, chosen, where in parsed if chosen == LLM]:
         check_models(llms, endpoint, on_truncate=on_truncate)
         endpoint = for_run(endpoint, [part for own, _, where in parsed for part in (own, where) if part]) if endpoint else None
+    options |= {"verdict_by": "text"} if list_size is not None else {}
     options |= {"endpoint": endpoint, "device": device, "dtype": dtype, "seed": seed}
     jurors: list[Juror] = []
     if len(specs) == 1:
@@ -80,9 +93,16 @@ def make_judge(
             jurors.append(kinds[chosen](**{option: value for option, value in given.items() if option in takes[chosen] and value is not None}))
         if jurors[-1].name in [panel, *(juror.name for juror in jurors[:-1])]:
             raise named_twice(jurors[-1].name, spec, "-m")
+    if panel_weights is not None and len(specs) == 1:
+        raise UsageError("--panel-weights weighs the judges of a panel, and there is one judge")
+    weights = None if panel_weights is None else weights_of_file(panel_weights, [juror.name for juror in jurors])
     # Where requests are only written down, there are no verdicts to pass on.
     passes = not (endpoint and endpoint.only_emits)
-    return Judging(jurors, panel=panel or "panel", orders=orders, schedule=schedule, seed=seed, max_unparsed=max_unparsed, passes_records=passes)
+    settings: dict[str, Any] = {
+        "panel": panel or "panel", "orders": orders, "schedule": schedule, "seed": seed, "max_unparsed": max_unparsed, "passes_records": passes,
+        "others": OthersOnly(jurors, relatives) if exclude_self else None, "weights": weights,
+    }  # fmt: skip
+    return Judging(jurors, **settings) if list_size is None else ListJudging(jurors, list_size, 2 if shuffles is None else shuffles, **settings)
 
 
 def judge_of(spec: str, named: Collection[str] = ()) -> tuple[str, str, str]:

@@ -49,6 +49,10 @@ class Juror(ABC):
     # It gives the same verdict in either order, so that one is enough.
     indifferent: bool = False
 
+    def known_as(self) -> set[str]:
+        """The names by which an answer's `model` may say that it is this judge's own."""
+        return {self.name}
+
     def begin(self, record: Record) -> None:  # noqa: B027
         """Called once a record, right before its first round."""
 

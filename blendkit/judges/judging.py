@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Iterable
 from functools import cached_property
 from typing import Any
 
 from blendkit.aggregate import Settled, settled
 from blendkit.errors import UsageError
 from blendkit.judges.agreement import PanelAgreement
-from blendkit.judges.base import ORDERS, PANEL, Juror, Opinion, as_row, orders_shown
+from blendkit.judges.base import ORDERS, PANEL, Juror, Opinion, Shown, as_row, orders_shown
+from blendkit.judges.own import OthersOnly
 from blendkit.judges.position import PositionBias
 from blendkit.judges.unparsed import Unparsed
+from blendkit.judges.weighing import PanelWeights
 from blendkit.pipeline.stage import Stage
 from blendkit.pipeline.work import Rounds, together
 from blendkit.rankers.schedules import make_schedule
@@ -34,12 +35,13 @@ class Judging(Stage):
 
     def __init__(
         self, jurors: list[Juror], *, panel: str = "panel", orders: str = "both", schedule: str = "full", seed: int = 0, max_unparsed: float = 0.2,
-        passes_records: bool = True,
+        passes_records: bool = True, others: OthersOnly | None = None, weights: PanelWeights | None = None,
     ) -> None:  # fmt: skip
         """No two of the judges, and of them and the `panel`, have one name. A pair that the schedule asks for is shown in `both` orders or one at `random`.
 
         More than `max_unparsed` (0 to 1) of a judge's verdicts that cannot be read are the run's fault. `passes_records` is
-        False where requests are only written down.
+        False where requests are only written down. `others` says which answers are a judge's own, which it is not shown, and `weights`
+        what each judge of the panel counts, in place of the majority.
 
         Raises:
             UsageError: `orders`, `schedule` or `max_unparsed` is none.
@@ -52,6 +54,7 @@ class Judging(Stage):
         self.batch_tokens = min(juror.batch_tokens for juror in jurors)
         self.unparsed = Unparsed(max_unparsed)
         self.passes_records = passes_records
+        self.others, self.weights = others, weights
         self.bias = {juror.name: PositionBias() for juror in jurors if not juror.indifferent}
         self.agreement = PanelAgreement()
 
@@ -72,10 +75,9 @@ class Judging(Stage):
                 break
             pairs = list(dict.fromkeys(pair for i, j in asked if (pair := (min(i, j), max(i, j))) not in margins))
             if pairs:
-                both = [order for pair in pairs for order in orders_shown(self.orders, pair, self.seed, record["id"])]
-                shown = [pairs if juror.indifferent else both for juror in self.jurors]
-                found = yield from together([juror.rounds(record, orders) for juror, orders in zip(self.jurors, shown, strict=True)])
-                for juror, orders, given in zip(self.jurors, shown, found, strict=True):
+                asking = [(juror, orders) for juror in self.jurors if (orders := self._orders(juror, record, pairs))]
+                found = yield from together([juror.rounds(record, orders) for juror, orders in asking])
+                for (juror, orders), given in zip(asking, found, strict=True):
                     opinions[juror.name] += zip(orders, given, strict=True)
                     rows[juror.name] += [as_row(opinion, order, juror.indifferent) for order, opinion in zip(orders, given, strict=True)]
                 if any(opinion.waiting for given in found for opinion in given):
@@ -83,39 +85,53 @@ class Judging(Stage):
                     break
                 margins |= self._margins(rows, pairs)
             logits = [margins[i, j] if i < j else -margins[j, i] for i, j in asked]
+        if self.others:
+            judged = {(row["a"], row["b"]) for found in rows.values() for row in found}
+            self.others.count(len(margins.keys() - judged))
         self._add(record, rows)
         for name, bias in self.bias.items():
             bias.add((order, opinion.verdict) for order, opinion in opinions[name])
         for name, given in opinions.items():
             self.unparsed.add(name, [opinion for _, opinion in given])
 
-    @staticmethod
-    def _majority(each: Iterable[dict[tuple[int, int], Settled]]) -> dict[tuple[int, int], Settled]:
-        """What the judges' settled verdicts come to; each judge has one vote."""
-        votes = [{"a": a, "b": b, "verdict": vote.verdict, "probability": vote.probability} for found in each for (a, b), vote in found.items()]
+    def _orders(self, juror: Juror, record: Record, pairs: list[Shown]) -> list[Shown]:
+        """The pairs that a judge is shown, each in its order or orders."""
+        if self.others:
+            pairs = self.others.left_to(juror.name, record, pairs)
+        return pairs if juror.indifferent else [order for pair in pairs for order in orders_shown(self.orders, pair, self.seed, record["id"])]
+
+    def _together(self, each: dict[str, dict[Shown, Settled]]) -> dict[Shown, Settled]:
+        """What the judges' settled verdicts come to, by judge: each has one vote, or its weight."""
+        if self.weights:
+            return self.weights.settle(each)
+        votes = [{"a": a, "b": b, "verdict": vote.verdict, "probability": vote.probability} for found in each.values() for (a, b), vote in found.items()]
         return settled(votes)
 
     def _margins(self, rows: dict[str, list[dict[str, Any]]], pairs: list[tuple[int, int]]) -> dict[tuple[int, int], float]:
-        """How much a beats b by the judges, from -1 to 1, for the schedule to go on from."""
-        majority = self._majority(settled(found) for found in rows.values())
-        return {pair: majority[pair].margin for pair in pairs}
+        """How much a beats b by the judges, from -1 to 1, for the schedule to go on from; 0 where nobody says anything."""
+        found = self._together({name: settled(given) for name, given in rows.items()})
+        return {pair: found[pair].margin if pair in found else 0.0 for pair in pairs}
 
     def _add(self, record: Record, rows: dict[str, list[dict[str, Any]]]) -> None:
         if len(self.jurors) > 1:
             each = {name: settled(found) for name, found in rows.items()}
             self.agreement.add(each.values())
-            rows = {**rows, self.panel: [vote.row(pair) for pair, vote in self._majority(each.values()).items()]}
+            rows = {**rows, self.panel: [vote.row(pair) for pair, vote in self._together(each).items()]}
         record["verdicts"] = {**record.get("verdicts", {}), **rows}
         record["signatures"] = {**record.get("signatures", {}), **self._signed}
+
+    @property
+    def facts(self) -> dict[str, Any]:
+        """What decided all judges' verdicts, for their signatures."""
+        return {"orders": self.orders, "sched": self.schedule_name, "seed": self.seed, **(self.others.facts if self.others else {})}
 
     @cached_property
     def _signed(self) -> dict[str, str]:
         """`judge:NAME` → what decided its verdicts, and what it is, as its last word; a panel's names its judges."""
         words = {juror.name: (juror.signature, juror.kind) for juror in self.jurors}
         if len(self.jurors) > 1:
-            words[self.panel] = "|".join([PANEL, *(f"of:{name}" for name in words)]), PANEL
-        facts = {"orders": self.orders, "sched": self.schedule_name, "seed": self.seed}
-        return {f"judge:{name}": str(Signature(signature, **facts, kind=kind)) for name, (signature, kind) in words.items()}
+            words[self.panel] = "|".join([PANEL, *(f"of:{name}" for name in words), *([f"weights:{self.weights.digest}"] if self.weights else [])]), PANEL
+        return {f"judge:{name}": str(Signature(signature, **self.facts, kind=kind)) for name, (signature, kind) in words.items()}
 
     @property
     def signatures(self) -> list[str]:
@@ -130,6 +146,8 @@ class Judging(Stage):
         """Signatures, models, each judge's position bias, and how far a panel agrees."""
         bias = {name: found.describe() for name, found in self.bias.items()}
         described: dict[str, Any] = {"signatures": self.signatures, "models": {j.name: j.describe() for j in self.jurors}, "position_bias": bias}
+        described |= {"panel_weights": self.weights.weights} if self.weights else {}
+        described |= self.others.describe() if self.others else {}
         return described | ({"agreement": self.agreement.describe()} if len(self.jurors) > 1 else {})
 
     def warnings(self) -> list[str]:
@@ -139,4 +157,4 @@ class Judging(Stage):
         for juror in self.jurors:
             lines = [*juror.warnings(), *(self.bias[juror.name].message() if juror.name in self.bias else [])]
             found += [f"{shown(juror.name)}: {line}" if several else line for line in lines]
-        return [*found, *self.agreement.message()]
+        return [*found, *(self.others.warnings() if self.others else []), *self.agreement.message()]

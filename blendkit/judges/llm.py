@@ -4,27 +4,31 @@ from __future__ import annotations
 
 import math
 import threading
+from collections.abc import Sequence
 from dataclasses import replace
 from functools import partial
 from typing import Any
 
 from blendkit.errors import RecordError, UsageError
 from blendkit.generators.base import Completion, Material, Messages, Prompt, TextModel, Unanswered
-from blendkit.generators.factory import chosen, text_model, windows_at_once
+from blendkit.generators.factory import chosen, generator_of, text_model, windows_at_once
 from blendkit.generators.options import EndpointOptions, Sampling
 from blendkit.generators.reasoning import check_reasoning
 from blendkit.judges.base import LLM, Juror, Opinion, Opinions, Shown
-from blendkit.judges.prompting import DEFAULT, JudgePrompt, load_prompt
+from blendkit.judges.lists import ListPrompt
+from blendkit.judges.prompting import AUTO, WITH_REFERENCE, JudgePrompt, prompts_of
 from blendkit.pipeline.work import Job, Work
 from blendkit.records import Record, reference_of, source_text
 from blendkit.seeding import seeded
 from blendkit.signature import Signature
+from blendkit.specs import default_name
 from blendkit.terminal_text import count_of
 from blendkit.version import VERSION
 
 # How a verdict is read off the model; `auto` is likelihood for a local model, and json where a server has it, else text.
 WAYS = ("auto", "text", "json", "likelihood")
 ALTERNATIVES = 20
+LIST_TOKENS = 128  # of a reply that is an order
 QUOTED = 200  # characters of a reply that is no verdict
 WAITING = Opinion("unparsed", reason="there is no answer yet", waiting=True)
 
@@ -39,7 +43,7 @@ class LLMJudge(Juror):
     kind = LLM
 
     def __init__(
-        self, model: str, endpoint: EndpointOptions | None = None, *, name: str | None = None, prompt: str = DEFAULT, verdict_by: str = "auto",
+        self, model: str, endpoint: EndpointOptions | None = None, *, name: str | None = None, prompt: str = AUTO, verdict_by: str = "auto",
         max_new_tokens: int | None = None, reasoning_effort: str | None = None, on_truncate: str | None = None, seed: int = 0,
         device: str = "auto", dtype: str = "auto",
     ) -> None:  # fmt: skip
@@ -48,9 +52,13 @@ class LLMJudge(Juror):
         if verdict_by not in WAYS:
             raise UsageError(f"--verdict-by {verdict_by}: expected one of {', '.join(WAYS)}")
         check_reasoning(effort=reasoning_effort)
-        self.prompt: JudgePrompt = load_prompt(prompt)
+        # Verdicts are read alike, whichever of them is shown.
+        self.prompt, self.free = prompts_of(prompt)
+        self.prompt_name = AUTO if self.free is not self.prompt else self.prompt.name
+        self.shown_reference, self.shown_none = 0, 0
         self.model: TextModel = text_model(one.spec, endpoint, device, dtype, on_truncate=on_truncate)
         self.name, self.seed = one.name, seed
+        self._known_as = {one.name, model, one.spec, default_name(one.spec), generator_of(one.spec)[1]}
         self.local = self.model.local
         if self.prompt.raw and not self.local and endpoint.api == "chat":
             raise UsageError(f"--prompt {self.prompt.name} is a text without a conversation, for models trained on it: add --api completions")
@@ -66,9 +74,11 @@ class LLMJudge(Juror):
         self._counting = threading.Lock()
         self.overlap = windows_at_once([self.model], endpoint)
         self.job = Job(self.name, self._opinions, self.model.budgeted, self.model.close)
+        self.listing = Job(self.name, self._orders, self.model.budgeted, self.model.close)
+        self.list_sampling = replace(self.sampling, max_new_tokens=max_new_tokens or LIST_TOKENS)
         by = verdict_by if verdict_by == "auto" and not self.local else self.way
         effort = {"effort": self.sampling.effort} if self.sampling.effort else {}
-        self.signature = str(Signature(f"judge:{one.spec}", prompt=self.prompt.name, by=by, **effort, v=VERSION))
+        self.signature = str(Signature(f"judge:{one.spec}", prompt=self.prompt_name, by=by, **effort, v=VERSION))
 
     def _way(self, spec: str, asked: str) -> str:
         firsts = [word.split()[0].lower() for word in self.prompt.words.values()]
@@ -87,21 +97,53 @@ class LLMJudge(Juror):
                 raise UsageError(f"--prompt {self.prompt.name} has the judge reason first, and a server's verdict is then read as text: --verdict-by text")
             return "text"
         if asked == "likelihood" and len(set(firsts)) < len(firsts):
-            raise UsageError(f"--verdict-by likelihood reads a server's first token, and verdicts of --prompt {self.prompt.name} begin alike; try {DEFAULT}")
+            raise UsageError(
+                f"--verdict-by likelihood reads a server's first token, and verdicts of --prompt {self.prompt.name} begin alike; try {WITH_REFERENCE}"
+            )
         if self.prompt.raw and asked == "json":
             raise UsageError(f"--prompt {self.prompt.name} has words of its own for a verdict: --verdict-by text or likelihood")
         return ("text" if self.prompt.raw else "json") if asked == "auto" else asked
 
+    def known_as(self) -> set[str]:
+        return self._known_as
+
+    def begin(self, record: Record) -> None:
+        with self._counting:
+            if self._fitting(record).needs_reference:
+                self.shown_reference += 1
+            else:
+                self.shown_none += 1
+
+    def _fitting(self, record: Record) -> JudgePrompt:
+        """The prompt for this record: by `auto`, the one without a reference where the record has none that says anything."""
+        return self.prompt if (record.get("output") or "").strip() else self.free
+
     def rounds(self, record: Record, shown: list[Shown]) -> Opinions:
         """One prompt for each order shown."""
-        reference = reference_of(record, f"--prompt {self.prompt.name}") if self.prompt.needs_reference else ""
+        form = self._fitting(record)
+        reference = reference_of(record, f"--prompt {form.name}") if form.needs_reference else ""
         source = source_text(record)
         works = []
         for first, second in shown:
             texts = {"request": source, "reference": reference}
             texts |= {"answer_a": record["candidates"][first]["text"], "answer_b": record["candidates"][second]["text"]}
-            prompt = self._asking(texts, seeded(self.seed, "judge"))
-            works.append(Work(self.job, prompt.messages[0]["content"], self.model.length(prompt), (prompt, texts)))
+            prompt = self._asking(form, texts, seeded(self.seed, "judge"))
+            works.append(Work(self.job, prompt.messages[0]["content"], self.model.length(prompt), (prompt, form, texts)))
+        return (yield from self._counted(works))
+
+    def orders(self, record: Record, lists: list[list[int]]) -> Opinions:
+        """One order of the answers of each list, indices of candidates, as an opinion whose verdict reads `B > A = C`, or `unparsed`."""
+        source = source_text(record)
+        works = []
+        for shown in lists:
+            form = ListPrompt(len(shown), self._fitting(record).needs_reference)
+            texts = {"request": source, **({"reference": reference_of(record, f"--prompt {self.prompt_name}")} if form.needs_reference else {})}
+            texts |= {letter: record["candidates"][place]["text"] for letter, place in zip(form.letters, shown, strict=True)}
+            prompt = self._asking(form, texts, seeded(self.seed, "judge"))
+            works.append(Work(self.listing, prompt.messages[0]["content"], self.model.length(prompt), (prompt, form)))
+        return (yield from self._counted(works))
+
+    def _counted(self, works: list[Work]) -> Opinions:
         opinions: list[Opinion] = yield works
         with self._counting:
             waiting = sum(opinion.waiting for opinion in opinions)
@@ -110,41 +152,46 @@ class LLMJudge(Juror):
             self.unparsed += sum(opinion.verdict == "unparsed" for opinion in opinions) - waiting
         return opinions
 
-    def _asking(self, texts: dict[str, str], seed: int, as_json: bool = False) -> Prompt:
-        content = self.prompt.filled(texts, as_json)
-        written = partial(_raw, self.prompt, texts, as_json) if self.prompt.raw else None
+    def _asking(self, form: JudgePrompt | ListPrompt, texts: dict[str, str], seed: int, as_json: bool = False) -> Prompt:
+        content = form.filled(texts, as_json)
+        written = partial(_raw, form, texts, as_json) if isinstance(form, JudgePrompt) and form.raw else None
         return Prompt([{"role": "user", "content": content}], seed, written, quoted=tuple(texts.values()))
 
-    def _opinions(self, payloads: list[tuple[Prompt, dict[str, str]]]) -> list[Any]:
+    def _opinions(self, payloads: list[tuple[Prompt, JudgePrompt, dict[str, str]]]) -> list[Any]:
         """One opinion a prompt, or its fault."""
-        prompts = [prompt for prompt, _ in payloads]
+        prompts, forms = [prompt for prompt, _, _ in payloads], [form for _, form, _ in payloads]
         if self.way == "likelihood":
             return self._local_likelihoods(prompts) if self.local else self._served_likelihoods(prompts)
         if self.way == "json":
-            asking = [self._asking(texts, prompt.seed, as_json=True) for prompt, texts in payloads]
-            return self._by_text(asking, replace(self.sampling, schema=self.prompt.schema()))
-        return self._by_text(prompts, self.sampling)
+            asking = [self._asking(form, texts, prompt.seed, as_json=True) for prompt, form, texts in payloads]
+            return self._by_text(asking, forms, replace(self.sampling, schema=self.prompt.schema()))
+        return self._by_text(prompts, forms, self.sampling)
 
-    def _by_text(self, prompts: list[Prompt], sampling: Sampling) -> list[Any]:
+    def _orders(self, payloads: list[tuple[Prompt, ListPrompt]]) -> list[Any]:
+        """One order a prompt, or its fault."""
+        prompts, forms = zip(*payloads, strict=True)
+        return self._by_text([*prompts], forms, self.list_sampling)
+
+    def _by_text(self, prompts: list[Prompt], forms: Sequence[JudgePrompt | ListPrompt], sampling: Sampling) -> list[Any]:
         replies = self.model.complete(prompts, sampling)
         if self._only_emits:
             return [WAITING for _ in replies]
-        again = [place for place, reply in enumerate(replies) if isinstance(reply, Completion) and self.prompt.parse(reply.text) is None]
+        again = [place for place, reply in enumerate(replies) if isinstance(reply, Completion) and forms[place].parse(reply.text) is None]
         # A format of its own, as in PandaLM, has no second turn.
         if again and not self.prompt.raw:
-            seconds = [replace(prompts[place], messages=_second_turn(prompts[place].messages, replies[place], self.prompt.again())) for place in again]
+            seconds = [replace(prompts[place], messages=_second_turn(prompts[place].messages, replies[place], forms[place].again())) for place in again]
             for place, reply in zip(again, self.model.complete(seconds, sampling), strict=True):
                 # A batch that is only read may have no second turn; what there is stands.
                 if self._asks_again or not isinstance(reply, Unanswered):
                     replies[place] = reply
-        return [self._opinion(reply) for reply in replies]
+        return [self._opinion(reply, form) for reply, form in zip(replies, forms, strict=True)]
 
-    def _opinion(self, reply: Completion | Exception) -> Any:
+    def _opinion(self, reply: Completion | Exception, form: JudgePrompt | ListPrompt) -> Any:
         if isinstance(reply, Unanswered) and self._asks_again:
             return replace(WAITING, reason=str(reply)[:QUOTED])
         if not isinstance(reply, Completion):
             return reply
-        verdict = self.prompt.parse(reply.text)
+        verdict = form.parse(reply.text)
         return Opinion(verdict) if verdict else Opinion("unparsed", reason=self._why(reply))
 
     def _why(self, reply: Completion) -> str:
@@ -195,12 +242,16 @@ class LLMJudge(Juror):
         return _weighted({verdict: math.log(mass) for verdict, mass in masses.items() if mass}, "")
 
     def describe(self) -> dict[str, Any]:
-        """The model, how verdicts were read, and how many replies could not be."""
-        return {**self.model.describe(), "prompt": self.prompt.name, "verdict_by": self.way, "unparsed": self.unparsed}
+        """The model, how verdicts were read, how many replies could not be, and for how many records the reference was shown."""
+        references = {"shown": self.shown_reference, "none": self.shown_none}
+        return {**self.model.describe(), "prompt": self.prompt_name, "references": references, "verdict_by": self.way, "unparsed": self.unparsed}
 
     def warnings(self) -> list[str]:
         """How many verdicts are `unparsed`, and what the server does not have."""
         found = []
+        if self.prompt_name == AUTO and self.shown_none:
+            were = f"{count_of(self.shown_none, 'record has', 'records have')} no reference and {'was' if self.shown_none == 1 else 'were'} judged without"
+            found.append(f"--prompt auto: {were}" + (f", {self.shown_reference:,} with theirs" if self.shown_reference else ""))
         if self.unparsed:
             twice = ", twice" if self._asks_again and not self.prompt.raw and self.way != "likelihood" else ""
             were, they = ("was", "it is") if self.unparsed == 1 else ("were", "they are")

@@ -111,7 +111,7 @@ class VerdictReader:
 
     def read(self, reply: str) -> str | None:
         """The one verdict that the reply states, or None."""
-        text = _cleaned(reply)
+        text = cleaned(reply)
         if not self.lead and (verdict := self._words.get(plain(text))) is not None:
             return verdict
         found = set(self._behind_leads(text)) if self.lead else self._stated_in(text)
@@ -241,7 +241,7 @@ def _begins_line(text: str, place: int) -> bool:
     return not before or before.endswith("\n")
 
 
-def _cleaned(reply: str) -> str:
+def cleaned(reply: str) -> str:
     """The answer behind reasoning that was left in, full-width letters as plain ones."""
     for opening, closing in TAGS.items():
         _, found, behind = reply.rpartition(closing)

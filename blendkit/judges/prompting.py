@@ -24,7 +24,8 @@ from blendkit.registry import nearest
 from blendkit.untrusted import read_file, toml_value, typed, utf8
 
 FOLDER = Path(__file__).parent / "prompts"
-DEFAULT = "pairwise-with-reference"
+# The prompt that a record with a reference gets, and the one that another gets: which of them is asked for each record.
+AUTO, WITH_REFERENCE, WITHOUT = "auto", "pairwise-with-reference", "pairwise"
 VERDICTS = ("A", "B", "tie-good", "tie-bad")
 LETTERS = {"A": ["A"], "B": ["B"], "tie-good": ["C", "tie-good"], "tie-bad": ["D", "tie-bad"]}
 MEANINGS = {"A": "A is better", "B": "B is better", "tie-good": "both are equally good", "tie-bad": "both are equally bad"}
@@ -160,6 +161,17 @@ def built_in() -> list[str]:
     return sorted(path.stem for path in FOLDER.glob("*.toml"))
 
 
+def prompts_of(name: str) -> tuple[JudgePrompt, JudgePrompt]:
+    """The prompts for a record with a reference and for one without: two by `auto`, else the same twice. Those of `auto` differ in their text alone.
+
+    Raises:
+        UsageError, DataError: as `load_prompt`.
+    """
+    if name == AUTO:
+        return load_prompt(WITH_REFERENCE), load_prompt(WITHOUT)
+    return (load_prompt(name),) * 2
+
+
 def load_prompt(name: str) -> JudgePrompt:
     """The prompt of a built-in name, or of a file.
 
@@ -173,7 +185,8 @@ def load_prompt(name: str) -> JudgePrompt:
     except NoInputError as error:
         if path.suffix or path.parent != Path():
             raise
-        raise UsageError(f"--prompt {name}: expected one of {', '.join(built_in())}, or a file{nearest(name, built_in())}") from error
+        names = [AUTO, *built_in()]
+        raise UsageError(f"--prompt {name}: expected one of {', '.join(names)}, or a file{nearest(name, names)}") from error
     try:
         return _prompt(path, utf8(data))
     except RecordError as error:

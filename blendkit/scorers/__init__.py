@@ -4,12 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Collection
 from functools import cache
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from blendkit.errors import UsageError
 from blendkit.registry import Registry, Row, options_of
 from blendkit.scorers.base import Scorer
 from blendkit.specs import split_name
+
+if TYPE_CHECKING:
+    from blendkit.generators.options import EndpointOptions
 
 # What a row's `about` would say stands in the scorer's class, with all else that documents show of it.
 SCORERS = Registry(
@@ -39,6 +42,7 @@ SCORERS = Registry(
         "perplexity": Row("blendkit.scorers.perplexity:Perplexity"),
         "mbr": Row("blendkit.scorers.mbr:MBR"),
         "cosine": Row("blendkit.scorers.cosine:Cosine"),
+        "judge": Row("blendkit.scorers.judge:RubricJudge"),
         "length": Row("blendkit.scorers.baselines:Length"),
         "random": Row("blendkit.scorers.baselines:Random"),
     },
@@ -47,7 +51,8 @@ SCORERS = Registry(
 
 def make_scorer(
     spec: str, *, device: str = "auto", dtype: str = "auto", seed: int = 0, bertscore_layer: int | None = None, bertscore_idf: str | None = None,
-    bertscore_baseline: str | None = None, tokenize: str | None = None,
+    bertscore_baseline: str | None = None, tokenize: str | None = None, rubric: str | None = None, verdict_by: str | None = None,
+    endpoint: EndpointOptions | None = None,
 ) -> Scorer:  # fmt: skip
     """The scorer of `[NAME=]METRIC[:MODEL]`, or `[NAME=]METRIC[:TOKENIZER]` of a metric of words.
 
@@ -75,10 +80,13 @@ def make_scorer(
         "bertscore_idf": bertscore_idf,
         "bertscore_baseline": bertscore_baseline,
         "tokenize": tokenize,
+        "rubric": rubric,
+        "verdict_by": verdict_by,
     }
     takes = options_of(kind, model)
-    SCORERS.check_options(options, {name: takes})
-    given: dict[str, object] = {option: value for option, value in options.items() if value is not None}
+    asked = endpoint.of_use if endpoint else None
+    SCORERS.check_options({**options, "endpoint": asked}, {name: takes}, {"endpoint": asked})
+    given: dict[str, object] = {option: value for option, value in {**options, "endpoint": endpoint}.items() if value is not None}
     given |= {"device": device, "dtype": dtype, "seed": seed, "kind": name} | ({} if kind.default_model is None else {"model": model})
     if kind.own_tokenizer is not None:
         given["tokenize"] = model or tokenize or kind.own_tokenizer

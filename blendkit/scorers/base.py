@@ -6,7 +6,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Hashable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import ClassVar
+from typing import Any, ClassVar
 
 from blendkit.models.cuts import Cuts
 from blendkit.models.loading import fingerprint, shared
@@ -40,6 +40,18 @@ def items_of(record: Record, texts: Sequence[str], source: str = "", reference: 
     """One item a text; the texts are candidates of the record, all that compete with each other."""
     messages = tuple((message["role"], message["content"]) for message in record.get("messages") or [{"role": "user", "content": source}])
     return [Item(source, text, reference, record["id"], index, tuple(texts), messages) for index, text in enumerate(texts)]
+
+
+class Graded(float):
+    """A score with the parts that it is made of, which the record keeps as `rubrics[name]`; NaN where one of them is not known."""
+
+    def __new__(cls, value: float, parts: dict[str, Any]) -> Graded:
+        """The score, and its parts by their names."""
+        made = super().__new__(cls, value)
+        made.parts = parts
+        return made
+
+    parts: dict[str, Any]
 
 
 class Scorer(ABC):
@@ -94,6 +106,10 @@ class Scorer(ABC):
     def unread(self) -> Unread:
         """Texts of which hardly anything was read, for a scorer that counts them."""
         return Unread()
+
+    def describe(self) -> dict[str, Any]:
+        """For the manifest, beside the signature and the models."""
+        return {}
 
     def warnings(self) -> list[str]:
         """What a person should know at the end, one line each."""

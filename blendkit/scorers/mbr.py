@@ -42,7 +42,7 @@ class MBR(Scorer):
         from blendkit.scorers import parsed_spec, scorer_class
 
         _, name, inner = parsed_spec(model or cls.default_model)
-        return {"model", "device", "dtype", "seed", *options_of(scorer_class(name), inner)} - {"name", "kind"}
+        return {"model", "device", "dtype", "seed", *options_of(scorer_class(name), inner)} - {"name", "kind", "rubric", "verdict_by", "endpoint"}
 
     def rounds(self, items: list[Item]) -> Scores:
         """The metric on all ordered pairs; equal texts are the metric's own matter."""

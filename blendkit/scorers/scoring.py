@@ -8,11 +8,12 @@ from dataclasses import asdict
 from typing import Any
 
 from blendkit.errors import RecordError
+from blendkit.generators.options import EndpointOptions
 from blendkit.pipeline.stage import Stage
 from blendkit.pipeline.work import Rounds, together
 from blendkit.records import Record, candidates_of, reference_of, source_text
 from blendkit.scorers import SCORERS, make_scorer, parsed_spec, scorer_options
-from blendkit.scorers.base import Item, Scorer, items_of
+from blendkit.scorers.base import Graded, Item, Scorer, items_of
 from blendkit.specs import named_twice
 
 
@@ -29,7 +30,8 @@ class Scoring(Stage):
 
     def __init__(
         self, metrics: Sequence[str], device: str = "auto", dtype: str = "auto", seed: int = 0, *, bertscore_layer: int | None = None,
-        bertscore_idf: str | None = None, bertscore_baseline: str | None = None, tokenize: str | None = None,
+        bertscore_idf: str | None = None, bertscore_baseline: str | None = None, tokenize: str | None = None, rubric: str | None = None,
+        verdict_by: str | None = None, endpoint: EndpointOptions | None = None,
     ) -> None:  # fmt: skip
         """Each option goes to the metrics that have it.
 
@@ -37,6 +39,7 @@ class Scoring(Stage):
             UsageError: there is no such metric, two have one name, no metric has an option, or a tokenizer lacks a package.
             NoInputError: there is no such model, or a tokenizer lacks a file.
         """
+        from blendkit.generators.factory import for_run
         from blendkit.models.loading import batch_budget, choose_device
 
         options: dict[str, Any] = {
@@ -44,9 +47,15 @@ class Scoring(Stage):
             "bertscore_idf": bertscore_idf,
             "bertscore_baseline": bertscore_baseline,
             "tokenize": tokenize,
+            "rubric": rubric,
+            "verdict_by": verdict_by,
         }
         takes = {metric: scorer_options(metric) for metric in dict.fromkeys(metrics)}
-        SCORERS.check_options(options, {parsed_spec(metric)[1]: has for metric, has in takes.items()})
+        asked = endpoint.of_use if endpoint else None
+        SCORERS.check_options({**options, "endpoint": asked}, {parsed_spec(metric)[1]: has for metric, has in takes.items()}, {"endpoint": asked})
+        judges = [model for _, name, model in map(parsed_spec, metrics) if name == "judge"]
+        # All judges spend from one purse.
+        options["endpoint"] = for_run(endpoint, judges) if endpoint and judges else None
         self.scorers: dict[str, Scorer] = {}
         for metric in metrics:
             has = takes[metric]
@@ -70,6 +79,11 @@ class Scoring(Stage):
         found = yield from together([scorer.rounds(items) for scorer in self.scorers.values()])
         for scorer, scores in zip(self.scorers.values(), found, strict=True):
             for index, (candidate, value) in enumerate(zip(record["candidates"], scores, strict=True)):
+                if isinstance(value, Graded):
+                    candidate.setdefault("rubrics", {})[scorer.name] = value.parts
+                    if math.isnan(value):
+                        candidate.setdefault("scores", {})[scorer.name] = None
+                        continue
                 if not math.isfinite(value):
                     raise RecordError(f"candidates[{index}].scores.{scorer.name}", f"the metric gave {value}: the checkpoint is broken, or --dtype too narrow")
                 candidate.setdefault("scores", {})[scorer.name] = round(value, 6)
@@ -91,11 +105,13 @@ class Scoring(Stage):
         for scorer in self.scorers.values():
             models |= scorer.models
         truncation = {name: asdict(scorer.cuts) for name, scorer in self.scorers.items() if scorer.cuts.inputs}
+        more = {name: described for name, scorer in self.scorers.items() if (described := scorer.describe())}
         unread = {name: asdict(scorer.unread) for name, scorer in self.scorers.items() if scorer.unread.unread}
         return {
             "signatures": list(self.signatures),
             "models": models,
             **(self.settings if models else {}),
+            **({"scorers": more} if more else {}),
             **({"truncation": truncation} if truncation else {}),
             **({"unread": unread} if unread else {}),
         }

@@ -373,7 +373,7 @@ def test_a_prompt_without_reference_needs_none(blendkit, serve):
     arguments = ["judge", "-m", "j=openai:x", "--base-url", server.url]
     done = blendkit(*arguments, "--prompt", "pairwise", stdin=lines([record]))
     assert (done.returncode, len(parsed(done.stdout)[0]["verdicts"]["j"])) == (0, 2)
-    done = blendkit(*arguments, stdin=lines([record]))
+    done = blendkit(*arguments, "--prompt", "pairwise-with-reference", stdin=lines([record]))
     assert done.returncode == 65
     assert "<stdin>:1: output: expected a string: --prompt pairwise-with-reference needs the reference answer" in done.stderr
 

@@ -17,7 +17,6 @@ from numpy.typing import NDArray
 from blendkit.aggregate import Settled, settled
 from blendkit.errors import DataError
 from blendkit.evaluation.audit.calibration import calibration
-from blendkit.evaluation.audit.families import Families
 from blendkit.evaluation.audit.labels import JUDGE, SIGNS, Pair, in_order, labels_of
 from blendkit.evaluation.audit.logistic import logistic
 from blendkit.evaluation.audit.resampling import by_record, intervals_of
@@ -26,6 +25,7 @@ from blendkit.evaluation.examples import rounded
 from blendkit.evaluation.judges import MOST_JUDGES, Seen
 from blendkit.evaluation.pairwise import LENGTH
 from blendkit.evaluation.tables import AUDITED, NOBODY
+from blendkit.families import Families
 from blendkit.judges.base import OTHER
 from blendkit.records import Record
 

@@ -27,16 +27,6 @@ class _Priced(msgspec.Struct):
     price_out: Annotated[float, msgspec.Meta(ge=0, le=1e12)] | None = None
 
 
-def read_families(path: str) -> dict[str, str]:
-    """Name, or the beginning of one → family.
-
-    Raises:
-        NoInputError: there is no such file.
-        DataError: it holds something else.
-    """
-    return _table(path, "--families", str)
-
-
 def read_prices(path: str) -> dict[str, tuple[float, float]]:
     """Model → $ a million tokens of prompt and of answer; a model without prices is left out.
 

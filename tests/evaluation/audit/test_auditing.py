@@ -18,11 +18,11 @@ from simulated import BY_PLACE, LABEL, LENGTH, OWN, PLACE, biased_stream
 from blendkit.errors import RecordError
 from blendkit.evaluation.audit.auditing import JudgeAudit
 from blendkit.evaluation.audit.calibration import calibration
-from blendkit.evaluation.audit.families import Families
 from blendkit.evaluation.audit.labels import labels_of
 from blendkit.evaluation.audit.logistic import RIDGE, logistic
 from blendkit.evaluation.audit.resampling import resampled_sums
 from blendkit.evaluation.audit.style import style_of
+from blendkit.families import Families
 
 ODDS = {"label": LABEL, "first place": PLACE, "length": LENGTH, "own family": OWN, "headers": 0.0, "lists": 0.0, "bold": 0.0}
 
