@@ -91,16 +91,17 @@ def _forks():
 def blendkit(_forks):
     """`blendkit("pair", "--model", …, stdin=…)` gives the finished process, text decoded, whatever its exit code.
 
-    It is forked from a process that has the libraries loaded, or started from nothing where settings of a process are given.
+    It is forked from a process that has the libraries loaded, or started from nothing where it is given more than an environment.
     """
 
     def run(*arguments: object, stdin: str | bytes = b"", **more: object) -> subprocess.CompletedProcess[str]:
         data = stdin.encode() if isinstance(stdin, str) else stdin
         words = [str(argument) for argument in arguments]
-        if more or not _forks.can(words):
+        env = more.get("env") or dict(os.environ)
+        if more.keys() - {"env"} or not _forks.can(words, env):
             done = subprocess.run([sys.executable, "-m", "blendkit", *words], input=data, capture_output=True, timeout=300, **more)
         else:
-            done = _forks.run(words, data, timeout=300)
+            done = _forks.run(words, data, env, timeout=300)
         return subprocess.CompletedProcess(done.args, done.returncode, done.stdout.decode(), done.stderr.decode())
 
     return run

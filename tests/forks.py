@@ -18,16 +18,17 @@ import sys
 import tempfile
 import threading
 import traceback
+from collections.abc import Mapping
 from pathlib import Path
 
 # The libraries read these as they are loaded, or the system does.
-READ_AT_START = ("HF_", "TRANSFORMERS", "TOKENIZERS", "OMP_", "MKL_", "ONEDNN", "TORCH", "PYTHON", "LD_", "MALLOC")
+READ_AT_START = ("HF_", "TRANSFORMERS", "TOKENIZERS", "OMP_", "MKL_", "ONEDNN", "TORCH", "PYTHONHASHSEED", "PYTHONWARNINGS", "LD_", "MALLOC", "SACREBLEU")
 HEAVY = {"generate", "score", "pair", "fuse", "judge", "train"}
 NETWORKS = ("bert", "roberta", "deberta_v2", "modernbert", "llama", "t5", "bart", "auto")
 
 
-def _environment() -> dict[str, str]:
-    return {name: value for name, value in os.environ.items() if not name.startswith("PYTEST_")}
+def _environment(env: Mapping[str, str] = os.environ) -> dict[str, str]:
+    return {name: value for name, value in env.items() if not name.startswith("PYTEST_")}
 
 
 class Forks:
@@ -44,7 +45,7 @@ class Forks:
             self._process.wait(30)
             self._folder.cleanup()
 
-    def can(self, words: list[str]) -> bool:
+    def can(self, words: list[str], env: dict[str, str]) -> bool:
         """Whether a fork is the same as a new process: not where more processes are started, nor where a variable was set that is read at the start."""
         if (
             not hasattr(socket, "send_fds")
@@ -53,17 +54,17 @@ class Forks:
         ):
             return False
         self._start()
-        changed = {name for name, _ in set(_environment().items()) ^ set(self._at_start.items())}
+        changed = {name for name, _ in set(_environment(env).items()) ^ set(self._at_start.items())}
         return not any(name.startswith(READ_AT_START) for name in changed)
 
-    def run(self, words: list[str], data: bytes, timeout: float) -> subprocess.CompletedProcess[bytes]:
+    def run(self, words: list[str], data: bytes, env: dict[str, str], timeout: float) -> subprocess.CompletedProcess[bytes]:
         """As `subprocess.run` with captured output."""
         ends = [os.pipe() for _ in range(3)]
         theirs, ours = [ends[0][0], ends[1][1], ends[2][1]], [ends[0][1], ends[1][0], ends[2][0]]
         with socket.socket(socket.AF_UNIX) as link:
             link.settimeout(timeout)
             link.connect(self._path)
-            request = json.dumps({"argv": words, "cwd": os.getcwd(), "env": _environment()}).encode()
+            request = json.dumps({"argv": words, "cwd": os.getcwd(), "env": _environment(env)}).encode()
             socket.send_fds(link, [len(request).to_bytes(8)], theirs)
             link.sendall(request)
             for end in theirs:
@@ -167,6 +168,8 @@ def _be(link: socket.socket, streams: list[int], request: dict) -> None:
         os.environ.clear()
         os.environ.update(request["env"])
         sys.argv = ["blendkit", *request["argv"]]
+        # Whatever stands in for a library there has not been loaded from elsewhere.
+        sys.path[:0] = [path for path in os.environ.get("PYTHONPATH", "").split(os.pathsep) if path and path not in sys.path]
         gc.unfreeze()
         from blendkit.cli import main
 

@@ -115,4 +115,4 @@ def test_the_longest_line_is_the_users_choice(blendkit):
     line = '{"id":"a","candidates":[{"model":"m","text":"%s","scores":{"q":1}}]}\n' % ("x" * 5000)
     assert blendkit("rank", "--by", "score:q", "--max-line-bytes", 6000, stdin=line).returncode == 0
     done = blendkit("rank", "--by", "score:q", "--max-line-bytes", 3000, stdin=line)
-    assert done.returncode == 65 and "<stdin>:1: a line of more than 3000 bytes" in done.stderr
+    assert done.returncode == 65 and "<stdin>:1: a line of more than 3,000 bytes" in done.stderr

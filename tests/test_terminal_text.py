@@ -277,8 +277,8 @@ def test_a_score_may_not_be_named_as_a_column(blendkit):
 
 # Words behind a name or a value in a message that end as plurals do.
 VERBS = re.compile(
-    "(allow|answer|ask|begin|bring|claim|compare|describe|doe|fail|give|goe|hold|lack|list|lose|name|need|read|reason|redirect|refuse|say|sample|scale|"
-    "stand|start|take|write)s|as|for|had|has|is|its|this|times|was"
+    "(allow|answer|ask|beat|begin|bring|claim|compare|describe|doe|fail|give|goe|hold|lack|let|list|lose|name|need|read|reason|redirect|refuse|say|sample|scale|"
+    "stand|start|take|tell|write)s|as|for|had|has|is|its|points|theirs|this|times|was"
 )
 
 

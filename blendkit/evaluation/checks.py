@@ -232,7 +232,7 @@ def _reason(row: Row, column: str) -> str:
     missing = row.get("missing", {}).get(column)
     if missing is None:
         return "no verdict on it could be read"
-    lack = f"{missing:,} of its {row.get('examples', 0):,} examples have no value"
+    lack = f"{missing:,} of its {count_of(row.get('examples', 0), 'example has', 'examples have')} no value"
     if column in JUDGE_RANK.values() or column.startswith("not_worse_than_"):
         return f"{lack}: the judge compared it with none there (`blendkit judge` compares all)"
     return f"{lack} of it (`blendkit score` after the last stage that adds candidates gives them one)"

@@ -23,6 +23,7 @@ from blendkit.records import Record, source_text
 from blendkit.registry import flag_of
 from blendkit.signature import Signature
 from blendkit.specs import default_name
+from blendkit.terminal_text import count_of
 from blendkit.version import VERSION
 
 ENDING = "</s>Summarize candidates into a better one for the given instruction:"
@@ -90,7 +91,7 @@ class GenFuser(Stage):
         prompt = fuser_prompt(instruction, source, texts, self.texts, self.candidate_maxlength, candidates)
         ids = tuple(read_to(self.max_length, self.texts, prompt, prompts, add_special_tokens=False))
         if self.on_truncate == "fail":
-            self._refuse("candidates", f"{candidates.inputs_cut} of {len(texts)} texts have", candidates, "candidate_maxlength")
+            self._refuse("candidates", f"{candidates.inputs_cut} of {count_of(len(texts), 'text')}: the longest has", candidates, "candidate_maxlength")
             self._refuse("", "the prompt has", prompts, "max_length")
         self.prompts.add(prompts)
         self.candidates.add(candidates)
@@ -98,7 +99,7 @@ class GenFuser(Stage):
 
     def _refuse(self, field: str, what: str, cuts: Cuts, length: str) -> None:
         if cuts.inputs_cut:
-            more = f"{what} {cuts.tokens_cut:,} tokens more than the {getattr(self, length):,} that fit"
+            more = f"{what} {count_of(cuts.tokens_cut, 'token')} more than the {getattr(self, length):,} that fit"
             raise RecordError(field, f"too long for {self.model_name}: {more}; {flag_of(length)} lets more in, --on-truncate warn cuts them")
 
     @torch.inference_mode()

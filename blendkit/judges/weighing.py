@@ -78,5 +78,5 @@ def weights_of_file(path: str, judges: Iterable[str], flag: str = "--panel-weigh
     for judge in judges:
         if judge not in found:
             has = f"found {listed(found)}" if found else "it has none"
-            raise DataError(f"{place}: expected the weight of {shown(judge)} in rows of the table {TABLE}; {has}")
+            raise DataError(f"{place}: expected the table {TABLE} with the weight of {shown(judge)}; {has}")
     return PanelWeights({judge: found[judge] for judge in judges})

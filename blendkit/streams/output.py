@@ -16,6 +16,7 @@ from blendkit.streams.fingerprint import ENTRY_BYTES, Fingerprint, MadeBy, Past,
 from blendkit.streams.lines import BOM, BadLine, Line, Writer
 from blendkit.streams.resume import HELD_BYTES, Remaining, id_of
 from blendkit.streams.unique_ids import UniqueIds
+from blendkit.terminal_text import count_of
 
 
 class Output:
@@ -125,6 +126,6 @@ class Output:
             return []
         found = self.remaining.told()
         if self.done_again or self.taken_out:
-            bad = f", and {self.taken_out:,} are bad now and were taken out" if self.taken_out else ""
-            found.append(f"{self.done_again:,} records were edited since {self._path} was written: they were done again, in their places{bad}")
+            bad = f", and {count_of(self.taken_out, 'is bad now and was', 'are bad now and were')} taken out" if self.taken_out else ""
+            found.append(f"{count_of(self.done_again, 'record was', 'records were')} edited since {self._path} was written and done again in place{bad}")
         return found

@@ -82,7 +82,7 @@ class Earlier:
         if not force and (differences := run.differences(self.run)):
             raise DataError(f"{self.output}: cannot resume: {'; '.join(differences)}; --resume=force goes on all the same")
         told = [f"version {self.run.blendkit} began {self.output}, this is {VERSION}"] if self.run.blendkit != VERSION else []
-        return told + ([f"{self.unknown:,} records of {self.output} cannot be compared with their input"] if self.unknown else [])
+        return told + ([f"{count_of(self.unknown, 'record')} of {self.output} cannot be compared with their input"] if self.unknown else [])
 
 
 def recover(output: str) -> Earlier:
@@ -239,5 +239,6 @@ class Remaining:
         """Which records an earlier run skipped and this one did not find, if any."""
         if not self._ended or not (skipped := self.earlier.skipped):
             return None
-        which = f"{len(skipped):,} records that an earlier run skipped as bad ({listed(skipped, 4)})"
-        return f"{which} are neither in {self._source} nor in {self.earlier.output}; --resume=force forgets them"
+        which = f"{count_of(len(skipped), 'record')} that an earlier run skipped as bad ({listed(skipped, 4)})"
+        are, them = ("is", "it") if len(skipped) == 1 else ("are", "them")
+        return f"neither in {self._source} nor in {self.earlier.output} {are} {which}; --resume=force forgets {them}"

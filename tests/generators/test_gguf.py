@@ -148,7 +148,7 @@ def test_a_file_without_some_weights_is_refused(called, tiny, tmp_path):
     file = tmp_path / "bad.gguf"
     file.write_bytes(tiny[1].read_bytes().replace(b"blk.1.ffn_up.weight", b"blk.1.ffn_xx.weight"))
     code, out, err = called(*GENERATE, file, stdin=PROMPTS)
-    assert (code, out) == (66, "") and "lacks 1 weights" in err and len(err.splitlines()) == 1, err
+    assert (code, out) == (66, "") and "lacks 1 weight" in err and len(err.splitlines()) == 1, err
 
 
 def hostile(file: Path, kind: str) -> bytes:

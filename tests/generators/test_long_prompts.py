@@ -171,10 +171,11 @@ def test_genfuser_counts_candidates_and_prompts_that_are_cut(called, tiny_t5, tm
     for what, flag in (("candidates", "--candidate-maxlength"), ("prompts", "--max-length")):
         of, tokens = told[what]["inputs"], told[what]["tokens_cut"]
         assert tokens > 20
-        line = f"blendkit fuse: {what}: cut to the model's length: 1 of {of} inputs ({tokens:,} tokens); {flag} lets more in, --on-truncate fail stops instead"
+        cut = f"cut to the model's length: 1 of {of} input{'s' * (of > 1)} ({tokens:,} tokens)"
+        line = f"blendkit fuse: {what}: {cut}; {flag} lets more in, --on-truncate fail stops instead"
         assert line in err.splitlines()
     code, _, err = called(*fuse, "--candidate-maxlength", 8, "--on-truncate", "fail", stdin=lines([record]))
-    assert code == 65 and "candidates: too long for" in err and "1 of 2 texts have" in err and "that fit; --candidate-maxlength lets more in" in err
+    assert code == 65 and "candidates: too long for" in err and "1 of 2 texts: the longest has" in err and "that fit; --candidate-maxlength lets more in" in err
     code, _, err = called(*fuse, "--candidate-maxlength", 9999, "--on-truncate", "fail", stdin=lines([record]))
     assert code == 65 and "the prompt has" in err and "than the 1,024 that fit; --max-length lets more in" in err
     assert called(*fuse, "--candidate-maxlength", 9999, "--max-length", 9999, "--on-truncate", "fail", stdin=lines([record]))[::2] == (0, "")

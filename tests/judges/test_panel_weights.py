@@ -61,7 +61,7 @@ def test_the_table_of_a_fitted_panel_is_such_a_file(serve, file):
 @pytest.mark.parametrize(
     ("content", "said"),
     [
-        (rows(1, 1, 1)[:2], "expected the weight of c in rows of the table panel; found good"),
+        (rows(1, 1, 1)[:2], "expected the table panel with the weight of c; found good"),
         ([], "it has none"),
         (rows(1, 1, 1, method=7), r"w.jsonl:1: method: expected"),
         (rows("x", 1, 1), r"w.jsonl:1: weight: expected"),

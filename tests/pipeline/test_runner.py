@@ -169,5 +169,5 @@ def test_a_model_that_fails_as_it_computes_is_no_fault_of_ours(fault):
     for budgeted, expected in ((True, NoInputError), (False, type(fault or ValueError()))):
         stage = Squares()
         stage.job = Job("squares", failing, budgeted)
-        with pytest.raises(expected, match=str(fault or "1 results of 2 inputs")):
+        with pytest.raises(expected, match=str(fault or "1 result of 2 inputs")):
             run(stage, [[1, 2]])

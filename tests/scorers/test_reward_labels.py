@@ -165,7 +165,7 @@ def test_weights_that_a_class_of_another_name_has_more_are_not_left_out(called, 
     assert len(scored(called, f"reward:{folder}")["candidates"]) == 3
     weights = load_file(folder / "model.safetensors")
     save_file({**weights, "gating.weight": torch.ones(2, 2)}, folder / "model.safetensors", {"format": "pt"})
-    assert "it is a RewardModel, with 1 weights that a LlamaForSequenceClassification has no use for, such as gating.weight" in refused(
+    assert "it is a RewardModel, with 1 weight that a LlamaForSequenceClassification has no use for, such as gating.weight" in refused(
         called, f"reward:{folder}", 66
     )
 

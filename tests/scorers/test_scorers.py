@@ -66,7 +66,8 @@ def test_a_missing_need_names_the_record(blendkit, tiny, metric):
         assert (done.returncode, done.stderr) == (65, f"blendkit score: <stdin>:2: output: expected a string: --metric {metric} needs the reference answer\n")
     elif scorer.needs_source:
         assert done.returncode == 65
-        assert done.stderr == "blendkit score: <stdin>:2: instruction: expected a string (or `input`, or `messages`), got nothing\n"
+        # What was cut is told before.
+        assert done.stderr.splitlines()[-1] == "blendkit score: <stdin>:2: instruction: expected a string (or `input`, or `messages`), got nothing"
     else:
         assert (done.returncode, done.stderr) == (0, "")
     assert [row["id"] for row in parsed(done.stdout)][:1] == ["good"]

@@ -146,7 +146,7 @@ def test_edited_records_are_done_again_in_their_places(called, tmp_path, suffix)
     for n in (0, 3, 255, 256, 499):
         stream[n] = {**stream[n], "candidates": stream[n]["candidates"][::-1]}
     code, _, said = called(*RANK, "-o", out, "--resume", stdin=lines(stream))
-    assert (code, said) == (0, f"blendkit rank: 5 records were edited since {out} was written: they were done again, in their places\n")
+    assert (code, said) == (0, f"blendkit rank: 5 records were edited since {out} was written and done again in place\n")
     assert called(*RANK, "-o", fresh, stdin=lines(stream))[0] == 0
     assert read(out) == read(fresh) and out.stat().st_mode & 0o777 == 0o640
     assert called(*RANK, "-o", out, "--resume", stdin=lines(stream)) == (0, "", "")
@@ -177,11 +177,11 @@ def test_an_edited_record_that_is_bad_now_leaves_the_output(called, tmp_path):
     flags = (*RANK, "-o", out, "--resume", "--on-error", "skip", "--rejects", bad)
     code, _, said = called(*flags, stdin=lines(stream))
     assert code == 70 and ids(out) == ["r0", "r2", "r3"] and len(read(bad)) == 1
-    assert "1 records were edited" in said and "1 are bad now and were taken out" in said
+    assert "1 record was edited" in said and "1 is bad now and was taken out" in said
     # Under --on-error fail it stays until it can be done; what was done before it counts.
     stream[0], stream[3] = {**stream[0], "note": 2}, {**stream[3], "instruction": 7}
     code, _, said = called(*RANK, "-o", out, "--resume", stdin=lines([stream[0], *stream[2:]]))
-    assert code == 65 and "1 records were edited" in said
+    assert code == 65 and "1 record was edited" in said
     assert [record.get("note") for record in read(out)] == [2, 1, None]
 
 
@@ -286,7 +286,7 @@ def test_what_an_earlier_run_skipped_counts_while_it_is_missing(called, tmp_path
     # The input goes on where the earlier one ended: nothing is skipped now.
     for rest in (stream[3:], stream[4:]):
         code, _, said = called(*flags, "--resume", stdin=lines([stream[0], *rest]))
-        assert code == 70 and f"1 records that an earlier run skipped as bad (r1) are neither in <stdin> nor in {out}" in said
+        assert code == 70 and f"neither in <stdin> nor in {out} is 1 record that an earlier run skipped as bad (r1)" in said
     assert called(*flags, "--resume", stdin=lines([stream[0], stream[1]]))[0] == 0
     assert called(*flags, "--resume", stdin=lines(stream)) == (0, "", "")
     assert called(*flags, stdin=lines([stream[0], broken]))[0] == 70

@@ -218,7 +218,7 @@ def test_several_tasks_have_a_head_of_their_own(blendkit, tiny_encoder, data, tm
     assert blendkit("train", "ranker", "-i", data, "--backbone", tiny_encoder, "-o", tmp_path / "r", *flags).returncode == 0
     assert json.loads((tmp_path / "r" / "config.json").read_text())["n_tasks"] == 2
     done = blendkit("train", "ranker", "-i", data, "--init", tmp_path / "r", "--label", "q", "-o", tmp_path / "s", "--steps", 1)
-    assert done.returncode == 2 and "has 2 tasks, and 1 labels are given" in done.stderr
+    assert done.returncode == 2 and "has 2 tasks, and 1 label is given" in done.stderr
 
 
 # --- a run that is killed

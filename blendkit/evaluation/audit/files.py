@@ -82,7 +82,7 @@ class Forms:
         size = len(record.get("candidates", ()))
         for label in labels:
             if label["a"] == label["b"] or max(label["a"], label["b"]) >= size:
-                raise RecordError(self.field, f"--forms {self.path} labels candidates {label['a']} and {label['b']}, expected two of {size}")
+                raise RecordError(self.field, f"--forms {self.path} has a label of {label['a']} and {label['b']}, expected two of {size}")
         earlier = record.get(self.field)
         if not isinstance(earlier, list):
             # One word is a label of the only pair, which the form has labelled now.

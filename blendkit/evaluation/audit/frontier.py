@@ -17,7 +17,7 @@ from blendkit.evaluation.statistics import bootstrap
 from blendkit.names import method_names
 from blendkit.records import Record, generated_only
 from blendkit.scorers import better_when_lower
-from blendkit.terminal_text import listed, shown
+from blendkit.terminal_text import count_of, listed, shown
 from blendkit.untrusted import typed
 
 Values = NDArray[np.float64]
@@ -81,7 +81,7 @@ class Frontier:
             return
         ranks = record.get("ranks", {}).get(self.ranking)
         if ranks is None or len(ranks) != len(generated):
-            raise RecordError(f"ranks.{self.ranking}", f"expected ranks of {len(generated)} candidates; `blendkit rank` writes them")
+            raise RecordError(f"ranks.{self.ranking}", f"expected ranks of {count_of(len(generated), 'candidate')}; `blendkit rank` writes them")
         worth = self._worth_of(candidates, generated, verdicts)
         for index, name in zip(generated, names, strict=True):
             self._spent[self._models[name]] += self._price(candidates[index], index)
@@ -128,7 +128,8 @@ class Frontier:
         over records.
         """
         if self.left_out:
-            notes.append(f"frontier: {self.left_out:,} of {self.records + self.left_out:,} records have other models than {listed(self._models)}; left out")
+            of = count_of(self.records + self.left_out, "record has other models", "records have other models")
+            notes.append(f"frontier: {self.left_out:,} of {of} than {listed(self._models)}; left out")
         if not self.records:
             return []
         size = len(self._models)
@@ -138,7 +139,8 @@ class Frontier:
         exact = size <= ALL_OF
         subsets, quality = _all_subsets(order, worth) if exact else _growing(order, worth, prices)
         if not exact:
-            notes.append(f"frontier: {size} models have too many subsets; those that grow by the best model at a time were looked at ({len(subsets):,})")
+            many = count_of(size, "model has", "models have")
+            notes.append(f"frontier: {many} too many subsets; those that grow by the best model at a time were looked at ({len(subsets):,})")
         price = subsets @ prices
         front = pareto(price, quality)
         counts = subsets.sum(axis=1)

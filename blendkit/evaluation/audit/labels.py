@@ -11,6 +11,7 @@ from blendkit.errors import RecordError
 from blendkit.evaluation.pairwise import LABELS
 from blendkit.judges.base import SWAPPED
 from blendkit.records import Index, Record, generated_only
+from blendkit.terminal_text import count_of
 from blendkit.untrusted import kind_of, typed
 
 Pair = tuple[int, int]
@@ -55,7 +56,7 @@ def labels_of(record: Record, name: str, verdicts: dict[str, list[dict[str, Any]
         label = typed(label, PairLabel, f"{name}[{place}]")
         a, b, size = label["a"], label["b"], len(record.get("candidates", ()))
         if a == b or max(a, b) >= size:
-            raise RecordError(f"{name}[{place}]", f"expected two of the {size} candidates, got {a} and {b}")
+            raise RecordError(f"{name}[{place}]", f"expected two of {count_of(size, 'candidate')}, got {a} and {b}")
         if label["verdict"] is not None:
             sign = SIGNS[label["verdict"]]
             votes.setdefault((min(a, b), max(a, b)), []).append((sign if a < b else -sign, label.get("weight", 1.0)))

@@ -141,12 +141,12 @@ def _called(row: Row, numbers: dict[str, int]) -> str:
     """The models of a subset by their numbers, or those that it lacks where these are fewer."""
     models = {row["method"]} if row["models"] == 1 else set(row["method"].split(" + "))
     if not models <= set(numbers):
-        return f"{row['models']} models"  # a name holds the sign itself
+        return count_of(row["models"], "model")  # a name holds the sign itself
     inside = sorted(numbers[model] for model in models)
     lacking = sorted(set(numbers.values()) - set(inside))
     if not lacking:
         return "all"
     few = lacking if len(lacking) < len(inside) else inside
     if len(few) > MOST_NUMBERS:
-        return f"{len(inside)} models"
+        return count_of(len(inside), "model")
     return ("all but " if few is lacking else "") + "+".join(map(str, few))

@@ -183,7 +183,7 @@ def test_a_forms_label_takes_the_place_of_the_records_own(tmp_path):
     assert (audit["pairs"], audit["accuracy"]) == (2, 100.0)
     assert record["human"][0]["verdict"] == "B"
     forms.write_text(json.dumps({"id": "x", "human": [{"a": 1, "b": 3, "verdict": "B"}]}))
-    with pytest.raises(library.DataError, match=r"human: --forms .*f\.jsonl labels candidates 1 and 3, expected two of 3"):
+    with pytest.raises(library.DataError, match=r"human: --forms .*f\.jsonl has a label of 1 and 3, expected two of 3"):
         library.evaluate([record], audit="human", forms=forms)
 
 
