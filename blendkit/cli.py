@@ -26,6 +26,8 @@ from blendkit.version import VERSION
 # In the order of the pipe. A new command is a file in commands/ with a function of its name, and a line here.
 COMMANDS = ("generate", "score", "pair", "rank", "fuse", "judge", "evaluate", "merge", "train", "data", "check")
 
+QUIET = {"TRANSFORMERS_VERBOSITY": "error", "HF_HUB_DISABLE_PROGRESS_BARS": "1", "TOKENIZERS_PARALLELISM": "false", "HF_HUB_VERBOSITY": "error"}
+
 # The class that typer's errors have, which lies in click or in typer itself, by typer's version.
 CALLED_WRONGLY: Any = typer.BadParameter.__base__
 
@@ -125,12 +127,7 @@ def main() -> None:
 
 def quiet_libraries() -> None:
     """Model libraries chat on stderr, where only progress and warnings of ours belong. To be called before they are imported."""
-    for name, value in (
-        ("TRANSFORMERS_VERBOSITY", "error"),
-        ("HF_HUB_DISABLE_PROGRESS_BARS", "1"),
-        ("TOKENIZERS_PARALLELISM", "false"),
-        ("HF_HUB_VERBOSITY", "error"),
-    ):
+    for name, value in QUIET.items():
         os.environ.setdefault(name, value)
     if not sys.warnoptions:
         warnings.simplefilter("ignore")

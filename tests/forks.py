@@ -21,6 +21,8 @@ import traceback
 from collections.abc import Mapping
 from pathlib import Path
 
+from blendkit.cli import QUIET
+
 # The libraries read these as they are loaded, or the system does.
 READ_AT_START = ("HF_", "TRANSFORMERS", "TOKENIZERS", "OMP_", "MKL_", "ONEDNN", "TORCH", "PYTHONHASHSEED", "PYTHONWARNINGS", "LD_", "MALLOC", "SACREBLEU")
 HEAVY = {"generate", "score", "pair", "fuse", "judge", "train"}
@@ -28,7 +30,8 @@ NETWORKS = ("bert", "roberta", "deberta_v2", "modernbert", "llama", "t5", "bart"
 
 
 def _environment(env: Mapping[str, str] = os.environ) -> dict[str, str]:
-    return {name: value for name, value in env.items() if not name.startswith("PYTEST_")}
+    """What a command finds there; the first in this process has set what the others would set, too."""
+    return QUIET | {name: value for name, value in env.items() if not name.startswith("PYTEST_")}
 
 
 class Forks:
