@@ -33,7 +33,7 @@ if "PYTEST_XDIST_WORKER" in os.environ:
 # Fuzzing draws the same cases on every machine: fewer of them in a quick run than where the slow tests run, too.
 COMMON = {"database": None, "derandomize": True, "deadline": None, "suppress_health_check": [HealthCheck.too_slow]}
 settings.register_profile("quick", max_examples=60, **COMMON)
-settings.register_profile("thorough", max_examples=1000, **COMMON)
+settings.register_profile("thorough", max_examples=400, **COMMON)
 
 
 def pytest_configure(config):

@@ -47,4 +47,4 @@ def test_ci_calls_the_command_of_the_readme():
 def test_fuzzing_draws_the_same_cases_everywhere(request):
     chosen = settings()
     assert (chosen.derandomize, chosen.database, chosen.deadline) == (True, None, None)
-    assert chosen.max_examples == (60 if request.config.option.markexpr == "not slow" else 1000)
+    assert chosen.max_examples == (60 if request.config.option.markexpr == "not slow" else 400)

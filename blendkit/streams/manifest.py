@@ -56,6 +56,15 @@ def library_versions() -> dict[str, str]:
     return {"python": sys.version.split()[0], **{name: str(getattr(module, "__version__", "")) for name, module in loaded.items() if module is not None}}
 
 
+def _high_water() -> int:
+    """Peak bytes by Linux's own account of this program; what `getrusage` says began with the size of whoever started it. 0 elsewhere."""
+    try:
+        lines = Path("/proc/self/status").read_text().splitlines()
+    except OSError:
+        return 0
+    return next((int(line.split()[1]) << 10 for line in lines if line.startswith("VmHWM:")), 0)
+
+
 def peak_memory() -> dict[str, int]:
     """Peak bytes of this process where the system counts them, and of the CUDA device if one was used."""
     peaks = {}
@@ -65,7 +74,7 @@ def peak_memory() -> dict[str, int]:
         pass
     else:
         scale = 1 if sys.platform == "darwin" else 1024
-        peaks["process"] = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * scale
+        peaks["process"] = _high_water() or resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * scale
     torch = sys.modules.get("torch")
     if torch is not None and torch.cuda.is_available() and torch.cuda.is_initialized():
         peaks["cuda"] = torch.cuda.max_memory_allocated()

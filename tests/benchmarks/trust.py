@@ -8,7 +8,6 @@ Two models, three judges that see both orders, labels on all pairs: six verdicts
 from __future__ import annotations
 
 import argparse
-import os
 import subprocess
 import sys
 import tempfile
@@ -46,10 +45,9 @@ def measured(verdicts: int, folder: Path) -> tuple[float, float]:
     files = ["--prices", str(prices), "--label-next", str(folder / "forms.csv"), "--report", str(folder / "out"), "--plot", str(folder / "p.svg")]
     begin = time.perf_counter()
     command = [sys.executable, "-m", "blendkit", "evaluate", "-q", "-i", str(stream), "-o", str(folder / "tables.jsonl"), *ALL, *files]
-    process = subprocess.Popen(command, stderr=subprocess.DEVNULL)
-    _, status, usage = os.wait4(process.pid, 0)
-    assert status == 0, status
-    return time.perf_counter() - begin, usage.ru_maxrss / 1024
+    manifest = folder / "manifest.json"
+    subprocess.run([*command, "--manifest", str(manifest)], stderr=subprocess.DEVNULL, check=True)
+    return time.perf_counter() - begin, orjson.loads(manifest.read_bytes())["peak_memory_bytes"]["process"] / (1 << 20)
 
 
 def main() -> None:

@@ -124,7 +124,7 @@ def test_an_assert_that_holds_and_one_that_does_not(blendkit, tmp_path):
         ("nonsense", "expected GROUP.METHOD.COLUMN OP"),
         ("llms.zz.q > 1", "no llms of the name 'zz'; there are"),
         ("llms.m.bleu > 1", "no llms with a figure 'bleu'; there are characters, judge_rank, q, top3"),
-        ("models.m.q > 1", "groups are llms, oracles, rankers, fused and agreement"),
+        ("models.m.q > 1", "groups are llms, oracles, rankers, fused, agreement and judges"),
     ):
         wrong = blendkit("evaluate", "--assert", check, stdin=lines(stream(4)))
         assert wrong.returncode == 2, check

@@ -463,7 +463,7 @@ def test_any_config_of_a_chat_model_is_0_or_a_fault_of_its_own(called, fuzzed, t
 
 
 @pytest.mark.slow
-@settings(FUZZ, max_examples=400)
+@settings(FUZZ, max_examples=120)
 @given(st.lists(st.sampled_from(CHAT_KEYS), min_size=1, max_size=2, unique=True), st.lists(VALUES, min_size=2, max_size=2))
 def test_many_configs_of_a_chat_model(called, fuzzed, tiny_chat, keys, values):
     command = ["generate", "-m", str(fuzzed["chat"]), "--max-new-tokens", "2"]
@@ -471,7 +471,7 @@ def test_many_configs_of_a_chat_model(called, fuzzed, tiny_chat, keys, values):
 
 
 @pytest.mark.slow
-@settings(FUZZ, max_examples=500)
+@settings(FUZZ, max_examples=200)
 @given(st.lists(st.sampled_from(KEYS), min_size=1, max_size=3, unique=True), st.lists(VALUES, min_size=3, max_size=3))
 def test_many_configs_of_an_encoder(called, fuzzed, tiny_encoder, keys, values):
     fuzz_config(called, fuzzed["encoder"], tiny_encoder, keys, values, ["score", "--metric", f"bertscore:{fuzzed['encoder']}"])

@@ -210,7 +210,7 @@ def test_a_sharded_model_is_refused_rather_than_trained_otherwise(monkeypatch):
 
 
 def run(tiny_encoder, output, *, records=None, **more):
-    options = {"labels": "q", "backbone": str(tiny_encoder), "steps": 4, "save_every": 2, "log_every": 1, "device": "cpu", **SMALL, **more}
+    options = {"labels": ["q"], "backbone": str(tiny_encoder), "steps": 4, "save_every": 2, "log_every": 1, "device": "cpu", **SMALL, **more}
     return blendkit.train_ranker(labelled() if records is None else records, output, **options)
 
 
@@ -232,7 +232,7 @@ def test_a_resumed_run_must_have_the_same_data_loss_and_settings(tiny_encoder, t
         ({"records": other_words}, "training data"),
         ({"records": other_labels}, "training data"),
         ({"records": labelled()[::-1]}, "training data"),
-        ({"labels": "length"}, "training data, evaluation data"),
+        ({"labels": ["length"]}, "training data, evaluation data"),
         ({"evaluation": labelled(3)}, "evaluation data"),
         ({"evaluation": None}, "evaluation data"),
         ({"loss": "bce"}, "loss"),
@@ -447,7 +447,7 @@ def test_what_is_wrong_with_the_arguments_is_said_before_anything_is_read(tmp_pa
         ({"kind": "pairanker"}, "expected one of pairranker"),
     ):
         with pytest.raises(UsageError, match=message):
-            blendkit.train_ranker(never_read(), tmp_path / "o", **{"labels": "q", "backbone": "no/such", **more})
+            blendkit.train_ranker(never_read(), tmp_path / "o", **{"labels": ["q"], "backbone": "no/such", **more})
     (tmp_path / "file").write_text("")
     with pytest.raises(OutputError, match="expected a directory"):
         blendkit.train_ranker(never_read(), tmp_path / "file", labels=["q"], backbone="no/such")

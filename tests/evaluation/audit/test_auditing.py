@@ -173,8 +173,8 @@ def test_labels_of_two_candidates_of_many_and_of_a_judge():
         ("C", "human: expected A, B or tie, or a list of {a, b, verdict}, got 'C'"),
         (3, "human: expected A, B or tie, or a list of {a, b, verdict}, got an integer"),
         ([{"a": 0, "b": 1}], "human[0].verdict: expected a value, but the field is missing"),
-        ([{"a": 0, "b": 1, "verdict": "A"}, {"a": 0, "b": 2, "verdict": "A"}], "human[1]: expected two of the 2 candidates, got 0 and 2"),
-        ([{"a": 1, "b": 1, "verdict": "A"}], "human[0]: expected two of the 2 candidates, got 1 and 1"),
+        ([{"a": 0, "b": 1, "verdict": "A"}, {"a": 0, "b": 2, "verdict": "A"}], "human[1]: expected two of 2 candidates, got 0 and 2"),
+        ([{"a": 1, "b": 1, "verdict": "A"}], "human[0]: expected two of 2 candidates, got 1 and 1"),
         ([{"a": 0, "b": 1, "verdict": "A", "weight": 0}], "human[0].weight: expected a number > 0"),
         ([{"a": 0, "b": 1, "verdict": "a"}], "human[0].verdict: invalid enum value 'a'"),
     ],
@@ -255,9 +255,10 @@ def test_resampled_sums_have_the_spread_of_the_sums():
 
 # In a process of its own, whose memory is that of the audit alone.
 MEASURED = """
-import resource, time
+import time
 from simulated import biased_stream
 from blendkit.evaluation.audit.auditing import JudgeAudit
+from blendkit.streams.manifest import peak_memory
 audit, some = JudgeAudit(), biased_stream(0, 1000)
 start = time.process_time()
 for turn in range(17):
@@ -265,7 +266,7 @@ for turn in range(17):
         audit.add(record, record["verdicts"])
 rows = audit.rows()
 verdicts = sum(row["verdicts"] for row in rows if row.get("effect") == "length")
-print(verdicts, time.process_time() - start, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024)
+print(verdicts, time.process_time() - start, peak_memory()["process"] / (1 << 20))
 """
 
 
