@@ -17,7 +17,7 @@ from typer.core import TyperCommand, TyperGroup
 from blendkit.credentials import Secrets
 from blendkit.errors import BlendkitError, Interrupted, OutOfMemory, OutputError, UsageError, out_of_memory
 from blendkit.registry import nearest
-from blendkit.streams.resume import PLAIN
+from blendkit.streams import PLAIN
 from blendkit.streams.signals import catch_signals, raise_if_signalled
 from blendkit.streams.standard_streams import ReaderGone, make_safe, say_warnings
 from blendkit.terminal_text import say, standing

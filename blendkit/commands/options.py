@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import hashlib
 import inspect
 import os
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import replace
 from functools import wraps
-from pathlib import Path
 from typing import Annotated, Any
 
 import orjson
@@ -17,11 +16,13 @@ from typer.models import OptionInfo
 
 from blendkit.credentials import Secrets, hold, in_urls
 from blendkit.generators.extra_body import extra_body_of
+from blendkit.generators.models_file import Entry
 from blendkit.generators.options import EndpointOptions
 from blendkit.pipeline.engines.options import ENGINES, EngineOptions
 from blendkit.pipeline.run import RunOptions
 from blendkit.registry import Registry, flag_of
-from blendkit.streams.files import one_role_each, roles_of
+from blendkit.specs import split_name
+from blendkit.streams.files import file_hash, one_role_each, roles_of
 from blendkit.streams.lines import MAX_LINE_BYTES
 
 # Own flags of commands that decide no record's content, and those of endpoints that do; a model's address stands beside the model.
@@ -207,7 +208,7 @@ def with_run_options(
                 run.files += roles_of({"read_batch": "--read-batch", "models_file": "--models-file"}, vars(made))
                 run.files += roles_of({"cache": "--cache", "emit_batch": "--emit-batch"}, vars(made), writes=True)
             one_role_each(run.roles())
-            if "resume" not in without:
+            if "resume" not in without and run.output and run.output != "-":
                 run.flags = _deciding(own, arguments, reads or {}, [name for name in ("dtype", "seed") if name in shared])
             function(**arguments)
 
@@ -217,7 +218,7 @@ def with_run_options(
 
 
 def _flag(parameter: inspect.Parameter) -> str:
-    """Its longest name on the command line."""
+    """Its name on the command line, the first of several long ones."""
     options = [one for one in getattr(parameter.annotation, "__metadata__", ()) if isinstance(one, OptionInfo)]
     return next((name for option in options for name in option.param_decls or () if name.startswith("--")), flag_of(parameter.name))
 
@@ -228,14 +229,29 @@ def _deciding(own: dict[str, str], arguments: dict[str, Any], reads: dict[str, s
     found = {flag: arguments[name] for name, flag in own.items() if name not in (*NO_MATTER, "run", "endpoint")}
     found |= {flag_of(name): getattr(run, name) for name in shared}
     for name, flag in reads.items():
-        if isinstance(path := arguments[name], str) and os.path.isfile(path):
-            found[flag] = f"{path} ({hashlib.blake2b(Path(path).read_bytes(), digest_size=6).hexdigest()})"
+        # Of one that cannot be read, who reads it says what is wrong.
+        with suppress(OSError):
+            if isinstance(path := arguments[name], str) and os.path.isfile(path):
+                found[flag] = f"{path} ({file_hash(path)[:12]})"
     if endpoint is not None:
         found |= {flag_of(name): getattr(endpoint, name) for name in ENDPOINTS_MATTER}
-        for name, entry in endpoint.named.items():
+        for name, entry in _meant(endpoint, arguments).items():
             said = {"system": entry.system, **entry.sampling, **{name: entry.endpoint[name] for name in ENDPOINTS_MATTER if name in entry.endpoint}}
             found[f"--models-file {name}"] = said
-    return {flag: _safe(value, Secrets.of_process()) for flag, value in found.items()}
+    secrets = Secrets.of_process()
+    return {flag: _safe(value, secrets) for flag, value in found.items()}
+
+
+def _meant(endpoint: EndpointOptions, arguments: dict[str, Any]) -> dict[str, Entry]:
+    """The tables of a models file that the command's models, or metrics by a judge, name; all where it names no model."""
+    asked = [spec for flag in ("models", "model", "metrics", "metric") for spec in _several(arguments.get(flag))]
+    specs = {split_name(spec, "-m")[1] for spec in asked}
+    ends = {spec.rpartition(":")[2] for spec in specs}
+    return {name: entry for name, entry in endpoint.named.items() if not asked or name in specs or name in ends}
+
+
+def _several(given: Any) -> list[str]:
+    return [given] if isinstance(given, str) else list(given or ())
 
 
 def _safe(value: Any, secrets: Secrets) -> Any:

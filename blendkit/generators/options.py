@@ -92,7 +92,7 @@ class EndpointOptions:
     read_batch: str | Sequence[str] | None = None
     max_body_bytes: int = 64 << 20
     key_env: str | Sequence[str] | None = None
-    extra_header: Sequence[str | ExtraHeader] | None = None
+    extra_header: str | Sequence[str | ExtraHeader] | None = None
     extra_body: Mapping[str, Any] | None = None
     models_file: str | None = None
     asked: str | None = "endpoint"
@@ -107,7 +107,8 @@ class EndpointOptions:
         if self.models_file and not self.named:
             object.__setattr__(self, "named", load_models(self.models_file))
         if self.extra_header is not None:
-            headers = [header if isinstance(header, ExtraHeader) else ExtraHeader.parsed(header) for header in self.extra_header]
+            given = [self.extra_header] if isinstance(self.extra_header, str) else self.extra_header
+            headers = [header if isinstance(header, ExtraHeader) else ExtraHeader.parsed(header) for header in given]
             object.__setattr__(self, "extra_header", merged((), headers))
         check_extra_body(self.extra_body)
         hold(secrets_in(self.extra_body))
@@ -117,6 +118,11 @@ class EndpointOptions:
         """Those that a caller was given as arguments or flags. Errors name the first that is not at its default; where none is, there is nothing to say."""
         defaults = {one.name: one.default for one in fields(cls)}
         return cls(**given, asked=next((flag_of(name) for name, value in given.items() if value != defaults[name]), None))
+
+    @classmethod
+    def of_arguments(cls, given: Mapping[str, Any]) -> EndpointOptions:
+        """Those among all arguments of a function."""
+        return cls.of_flags(**{one.name: given[one.name] for one in fields(cls) if one.name in given})
 
     @property
     def headers(self) -> tuple[ExtraHeader, ...]:

@@ -8,7 +8,6 @@ made anew where anything in it is not what was written.
 from __future__ import annotations
 
 import base64
-import hashlib
 import json
 import os
 import shutil
@@ -22,6 +21,7 @@ from pathlib import Path
 from blendkit.errors import NoInputError, OutputError
 from blendkit.models.gguf import SUFFIX
 from blendkit.registry import Row
+from blendkit.streams.files import file_hash
 
 # What was written and how large it is, beside it; and how it is written, so that another way has another folder.
 NOTE, FORM = "written.json", 1
@@ -112,12 +112,7 @@ def _whole(folder: Path) -> bool:
 
 def _same(path: Path, size: int, changed: int, digest: str) -> bool:
     found = path.stat()
-    return found.st_size == size and (found.st_mtime_ns == changed or _hash(path) == digest)
-
-
-def _hash(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+    return found.st_size == size and (found.st_mtime_ns == changed or file_hash(path) == digest)
 
 
 @contextmanager
@@ -161,7 +156,7 @@ def _convert(name: str, folder: Path) -> None:
     source, expected = _source(name)
     package = PACKAGED[name]
     try:
-        found = _hash(source)
+        found = file_hash(source)
     except OSError as error:
         raise NoInputError(f"{source} cannot be read: {error.strerror or error}: {package.install} --force-reinstall") from error
     if found != expected:
@@ -172,5 +167,5 @@ def _convert(name: str, folder: Path) -> None:
         with path.open("rb") as file:
             os.fsync(file.fileno())
         stat = path.stat()
-        noted[path.name] = (stat.st_size, stat.st_mtime_ns, _hash(path))
+        noted[path.name] = (stat.st_size, stat.st_mtime_ns, file_hash(path))
     (folder / NOTE).write_text(json.dumps(noted, indent=1))

@@ -14,6 +14,7 @@ from blendkit.pipeline.plan import Plan
 from blendkit.pipeline.runner import process
 from blendkit.pipeline.stage import Stage
 from blendkit.records import verdicts_of
+from blendkit.streams import FORCE, PLAIN
 from blendkit.streams.counts import Counts
 from blendkit.streams.files import Role, stdin_or, stdout_or
 from blendkit.streams.fingerprint import MadeBy
@@ -22,7 +23,7 @@ from blendkit.streams.manifest import Manifest
 from blendkit.streams.output import Output
 from blendkit.streams.progress import Progress
 from blendkit.streams.rejects import Rejects, check_on_error
-from blendkit.streams.resume import FORCE, PLAIN, Remaining, recover
+from blendkit.streams.resume import Remaining, recover
 from blendkit.streams.shards import shard_of
 from blendkit.streams.signals import raise_if_signalled
 from blendkit.terminal_text import count_of, one_line, say, standing
@@ -39,7 +40,7 @@ class RunOptions:
     output: str | None = None
     # None, or how: PLAIN, or FORCE over another run's output.
     resume: str | None = None
-    # The values of the flags that decide records, for the output's fingerprint; None for a command that has no --resume.
+    # The values of the flags that decide records, for the output's fingerprint; None for one that has no --resume, or writes to no file.
     flags: dict[str, Any] | None = None
     on_error: str = "fail"
     rejects: str | None = None
@@ -93,9 +94,11 @@ def run_stage(make: Callable[[], Stage], options: RunOptions) -> Stage:
     reader = options.reader()
     remaining = Remaining(recover(options.output), reader.name) if options.resume and options.output else None
     stage = distributed(make, options.engine)
-    run = MadeBy.of(options.command, options.flags or {}, stage.describe().get("models", {}))
+    # What models are costs reading their weights, so that it is asked where a file keeps it.
+    run = None if options.flags is None else MadeBy.of(options.command, options.flags, stage.describe().get("models", {}))
     lines: Iterator[Line | BadLine] = reader.records()
     if remaining is not None:
+        assert run is not None, "a command that resumes says which flags decide its records"
         lines = remaining.lines(lines)
         try:
             for line in remaining.earlier.check(run, options.resume == FORCE):
@@ -103,7 +106,7 @@ def run_stage(make: Callable[[], Stage], options: RunOptions) -> Stage:
         except DataError:
             stage.close()
             raise
-    output = Output(options.output, run, remaining, marked=stage.passes_records and options.flags is not None)
+    output = Output(options.output, run if stage.passes_records else None, remaining)
     progress = Progress(options.command, "none" if options.quiet else options.progress, reader.total_bytes())
     known = {"command": options.command, "input": reader.name, "output": options.output or "<stdout>", "seed": options.seed}
 
@@ -119,6 +122,7 @@ def run_stage(make: Callable[[], Stage], options: RunOptions) -> Stage:
         output.skip(bad)
 
     plan = Plan(options.window or stage.window, options.batch_tokens or stage.batch_tokens, skip, tick)
+    progress.update(plan.counts)  # what is in hand shows before the first batch is done
     with rejects, progress, Manifest(options.manifest, known, plan.counts, stage.describe):
         try:
             for done in process(stage, lines, plan):

@@ -16,6 +16,7 @@ from blendkit.models.text_tokenizer import TextTokenizer
 from blendkit.pipeline.work import Job, Work
 from blendkit.scorers.base import Item, ModelScorer, Scores
 from blendkit.signature import Signature
+from blendkit.streams.files import file_hash
 from blendkit.terminal_text import count_of
 
 # Targets of one source go into one work up to this many tokens.
@@ -77,7 +78,7 @@ class BartScore(ModelScorer):
     @property
     def revision(self) -> str:
         base, _, file = self.model_name.partition("+")
-        return fingerprint(base) + (f"+{file_hash(file)}" if file else "")
+        return fingerprint(base) + (f"+{file_hash(file)[:12]}" if file else "")
 
 
 class Precision(BartScore):
@@ -139,14 +140,6 @@ def load_bart(name: str, device: str, dtype: str) -> tuple[Any, Any, int]:
     chosen = choose_device(device)
     longest = min(longest_input(model, tokenizer), 1024)
     return Bart(model, chosen, choose_dtype(dtype, chosen)), tokenizer, longest
-
-
-def file_hash(path: str) -> str:
-    """The first 12 hex digits of a file's SHA-256."""
-    import hashlib
-
-    with open(path, "rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()[:12]
 
 
 def _parts(targets: list[str], ids: dict[str, tuple[int, ...]]) -> list[list[str]]:

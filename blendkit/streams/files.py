@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 import stat
 from collections.abc import Iterable
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from blendkit.errors import UsageError
@@ -66,3 +68,9 @@ def roles_of(flags: dict[str, str], values: dict[str, Any], writes: bool = False
         given = values[parameter]
         found += [Role(flag, file, writes) for file in ([given] if isinstance(given, str) else given or ())]
     return found
+
+
+def file_hash(path: str | Path) -> str:
+    """A file's SHA-256, in hex digits."""
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()

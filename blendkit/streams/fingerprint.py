@@ -23,6 +23,7 @@ import msgspec
 import orjson
 
 from blendkit.errors import OutputError
+from blendkit.records import as_line
 from blendkit.streams.lines import Line, Writer
 from blendkit.terminal_text import shown
 from blendkit.version import VERSION
@@ -148,28 +149,28 @@ class Past:
         self._file.close()
 
 
+def _rows(run: MadeBy, entries: Iterable[bytes], skipped: Iterable[str]) -> Iterator[dict[str, Any]]:
+    yield msgspec.to_builtins(run)
+    waiting = iter(entries)
+    while block := list(islice(waiting, 256)):
+        yield {"inputs": b"".join(block).hex()}
+    yield from ({"skipped": identity} for identity in skipped)
+
+
 class Fingerprint:
     """The file as the run adds to it; without a path it is none, and takes everything."""
 
-    def __init__(self, output: str | None, run: MadeBy, entries: Iterable[bytes] = (), skipped: Iterable[str] = ()) -> None:
+    def __init__(self, output: str | None, run: MadeBy | None, entries: Iterable[bytes] = (), skipped: Iterable[str] = ()) -> None:
         """Puts a file with these entries in the place of an earlier one, at once and as a whole; the output is there already.
 
         Raises:
             OutputError: it cannot be written.
         """
-        self.run = run
         self._writer: Writer | None = None
         path = path_of(output) if output is not None else None
-        if output is None or path is None:
+        if output is None or path is None or run is None:
             return
-        with replacing(Path(path), os.stat(output).st_mode & 0o666) as beside:
-            writer = Writer(beside)
-            writer.write([msgspec.to_builtins(run)])
-            waiting = iter(entries)
-            while block := list(islice(waiting, 256)):
-                writer.write([{"inputs": b"".join(block).hex()}])
-            writer.write({"skipped": identity} for identity in skipped)
-            writer.close()
+        write_anew(Path(path), os.stat(output).st_mode & 0o666, map(as_line, _rows(run, entries, skipped)))
         self._writer = Writer(path, append=True)
 
     def add(self, lines: Iterable[Line]) -> None:
@@ -186,6 +187,16 @@ class Fingerprint:
         """Closes the file."""
         if self._writer is not None:
             self._writer.close()
+
+
+def write_anew(place: Path, mode: int, lines: Iterable[bytes]) -> None:
+    """Puts a file of these whole lines in the place of an earlier one, at once: a crash before that loses nothing. Raises as `replacing` does."""
+    waiting = iter(lines)
+    with replacing(place, mode) as beside:
+        writer = Writer(beside)
+        while block := list(islice(waiting, 256)):
+            writer.write_bytes(b"".join(block))
+        writer.close()
 
 
 @contextmanager

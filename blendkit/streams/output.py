@@ -5,14 +5,13 @@ from __future__ import annotations
 import os
 import tempfile
 from collections.abc import Iterator
-from itertools import islice
 from pathlib import Path
 from typing import IO
 
 from blendkit.errors import OutputError
 from blendkit.records import as_line
 from blendkit.streams.compression import decompressed
-from blendkit.streams.fingerprint import ENTRY_BYTES, Fingerprint, MadeBy, Past, entry_of, id_hash, path_of, replacing
+from blendkit.streams.fingerprint import ENTRY_BYTES, Fingerprint, MadeBy, Past, entry_of, id_hash, path_of, write_anew
 from blendkit.streams.lines import BOM, BadLine, Line, Writer
 from blendkit.streams.resume import HELD_BYTES, Remaining, id_of
 from blendkit.streams.unique_ids import UniqueIds
@@ -30,14 +29,14 @@ class Output:
         ReaderGone: the pipe's other end is closed.
     """
 
-    def __init__(self, path: str | None, run: MadeBy, remaining: Remaining | None = None, marked: bool = True) -> None:
-        """`run` is what the fingerprint says; there is none without a file, or where it is not `marked`."""
+    def __init__(self, path: str | None, run: MadeBy | None, remaining: Remaining | None = None) -> None:
+        """`run` is what the fingerprint says; there is none without it, or without a file."""
         self.remaining, self._run = remaining, run
         self._path = path if path and path != "-" else None
         self._writer = Writer(path, append=remaining is not None)
         earlier = remaining.earlier if remaining else None
         kept = (earlier.entries(), earlier.skipped) if earlier else ()
-        self._fingerprint = Fingerprint(self._path if marked else None, run, *kept)
+        self._fingerprint = Fingerprint(self._path, run, *kept)
         self._edited = remaining.edited if remaining else {}
         self._again: IO[bytes] | None = None
         self._replaced = UniqueIds()
@@ -88,17 +87,19 @@ class Output:
             return
         place, past = Path(os.path.realpath(self._path)), Past(path_of(self._path))
         with tempfile.SpooledTemporaryFile(HELD_BYTES) as entries:
-            with replacing(place, place.stat().st_mode) as beside, place.open("rb") as raw:
-                writer, merged = Writer(beside), self._merged(decompressed(raw, place.name), past)
-                while block := list(islice(merged, 256)):
-                    entries.write(b"".join(entry for entry, _ in block))
-                    writer.write_bytes(b"".join(line for _, line in block))
-                writer.close()
+            with place.open("rb") as raw:
+                write_anew(place, place.stat().st_mode, self._merged(decompressed(raw, place.name), past, entries))
             past.close()
             entries.seek(0)
             Fingerprint(self._path, self._run, iter(lambda: entries.read(ENTRY_BYTES), b""), past.skipped).close()
 
-    def _merged(self, lines: IO[bytes], past: Past) -> Iterator[tuple[bytes, bytes]]:
+    def _merged(self, lines: IO[bytes], past: Past, entries: IO[bytes]) -> Iterator[bytes]:
+        """The line of each record, whose entry goes into `entries`."""
+        for entry, line in self._in_order(lines, past):
+            entries.write(entry)
+            yield line
+
+    def _in_order(self, lines: IO[bytes], past: Past) -> Iterator[tuple[bytes, bytes]]:
         """Entry and line of each record: those that were done again stand in their places, or at the end where the input's order is another."""
         waiting = self._kept()
         again = next(waiting, None)

@@ -17,16 +17,14 @@ import orjson
 
 from blendkit.errors import BlendkitError, DataError, NoInputError, OutputError, UsageError
 from blendkit.streams.compression import Damaged, decompressed
-from blendkit.streams.fingerprint import ENTRY_BYTES, SUFFIX, UNKNOWN, MadeBy, Past, entry_of, path_of, replacing
-from blendkit.streams.lines import BOM, BadLine, Line, Writer
+from blendkit.streams.fingerprint import ENTRY_BYTES, SUFFIX, UNKNOWN, MadeBy, Past, entry_of, path_of, write_anew
+from blendkit.streams.lines import BOM, BadLine, Line
 from blendkit.streams.unique_ids import UniqueIds
 from blendkit.terminal_text import count_of, listed
 from blendkit.version import VERSION
 
 # So many records of the input are looked at before the first is done, for one that the output has.
 AHEAD = 256
-# The values of `--resume`.
-PLAIN, FORCE = "plain", "force"
 # Entries of a fingerprint that are held in memory; more go into a temporary file.
 HELD_BYTES = 4 << 20
 
@@ -154,15 +152,10 @@ def _no_record(output: str, number: int) -> DataError:
 
 
 def _write_anew(output: str, count: int, mode: int) -> None:
-    """The first `count` lines in the place of all: beside the file under a name that nobody has, so that a crash loses nothing."""
+    """The first `count` lines in the place of all."""
     place = Path(os.path.realpath(output))
-    with replacing(place, mode) as beside:
-        writer = Writer(beside)
-        with place.open("rb") as raw:
-            lines = islice(decompressed(raw, place.name), count)
-            while block := list(islice(lines, 256)):
-                writer.write_bytes(b"".join(block))
-        writer.close()
+    with place.open("rb") as raw:
+        write_anew(place, mode, islice(decompressed(raw, place.name), count))
 
 
 class Remaining:
@@ -187,14 +180,11 @@ class Remaining:
                 identity = line.record["id"] if isinstance(line, Line) else id_of(line.raw)
                 self.earlier.skipped.pop(identity or "", None)
                 known = isinstance(line, Line) and line.record["id"] in self.earlier.ids
-                done = False
-                if known and isinstance(line, Line):
-                    self._found += 1
-                    self._last_found = line.number
-                    done = self.earlier.has(line)
-                    if not done:
-                        self.edited[line.number] = line.record["id"]
-                if not done:
+                if known:
+                    self._found, self._last_found = self._found + 1, line.number
+                if not (known and isinstance(line, Line) and self.earlier.has(line)):
+                    if known:
+                        self.edited[line.number] = identity or ""
                     if looking:
                         head.append(line)
                     else:

@@ -13,8 +13,8 @@ from conftest import lines, parsed
 from hypothesis import given
 from hypothesis import strategies as st
 
-from blendkit.pipeline.engines.pool import About, Distributed
-from blendkit.streams.fingerprint import SUFFIX
+from blendkit.pipeline.engines.pool import About, Distributed, Said
+from blendkit.streams.fingerprint import SUFFIX, MadeBy
 
 RANK = ("rank", "--by", "score:q")
 
@@ -337,8 +337,32 @@ def test_what_is_no_file_has_no_fingerprint(called, tmp_path, monkeypatch, out):
 def test_workers_are_asked_which_models_they_have():
     """What a run of several processes writes beside its output is what one process would."""
 
+    class Worker:
+        def describe(self):
+            return Said({"models": {"embedded": "1a2b"}}, [], None)
+
     class Workers:
-        about = About("pair", 1, 1, True, {"models": {"embedded": "1a2b"}})
+        about, workers = About("pair", 1, 1, True), dict(enumerate([Worker()]))
         options = type("Options", (), {"workers": 2, "engine": "local"})
 
     assert Distributed(Workers()).describe()["models"] == {"embedded": "1a2b"}
+
+
+def test_only_the_tables_of_a_models_file_that_the_command_uses_are_compared(called, tmp_path, serve):
+    out, models = tmp_path / "out.jsonl", tmp_path / "models.toml"
+    table = '[{}]\nmodel = "openai:{}"\nbase_url = "{}"\n'
+    ask = ("generate", "-m", "a", "--models-file", models, "--cache", "none", "-q", "-o", out)
+    prompts, url = [{"id": f"r{n}", "instruction": "say x"} for n in range(3)], serve().url
+    models.write_text(table.format("a", "x", url) + table.format("other", "y", url))
+    assert called(*ask, stdin=lines(prompts[:1]))[0] == 0
+    models.write_text(table.format("a", "x", url) + table.format("other", "y", url) + "system = 'Be brief.'\n")
+    assert called(*ask, "--resume", stdin=lines(prompts[:2]))[0] == 0
+    models.write_text(table.format("a", "x", url) + "system = 'Be brief.'\n")
+    assert refused(called, out, *ask[:-2], stdin=lines(prompts)).startswith("--models-file a: ")
+
+
+def test_weights_are_read_for_their_hash_only_beside_a_file(called, tmp_path, monkeypatch):
+    read = []
+    monkeypatch.setattr("blendkit.pipeline.run.MadeBy.of", lambda *given: read.append(given) or MadeBy("1", "rank", {}, {}))
+    assert called(*RANK, stdin=lines(some(2)))[0] == 0 and not read
+    assert called(*RANK, "-o", tmp_path / "out.jsonl", stdin=lines(some(2)))[0] == 0 and len(read) == 1

@@ -10,7 +10,7 @@ import queue
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any, Protocol
 
 from blendkit.errors import BlendkitError, RecordError, WorkerLost
@@ -46,8 +46,6 @@ class About:
     window: int
     batch_tokens: int
     passes_records: bool
-    # Its account of itself before it has done anything.
-    described: dict[str, Any] = field(default_factory=dict)
 
 
 @dataclass
@@ -84,7 +82,7 @@ class Replica:
 
     def about(self) -> About:
         """What the pool must know of this replica's stage."""
-        return About(self.stage.name, self.stage.window, self.stage.batch_tokens, self.stage.passes_records, self.stage.describe())
+        return About(self.stage.name, self.stage.window, self.stage.batch_tokens, self.stage.passes_records)
 
     def work(self, window: list[Slim], batch_tokens: int) -> Outcome:
         """One window, its bad records left out; what is worse than a bad record is the outcome's fault."""
@@ -221,8 +219,11 @@ class Distributed(Stage):
     def describe(self) -> dict[str, Any]:
         """The first worker's account and the engine; with several workers also the account of each, which counts its own records only."""
         accounts = [said.described for said in self._said.values()]
+        if not accounts and self.pool.workers:
+            # Before it has done anything: one speaks for all.
+            accounts = [next(iter(self.pool.workers.values())).describe().described]
         engine = {"engine": self.pool.options.engine, "workers": self.pool.options.workers}
-        return {**(accounts[0] if accounts else self.pool.about.described), **engine, **({"by_worker": accounts} if len(accounts) > 1 else {})}
+        return {**(accounts[0] if accounts else {}), **engine, **({"by_worker": accounts} if len(accounts) > 1 else {})}
 
     def warnings(self) -> list[str]:
         """The warnings of all workers, each about its own records."""
