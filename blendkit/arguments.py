@@ -12,8 +12,8 @@ from functools import cache, wraps
 from numbers import Integral, Real
 from typing import Any, ParamSpec, TypeVar, overload
 
-from blendkit.errors import ArgumentError, got
-from blendkit.records import Record, check_is_record
+from blendkit.errors import ArgumentError, RecordError, got
+from blendkit.records import Record, check_is_record, place_of
 from blendkit.registry import nearest
 
 P = ParamSpec("P")
@@ -115,7 +115,10 @@ def _records(value: Any) -> Iterable[Record]:
         raise TypeError
     if isinstance(value, list | tuple):
         for place, record in enumerate(value):
-            check_is_record(record, place)
+            try:
+                check_is_record(record)
+            except RecordError as error:
+                raise RecordError("", f"{place_of(place)}: {error}") from None
     return value
 
 

@@ -162,14 +162,14 @@ def as_line(row: Any) -> bytes:
         return msgspec.json.encode(row) + b"\n"
 
 
-def check_is_record(record: object, place: int) -> None:
-    """Raises RecordError where the object at this place, from 0, of a caller's records is none."""
+def check_is_record(record: object) -> None:
+    """Raises RecordError where an object that a caller gave is none."""
     if not isinstance(record, dict):
-        raise RecordError("", f"{place_of(place)}: expected a dict, got {got(record)}")
+        raise RecordError("", f"expected a dict, got {got(record)}")
 
 
 def place_of(place: int) -> str:
-    """How errors call a record that a caller gave."""
+    """How errors call the record at this place, from 0, of those that a caller gave."""
     return f"records[{place}]"
 
 

@@ -49,16 +49,16 @@ def one_name(own: str, name: str | None, flag: str) -> str | None:
 
 def named_twice(name: str, given: str, flag: str) -> UsageError:
     """The error where a second one, `given` by a flag, has a name that there is."""
-    spec = given if _NAME.match(given) is None else split_name(given, flag)[1]
+    spec = split_name(given, flag)[1]
     return UsageError(f"{flag} {shown(given)}: the name {shown(name)} is given twice; give one another, NAME={shown(spec)}")
 
 
 def default_name(spec: str) -> str:
     """What is called by no name: its SPEC, of which a path that is there is its last part, such as `foo` of ./models/foo/ and `vllm:foo` of vllm:models/foo."""
+    if os.path.exists(spec):
+        return _last(spec)
     head, colon, path = spec.partition(":")
-    if not os.path.exists(spec) and colon and head != "openai" and os.path.exists(path):
-        return f"{head}:{_last(path)}"
-    return _last(spec) if os.path.exists(spec) else spec
+    return f"{head}:{_last(path)}" if colon and head != "openai" and os.path.exists(path) else spec
 
 
 def _last(path: str) -> str:

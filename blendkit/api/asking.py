@@ -114,12 +114,7 @@ def generate(
     from blendkit.generators.options import EndpointOptions
     from blendkit.pipeline.runner import apply
 
-    endpoint = EndpointOptions.of_flags(
-        base_url=base_url, key_env=key_env, extra_header=extra_header, extra_body=extra_body, api=api, concurrency=concurrency,
-        requests_per_minute=requests_per_minute, tokens_per_minute=tokens_per_minute, retries=retries, timeout=timeout, max_wait=max_wait,
-        max_body_bytes=max_body_bytes, cache=cache, price_in=price_in, price_out=price_out, max_cost=max_cost, emit_batch=emit_batch,
-        read_batch=read_batch, models_file=models_file,
-    )  # fmt: skip
+    endpoint = EndpointOptions.of_arguments(locals())
     stage = Generating(
         several(models), None, endpoint, system, seed, device, dtype, decodings=several(decoding) or (), num_return=num_return,
         trust_remote_code=trust_remote_code, max_new_tokens=max_new_tokens, temperature=temperature, top_p=top_p, top_k=top_k,
@@ -210,12 +205,7 @@ def fuse(
     from blendkit.generators.options import EndpointOptions
     from blendkit.pipeline.runner import apply
 
-    endpoint = EndpointOptions.of_flags(
-        base_url=base_url, key_env=key_env, extra_header=extra_header, extra_body=extra_body, api=api, concurrency=concurrency,
-        requests_per_minute=requests_per_minute, tokens_per_minute=tokens_per_minute, retries=retries, timeout=timeout, max_wait=max_wait,
-        max_body_bytes=max_body_bytes, cache=cache, price_in=price_in, price_out=price_out, max_cost=max_cost, emit_batch=emit_batch,
-        read_batch=read_batch, models_file=models_file,
-    )  # fmt: skip
+    endpoint = EndpointOptions.of_arguments(locals())
     stage = make_fuser(
         several(model), name=name, max_new_tokens=max_new_tokens, num_beams=num_beams, max_length=max_length, candidate_maxlength=candidate_maxlength,
         layers=layers, temperature=temperature, analysis=analysis, show_ranks=show_ranks, show_scores=show_scores, reasoning_effort=reasoning_effort,
@@ -307,12 +297,7 @@ def judge(
     from blendkit.judges import make_judge
     from blendkit.pipeline.runner import apply
 
-    endpoint = EndpointOptions.of_flags(
-        base_url=base_url, key_env=key_env, extra_header=extra_header, extra_body=extra_body, api=api, concurrency=concurrency,
-        requests_per_minute=requests_per_minute, tokens_per_minute=tokens_per_minute, retries=retries, timeout=timeout, max_wait=max_wait,
-        max_body_bytes=max_body_bytes, cache=cache, price_in=price_in, price_out=price_out, max_cost=max_cost, emit_batch=emit_batch,
-        read_batch=read_batch, models_file=models_file,
-    )  # fmt: skip
+    endpoint = EndpointOptions.of_arguments(locals())
     stage = make_judge(
         several(model), name=name, orders=orders, schedule=schedule, prompt=one(prompt), verdict_by=verdict_by, max_new_tokens=max_new_tokens,
         max_unparsed=max_unparsed, reasoning_effort=reasoning_effort, on_truncate=on_truncate, exclude_self=exclude_self, families=one(families),

@@ -72,12 +72,7 @@ def score(
     from blendkit.pipeline.runner import apply
     from blendkit.scorers.scoring import Scoring
 
-    endpoint = EndpointOptions.of_flags(
-        base_url=base_url, key_env=key_env, extra_header=extra_header, extra_body=extra_body, api=api, concurrency=concurrency,
-        requests_per_minute=requests_per_minute, tokens_per_minute=tokens_per_minute, retries=retries, timeout=timeout, max_wait=max_wait,
-        max_body_bytes=max_body_bytes, cache=cache, price_in=price_in, price_out=price_out, max_cost=max_cost, emit_batch=emit_batch,
-        read_batch=read_batch, models_file=models_file,
-    )  # fmt: skip
+    endpoint = EndpointOptions.of_arguments(locals())
     stage = Scoring(
         several(metrics), device, dtype, seed, bertscore_layer=bertscore_layer, bertscore_idf=one(bertscore_idf),
         bertscore_baseline=one(bertscore_baseline), tokenize=tokenize, rubric=one(rubric), verdict_by=verdict_by, endpoint=endpoint,

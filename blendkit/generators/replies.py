@@ -304,7 +304,8 @@ async def _unpack(reply: Any, limit: int, body: bytearray) -> None:
     try:
         async for chunk in reply.content.iter_any():
             arrived += len(chunk)
-            body += b"" if packed else chunk
+            if not packed:
+                body += chunk
             while packed and chunk and len(body) <= limit:
                 if unpacking.eof:
                     # A next member of the same stream.

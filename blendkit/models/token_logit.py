@@ -40,7 +40,7 @@ class TokenLogit:
         number = token.isascii() and token.isdigit()
         found = [int(token[:9])] if number else list(self.tokenizer(token, add_special_tokens=False)["input_ids"])
         if len(found) != 1 or found[0] >= self.size:
-            problem = f"{count_of(len(found), 'token')}" if len(found) != 1 else f"none of its {count_of(self.size, 'token')}"
+            problem = count_of(len(found), "token") if len(found) != 1 else f"none of its {count_of(self.size, 'token')}"
             raise UsageError(f"--metric reward:{self.name}#{token}: {self.name} writes text, and {token!r} is {problem} of it; name one, by text or id")
         return found[0]
 

@@ -101,7 +101,6 @@ def do_window(stage: Stage, window: Window, plan: Plan) -> tuple[list[Line], Bas
     """
     size = {"records": len(window), "input_bytes": sum(len(line.raw) + 1 for line in window)}
     plan.counts.take(**size)
-    planned = 0
     flights: list[_InFlight] = []
     fault: BaseException | None = None
     for line in window:
@@ -123,14 +122,14 @@ def do_window(stage: Stage, window: Window, plan: Plan) -> tuple[list[Line], Bas
     stopped: Interrupted | None = None
     while stopped is None and (waiting := [flight for flight in flights if not flight.done]):
         try:
-            planned += run_works([work for flight in waiting for work in flight.works or ()], plan, results)
+            run_works([work for flight in waiting for work in flight.works or ()], plan, results)
         except Interrupted as signal:
             stopped = signal
         for flight in waiting:
             if stopped is not None and not flight.has_all(results):
                 break
             flight.go_on(results)
-    plan.counts.take(**{name: -number for name, number in size.items()}, works=-planned, computed=-planned)
+    plan.counts.take(**{name: -number for name, number in size.items()}, works=-len(results), computed=-len(results))
     done: list[Line] = []
     for flight in flights:
         if not flight.done:
@@ -173,18 +172,14 @@ def windows(lines: Iterable[Line | BadLine], size: int) -> Iterator[list[Line | 
         yield window
 
 
-def run_works(works: list[Work], plan: Plan, results: Results) -> int:
-    """Fills `results` by (job, key): every key once, longest first, in batches of at most the job's budget of padded tokens.
-
-    Returns how many there were that had no result.
-    """
+def run_works(works: list[Work], plan: Plan, results: Results) -> None:
+    """Fills `results` by (job, key): every key once, longest first, in batches of at most the job's budget of padded tokens."""
     by_job: dict[Job, dict[Hashable, Work]] = {}
     for work in works:
         if (work.job, work.key) not in results:
             by_job.setdefault(work.job, {}).setdefault(work.key, work)
-    distinct = sum(map(len, by_job.values()))
     plan.counts.add(works=len(works))
-    plan.counts.take(works=distinct)
+    plan.counts.take(works=sum(map(len, by_job.values())))
     for job, unique in by_job.items():
         plan.budgets.setdefault(job, plan.batch_tokens if job.budgeted else math.inf)
         waiting = sorted(unique.values(), key=lambda work: -work.length)
@@ -204,7 +199,6 @@ def run_works(works: list[Work], plan: Plan, results: Results) -> int:
             plan.counts.add(computed=len(batch), tokens=sum(work.length for work in batch))
             plan.counts.take(computed=len(batch))
             plan.tick(plan.counts)
-    return distinct
 
 
 def _run_batch(job: Job, batch: list[Work]) -> list[Any] | None:
@@ -282,10 +276,10 @@ def _level_of_caller() -> int:
 
 def _line(place: int, record: Record) -> Line | BadLine:
     try:
-        check_is_record(record, place)
+        check_is_record(record)
         record = copied(record)
         record.setdefault("id", str(place + 1))
         validate(record)
     except RecordError as error:
-        return BadLine(place + 1, b"", error if not isinstance(record, dict) else RecordError("", f"{place_of(place)}: {error}"))
+        return BadLine(place + 1, b"", RecordError("", f"{place_of(place)}: {error}"))
     return Line(place + 1, b"", record)

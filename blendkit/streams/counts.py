@@ -8,6 +8,12 @@ from dataclasses import asdict, dataclass, field
 _counting = threading.Lock()
 
 
+def _add(counts: object, more: dict[str, int]) -> None:
+    with _counting:
+        for name, number in more.items():
+            setattr(counts, name, getattr(counts, name) + number)
+
+
 @dataclass
 class InHand:
     """What this process works on now: records of windows that are not done, their works, and how many of these are done; a later round adds works."""
@@ -38,15 +44,11 @@ class Counts:
 
     def add(self, **more: int) -> None:
         """Adds to the counts of these names, under a lock: several threads may work on windows."""
-        with _counting:
-            for name, number in more.items():
-                setattr(self, name, getattr(self, name) + number)
+        _add(self, more)
 
     def take(self, **more: int) -> None:
         """Adds to what is in hand (below 0: takes away), under the same lock."""
-        with _counting:
-            for name, number in more.items():
-                setattr(self.in_hand, name, getattr(self.in_hand, name) + number)
+        _add(self.in_hand, more)
 
     def described(self) -> dict[str, int]:
         """The counts of the whole run."""

@@ -131,7 +131,7 @@ def _falls_to(shard: Shard, identity: str) -> bool:
 
 
 def _size(count: int) -> str:
-    return f"{count >> 20} MB" if count >= 1 << 20 and not count % (1 << 20) else f"{count_of(count, 'byte')}"
+    return f"{count >> 20} MB" if count >= 1 << 20 and not count % (1 << 20) else count_of(count, "byte")
 
 
 class Writer:

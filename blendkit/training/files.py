@@ -26,8 +26,8 @@ class PlacedRecords:
             RecordError: a field is of the wrong type.
         """
         for place, record in enumerate(self._records):
-            check_is_record(record, place)
             self.place = place_of(place)
+            check_is_record(record)
             validate(record)
             yield record
 
@@ -74,4 +74,4 @@ def read_examples(records: Iterable[Record], make: Callable[[Iterable[Record]], 
     try:
         return make(placed)
     except RecordError as error:
-        raise DataError(f"{placed.place}: {error}" if placed.place else str(error)) from error
+        raise DataError(f"{placed.place}: {error}") from error

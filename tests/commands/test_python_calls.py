@@ -70,6 +70,8 @@ def test_a_record_that_is_none_is_told_with_its_place():
         for function, arguments in ((library.rank, {"by": "judge:j"}), (library.evaluate, {}), (library.train_ranker, {"output": "o", "labels": ["q"]})):
             with pytest.raises(library.RecordError, match=rf"^records\[1\]: expected a dict, got {kind}$"):
                 function([ONE, wrong], **arguments)
+    with pytest.raises(library.DataError, match=r"^records\[1\]: expected a dict, got an int$"):
+        library.train_ranker(iter([ONE, 3]), output="o", labels=["q"], backbone="b")
     ranked = library.rank(iter([ONE, {**ONE, "candidates": 3}]), "oracle:q")
     with pytest.raises(library.RecordError, match=r"^candidates\[0\]\.q: "):
         next(ranked)
@@ -90,6 +92,12 @@ def test_what_means_the_same_will_do(tiny_ranker):
         next(library.generate(records, ["openai:x"], base_url="http://127.0.0.1:9/v1", decoding="gready"))
     with pytest.raises(library.UsageError, match="window: expected at least 1, got 0"):
         next(library.score(records, ["length"], window=0))
+
+
+def test_one_header_is_a_list_of_one(serve):
+    server = serve()
+    list(library.generate([{"id": "a", "instruction": "x"}], ["openai:x"], base_url=server.url, extra_header="X-Team: a"))
+    assert server.headers[-1]["X-Team"] == "a"
 
 
 def test_what_one_should_know_is_a_warning(tiny_ranker):
