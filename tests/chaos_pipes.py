@@ -103,7 +103,7 @@ def train(folder: Path, models: Models, workers: int) -> list[Pipe]:
     """The log must be that of the undisturbed run, apart from seconds, and the checkpoint the same to the byte."""
     out = folder / "trained"
     flags = ["-i", folder / "few.jsonl", "--backbone", models.encoder, "--label", "q", "--steps", 60, "--save-every", 4, "--log-every", 2]
-    flags += ["--source-maxlength", 48, "--candidate-maxlength", 64, "--device", "cpu", "-o", out]
+    flags += ["--source-maxlength", 48, "--candidate-maxlength", 64, "--device", "cpu", "--float32", "-o", out]
     if (out / "training.state.pt").exists():
         flags.append("--resume")
     return [Pipe([command("train", "ranker", *flags)], out / "train.log.jsonl", (out / "model.safetensors",))]

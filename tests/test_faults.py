@@ -32,7 +32,7 @@ def many(count: int) -> list[dict]:
 @pytest.fixture(scope="module")
 def source(tmp_path_factory):
     path = tmp_path_factory.mktemp("faults") / "in.jsonl"
-    path.write_text(lines(many(10)))
+    path.write_text(lines(many(5)))
     return path
 
 
@@ -54,6 +54,7 @@ def feed(pipe, data: bytes) -> None:
         pipe.write(data)
 
 
+@pytest.mark.slow
 def test_kill_9_of_a_stage_loses_nothing_that_was_written(blendkit, tmp_path, source, whole, tiny_ranker):
     out = tmp_path / "out.jsonl"
     command = [*PAIR, "--model", str(tiny_ranker), "-i", str(source), "-o", str(out)]
@@ -79,6 +80,7 @@ def test_a_writer_killed_in_the_middle_of_a_line(blendkit, tmp_path, source, who
     assert out.read_text() == whole
 
 
+@pytest.mark.slow
 def test_a_disk_that_fills_up_on_the_way(blendkit, tmp_path, source, whole, tiny_ranker):
     out = tmp_path / "out.jsonl"
     room = len(whole.encode()) // 2
@@ -134,6 +136,7 @@ def test_an_upstream_that_dies_in_the_middle_of_a_line(tiny_ranker):
     assert b"<stdin>:4: not JSON: the line ends in the middle of a value" in said
 
 
+@pytest.mark.slow
 def test_a_downstream_that_leaves_workers_alone(tmp_path, source, tiny_ranker):
     command = f"set -o pipefail; {' '.join(PAIR)} --model {tiny_ranker} --workers 2 -q -i {source} 2>{tmp_path}/said | head -1"
     done = subprocess.run(["bash", "-c", command], capture_output=True, text=True, timeout=120)
@@ -160,6 +163,7 @@ main()
 """
 
 
+@pytest.mark.slow
 def test_a_gpu_that_runs_out_of_memory_halves_the_budget_and_goes_on(blendkit, tmp_path, source, whole, tiny_ranker):
     flags = ["pair", "--model", str(tiny_ranker), "--window", "1", "-i", str(source), "--manifest", str(tmp_path / "m.json")]
     done = subprocess.run([sys.executable, "-c", HOOKED, *flags], capture_output=True, text=True, timeout=120)

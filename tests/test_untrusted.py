@@ -54,7 +54,7 @@ def command(*arguments: str, stdin: bytes = b"") -> int:
 
 
 @pytest.mark.filterwarnings("error::RuntimeWarning")
-@budget(80, 700, st.data())
+@budget(80, 300, st.data())
 def test_a_record_of_any_shape(data):
     """What `check` takes, rank and evaluate take, too; what it does not take, it says."""
     lines = [orjson.dumps(whole_record(1)), json.dumps(changed(data.draw, whole_record())).encode(errors="surrogatepass")]
@@ -90,7 +90,7 @@ def test_a_record_of_any_shape(data):
     assert command("evaluate", *more, stdin=stdin) in (0, 2, 65)
 
 
-@budget(200, 1500, st.binary(max_size=60), st.integers(0, 300), st.integers(0, 60))
+@budget(200, 600, st.binary(max_size=60), st.integers(0, 300), st.integers(0, 60))
 def test_a_line_with_damaged_bytes(put, start, size):
     line = orjson.dumps(whole_record())
     damaged = line[:start] + put + line[start + size :]
@@ -98,7 +98,7 @@ def test_a_line_with_damaged_bytes(put, start, size):
         verdicts_of(parse(damaged, 1))
 
 
-@budget(150, 1200, st.data())
+@budget(150, 500, st.data())
 def test_cmp_results_of_any_shape(data):
     results = data.draw(junk | st.dictionaries(st.sampled_from(["a,b", "b,c", "c,a", "a", ",", "a,b,c"]), junk | st.just("A is better"), max_size=3))
     text = data.draw(
@@ -130,7 +130,7 @@ PROMPT = {
 }
 
 
-@budget(150, 1200, st.data())
+@budget(150, 500, st.data())
 def test_a_prompt_file_of_any_shape(data):
     content = changed(data.draw, PROMPT)
     text = "\n".join(f"{json.dumps(key)} = {toml(value)}" for key, value in content.items())
@@ -160,7 +160,7 @@ TABLE = [{"table": 2, "method": "a", "kind": "model", "examples": 2, "q": 0.5, "
 TABLE += [{"table": "audit", "method": "j", "kind": "judge", "pairs": 3, "kappa": 0.5, "ece": None, "intervals": {"kappa": [0.1, 0.2]}}]
 
 
-@budget(100, 1000, st.data())
+@budget(100, 400, st.data())
 def test_a_manifest_and_an_earlier_table_of_any_shape(data):
     from blendkit.evaluation.checks import outcomes
     from blendkit.evaluation.comparing import compared_with, read_rows, worse

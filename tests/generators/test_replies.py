@@ -222,7 +222,7 @@ def check_batch_line(data: bytes, path) -> None:
 
 
 LINE = {"custom_id": "k", "response": {"status_code": 200, "body": GOOD}, "error": None}
-BUDGETS = [pytest.param(150, id="quick"), pytest.param(1_500, id="long", marks=pytest.mark.slow)]
+BUDGETS = [pytest.param(150, id="quick"), pytest.param(600, id="long", marks=pytest.mark.slow)]
 
 
 def fuzz(strategy, budget: int, check) -> None:

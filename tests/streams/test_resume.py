@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 import zstandard
 from conftest import lines, parsed
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from blendkit.pipeline.engines.pool import About, Distributed, Said
@@ -210,6 +210,7 @@ def whole(called, tmp_path_factory):
     return lines([*stream, {**some(1)[0], "id": "new"}]), out.read_bytes(), fingerprint(out).read_bytes()
 
 
+@settings(max_examples=min(150, settings().max_examples))
 @given(st.data())
 def test_whatever_a_crash_leaves_resume_makes_it_whole(called, whole, tmp_path_factory, data):
     """Both files cut at any byte, or one of them gone; what is edited meanwhile is found wherever the fingerprint still knows."""
