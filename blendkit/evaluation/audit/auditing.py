@@ -14,10 +14,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from blendkit.aggregate import Settled, settled
+from blendkit.aggregate import Settled, in_order, settled
 from blendkit.errors import DataError
 from blendkit.evaluation.audit.calibration import calibration
-from blendkit.evaluation.audit.labels import JUDGE, SIGNS, Pair, in_order, labels_of
+from blendkit.evaluation.audit.labels import JUDGE, SIGNS, Pair, labels_of
 from blendkit.evaluation.audit.logistic import logistic
 from blendkit.evaluation.audit.resampling import by_record, intervals_of
 from blendkit.evaluation.audit.style import STYLE, style_of

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 
 from blendkit.aggregate import Settled, settled
 from blendkit.errors import DataError
-from blendkit.evaluation.audit.labels import Pair, in_order, labels_of
+from blendkit.evaluation.audit.labels import Pair, labels_of
 from blendkit.evaluation.examples import rounded
 from blendkit.judges.agreement import VALUES, ordinal_alpha
 from blendkit.records import Record
@@ -122,7 +122,7 @@ class Panel:
         for name, rows in verdicts.items():
             if (self._named is None and f"judge:{name}" != self._labels) or (self._named is not None and name in self._named):
                 judge = self._judges.setdefault(name, len(self._judges))
-                for pair, verdict in settled(map(in_order, rows)).items():
+                for pair, verdict in settled(rows).items():
                     if verdict.verdict != "unparsed":
                         found.setdefault(pair, []).append((judge, verdict.sign))
         return {pair: tuple(sorted(votes)) for pair, votes in found.items()}
@@ -165,7 +165,7 @@ class FittedPanel:
             raise DataError(f"a panel is weighed from {LEAST_JUDGES} judges on, and there are {listed(self.judges)}: two cannot say which of them is right")
         pairs: dict[Pair, list[int]] = {}
         for judge, name in enumerate(self.judges):
-            for pair, verdict in settled(map(in_order, verdicts.get(name, ()))).items():
+            for pair, verdict in settled(verdicts.get(name, ())).items():
                 if verdict.verdict != "unparsed":
                     pairs.setdefault(pair, [NONE] * len(self.judges))[judge] = verdict.sign + 1
         if not pairs:
