@@ -12,6 +12,7 @@ import blendkit as library
 from blendkit.errors import CheckFailed, DataError, UsageError
 from blendkit.evaluation.checks import all_figures, find
 from blendkit.evaluation.comparing import worse
+from blendkit.evaluation.formats import rendered
 from blendkit.evaluation.layout import laid_out
 
 
@@ -76,6 +77,14 @@ def test_every_figure_that_is_listed_can_be_asserted(called, rows):
     assert "fused.mix.bleu\tnull" in all_figures(rows).splitlines()
     code, _, err = called("evaluate", "--list-columns", "--format", "csv", stdin=lines(records))
     assert code == 2 and "give one of them" in err
+
+
+def test_every_cell_of_csv_is_a_word_or_a_figure(rows):
+    assert any("missing" in row for row in rows)
+    table = next(part for part in rendered(rows, "csv", [], True).split("\n\n") if "2,mix,fused," in part)
+    names = table.splitlines()[0].split(",")
+    assert "bleu_low" in names and not {"intervals", "missing"} & set(names)
+    assert "{" not in table
 
 
 def test_expect_counts_the_records(called):
