@@ -69,7 +69,8 @@ class Evaluating(Stage):
             raise UsageError(f"--format {form}: expected one of {', '.join(FORMATS)}")
         if compare and fail_if_worse and compare != fail_if_worse:
             raise UsageError(f"--compare {compare}, --fail-if-worse {fail_if_worse}: expected one earlier run, got two")
-        for check in map(parsed, checks):
+        self.checks = [parsed(check) for check in checks]
+        for check in self.checks:
             if check.needs_earlier and not (compare or fail_if_worse):
                 raise UsageError(f"--assert {check.text}: expected --compare FILE or --fail-if-worse FILE with it, which give the earlier run")
         if length_controlled:
@@ -81,7 +82,7 @@ class Evaluating(Stage):
             check_plot(plot)
         self.versus, self.oracle, self.baseline, self.seed = list(versus), Oracle.named(oracle), baseline, seed
         self.aggregations, self.controlled, self.form, self.intervals = aggregations, length_controlled, form, intervals
-        self.checks, self.expect, self.fail_if_worse, self.report, self.plot = list(checks), expect, fail_if_worse, report, plot
+        self.expect, self.fail_if_worse, self.report, self.plot = expect, fail_if_worse, report, plot
         # The page shows all there is, also what was not asked for elsewhere.
         self.asked, self.ratings = ratings, ratings or report is not None
         self.earlier = read_rows(fail_if_worse, "--fail-if-worse") if fail_if_worse else read_rows(compare) if compare else None
