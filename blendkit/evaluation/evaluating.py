@@ -182,9 +182,10 @@ class Evaluating(Stage):
                 )
             else:
                 rows += [*self.rankers.rows(), *self.firsts.rows(self.seed)]
-            of_verdicts = self._of_verdicts()
-            self._only_page = [] if self.asked else [row for row in of_verdicts if row["table"] != "length"]
-            rows += [*self._agreements(), *(row for row in of_verdicts if self.asked or row["table"] == "length"), *self.trust.rows(self.notes), *self.stages]
+            self._note_no_verdicts()
+            rated = self._ratings()
+            self._only_page = [] if self.asked else rated
+            rows += [*self._agreements(), *(rated if self.asked else []), *self._at_equal_length(), *self.trust.rows(self.notes), *self.stages]
             if self.earlier is not None:
                 self.notes += filter(None, [judges_differ(self.earlier, rows)])
                 rows += compared_with(self.earlier, rows)
@@ -203,18 +204,20 @@ class Evaluating(Stage):
             what = f"judge:{judge}: in {self._left_out:,} of {count_of(self.count, 'record')} a candidate is in no verdict that could be read"
             self.notes.append(f"{what}; its ranks, and what is computed of them, leave {'this record' if self._left_out == 1 else 'these records'} out")
 
-    def _of_verdicts(self) -> Rows:
-        """Ratings, win rates, win rates at equal length and the judges' own figures, where they were asked for."""
-        if not self.ratings and not self.controlled:
-            return []
-        if self.oracle.judge is None:
-            flags = [flag for flag, given in (("--ratings", self.asked), ("--length-controlled", self.controlled)) if given]
-            if flags:
-                self.notes.append(f"no judge's verdicts in the stream, which {' and '.join(flags)} would look at: run `blendkit judge` before")
+    def _note_no_verdicts(self) -> None:
+        flags = [flag for flag, given in (("--ratings", self.asked), ("--length-controlled", self.controlled)) if given]
+        if flags and self.oracle.judge is None:
+            self.notes.append(f"no judge's verdicts in the stream, which {' and '.join(flags)} would look at: run `blendkit judge` before")
+
+    def _ratings(self) -> Rows:
+        """Ratings, win rates and the judges' own figures, for the tables or for the page alone."""
+        if not self.ratings or self.oracle.judge is None:
             return []
         notes = self.notes if self.asked else self._page_notes
-        found = [*ratings_of(self.examples, self.seed, notes), *self.judges.rows(), *self.trust.panel_rows(notes)] if self.ratings else []
-        return [*found, *(length_table(self.examples, self.controlled, self.seed) if self.controlled else [])]
+        return [*ratings_of(self.examples, self.seed, notes), *self.judges.rows(), *self.trust.panel_rows(notes)]
+
+    def _at_equal_length(self) -> Rows:
+        return length_table(self.examples, self.controlled, self.seed) if self.controlled and self.oracle.judge is not None else []
 
     def _agreements(self) -> Rows:
         if self.agreement is None:
