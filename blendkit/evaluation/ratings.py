@@ -55,7 +55,9 @@ class Firsts:
     def rows(self, seed: int) -> list[dict[str, Any]]:
         """Both tables, the most frequent winner first; shares of the first place with bootstrap 95 % intervals."""
         # An LLM that comes late had no share before.
-        columns = {model: Computed(lambda shares: 100 * np.nan_to_num(shares), self._shares.column(place, self.judged)) for model, place in self._places.items()}
+        columns = {
+            model: Computed(lambda shares: 100 * np.nan_to_num(shares), self._shares.column(place, self.judged)) for model, place in self._places.items()
+        }
         # Sums of the same shares in another order are equal.
         shares_of = {model: rounded(counted(column)[1]) for model, column in columns.items()}
         order = sorted(columns, key=lambda model: -(shares_of[model] or 0.0))
