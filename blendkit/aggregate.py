@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -258,9 +257,9 @@ def _settled(verdicts: list[dict[str, Any]]) -> Settled:
     if len(verdicts) == 1:
         return Settled(verdicts[0]["verdict"], verdicts[0].get("probability"))
     words = [verdict["verdict"] for verdict in verdicts]
-    word, votes = Counter(words).most_common(1)[0]
+    word = next((word for word in dict.fromkeys(words) if 2 * words.count(word) > len(words)), "tie-good")
     known = [value for verdict in verdicts if (value := verdict.get("probability")) is not None]
-    return Settled(word if 2 * votes > len(words) else "tie-good", sum(known) / len(known) if len(known) == len(words) else None)
+    return Settled(word, sum(known) / len(known) if len(known) == len(words) else None)
 
 
 # The reference code's entries: M[a, b] and M[b, a].
