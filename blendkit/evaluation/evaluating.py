@@ -24,6 +24,7 @@ from blendkit.evaluation.report.browser import Browser
 from blendkit.evaluation.report.page import Made, make_folder, write_page
 from blendkit.evaluation.report.plots import check_plot, save_plot
 from blendkit.evaluation.stages import read_stages
+from blendkit.evaluation.tables import Rows
 from blendkit.evaluation.trust import Trust
 from blendkit.names import Called, Divided
 from blendkit.pipeline.stage import Stage
@@ -32,7 +33,6 @@ from blendkit.signature import Signature
 from blendkit.terminal_text import count_of, listed, shown
 from blendkit.version import VERSION
 
-Rows = list[dict[str, Any]]
 # All of them stand under the tables.
 MOST_SIGNATURES = 1000
 # Bad records that stand in JUnit's file one by one.

@@ -8,6 +8,7 @@ from typing import Any
 
 from blendkit.aggregate import settled
 from blendkit.errors import DataError
+from blendkit.evaluation.examples import Verdicts
 from blendkit.evaluation.tables import JUDGE_RANK
 from blendkit.judges.agreement import PanelAgreement
 from blendkit.judges.base import LLM, OTHER, PANEL, STAND_IN
@@ -17,7 +18,6 @@ from blendkit.terminal_text import count_of, listed, shown
 MOST_JUDGES = 1000
 # Members of a panel that its line says more of.
 NAMED = 8
-Verdicts = dict[str, list[dict[str, Any]]]
 # Judges that are known by their names where no signature says what they are; MixInstruct's is ChatGPT.
 KNOWN = {"mixinstruct": LLM, "embedded": STAND_IN, "panel": PANEL}
 WORDS = {

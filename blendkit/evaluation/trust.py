@@ -12,8 +12,8 @@ from blendkit.evaluation.audit.labels import JUDGE
 from blendkit.evaluation.audit.panel import Panel
 from blendkit.evaluation.audit.style import CONTROLS
 from blendkit.evaluation.audit.style_ratings import StyledRatings
-from blendkit.evaluation.examples import Oracle
-from blendkit.evaluation.judges import Verdicts, kind_of_judge
+from blendkit.evaluation.examples import Oracle, Verdicts
+from blendkit.evaluation.judges import kind_of_judge
 from blendkit.evaluation.tables import Rows
 from blendkit.families import families_of_file
 from blendkit.judges.base import PANEL

@@ -24,13 +24,12 @@ from blendkit.evaluation.audit.style import STYLE, style_of
 from blendkit.evaluation.examples import rounded
 from blendkit.evaluation.judges import MOST_JUDGES
 from blendkit.evaluation.pairwise import LENGTH
-from blendkit.evaluation.tables import AUDITED, NOBODY
+from blendkit.evaluation.tables import AUDITED, NOBODY, Rows
 from blendkit.families import Families
 from blendkit.judges.position import PositionBias, as_shown
 from blendkit.records import Record
 
 Values = NDArray[np.float64]
-Rows = list[dict[str, Any]]
 FIRST, COIN = "first candidate", "coin"
 # What may sway a judge, as the regression has it, behind the label itself.
 EFFECTS = ("label", "first place", *STYLE, "own family")

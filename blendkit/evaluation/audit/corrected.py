@@ -23,6 +23,7 @@ from blendkit.errors import DataError
 from blendkit.evaluation.audit.labels import labels_of
 from blendkit.evaluation.examples import rounded
 from blendkit.evaluation.ratings import MOST_MODELS
+from blendkit.evaluation.tables import Rows
 from blendkit.judges.position import Z
 from blendkit.names import method_names
 from blendkit.records import Record
@@ -30,7 +31,6 @@ from blendkit.terminal_text import shown
 
 Values = NDArray[np.float64]
 Places = NDArray[np.int64]
-Rows = list[dict[str, Any]]
 # Of fewer labelled records, or of labels that are all alike, there is no interval: a normal one would be far too narrow.
 ENOUGH = 20
 # The correction gains something where it is worth this many times the labels.

@@ -20,12 +20,12 @@ from blendkit.evaluation.audit.logistic import Fit, logistic
 from blendkit.evaluation.audit.style import STYLE, style_of
 from blendkit.evaluation.examples import rounded
 from blendkit.evaluation.ratings import MEAN, MOST_MODELS, SCALE
+from blendkit.evaluation.tables import Rows
 from blendkit.judges.position import Z
 from blendkit.names import method_names
 from blendkit.records import Record
 
 Values = NDArray[np.float64]
-Rows = list[dict[str, Any]]
 
 
 class StyledRatings:

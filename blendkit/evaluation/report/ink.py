@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import textwrap
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Any
 
@@ -29,3 +30,8 @@ def short(name: str, longest: int = LONGEST) -> str:
     """A name that has room in a figure."""
     name = shown(name)
     return name if len(name) <= longest else name[: longest - 1] + "…"
+
+
+def key_under(names: Iterable[str]) -> str:
+    """Which name has which number, from 1 on, in the lines under a figure."""
+    return textwrap.fill("   ".join(f"{number}\u00a0{short(name)}" for number, name in enumerate(names, 1)), 105, break_on_hyphens=False)

@@ -12,7 +12,6 @@ from dataclasses import dataclass
 from datetime import datetime
 from html import escape
 from pathlib import Path
-from typing import Any
 
 import orjson
 
@@ -23,11 +22,10 @@ from blendkit.evaluation.report.ink import Drawn
 from blendkit.evaluation.report.judges import cards
 from blendkit.evaluation.report.plots import as_svg, line_above_figures
 from blendkit.evaluation.report.trust_plots import ABOUT_JUDGES
-from blendkit.evaluation.tables import Row, answer_of, judge_of
+from blendkit.evaluation.tables import Row, Rows, answer_of, judge_of
 from blendkit.terminal_text import count_of, shown
 from blendkit.version import VERSION
 
-Rows = list[dict[str, Any]]
 HERE = Path(__file__).parent
 # Rows beyond which a table scrolls in a frame of its own.
 TALL = 40

@@ -17,12 +17,11 @@ import numpy as np
 
 from blendkit.errors import OutputError, UsageError, require
 from blendkit.evaluation.columns import NEUTRAL, TITLES, lower_is_better
-from blendkit.evaluation.report.ink import BACK, BLUE, GREY, INK, THEMED, Drawn, short
+from blendkit.evaluation.report.ink import BACK, BLUE, GREY, INK, THEMED, Drawn, key_under, short
 from blendkit.evaluation.report.trust_plots import trust_figures
-from blendkit.evaluation.tables import AT_CHANCE, JUDGE_RANK, judge_of, line_above, title_of
+from blendkit.evaluation.tables import AT_CHANCE, JUDGE_RANK, Rows, judge_of, line_above, title_of
 from blendkit.terminal_text import count_of, shown
 
-Rows = list[dict[str, Any]]
 FORMS = (".png", ".svg", ".pdf")
 # The best ones; more are no figure.
 MOST_BARS = 100
@@ -207,11 +206,7 @@ def _models(rows: Rows) -> Rows:
 def _key(rows: Rows) -> str:
     """Which LLM has which number, where there are too many for names beside the dots."""
     models = _models(rows)
-    return (
-        textwrap.fill("   ".join(f"{number}\u00a0{short(row['method'])}" for number, row in enumerate(models, 1)), 105, break_on_hyphens=False)
-        if len(models) > NAMED
-        else ""
-    )
+    return key_under(row["method"] for row in models) if len(models) > NAMED else ""
 
 
 def _columns(rows: Rows) -> int:

@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import math
-import textwrap
 from collections.abc import Callable
 from typing import Any
 
-from blendkit.evaluation.report.ink import BLUE, GREY, INK, Draw, Drawn, short
+from blendkit.evaluation.report.ink import BLUE, GREY, INK, Draw, Drawn, key_under, short
 from blendkit.evaluation.tables import TABLES, Row, Rows, judge_of, title_of
 from blendkit.terminal_text import count_of
 
@@ -129,7 +128,7 @@ def _numbers(rows: Rows) -> dict[str, int]:
 
 def _key(rows: Rows) -> str:
     """Which model has which number."""
-    return textwrap.fill("   ".join(f"{number}\u00a0{short(model)}" for model, number in _numbers(rows).items()), 105, break_on_hyphens=False)
+    return key_under(_numbers(rows))
 
 
 def _called(row: Row, numbers: dict[str, int]) -> str:
