@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -230,14 +229,25 @@ class Settled:
         return {"a": pair[0], "b": pair[1], "verdict": self.verdict, **probability}
 
 
+SWAPPED = {"A": "B", "B": "A"}
+
+
+def in_order(row: dict[str, Any]) -> dict[str, Any]:
+    """The verdict as one on candidates a < b; a record may have it the other way round."""
+    if row["a"] <= row["b"]:
+        return row
+    turned = {**row, "a": row["b"], "b": row["a"], "verdict": SWAPPED.get(row["verdict"], row["verdict"])}
+    return turned if row.get("probability") is None else {**turned, "probability": 1 - row["probability"]}
+
+
 def settled(verdicts: Iterable[dict[str, Any]]) -> dict[tuple[int, int], Settled]:
-    """One verdict a pair: what more than half of its verdicts say, otherwise a tie; probabilities are averaged where all have one.
+    """One verdict a pair (a, b), a < b: what more than half of its verdicts say, otherwise a tie; probabilities are averaged where all have one.
 
     So both orders of a pair count alike: of verdicts without probabilities, one stands where both agree. Where there is a
     probability, it is what counts, not the word. `unparsed` verdicts count for nothing, unless there is no other.
     """
     by_pair: dict[tuple[int, int], list[dict[str, Any]]] = {}
-    for verdict in verdicts:
+    for verdict in map(in_order, verdicts):
         by_pair.setdefault((verdict["a"], verdict["b"]), []).append(verdict)
     return {pair: _settled(found) for pair, found in by_pair.items()}
 
@@ -247,9 +257,9 @@ def _settled(verdicts: list[dict[str, Any]]) -> Settled:
     if len(verdicts) == 1:
         return Settled(verdicts[0]["verdict"], verdicts[0].get("probability"))
     words = [verdict["verdict"] for verdict in verdicts]
-    word, votes = Counter(words).most_common(1)[0]
+    word = next((word for word in dict.fromkeys(words) if 2 * words.count(word) > len(words)), "tie-good")
     known = [value for verdict in verdicts if (value := verdict.get("probability")) is not None]
-    return Settled(word if 2 * votes > len(words) else "tie-good", sum(known) / len(known) if len(known) == len(words) else None)
+    return Settled(word, sum(known) / len(known) if len(known) == len(words) else None)
 
 
 # The reference code's entries: M[a, b] and M[b, a].
@@ -263,7 +273,7 @@ def verdict_matrix(verdicts: Iterable[dict[str, Any]], n: int) -> Matrix:
     """
     values = [math.nan] * (n * n)
     values[:: n + 1] = [0.0] * n
-    given = list(verdicts)
+    given = list(map(in_order, verdicts))
     by_pair = {(verdict["a"], verdict["b"]): verdict for verdict in given}
     if len(by_pair) < len(given):
         by_pair = {pair: {"verdict": found.verdict, "probability": found.probability} for pair, found in settled(given).items()}

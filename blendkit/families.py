@@ -5,13 +5,12 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 from functools import lru_cache
-from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import msgspec
 
-from blendkit.errors import DataError, RecordError
-from blendkit.untrusted import json_value, read_file, toml_value, typed, utf8
+from blendkit.errors import DataError
+from blendkit.untrusted import table_of_file
 
 _OWN = re.compile(r"[^\W\d_]+")
 
@@ -51,13 +50,7 @@ def families_of_file(path: str, flag: str = "--families") -> dict[str, str]:
         NoInputError: there is no such file.
         DataError: it is no object of names and families, or is empty.
     """
-    place = f"{flag} {path}"
-    data = read_file(path, place, MAX_BYTES)
-    try:
-        table = typed(json_value(data) if Path(path).suffix.lower() == ".json" else toml_value(utf8(data)), dict[Name, Any])
-        found = {name: typed(family, Name, name) for name, family in table.items()}
-    except RecordError as error:
-        raise DataError(f"{place}: {error}") from error
+    found: dict[str, str] = table_of_file(path, f"{flag} {path}", Name, Name, MAX_BYTES)
     if not found:
-        raise DataError(f'{place}: expected a name and its family at least, such as "openai:gpt" = "gpt"')
+        raise DataError(f'{flag} {path}: expected a name and its family at least, such as "openai:gpt" = "gpt"')
     return found

@@ -8,6 +8,7 @@ from __future__ import annotations
 import codecs
 import re
 import tomllib
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -83,6 +84,41 @@ def toml_value(text: str) -> dict[str, Any]:
         raise RecordError("", "not TOML: nested too deep") from error
     except ValueError as error:
         raise RecordError("", f"not TOML: {error}") from error
+
+
+def json_lines(path: str | Path, name: str, read: Callable[[Any], T], expected: str = "") -> list[T]:
+    """What `read` makes of the value of each line of a file; blank lines are passed over.
+
+    Errors begin with `name` and the line's number, then what was `expected`.
+
+    Raises:
+        NoInputError: the file does not exist or cannot be read.
+        DataError: a line is no JSON, or `read` raises a RecordError.
+    """
+    found = []
+    # Bytes end lines where files do; text would at U+2028, too, which JSON's strings may hold.
+    for number, line in enumerate(read_file(path, name).splitlines(), 1):
+        if line.strip():
+            try:
+                found.append(read(json_value(line)))
+            except RecordError as error:
+                raise DataError(f"{name}:{number}: {expected}{error}") from error
+    return found
+
+
+def table_of_file(path: str, name: str, key: Any, value: type[T], max_bytes: int = MAX_FILE_BYTES) -> dict[str, T]:
+    """A TOML file, or a JSON object where the name ends so; keys and values are checked against their types. Errors begin with `name`.
+
+    Raises:
+        NoInputError: the file does not exist or cannot be read.
+        DataError: it holds something else, or is longer than `max_bytes`.
+    """
+    data = read_file(path, name, max_bytes)
+    try:
+        table = typed(json_value(data) if path.lower().endswith(".json") else toml_value(utf8(data)), dict[key, Any])
+        return {place: typed(found, value, place) for place, found in table.items()}
+    except RecordError as error:
+        raise DataError(f"{name}: {error}") from error
 
 
 def typed(value: object, kind: type[T], at: str = "") -> T:

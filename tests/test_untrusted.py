@@ -162,7 +162,7 @@ TABLE += [{"table": "audit", "method": "j", "kind": "judge", "pairs": 3, "kappa"
 
 @budget(100, 400, st.data())
 def test_a_manifest_and_an_earlier_table_of_any_shape(data):
-    from blendkit.evaluation.checks import outcomes
+    from blendkit.evaluation.checks import outcomes, parsed
     from blendkit.evaluation.comparing import compared_with, read_rows, worse
     from blendkit.evaluation.stages import read_stages
 
@@ -178,7 +178,7 @@ def test_a_manifest_and_an_earlier_table_of_any_shape(data):
             checks = ["earlier.llms.a.q.low > 0", "llms.a.q >= earlier.llms.a.q within noise", "earlier.agreement.r.pearson > 0 beyond noise"]
             checks += ["earlier.judges.best.kappa.low > 0"]
             earlier = read_rows(str(path))
-            orjson.dumps([outcomes(checks, TABLE, earlier)[0], worse(earlier, TABLE)])
+            orjson.dumps([outcomes(map(parsed, checks), TABLE, earlier)[0], worse(earlier, TABLE)])
 
 
 # --- the same through the command line: each case with its place and its exit code

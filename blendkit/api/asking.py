@@ -226,6 +226,7 @@ def judge(
     shuffles: int | None = None,
     exclude_self: bool = False,
     families: File | None = None,
+    panel: str | None = None,
     panel_weights: File | None = None,
     prompt: File | None = None,
     verdict_by: str | None = None,
@@ -273,6 +274,9 @@ def judge(
         shuffles: how often the lists of `list` are drawn; None is 2.
         exclude_self: shows no judge an answer of its own: one whose `model` is the judge's name, or its model's.
         families: with `exclude_self`, nor a relative's: a TOML or JSON file, name or beginning of a name → family.
+        panel: what a panel's verdict is: `majority`, `weights` (of `panel_weights`), or `dawid-skene`, which weighs three judges or more by what all
+            say over the whole stream: the first record comes after the last was judged, and until then they are in a temporary file. None is
+            `weights` with `panel_weights`, else `majority`.
         panel_weights: weighs the judges of a panel by the table `panel` in this file of JSON lines, instead of by the majority.
         prompt: auto (pairwise-with-reference for a record that has a reference, else pairwise), the name of a prompt, or a file. LLM: auto.
         verdict_by: likelihood, json, text or auto. LLM: auto.
@@ -301,6 +305,6 @@ def judge(
     stage = make_judge(
         several(model), name=name, orders=orders, schedule=schedule, prompt=one(prompt), verdict_by=verdict_by, max_new_tokens=max_new_tokens,
         max_unparsed=max_unparsed, reasoning_effort=reasoning_effort, on_truncate=on_truncate, exclude_self=exclude_self, families=one(families),
-        panel_weights=one(panel_weights), list_size=list, shuffles=shuffles, endpoint=endpoint, device=device, dtype=dtype, seed=seed,
+        panel=panel, panel_weights=one(panel_weights), list_size=list, shuffles=shuffles, endpoint=endpoint, device=device, dtype=dtype, seed=seed,
     )  # fmt: skip
     yield from apply(stage, records, window=window, batch_tokens=batch_tokens)

@@ -9,7 +9,7 @@ import typer
 from blendkit.commands import options
 from blendkit.commands.options import named_forms, with_run_options
 from blendkit.generators.options import EndpointOptions
-from blendkit.judges import JUDGES
+from blendkit.judges import DAWID_SKENE, JUDGES
 from blendkit.pipeline.run import RunOptions, run_stage
 from blendkit.pipeline.stage import Stage
 from blendkit.rankers import SCHEDULES
@@ -30,9 +30,7 @@ def judge(
             show_default="embedded",
         ),
     ] = None,
-    name: Annotated[
-        str | None, typer.Option(help="The judge's name in `verdicts`, or that of a panel's majority.", show_default="NAME; as --model; panel")
-    ] = None,
+    name: Annotated[str | None, typer.Option(help="The judge's name in `verdicts`, or the panel's.", show_default="NAME; as --model; panel")] = None,
     orders: Annotated[
         str,
         typer.Option(
@@ -55,6 +53,15 @@ def judge(
     families: Annotated[
         str | None,
         typer.Option(help="With --exclude-self, nor a relative's: a TOML or JSON file, name or beginning of a name → family.", metavar="FILE"),
+    ] = None,
+    panel: Annotated[
+        str | None,
+        typer.Option(
+            help="A panel's verdict: `majority`; `weights` of --panel-weights; or `dawid-skene` (three judges or more), which weighs them by what all "
+            "say over the whole stream, and so writes nothing before its end: not with --resume, --workers or --engine ray.",
+            metavar="majority|dawid-skene|weights",
+            show_default="weights with --panel-weights, else majority",
+        ),
     ] = None,
     panel_weights: Annotated[
         str | None,
@@ -96,7 +103,7 @@ def judge(
 
     Writes `verdicts`: A, B, tie-good or tie-bad for candidates a and b (`unparsed` after two replies that are neither; too many
     of them end with 70), and in `signatures` what decided them.
-    Several judges each write their own, and the majority's are those of the judge `panel`. The default, `embedded`, is a
+    Several judges each write their own, and what they come to (--panel) is the judge `panel`. The default, `embedded`, is a
     stand-in that needs no network: it prefers the candidate whose BERTScore against the reference is higher, and knows
     nothing else. For results to report as GPT-Rank, name an LLM; a line above the tables of `evaluate` says what the judge is worth.
 
@@ -109,8 +116,10 @@ def judge(
         return make_judge(
             model or "embedded", name=name, endpoint=endpoint, orders=orders, schedule=schedule, seed=run.seed, device=run.device, dtype=run.dtype,
             prompt=prompt, verdict_by=verdict_by, max_new_tokens=max_new_tokens, reasoning_effort=reasoning_effort, on_truncate=on_truncate,
-            max_unparsed=max_unparsed, exclude_self=exclude_self, families=families, panel_weights=panel_weights,
+            max_unparsed=max_unparsed, exclude_self=exclude_self, families=families, panel=panel, panel_weights=panel_weights,
             list_size=list, shuffles=shuffles,
         )  # fmt: skip
 
+    if panel == DAWID_SKENE:
+        run.whole_stream = f"--panel {DAWID_SKENE}"
     run_stage(make, run)

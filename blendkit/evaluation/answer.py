@@ -13,7 +13,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from blendkit.evaluation.columns import lower_is_better
+from blendkit.evaluation.columns import lower_is_better, text_of
 from blendkit.evaluation.examples import rounded
 from blendkit.evaluation.methods import RANK, Method, Methods
 from blendkit.evaluation.spilled_columns import Column, Computed, Values, counted
@@ -59,16 +59,17 @@ def answer(table: Methods, judge: Row | None, seed: int) -> Row:
     count, advantage = counted(differences[0])
     if not count:
         return {"table": "answer", "method": one.method.name, "line": f"nothing to compare: no record has both {_names(one, others[0])}{behind}"}
-    p = min(1.0, len(side) * float(np.nan_to_num(paired_p(differences, seed), nan=1.0).max()))
+    # Where the other is not worse on the examples of both, nothing speaks for the claim, however sure the difference is.
+    ahead = np.array([counted(difference)[1] > 0 for difference in differences])
+    p = min(1.0, len(side) * float(np.where(ahead, paired_p(differences, seed), 1.0).max()))
     low, high = bootstrap(differences[:1], seed)[0].tolist()
     means = [counted(_where_both(a, b))[1] for a, b in ((one, others[0]), (others[0], one))]
-    told = p < LEVEL and advantage > 0
+    told = p < LEVEL
     row: Row = {"table": "answer", "method": one.method.name, "kind": one.method.kind, "over": others[0].method.name, "over_kind": others[0].method.kind}
     row |= {"column": table.named(column), "examples": count, "mean": rounded(means[0]), "over_mean": rounded(means[1])}
     row |= {"advantage": rounded(advantage), "low": rounded(low), "high": rounded(high), "p": round(p, 6), "chosen_from": len(side), "told_apart": told}
     digits = 4 if not lower and max(map(abs, means)) <= 1 else 2
-    # No minus before a figure that is shown as 0.
-    own, of_other, gain, least, most = (f"{round(value, digits) + 0.0:.{digits}f}" for value in (*means, advantage, low, high))
+    own, of_other, gain, least, most = (text_of(value, digits) for value in (*means, advantage, low, high))
     sure = f"difference {gain}, 95 % {least} to {most}, {_p(p)}" + (f" (corrected for the choice of 1 in {len(side)})" if len(side) > 1 else "")
     figures = f"{says} {own} to {of_other}, {sure}, {count:,} record{'s' if count > 1 else ''}"
     return {**row, "line": f"{_verdict(one, others[0], told, len(llms))}: {figures}{behind}"}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import operator
 import re
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
@@ -62,11 +63,11 @@ def parsed(check: str) -> Check:
     return found
 
 
-def outcomes(checks: list[str], rows: Rows, earlier: Rows | None = None) -> tuple[Rows, list[BlendkitError]]:
+def outcomes(checks: Iterable[Check], rows: Rows, earlier: Rows | None = None) -> tuple[Rows, list[BlendkitError]]:
     """The table `checks`, a row each, and what went wrong with those that cannot be answered (`holds` is None)."""
     found: Rows = []
     errors: list[BlendkitError] = []
-    for check in map(parsed, checks):
+    for check in checks:
         try:
             found.append(_outcome(check, rows, earlier))
         except BlendkitError as error:
@@ -105,17 +106,6 @@ def _figures(row: Row) -> str:
     return f"{row['left']:g} against {row['right']:g}"
 
 
-def check_all(checks: list[str], rows: Rows, earlier: Rows | None = None) -> None:
-    """Compares the figures of the tables.
-
-    Raises:
-        UsageError: a check names a figure that is not in the tables.
-        DataError: a figure is null.
-        CheckFailed: some do not hold; all of them are named, with their figures.
-    """
-    raise_failed(*outcomes(checks, rows, earlier))
-
-
 def _outcome(check: Check, rows: Rows, earlier: Rows | None) -> Row:
     left, right = (find(side, rows, earlier) for side in (check.left, check.right))
     words, slack = f"{left.words} {check.sign} {right.words}", 0.0
@@ -134,11 +124,6 @@ def _outcome(check: Check, rows: Rows, earlier: Rows | None) -> Row:
     return _row(check.text, words, bool(holds), left.value, right.value)
 
 
-def figure(path: str, rows: Rows) -> float:
-    """The value of `find`."""
-    return find(path, rows).value
-
-
 def find(path: str, rows: Rows, earlier: Rows | None = None) -> Figure:
     """A number, or the cell of GROUP.METHOD.COLUMN, or a bound of its interval, GROUP.METHOD.COLUMN.low or .high.
 
@@ -155,7 +140,7 @@ def find(path: str, rows: Rows, earlier: Rows | None = None) -> Figure:
         return Figure(float(path), path, (float(path), float(path)))
     except ValueError:
         pass
-    said, full, judge = f"--assert {shown(path)}", path, judge_of(rows)
+    said, full = f"--assert {shown(path)}", path
     if path.startswith(EARLIER):
         if earlier is None:
             raise UsageError(f"{said}: expected --compare FILE or --fail-if-worse FILE with it, which give the earlier run")
@@ -184,7 +169,7 @@ def find(path: str, rows: Rows, earlier: Rows | None = None) -> Figure:
         columns = sorted({key for row in chosen for key, value in row.items() if _is_figure(value) and key not in ("table", "examples")})
         columns_of = " (--audit FIELD adds them)" if group == JUDGES and not chosen else ""
         raise UsageError(f"{said}: no {group} with a figure {column!r}; there are {listed(columns)}{columns_of}")
-    words = heading(next(iter(having.values()))["table"], column, judge).replace(" ↑", "").replace(" ↓", "")
+    words = heading(next(iter(having.values()))["table"], column, judge_of(rows)).replace(" ↑", "").replace(" ↓", "")
     words = f"{'earlier ' if full != path else ''}{words}"
     ranked = {name: row for name, row in having.items() if group != JUDGES or row["kind"] == AUDITED}
     if method in ("best", "worst", "mean") and method not in having and not ranked:

@@ -14,8 +14,10 @@ LOWER_IS_BETTER = (*JUDGE_RANK.values(), "footrule", "rank_by_")
 ERRORS = ("brier", "ece")
 # Columns that describe a method without saying how good it is.
 NEUTRAL = ("characters", "examples", "judged")
+# Keys of rows whose values are lists or objects, and so no cells.
+NO_CELLS = ("intervals", "missing")
 # What is no column of a table: its rows stand in groups by `kind`, a figure's interval beside it.
-HIDDEN = ("table", "kind", "intervals", "missing")
+HIDDEN = ("table", "kind", *NO_CELLS)
 # Columns of Tables 2 and 3 that are no score's.
 TITLES = {
     JUDGE_RANK[LLM]: "GPT-Rank ↓",

@@ -6,11 +6,11 @@ import math
 from collections.abc import Sequence
 from typing import Any, NotRequired, TypedDict
 
-from blendkit.errors import DataError, RecordError
+from blendkit.errors import DataError
 from blendkit.evaluation.columns import HIDDEN, NEUTRAL, TITLES, lower_is_better
 from blendkit.evaluation.tables import AUDITED, JUDGE_RANK, Row, Rows, group_of
 from blendkit.terminal_text import listed, shown
-from blendkit.untrusted import json_value, read_file, typed
+from blendkit.untrusted import json_lines, typed
 
 # Figures that get neither better nor worse.
 UNRANKED = (*NEUTRAL, "pairs", "ties", "label_ties", "first_place")
@@ -23,16 +23,10 @@ def read_rows(path: str, flag: str = "--compare") -> Rows:
         NoInputError: there is no such file.
         DataError: it holds something else.
     """
-    data = read_file(path, f"{flag} {path}")
-    rows: Rows = []
-    for number, line in enumerate(data.splitlines(), 1):
-        if line.strip():
-            try:
-                rows.append(_row(json_value(line)))
-            except RecordError as error:
-                raise DataError(f"{flag} {path}:{number}: expected the JSON lines that `blendkit evaluate` writes: {error}") from error
+    expected = "expected the JSON lines that `blendkit evaluate` writes"
+    rows = json_lines(path, f"{flag} {path}", _row, f"{expected}: ")
     if not rows:
-        raise DataError(f"{flag} {path}: expected the JSON lines that `blendkit evaluate` writes, got nothing")
+        raise DataError(f"{flag} {path}: {expected}, got nothing")
     return rows
 
 

@@ -24,6 +24,7 @@ from blendkit.evaluation.report.browser import Browser
 from blendkit.evaluation.report.page import Made, make_folder, write_page
 from blendkit.evaluation.report.plots import check_plot, save_plot
 from blendkit.evaluation.stages import read_stages
+from blendkit.evaluation.tables import Rows
 from blendkit.evaluation.trust import Trust
 from blendkit.names import Called, Divided
 from blendkit.pipeline.stage import Stage
@@ -32,7 +33,6 @@ from blendkit.signature import Signature
 from blendkit.terminal_text import count_of, listed, shown
 from blendkit.version import VERSION
 
-Rows = list[dict[str, Any]]
 # All of them stand under the tables.
 MOST_SIGNATURES = 1000
 # Bad records that stand in JUnit's file one by one.
@@ -69,7 +69,8 @@ class Evaluating(Stage):
             raise UsageError(f"--format {form}: expected one of {', '.join(FORMATS)}")
         if compare and fail_if_worse and compare != fail_if_worse:
             raise UsageError(f"--compare {compare}, --fail-if-worse {fail_if_worse}: expected one earlier run, got two")
-        for check in map(parsed, checks):
+        self.checks = [parsed(check) for check in checks]
+        for check in self.checks:
             if check.needs_earlier and not (compare or fail_if_worse):
                 raise UsageError(f"--assert {check.text}: expected --compare FILE or --fail-if-worse FILE with it, which give the earlier run")
         if length_controlled:
@@ -81,7 +82,7 @@ class Evaluating(Stage):
             check_plot(plot)
         self.versus, self.oracle, self.baseline, self.seed = list(versus), Oracle.named(oracle), baseline, seed
         self.aggregations, self.controlled, self.form, self.intervals = aggregations, length_controlled, form, intervals
-        self.checks, self.expect, self.fail_if_worse, self.report, self.plot = list(checks), expect, fail_if_worse, report, plot
+        self.expect, self.fail_if_worse, self.report, self.plot = expect, fail_if_worse, report, plot
         # The page shows all there is, also what was not asked for elsewhere.
         self.asked, self.ratings = ratings, ratings or report is not None
         self.earlier = read_rows(fail_if_worse, "--fail-if-worse") if fail_if_worse else read_rows(compare) if compare else None
@@ -181,9 +182,10 @@ class Evaluating(Stage):
                 )
             else:
                 rows += [*self.rankers.rows(), *self.firsts.rows(self.seed)]
-            of_verdicts = self._of_verdicts()
-            self._only_page = [] if self.asked else [row for row in of_verdicts if row["table"] != "length"]
-            rows += [*self._agreements(), *(row for row in of_verdicts if self.asked or row["table"] == "length"), *self.trust.rows(self.notes), *self.stages]
+            self._note_no_verdicts()
+            rated = self._ratings()
+            self._only_page = [] if self.asked else rated
+            rows += [*self._agreements(), *(rated if self.asked else []), *self._at_equal_length(), *self.trust.rows(self.notes), *self.stages]
             if self.earlier is not None:
                 self.notes += filter(None, [judges_differ(self.earlier, rows)])
                 rows += compared_with(self.earlier, rows)
@@ -202,18 +204,20 @@ class Evaluating(Stage):
             what = f"judge:{judge}: in {self._left_out:,} of {count_of(self.count, 'record')} a candidate is in no verdict that could be read"
             self.notes.append(f"{what}; its ranks, and what is computed of them, leave {'this record' if self._left_out == 1 else 'these records'} out")
 
-    def _of_verdicts(self) -> Rows:
-        """Ratings, win rates, win rates at equal length and the judges' own figures, where they were asked for."""
-        if not self.ratings and not self.controlled:
-            return []
-        if self.oracle.judge is None:
-            flags = [flag for flag, given in (("--ratings", self.asked), ("--length-controlled", self.controlled)) if given]
-            if flags:
-                self.notes.append(f"no judge's verdicts in the stream, which {' and '.join(flags)} would look at: run `blendkit judge` before")
+    def _note_no_verdicts(self) -> None:
+        flags = [flag for flag, given in (("--ratings", self.asked), ("--length-controlled", self.controlled)) if given]
+        if flags and self.oracle.judge is None:
+            self.notes.append(f"no judge's verdicts in the stream, which {' and '.join(flags)} would look at: run `blendkit judge` before")
+
+    def _ratings(self) -> Rows:
+        """Ratings, win rates and the judges' own figures, for the tables or for the page alone."""
+        if not self.ratings or self.oracle.judge is None:
             return []
         notes = self.notes if self.asked else self._page_notes
-        found = [*ratings_of(self.examples, self.seed, notes), *self.judges.rows(), *self.trust.panel_rows(notes)] if self.ratings else []
-        return [*found, *(length_table(self.examples, self.controlled, self.seed) if self.controlled else [])]
+        return [*ratings_of(self.examples, self.seed, notes), *self.judges.rows(), *self.trust.panel_rows(notes)]
+
+    def _at_equal_length(self) -> Rows:
+        return length_table(self.examples, self.controlled, self.seed) if self.controlled and self.oracle.judge is not None else []
 
     def _agreements(self) -> Rows:
         if self.agreement is None:

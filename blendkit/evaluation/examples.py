@@ -144,7 +144,7 @@ class Oracle:
             raise RecordError(f"verdicts.{self.judge}", f"not there, found {listed(verdicts)}; `blendkit judge` writes verdicts")
         m = verdict_matrix(verdicts[self.judge], len(candidates))
         example.margin = (m - m.T) / 2
-        asked = {(verdict["a"], verdict["b"]) for verdict in verdicts[self.judge]}
+        asked = {(min(verdict["a"], verdict["b"]), max(verdict["a"], verdict["b"])) for verdict in verdicts[self.judge]}
         example.pairs, example.unread = len(asked), {pair for pair in asked if math.isnan(example.margin[pair])}
         # Who was compared with a generated candidate (not himself) by a verdict that could be read.
         read = ~np.isnan(m) & ~np.eye(len(m), dtype=bool)

@@ -8,6 +8,7 @@ from typing import Any
 import orjson
 
 from blendkit.evaluation.checks import all_figures
+from blendkit.evaluation.columns import NO_CELLS
 from blendkit.evaluation.layout import WORDS, Cell, Layout, laid_out
 from blendkit.evaluation.tables import Row, answer_of, by_table, judge_of, key_heading
 from blendkit.safe_csv import csv_text
@@ -118,7 +119,7 @@ def latex_text(text: str) -> str:
 
 
 def _csv(rows: list[dict[str, Any]], judge: Row | None) -> str:
-    columns = [column for column in dict.fromkeys(key for row in rows for key in row) if column != "intervals"]
+    columns = [column for column in dict.fromkeys(key for row in rows for key in row) if column not in NO_CELLS]
     bounds = [column for column in columns if any(column in row.get("intervals", {}) for row in rows)]
     headings = [key_heading(column, judge) for column in columns] if rows[0]["table"] == 2 else columns
     table: list[list[Any]] = [[*headings, *(f"{column}_{side}" for column in bounds for side in ("low", "high"))]]

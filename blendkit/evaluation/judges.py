@@ -8,16 +8,16 @@ from typing import Any
 
 from blendkit.aggregate import settled
 from blendkit.errors import DataError
+from blendkit.evaluation.examples import Verdicts
 from blendkit.evaluation.tables import JUDGE_RANK
 from blendkit.judges.agreement import PanelAgreement
-from blendkit.judges.base import LLM, OTHER, PANEL, STAND_IN, SWAPPED, Shown
-from blendkit.judges.position import PositionBias
+from blendkit.judges.base import LLM, OTHER, PANEL, STAND_IN
+from blendkit.judges.position import PositionBias, as_shown
 from blendkit.terminal_text import count_of, listed, shown
 
 MOST_JUDGES = 1000
 # Members of a panel that its line says more of.
 NAMED = 8
-Verdicts = dict[str, list[dict[str, Any]]]
 # Judges that are known by their names where no signature says what they are; MixInstruct's is ChatGPT.
 KNOWN = {"mixinstruct": LLM, "embedded": STAND_IN, "panel": PANEL}
 WORDS = {
@@ -44,7 +44,7 @@ class Seen:
         for row in rows:
             self.ties += row["verdict"].startswith("tie")
             self.unparsed += row["verdict"] == "unparsed"
-        self.bias.add(_as_shown(row) for row in rows if row.get("shown"))
+        self.bias.add(as_shown(row) for row in rows if row.get("shown"))
 
     @property
     def kind(self) -> str:
@@ -153,10 +153,3 @@ def kind_of_judge(name: str, signatures: Mapping[str, str]) -> str:
 def _percent(bias: PositionBias, key: str) -> float | None:
     share = bias.describe()[key]
     return None if share is None else round(100 * share, 2)
-
-
-def _as_shown(row: dict[str, Any]) -> tuple[Shown, str]:
-    """The order in which candidates were shown, and the verdict on them in that order."""
-    first, second = row["shown"]
-    verdict: str = row["verdict"]
-    return (first, second), verdict if first < second else SWAPPED.get(verdict, verdict)

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from blendkit.aggregate import ELO_SCALE, bradley_terry_strengths
 from blendkit.evaluation.elo import online_elo
 from blendkit.evaluation.examples import JudgedExample, rounded
-from blendkit.evaluation.spilled_columns import ColumnFile, Computed, SpilledColumns
+from blendkit.evaluation.spilled_columns import ColumnFile, Computed, SpilledColumns, counted
 from blendkit.evaluation.statistics import bootstrap
 
 Wins = NDArray[np.float64]
@@ -30,7 +30,6 @@ class Firsts:
 
     def __init__(self) -> None:
         self.judged = 0
-        self._share: dict[str, float] = {}
         # The share of the first place that each LLM has in each example, for the intervals.
         self._places: dict[str, int] = {}
         self._shares = SpilledColumns(ColumnFile())
@@ -45,12 +44,8 @@ class Firsts:
         shares = array("d", [0.0]) * len(self._places)
         for index, rank in example.oracle.generated.items():
             model = example.methods[index]
-            at_rank = self._at_rank.get(model)
-            if at_rank is None:
-                at_rank, self._share[model] = self._at_rank.setdefault(model, {}), 0.0
+            at_rank = self._at_rank.setdefault(model, {})
             at_rank[rank] = at_rank.get(rank, 0) + 1
-            if rank == 1:
-                self._share[model] += 1 / best
             place = self._places.setdefault(model, len(self._places))
             if place == len(shares):
                 shares.append(0.0)
@@ -59,14 +54,18 @@ class Firsts:
 
     def rows(self, seed: int) -> list[dict[str, Any]]:
         """Both tables, the most frequent winner first; shares of the first place with bootstrap 95 % intervals."""
-        order = sorted(self._share, key=lambda model: -self._share[model])
-        most = max((rank for ranks in self._at_rank.values() for rank in ranks), default=0)
         # An LLM that comes late had no share before.
-        columns = [Computed(lambda shares: 100 * np.nan_to_num(shares), self._shares.column(self._places[model], self.judged)) for model in order]
+        columns = {
+            model: Computed(lambda shares: 100 * np.nan_to_num(shares), self._shares.column(place, self.judged)) for model, place in self._places.items()
+        }
+        # Sums of the same shares in another order are equal.
+        shares_of = {model: rounded(counted(column)[1]) for model, column in columns.items()}
+        order = sorted(columns, key=lambda model: -(shares_of[model] or 0.0))
+        most = max((rank for ranks in self._at_rank.values() for rank in ranks), default=0)
         rows: list[dict[str, Any]] = []
-        for model, bounds in zip(order, bootstrap(columns, seed).tolist(), strict=True):
+        for model, bounds in zip(order, bootstrap([columns[model] for model in order], seed).tolist(), strict=True):
             low, high = map(rounded, bounds)
-            rows.append({"table": "firsts", "method": model, "share": rounded(100 * self._share[model] / self.judged), "low": low, "high": high})
+            rows.append({"table": "firsts", "method": model, "share": shares_of[model], "low": low, "high": high})
         for model in order:
             found = self._at_rank[model]
             seen = sum(found.values())

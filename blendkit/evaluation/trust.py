@@ -9,14 +9,15 @@ from blendkit.evaluation.audit.files import Forms, check_folder, read_prices, wr
 from blendkit.evaluation.audit.frontier import Frontier
 from blendkit.evaluation.audit.label_next import LabelNext
 from blendkit.evaluation.audit.labels import JUDGE
-from blendkit.evaluation.audit.panel import LEAST_JUDGES, Panel
+from blendkit.evaluation.audit.panel import Panel
 from blendkit.evaluation.audit.style import CONTROLS
 from blendkit.evaluation.audit.style_ratings import StyledRatings
-from blendkit.evaluation.examples import Oracle
-from blendkit.evaluation.judges import Verdicts, kind_of_judge
+from blendkit.evaluation.examples import Oracle, Verdicts
+from blendkit.evaluation.judges import kind_of_judge
 from blendkit.evaluation.tables import Rows
 from blendkit.families import families_of_file
 from blendkit.judges.base import PANEL
+from blendkit.judges.dawid_skene import LEAST_JUDGES
 from blendkit.records import Record
 from blendkit.terminal_text import count_of, shown
 

@@ -7,13 +7,13 @@ from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from typing import Any
 
+from blendkit.aggregate import SWAPPED
 from blendkit.pipeline.stage import Stage
 from blendkit.pipeline.work import Rounds
 from blendkit.records import Record
 from blendkit.seeding import seeded
 
 Shown = tuple[int, int]
-SWAPPED = {"A": "B", "B": "A"}
 # What stands behind verdicts, as their signature says it: an LLM (GPT-Rank), the offline stand-in, several judges, or something else.
 LLM, STAND_IN, PANEL, OTHER = "llm", "stand-in", "panel", "other"
 ORDERS = ("both", "random")

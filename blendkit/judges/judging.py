@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+from collections.abc import Iterator
 from functools import cached_property
 from typing import Any
 
@@ -12,6 +13,7 @@ from blendkit.judges.agreement import PanelAgreement
 from blendkit.judges.base import ORDERS, PANEL, Juror, Opinion, Shown, as_row, orders_shown
 from blendkit.judges.own import OthersOnly
 from blendkit.judges.position import PositionBias
+from blendkit.judges.stream_panel import StreamPanel
 from blendkit.judges.unparsed import Unparsed
 from blendkit.judges.weighing import PanelWeights
 from blendkit.pipeline.stage import Stage
@@ -20,6 +22,7 @@ from blendkit.rankers.schedules import make_schedule
 from blendkit.records import Record, candidates_of
 from blendkit.seeding import seeded
 from blendkit.signature import Signature
+from blendkit.streams.lines import Line
 from blendkit.terminal_text import shown
 
 
@@ -36,12 +39,14 @@ class Judging(Stage):
     def __init__(
         self, jurors: list[Juror], *, panel: str = "panel", orders: str = "both", schedule: str = "full", seed: int = 0, max_unparsed: float = 0.2,
         passes_records: bool = True, others: OthersOnly | None = None, weights: PanelWeights | None = None,
+        whole: StreamPanel | None = None,
     ) -> None:  # fmt: skip
         """No two of the judges, and of them and the `panel`, have one name. A pair that the schedule asks for is shown in `both` orders or one at `random`.
 
         More than `max_unparsed` (0 to 1) of a judge's verdicts that cannot be read are the run's fault. `passes_records` is
-        False where requests are only written down. `others` says which answers are a judge's own, which it is not shown, and `weights`
-        what each judge of the panel counts, in place of the majority.
+        False where requests are only written down. `others` says which answers are a judge's own, which it is not shown, `weights`
+        what each judge of the panel counts, in place of the majority; with `whole`, the panel is settled when the stream ends, and until
+        then a schedule goes on by the majority.
 
         Raises:
             UsageError: `orders`, `schedule` or `max_unparsed` is none.
@@ -54,7 +59,7 @@ class Judging(Stage):
         self.batch_tokens = min(juror.batch_tokens for juror in jurors)
         self.unparsed = Unparsed(max_unparsed)
         self.passes_records = passes_records
-        self.others, self.weights = others, weights
+        self.others, self.weights, self.whole = others, weights, whole
         self.bias = {juror.name: PositionBias() for juror in jurors if not juror.indifferent}
         self.agreement = PanelAgreement()
 
@@ -116,9 +121,16 @@ class Judging(Stage):
         if len(self.jurors) > 1:
             each = {name: settled(found) for name, found in rows.items()}
             self.agreement.add(each.values())
-            rows = {**rows, self.panel: [vote.row(pair) for pair, vote in self._together(each).items()]}
+            if self.whole is None:
+                rows = {**rows, self.panel: [vote.row(pair) for pair, vote in self._together(each).items()]}
         record["verdicts"] = {**record.get("verdicts", {}), **rows}
         record["signatures"] = {**record.get("signatures", {}), **self._signed}
+
+    def passing(self, windows: Iterator[list[Line]]) -> Iterator[list[Line]]:
+        """Held back until all are there, where the panel is settled over the whole stream."""
+        if self.whole is None or not self.passes_records:
+            return windows
+        return self.whole.passing(windows, [juror.name for juror in self.jurors], self.panel, self._signed_panel)
 
     @property
     def facts(self) -> dict[str, Any]:
@@ -128,10 +140,14 @@ class Judging(Stage):
     @cached_property
     def _signed(self) -> dict[str, str]:
         """`judge:NAME` → what decided its verdicts, and what it is, as its last word; a panel's names its judges."""
-        words = {juror.name: (juror.signature, juror.kind) for juror in self.jurors}
-        if len(self.jurors) > 1:
-            words[self.panel] = "|".join([PANEL, *(f"of:{name}" for name in words), *([f"weights:{self.weights.digest}"] if self.weights else [])]), PANEL
-        return {f"judge:{name}": str(Signature(signature, **self.facts, kind=kind)) for name, (signature, kind) in words.items()}
+        signed = {f"judge:{juror.name}": str(Signature(juror.signature, **self.facts, kind=juror.kind)) for juror in self.jurors}
+        if len(self.jurors) > 1 and self.whole is None:
+            signed[f"judge:{self.panel}"] = self._signed_panel(f"weights:{self.weights.digest}" if self.weights else "")
+        return signed
+
+    def _signed_panel(self, how: str) -> str:
+        """`how` says what its judges count by; nothing for the majority."""
+        return str(Signature("|".join(filter(None, [PANEL, *(f"of:{juror.name}" for juror in self.jurors), how])), **self.facts, kind=PANEL))
 
     @property
     def signatures(self) -> list[str]:
@@ -147,6 +163,7 @@ class Judging(Stage):
         bias = {name: found.describe() for name, found in self.bias.items()}
         described: dict[str, Any] = {"signatures": self.signatures, "models": {j.name: j.describe() for j in self.jurors}, "position_bias": bias}
         described |= {"panel_weights": self.weights.weights} if self.weights else {}
+        described |= self.whole.describe() if self.whole else {}
         described |= self.others.describe() if self.others else {}
         return described | ({"agreement": self.agreement.describe()} if len(self.jurors) > 1 else {})
 
@@ -157,4 +174,4 @@ class Judging(Stage):
         for juror in self.jurors:
             lines = [*juror.warnings(), *(self.bias[juror.name].message() if juror.name in self.bias else [])]
             found += [f"{shown(juror.name)}: {line}" if several else line for line in lines]
-        return [*found, *(self.others.warnings() if self.others else []), *self.agreement.message()]
+        return [*found, *(self.others.warnings() if self.others else []), *self.agreement.message(), *(self.whole.warnings() if self.whole else [])]

@@ -11,6 +11,7 @@ from blendkit.judges.base import Juror
 from blendkit.judges.judging import Judging
 from blendkit.judges.lists import MOST, drawn, rows_of
 from blendkit.judges.llm import LLMJudge
+from blendkit.judges.position import as_shown
 from blendkit.pipeline.work import Rounds, together
 from blendkit.records import Record, candidates_of
 
@@ -53,15 +54,9 @@ class ListJudging(Judging):
         rows: dict[str, list[dict[str, Any]]] = {}
         for (juror, lists), opinions in zip(asking, found, strict=True):
             rows[juror.name] = [row for shown, opinion in zip(lists, opinions, strict=True) for row in rows_of(opinion, shown)]
-            self.bias[juror.name].add(((row["shown"][0], row["shown"][1]), _as_shown(row)) for row in rows[juror.name])
+            self.bias[juror.name].add(map(as_shown, rows[juror.name]))
             self.unparsed.add(juror.name, opinions)
         if self.others:
             left = [set(self.others.left_to(juror.name, record, pairs)) for juror in self.readers]
             self.others.count(len(set(pairs).difference(*left)))
         self._add(record, rows)
-
-
-def _as_shown(row: dict[str, Any]) -> str:
-    """The verdict of a row on the answers as they were shown."""
-    turned = row["shown"][0] != row["a"]
-    return {"A": "B", "B": "A"}.get(row["verdict"], row["verdict"]) if turned else str(row["verdict"])

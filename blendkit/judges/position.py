@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from threading import Lock
 from typing import Any
 
+from blendkit.aggregate import SWAPPED
 from blendkit.judges.base import Shown
 from blendkit.terminal_text import count_of
 
@@ -131,6 +132,13 @@ class PositionBias:
         )
         line = "; ".join(filter(None, (first, self.orders())))
         return [f"{line}: not above chance, so its verdicts may tell places or guesses, not answers" if self.at_chance else line]
+
+
+def as_shown(row: dict[str, Any]) -> tuple[Shown, str]:
+    """The order in which candidates were shown, and the verdict on them in that order, of a row that has `shown`."""
+    first, second = row["shown"]
+    verdict: str = row["verdict"]
+    return (first, second), verdict if first == row["a"] else SWAPPED.get(verdict, verdict)
 
 
 def _rounded(share: float | None) -> float | None:

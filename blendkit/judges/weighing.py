@@ -10,9 +10,9 @@ import msgspec
 import orjson
 
 from blendkit.aggregate import Settled
-from blendkit.errors import DataError, RecordError
+from blendkit.errors import DataError
 from blendkit.terminal_text import listed, shown
-from blendkit.untrusted import json_value, read_file, typed, utf8
+from blendkit.untrusted import json_lines, typed
 
 TABLE = "panel"
 # Beyond these a judge alone would decide everything, to the last digit of a float.
@@ -61,20 +61,8 @@ def weights_of_file(path: str, judges: Iterable[str], flag: str = "--panel-weigh
         DataError: a line is no row, or a judge has no weight there.
     """
     place = f"{flag} {path}"
-    found: dict[str, float] = {}
-    try:
-        content = utf8(read_file(path, place))
-    except RecordError as error:
-        raise DataError(f"{place}: {error}") from error
-    for number, line in enumerate(content.splitlines(), 1):
-        if not line.strip():
-            continue
-        try:
-            row = json_value(line)
-            if isinstance(row, dict) and row.get("table") == TABLE and (read := typed(row, _WeightRow)).weight is not None:
-                found[read.method] = read.weight
-        except RecordError as error:
-            raise DataError(f"{place}:{number}: {error}") from error
+    rows = json_lines(path, place, lambda row: typed(row, _WeightRow) if isinstance(row, dict) and row.get("table") == TABLE else None)
+    found = {row.method: row.weight for row in rows if row is not None and row.weight is not None}
     for judge in judges:
         if judge not in found:
             has = f"found {listed(found)}" if found else "it has none"

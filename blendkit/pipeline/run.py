@@ -54,6 +54,8 @@ class RunOptions:
     quiet: bool = False
     debug: bool = False
     engine: EngineOptions = field(default_factory=EngineOptions)
+    # The flag by which the command passes no record on before it has seen all, if any.
+    whole_stream: str | None = None
     # Files of a command's own flags.
     files: list[Role] = field(default_factory=list)
 
@@ -62,6 +64,12 @@ class RunOptions:
         self.engine.check()
         if self.resume and (not self.output or self.output == "-"):
             raise UsageError("--resume needs -o FILE: it adds the records that this file does not have yet")
+        if self.whole_stream and self.resume:
+            raise UsageError(
+                f"{self.whole_stream} settles the whole stream at once, so --resume has no part to go on from; a second run takes answers from --cache"
+            )
+        if self.whole_stream and self.engine.beside:
+            raise UsageError(f"{self.whole_stream} looks at the whole stream in one process: it goes neither with --workers nor with --engine ray")
         if self.resume not in (None, PLAIN, FORCE):
             raise UsageError(f"--resume={self.resume}: expected --resume alone, or --resume=force")
         check_on_error(self.on_error, self.rejects)
@@ -125,7 +133,7 @@ def run_stage(make: Callable[[], Stage], options: RunOptions) -> Stage:
     progress.update(plan.counts)  # what is in hand shows before the first batch is done
     with rejects, progress, Manifest(options.manifest, known, plan.counts, stage.describe):
         try:
-            for done in process(stage, lines, plan):
+            for done in stage.passing(process(stage, lines, plan)):
                 if stage.passes_records:
                     output.write(done)
             if ending := stage.ending():

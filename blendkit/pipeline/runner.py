@@ -252,7 +252,7 @@ def apply(stage: Stage, records: Iterable[Record], *, window: int | None = None,
     lines = (_line(place, record) for place, record in enumerate(records))
     plan = Plan(window or stage.window, batch_tokens or stage.batch_tokens)
     try:
-        for done in process(stage, lines, plan):
+        for done in stage.passing(process(stage, lines, plan)):
             for line in done:
                 yield line.record
     finally:

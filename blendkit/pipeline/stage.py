@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any, ClassVar, Protocol
 
 import orjson
@@ -53,6 +53,10 @@ class Stage:
         One round unless a stage says otherwise: its plan, then `finish`.
         """
         self.finish(record, (yield self.plan(record)))
+
+    def passing(self, windows: Iterator[list[Line]]) -> Iterator[list[Line]]:
+        """Windows of finished records on their way out: as they come, unless a stage must have seen the whole stream before the first one passes."""
+        return windows
 
     def skipped(self, place: str, problem: str) -> None:
         """Hears of a bad record that the run passes over: where it stood, and what is wrong with it."""

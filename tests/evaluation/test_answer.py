@@ -99,3 +99,16 @@ def test_the_test_of_a_long_stream_is_the_limit_of_the_short_ones():
     assert paired_p([differences[:, 0]], 0)[0] == pytest.approx(randomization(differences, 0)[0], abs=0.005)
     assert paired_p([np.zeros(MOST_PERMUTED + 1)], 0)[0] == 1
     assert np.isnan(paired_p([np.full(MOST_PERMUTED + 1, np.nan)], 0)[0])
+
+
+def test_what_beats_the_best_one_wherever_they_meet_speaks_against_it():
+    """The means are of different records: c has the lower one, and is better than a in every record of both."""
+    kinds = ({"a": 2.0, "b": 1.0}, {"a": 0.0, "c": 1.0}, {"b": 0.0}, {"c": -1.0})
+    records = [
+        {"id": f"{kind}.{number}", "candidates": [{"model": name, "text": name, "scores": {"q": value}} for name, value in scores.items()]}
+        for kind, scores in enumerate(kinds)
+        for number in range(30)
+    ]
+    row = the_answer(records)
+    assert (row["method"], row["over"], row["mean"], row["over_mean"]) == ("a", "b", 2.0, 1.0)
+    assert row["p"] == 1.0 and not row["told_apart"] and row["line"].startswith("cannot be told apart: a and b")

@@ -10,8 +10,10 @@ from made_up import made_up
 
 import blendkit as library
 from blendkit.errors import CheckFailed, DataError, UsageError
-from blendkit.evaluation.checks import all_figures, find
+from blendkit.evaluation.checks import all_figures, find, outcomes
+from blendkit.evaluation.checks import parsed as check_of
 from blendkit.evaluation.comparing import worse
+from blendkit.evaluation.formats import rendered
 from blendkit.evaluation.layout import laid_out
 
 
@@ -78,6 +80,24 @@ def test_every_figure_that_is_listed_can_be_asserted(called, rows):
     assert code == 2 and "give one of them" in err
 
 
+def test_the_words_of_an_earlier_figure_name_the_earlier_judge():
+    def run(judge: str, at_chance: bool) -> list[dict]:
+        worth = {"table": "judge", "method": judge, "column": "judge_rank", "is_oracle": True, "at_chance": at_chance}
+        return [worth, {"table": 2, "kind": "model", "method": "a", "judge_rank": 1.5}]
+
+    both = run("new", False), run("old", True)
+    assert find("llms.a.judge_rank", *both).words == "Judge rank (new) of a"
+    assert find("earlier.llms.a.judge_rank", *both).words == "earlier Judge rank (old) (at chance) of a"
+
+
+def test_every_cell_of_csv_is_a_word_or_a_figure(rows):
+    assert any("missing" in row for row in rows)
+    table = next(part for part in rendered(rows, "csv", [], True).split("\n\n") if "2,mix,fused," in part)
+    names = table.splitlines()[0].split(",")
+    assert "bleu_low" in names and not {"intervals", "missing"} & set(names)
+    assert "{" not in table
+
+
 def test_expect_counts_the_records(called):
     assert called("evaluate", "-q", "--expect", 5, stdin=lines(made_up(5)))[0] == 0
     code, out, err = called("evaluate", "-q", "--expect", 6, stdin=lines(made_up(5)))
@@ -110,10 +130,9 @@ def test_expect_counts_the_records(called):
     ],
 )
 def test_checks_against_an_earlier_run_and_noise(rows, earlier, check, gain, holds):
-    from blendkit.evaluation.checks import outcomes
     from blendkit.evaluation.comparing import read_rows
 
-    (found,), errors = outcomes([check], rows, read_rows(str(earlier(gain))))
+    (found,), errors = outcomes([check_of(check)], rows, read_rows(str(earlier(gain))))
     assert (found["holds"], errors) == (holds, [])
 
 

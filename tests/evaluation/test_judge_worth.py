@@ -42,6 +42,12 @@ def honest(first: int, second: int, number: int) -> str:
     return "A" if first < second else "B"
 
 
+def turned(row: dict) -> dict:
+    """The same verdict on the pair the other way round."""
+    chance = {"probability": 1 - row["probability"]} if "probability" in row else {}
+    return {**row, "a": row["b"], "b": row["a"], "verdict": {"A": "B", "B": "A"}.get(row["verdict"], row["verdict"]), **chance}
+
+
 def worth(records: list[dict], **settings) -> dict:
     return next(row for row in library.evaluate(records, **settings) if row["table"] == "judge")
 
@@ -319,3 +325,17 @@ def test_help_and_docs_say_the_rule_that_the_code_follows(called):
     assert ranks(both[0] | {"probability": 0.6}, both[1] | {"probability": 0.1}) == {"m": 2.0, "n": 1.0}
     assert ranks(both[0] | {"probability": 0.9}, both[1]) == {"m": 1.0, "n": 1.0}
     assert ranks(both[0], both[1] | {"verdict": "unparsed"}) == {"m": 1.0, "n": 2.0}
+
+
+@pytest.mark.parametrize("which", [lambda row: True, lambda row: row["shown"][0] > row["shown"][1]], ids=["all", "one of both orders"])
+def test_a_pair_may_stand_in_a_record_either_way_round(which):
+    said = stream(lambda a, b, number: ("A", "B", "tie-good", "unparsed")[(3 * a + 5 * b + number) % 4])
+    for record in said:
+        # A pair that cannot be read, and a judge with probabilities beside the other.
+        record["verdicts"]["j"][2:4] = [{**row, "verdict": "unparsed"} for row in record["verdicts"]["j"][2:4]]
+        record["verdicts"]["k"] = [{**row, "verdict": "A", "probability": 0.75} for row in record["verdicts"]["j"]]
+    other = [
+        {**record, "verdicts": {name: [turned(row) if which(row) else row for row in rows] for name, rows in record["verdicts"].items()}} for record in said
+    ]
+    settings = {"ratings": True, "versus": ["a"], "audit": "judge:k", "control": "length", "correct_with": "judge:k"}
+    assert library.evaluate(other, **settings) == library.evaluate(said, **settings)

@@ -6,14 +6,14 @@ from xml.etree import ElementTree
 
 import pytest
 
-from blendkit.evaluation.checks import outcomes
+from blendkit.evaluation.checks import outcomes, parsed
 from blendkit.evaluation.junit import junit
 
 ROWS = [{"table": 2, "kind": "model", "method": name, "q": value} for name, value in (("a", 1.0), ("b&\"'", 2.0))]
 
 
 def read(checks, rows, *arguments) -> ElementTree.Element:
-    (suite,) = ElementTree.fromstring(junit(outcomes(checks, rows)[0], *arguments))
+    (suite,) = ElementTree.fromstring(junit(outcomes(map(parsed, checks), rows)[0], *arguments))
     return suite
 
 

@@ -13,7 +13,8 @@ import pytest
 from conftest import lines, parsed
 
 from blendkit.errors import CheckFailed, DataError, UsageError
-from blendkit.evaluation.checks import check_all, figure
+from blendkit.evaluation.checks import find, outcomes, raise_failed
+from blendkit.evaluation.checks import parsed as check_of
 from blendkit.evaluation.comparing import compared_with, read_rows
 from blendkit.evaluation.statistics import bootstrap, holm, randomization
 
@@ -133,13 +134,13 @@ def test_an_assert_that_holds_and_one_that_does_not(blendkit, tmp_path):
 
 def test_best_and_worst_know_which_way_is_better():
     rows = [{"table": 2, "kind": "model", "method": name, "q": value, "gpt_rank": 3 - value, "perplexity": value} for name, value in (("a", 1), ("b", 2))]
-    assert figure("llms.best.q", rows) == figure("llms.worst.gpt_rank", rows) == 2
-    assert figure("llms.best.gpt_rank", rows) == figure("llms.best.perplexity", rows) == 1
-    assert figure("llms.mean.q", rows) == 1.5
+    assert find("llms.best.q", rows).value == find("llms.worst.gpt_rank", rows).value == 2
+    assert find("llms.best.gpt_rank", rows).value == find("llms.best.perplexity", rows).value == 1
+    assert find("llms.mean.q", rows).value == 1.5
     with pytest.raises(CheckFailed, match=r"1 of 1 check does not hold: 2 < 1 \(2 against 1\)"):
-        check_all(["2 < 1"], rows)
+        raise_failed(*outcomes([check_of("2 < 1")], rows))
     with pytest.raises(UsageError):
-        check_all(["llms.a < 1"], rows)
+        raise_failed(*outcomes([check_of("llms.a < 1")], rows))
 
 
 def test_compare_tells_a_change_from_noise(blendkit, tmp_path):

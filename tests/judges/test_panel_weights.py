@@ -58,6 +58,15 @@ def test_the_table_of_a_fitted_panel_is_such_a_file(serve, file):
     assert found["panel"][0]["verdict"] == "B" and "|weights:" in stage._signed["judge:panel"]
 
 
+def test_a_line_of_the_file_ends_where_files_end_lines(file, tmp_path):
+    """JSON's strings may hold what ends lines in other texts."""
+    path = file([{"table": "fused", "method": "a\u2028b\u0085c\x0bd"}, *rows(1, 2, 3)])
+    assert weights_of_file(path, ["b"]).weights == {"b": 2.0}
+    (tmp_path / "w.jsonl").write_bytes(b'{"table": "fused"}\n\n{"method": "\xff"}\n')
+    with pytest.raises(DataError, match=r"w.jsonl:3: not JSON|w.jsonl:3: not UTF-8"):
+        weights_of_file(path, ["b"])
+
+
 @pytest.mark.parametrize(
     ("content", "said"),
     [

@@ -14,23 +14,22 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from blendkit.aggregate import Settled, settled
+from blendkit.aggregate import Settled, in_order, settled
 from blendkit.errors import DataError
 from blendkit.evaluation.audit.calibration import calibration
-from blendkit.evaluation.audit.labels import JUDGE, SIGNS, Pair, in_order, labels_of
+from blendkit.evaluation.audit.labels import JUDGE, SIGNS, Pair, labels_of
 from blendkit.evaluation.audit.logistic import logistic
 from blendkit.evaluation.audit.resampling import by_record, intervals_of
 from blendkit.evaluation.audit.style import STYLE, style_of
 from blendkit.evaluation.examples import rounded
-from blendkit.evaluation.judges import MOST_JUDGES, Seen
+from blendkit.evaluation.judges import MOST_JUDGES
 from blendkit.evaluation.pairwise import LENGTH
-from blendkit.evaluation.tables import AUDITED, NOBODY
+from blendkit.evaluation.tables import AUDITED, NOBODY, Rows
 from blendkit.families import Families
-from blendkit.judges.base import OTHER
+from blendkit.judges.position import PositionBias, as_shown
 from blendkit.records import Record
 
 Values = NDArray[np.float64]
-Rows = list[dict[str, Any]]
 FIRST, COIN = "first candidate", "coin"
 # What may sway a judge, as the regression has it, behind the label itself.
 EFFECTS = ("label", "first place", *STYLE, "own family")
@@ -49,7 +48,7 @@ class _Audited:
     verdict_signs: array[int] = field(default_factory=lambda: array("b"))
     # [verdicts × len(EFFECTS)], a's less b's.
     features: array[float] = field(default_factory=lambda: array("f"))
-    seen: Seen = field(default_factory=Seen)
+    bias: PositionBias = field(default_factory=PositionBias)
 
     def add(self, record: int, label: int, sign: int, probability: float | None = None) -> None:
         self.records.append(record)
@@ -113,7 +112,7 @@ class JudgeAudit:
             judge = self._judges[name] = _Audited()
             if len(self._judges) > MOST_JUDGES:
                 raise DataError(f"more than {MOST_JUDGES:,} judges, with {name!r}: do records bring names of their own?")
-        judge.seen.add(rows, OTHER)
+        judge.bias.add(as_shown(row) for row in rows if row.get("shown"))
         tied = {(row["a"], row["b"]) for row in rows if row["verdict"].startswith("tie")}
         for pair, verdict in found.items():
             if verdict.verdict != "unparsed":
@@ -148,7 +147,8 @@ class JudgeAudit:
                 continue
             row, counts = self._agreement(name, judge)
             self._add_ties(row, judge)
-            self._add_places(row, judge)
+            features = np.array(judge.features, np.float64).reshape(-1, len(EFFECTS))
+            self._add_places(row, judge, features)
             records, labels, probabilities = (np.array(column) for column in (judge.records, judge.labels, judge.probabilities))
             there = ~np.isnan(probabilities)
             row["brier"] = row["ece"] = None
@@ -159,7 +159,7 @@ class JudgeAudit:
                 reliability += [{"table": "reliability", "method": name, **found} for found in bins]
             audit.append(row)
             confusion += _confusion(name, counts)
-            effects += self._effects(name, judge)
+            effects += self._effects(name, judge, features)
         audit.sort(key=lambda row: -row["accuracy"])
         if self.labelled:
             audit += [self._agreement(name, nobody, NOBODY)[0] for name, nobody in self._nobody.items()] + [self._coin()]
@@ -195,8 +195,8 @@ class JudgeAudit:
         row["ties"] = rounded(float(_ties(sums.sum(axis=0))["ties"]))
         row["intervals"] |= _rounded(intervals_of(sums, _ties, self.seed))
 
-    def _add_places(self, row: dict[str, Any], judge: _Audited) -> None:
-        features, signs = self._features(judge), np.array(judge.verdict_signs, np.int64)
+    def _add_places(self, row: dict[str, Any], judge: _Audited, features: Values) -> None:
+        signs = np.array(judge.verdict_signs, np.int64)
         places = np.sign(features[:, 1]).astype(np.int64)
         there = places != 0
         row["first_place"] = row["consistency"] = None
@@ -208,18 +208,14 @@ class JudgeAudit:
             sums = by_record(np.array(judge.verdict_records)[there], cells)
             row["first_place"] = rounded(float(_first_place(sums.sum(axis=0))["first_place"]))
             row["intervals"] |= _rounded(intervals_of(sums, _first_place, self.seed))
-        bias = judge.seen.bias
-        if bias.agreement is not None and (bounds := bias.interval()) is not None:
-            row["consistency"] = rounded(100 * bias.agreement)
+        if judge.bias.agreement is not None and (bounds := judge.bias.interval()) is not None:
+            row["consistency"] = rounded(100 * judge.bias.agreement)
             row["intervals"]["consistency"] = [rounded(100 * bound) for bound in bounds]
 
     @staticmethod
-    def _features(judge: _Audited) -> Values:
-        return np.array(judge.features, np.float64).reshape(-1, len(EFFECTS))
-
-    def _effects(self, name: str, judge: _Audited) -> Rows:
+    def _effects(name: str, judge: _Audited, features: Values) -> Rows:
         signs = np.array(judge.verdict_signs, np.float64)
-        fit = logistic(self._features(judge), (signs + 1) / 2, np.array(judge.verdict_records))
+        fit = logistic(features, (signs + 1) / 2, np.array(judge.verdict_records))
         rows: Rows = []
         for place, effect in enumerate(EFFECTS):
             row: dict[str, Any] = {"table": "effects", "method": name, "effect": effect, "verdicts": len(signs), "odds_ratio": None, "intervals": {}}

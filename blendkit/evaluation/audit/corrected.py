@@ -20,9 +20,10 @@ from numpy.typing import NDArray
 
 from blendkit.aggregate import settled
 from blendkit.errors import DataError
-from blendkit.evaluation.audit.labels import in_order, labels_of
+from blendkit.evaluation.audit.labels import labels_of
 from blendkit.evaluation.examples import rounded
 from blendkit.evaluation.ratings import MOST_MODELS
+from blendkit.evaluation.tables import Rows
 from blendkit.judges.position import Z
 from blendkit.names import method_names
 from blendkit.records import Record
@@ -30,7 +31,6 @@ from blendkit.terminal_text import shown
 
 Values = NDArray[np.float64]
 Places = NDArray[np.int64]
-Rows = list[dict[str, Any]]
 # Of fewer labelled records, or of labels that are all alike, there is no interval: a normal one would be far too narrow.
 ENOUGH = 20
 # The correction gains something where it is worth this many times the labels.
@@ -131,7 +131,7 @@ class CorrectedWinRates:
         number, self._count = self._count, self._count + 1
         labels = labels_of(record, self.labels, verdicts)
         methods = method_names(record.get("candidates", []))
-        for (a, b), verdict in settled(map(in_order, verdicts.get(self.judge, ()))).items():
+        for (a, b), verdict in settled(verdicts.get(self.judge, ())).items():
             if verdict.verdict == "unparsed" or methods[a] == methods[b]:
                 continue
             for place, model in ((self._first, methods[a]), (self._second, methods[b])):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import io
 from pathlib import Path
-from typing import Annotated, Any, TypeVar
+from typing import Annotated, Any
 
 import msgspec
 
@@ -14,9 +14,8 @@ from blendkit.evaluation.audit.labels import PairLabel
 from blendkit.records import Record
 from blendkit.streams.lines import Writer
 from blendkit.terminal_text import count_of
-from blendkit.untrusted import json_value, read_file, toml_value, typed, utf8
+from blendkit.untrusted import json_lines, read_file, table_of_file, typed
 
-T = TypeVar("T")
 Label = dict[str, Any]
 
 
@@ -35,23 +34,13 @@ def read_prices(path: str) -> dict[str, tuple[float, float]]:
         DataError: it holds something else, or one price without the other.
     """
     found = {}
-    for model, priced in _table(path, "--prices", _Priced).items():
+    for model, priced in table_of_file(path, f"--prices {path}", str, _Priced).items():
         if (priced.price_in is None) != (priced.price_out is None):
             lacking = "price_in" if priced.price_in is None else "price_out"
             raise DataError(f"--prices {path}: {model}.{lacking}: expected a number beside the other price")
         if priced.price_in is not None and priced.price_out is not None:
             found[model] = priced.price_in, priced.price_out
     return found
-
-
-def _table(path: str, flag: str, kind: type[T]) -> dict[str, T]:
-    """A TOML file, or a JSON object where the name ends so."""
-    data = read_file(path, f"{flag} {path}")
-    try:
-        table = typed(json_value(data) if path.lower().endswith(".json") else toml_value(utf8(data)), dict[str, Any])
-        return {name: typed(value, kind, name) for name, value in table.items()}
-    except RecordError as error:
-        raise DataError(f"{flag} {path}: {error}") from error
 
 
 class Forms:
@@ -65,8 +54,8 @@ class Forms:
             DataError: it holds something else; with the line.
         """
         self.path, self.field = path, field
-        data, name = read_file(path, f"--forms {path}"), f"--forms {path}"
-        self._labels = labels_from_csv(name, io.BytesIO(data)) if _is_csv(path) else _of_lines(data, name, field)
+        name = f"--forms {path}"
+        self._labels = labels_from_csv(name, io.BytesIO(read_file(path, name))) if _is_csv(path) else _of_lines(path, name, field)
         self._met: set[str] = set()
 
     def joined(self, record: Record) -> Record:
@@ -99,17 +88,15 @@ class Forms:
         return f"--forms {self.path}: {missing:,} of {count_of(len(self._labels), 'labelled record')} are not in the stream" if missing else None
 
 
-def _of_lines(data: bytes, name: str, field: str) -> dict[str, list[Label]]:
+def _of_lines(path: str, name: str, field: str) -> dict[str, list[Label]]:
+    def read(value: Any) -> tuple[str, list[Label]]:
+        form = typed(value, dict[str, Any])
+        identity, labels = typed(form.get("id"), str, "id"), typed(form.get(field), list[PairLabel], field)
+        return identity, [dict(label) for label in labels if label["verdict"] is not None]
+
     found: dict[str, list[Label]] = {}
-    for number, line in enumerate(data.splitlines(), 1):
-        if not line.strip():
-            continue
-        try:
-            record = typed(json_value(line), dict[str, Any])
-            identity, labels = typed(record.get("id"), str, "id"), typed(record.get(field), list[PairLabel], field)
-        except RecordError as error:
-            raise DataError(f"{name}:{number}: {error}") from error
-        if filled := [dict(label) for label in labels if label["verdict"] is not None]:
+    for identity, filled in json_lines(path, name, read):
+        if filled:
             found.setdefault(identity, []).extend(filled)
     return found
 

@@ -14,6 +14,7 @@ from blendkit.aggregate import verdict_matrix
 from blendkit.errors import DataError, RecordError, UsageError
 from blendkit.evaluation.examples import rounded
 from blendkit.evaluation.statistics import bootstrap
+from blendkit.evaluation.tables import Rows
 from blendkit.names import method_names
 from blendkit.records import Record, generated_only
 from blendkit.scorers import better_when_lower
@@ -22,7 +23,6 @@ from blendkit.untrusted import typed
 
 Values = NDArray[np.float64]
 Places = NDArray[np.int64]
-Rows = list[dict[str, Any]]
 # All subsets of so many models are looked at; of more, those that grow by one model at a time.
 ALL_OF = 12
 MOST_MODELS = 64

@@ -9,7 +9,7 @@ from typing import IO, Any
 
 from blendkit.aggregate import settled
 from blendkit.errors import DataError, RecordError, UsageError
-from blendkit.evaluation.audit.labels import JUDGE, SIGNS, PairLabel, in_order, labels_of
+from blendkit.evaluation.audit.labels import JUDGE, SIGNS, PairLabel, labels_of
 from blendkit.records import Record, source_text
 from blendkit.safe_csv import csv_text
 from blendkit.seeding import seeded
@@ -60,7 +60,7 @@ class LabelNext:
             )
         opinions: dict[tuple[int, int], list[float]] = {}
         for rows in verdicts.values():
-            for pair, verdict in settled(map(in_order, rows)).items():
+            for pair, verdict in settled(rows).items():
                 if verdict.verdict != "unparsed" and pair not in labels:
                     opinions.setdefault(pair, []).append((verdict.margin + 1) / 2)
         for (a, b), shares in opinions.items():

@@ -9,7 +9,6 @@ import msgspec
 from blendkit.aggregate import settled
 from blendkit.errors import RecordError
 from blendkit.evaluation.pairwise import LABELS
-from blendkit.judges.base import SWAPPED
 from blendkit.records import Index, Record, generated_only
 from blendkit.terminal_text import count_of
 from blendkit.untrusted import kind_of, typed
@@ -42,7 +41,7 @@ def labels_of(record: Record, name: str, verdicts: dict[str, list[dict[str, Any]
         RecordError: the field holds something else.
     """
     if name.startswith(JUDGE):
-        found = settled(map(in_order, verdicts.get(name.removeprefix(JUDGE), [])))
+        found = settled(verdicts.get(name.removeprefix(JUDGE), []))
         return {pair: (verdict.sign, 1.0) for pair, verdict in found.items() if verdict.verdict != "unparsed" and pair[0] != pair[1]}
     value = record.get(name)
     if value is None:
@@ -61,14 +60,6 @@ def labels_of(record: Record, name: str, verdicts: dict[str, list[dict[str, Any]
             sign = SIGNS[label["verdict"]]
             votes.setdefault((min(a, b), max(a, b)), []).append((sign if a < b else -sign, label.get("weight", 1.0)))
     return {pair: (_majority([sign for sign, _ in given]), given[0][1]) for pair, given in votes.items()}
-
-
-def in_order(row: dict[str, Any]) -> dict[str, Any]:
-    """The verdict as one on candidates a < b."""
-    if row["a"] <= row["b"]:
-        return row
-    turned = {**row, "a": row["b"], "b": row["a"], "verdict": SWAPPED.get(row["verdict"], row["verdict"])}
-    return turned if row.get("probability") is None else {**turned, "probability": 1 - row["probability"]}
 
 
 def _refuse(name: str, got: str) -> dict[Pair, tuple[int, float]]:

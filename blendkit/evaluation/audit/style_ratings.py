@@ -16,17 +16,16 @@ from numpy.typing import NDArray
 
 from blendkit.aggregate import settled
 from blendkit.errors import DataError
-from blendkit.evaluation.audit.labels import in_order
 from blendkit.evaluation.audit.logistic import Fit, logistic
 from blendkit.evaluation.audit.style import STYLE, style_of
 from blendkit.evaluation.examples import rounded
 from blendkit.evaluation.ratings import MEAN, MOST_MODELS, SCALE
+from blendkit.evaluation.tables import Rows
 from blendkit.judges.position import Z
 from blendkit.names import method_names
 from blendkit.records import Record
 
 Values = NDArray[np.float64]
-Rows = list[dict[str, Any]]
 
 
 class StyledRatings:
@@ -50,7 +49,7 @@ class StyledRatings:
         candidates = record.get("candidates", [])
         methods = method_names(candidates)
         looks: dict[int, tuple[int, int, int, int]] = {}
-        for (a, b), verdict in settled(map(in_order, verdicts.get(self.judge, ()))).items():
+        for (a, b), verdict in settled(verdicts.get(self.judge, ())).items():
             if verdict.verdict == "unparsed" or methods[a] == methods[b]:
                 continue
             for index in (a, b):

@@ -12,21 +12,20 @@ from dataclasses import dataclass
 from datetime import datetime
 from html import escape
 from pathlib import Path
-from typing import Any
 
 import orjson
 
 from blendkit.errors import OutputError
 from blendkit.evaluation.layout import WORDS, Cell, Layout, laid_out
 from blendkit.evaluation.report.browser import Browser
+from blendkit.evaluation.report.ink import Drawn
 from blendkit.evaluation.report.judges import cards
 from blendkit.evaluation.report.plots import as_svg, line_above_figures
 from blendkit.evaluation.report.trust_plots import ABOUT_JUDGES
-from blendkit.evaluation.tables import TABLES, Row, answer_of, judge_of
+from blendkit.evaluation.tables import Row, Rows, answer_of, judge_of
 from blendkit.terminal_text import count_of, shown
 from blendkit.version import VERSION
 
-Rows = list[dict[str, Any]]
 HERE = Path(__file__).parent
 # Rows beyond which a table scrolls in a frame of its own.
 TALL = 40
@@ -75,12 +74,11 @@ def page(made: Made, rows: Rows, signatures: list[str], notes: list[str], browse
     judge = judge_of(rows)
     audited = any(row["table"] == "audit" for row in rows)
     sections = {layout.table: _section(layout, judge, audited and layout.table in OF_JUDGES) for layout in laid_out(rows)}
-    about = {title: svg for title, svg in drawn.items() if title.startswith(tuple(TABLES[table].title for table in ABOUT_JUDGES))}
-    figures = _figures({title: svg for title, svg in drawn.items() if title not in about})
+    about, figures = (_figures({one: svg for one, svg in drawn.items() if (one.table in ABOUT_JUDGES) is judges}) for judges in (True, False))
     parts = [sections.pop(table) for table in ("checks", 2, 3) if table in sections]
     if "audit" in sections:
         inner = "".join(sections.pop(table) for table in OF_JUDGES if table in sections)
-        parts.append(f'<section id="trust"><h2>Judges</h2>{cards(rows)}<div class="figures">{_figures(about)}</div>{inner}</section>')
+        parts.append(f'<section id="trust"><h2>Judges</h2>{cards(rows)}<div class="figures">{about}</div>{inner}</section>')
     parts += (
         [f'<section id="figures"><h2>Figures</h2>{_judged(line_above_figures(rows), judge)}<div class="figures">{figures}</div></section>'] if figures else []
     )
@@ -149,8 +147,8 @@ def _judged(line: str, judge: Row | None) -> str:
     return f'<p class="note judge{" chance" if judge and judge["at_chance"] else ""}">{_name(line)}</p>' if line else ""
 
 
-def _figures(drawn: dict[str, str]) -> str:
-    return "".join(f"<figure><figcaption>{_name(title)}</figcaption>{svg}</figure>" for title, svg in drawn.items())
+def _figures(drawn: dict[Drawn, str]) -> str:
+    return "".join(f"<figure><figcaption>{_name(one.title)}</figcaption>{svg}</figure>" for one, svg in drawn.items())
 
 
 def _section(layout: Layout, judge: Row | None, inner: bool = False) -> str:

@@ -7,7 +7,7 @@ import logging
 import math
 import textwrap
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from html import escape
 from pathlib import Path
@@ -17,12 +17,11 @@ import numpy as np
 
 from blendkit.errors import OutputError, UsageError, require
 from blendkit.evaluation.columns import NEUTRAL, TITLES, lower_is_better
-from blendkit.evaluation.report.ink import BACK, BLUE, GREY, INK, THEMED, short
+from blendkit.evaluation.report.ink import BACK, BLUE, GREY, INK, THEMED, Drawn, key_under, short
 from blendkit.evaluation.report.trust_plots import trust_figures
-from blendkit.evaluation.tables import AT_CHANCE, JUDGE_RANK, TABLES, judge_of, line_above, title_of
+from blendkit.evaluation.tables import AT_CHANCE, JUDGE_RANK, Rows, judge_of, line_above, title_of
 from blendkit.terminal_text import count_of, shown
 
-Rows = list[dict[str, Any]]
 FORMS = (".png", ".svg", ".pdf")
 # The best ones; more are no figure.
 MOST_BARS = 100
@@ -33,21 +32,27 @@ NAMED = 8
 LINE = 0.085
 
 
-def figures(rows: Rows) -> dict[str, Callable[[Any], None]]:
-    """Title → how to draw on a matplotlib figure or a part of one; only what the rows have."""
-    found: dict[str, Callable[[Any], None]] = {}
+def figures(rows: Rows) -> list[Drawn]:
+    """Only what the rows have."""
+    found: list[Drawn] = []
     judge = judge_of(rows)
+    methods = len({row["method"] for row in rows if row["table"] in ("firsts", "wins")})
     if any(row["table"] == "firsts" for row in rows):
         firsts, distribution = _of(rows, "firsts"), _of(rows, "distribution")
         of = f"; {MOST_BARS} of {count_of(len(firsts), 'method')}" if len(firsts) > MOST_BARS else ""
-        found[f"{title_of('firsts', judge)}{of}"] = lambda figure: _firsts(figure.subplots(), firsts[:MOST_BARS])
-        found[f"{title_of('distribution', judge)}{of}"] = lambda figure: _distribution(figure.subplots(), distribution[:MOST_BARS])
+        height = 1.3 + 0.34 * min(methods, MOST_BARS)
+        found.append(Drawn("firsts", title_of("firsts", judge) + of, lambda figure: _firsts(figure.subplots(), firsts[:MOST_BARS]), height))
+        distributed = distribution[:MOST_BARS]
+        found.append(Drawn("distribution", title_of("distribution", judge) + of, lambda figure: _distribution(figure.subplots(), distributed), height))
     if any(row["table"] == "wins" for row in rows):
-        found[title_of("wins", judge)] = lambda figure: _wins(figure.subplots(), _of(rows, "wins"))
+        found.append(Drawn("wins", title_of("wins", judge), lambda figure: _wins(figure.subplots(), _of(rows, "wins")), 1.8 + 0.42 * methods))
     if _metrics(rows):
         mark = AT_CHANCE if judge and judge["at_chance"] and judge["is_oracle"] else ""
-        found[f"Each metric against the oracle: one dot an LLM, with 95 % intervals{mark}"] = lambda figure: _correlations(figure, rows)
-    return found | {title: draw for title, (draw, _) in trust_figures(rows).items()}
+        title = f"Each metric against the oracle: one dot an LLM, with 95 % intervals{mark}"
+        columns = _columns(rows)
+        height = 7.8 / columns * math.ceil(min(PANELS, len(_metrics(rows))) / columns) + 0.2 + 0.14 * (_key(rows).count("\n") + 1)
+        found.append(Drawn(2, title, lambda figure: _correlations(figure, rows), height))
+    return [*found, *trust_figures(rows)]
 
 
 def line_above_figures(rows: Rows) -> str:
@@ -55,21 +60,21 @@ def line_above_figures(rows: Rows) -> str:
     return next(filter(None, (line_above(table, _of(rows, table), judge_of(rows)) for table in ("firsts", "wins") if _of(rows, table))), "")
 
 
-def as_svg(rows: Rows) -> dict[str, str]:
+def as_svg(rows: Rows) -> dict[Drawn, str]:
     """Each figure but the win rates as SVG text for a page; its words stay words, and its colours are the page's."""
     drawn = {}
-    for title, draw in figures(rows).items():
-        if title.startswith(TABLES["wins"].title):
+    for chosen in figures(rows):
+        if chosen.table == "wins":
             continue  # it stands on the page as a table
         with drawing() as matplotlib:
-            figure = matplotlib.figure.Figure(figsize=(7.2, _height(rows, title)), layout="constrained")
-            draw(figure)
+            figure = matplotlib.figure.Figure(figsize=(7.2, chosen.height), layout="constrained")
+            chosen.draw(figure)
             file = io.StringIO()
             figure.savefig(file, format="svg", transparent=True, metadata={"Date": None, "Creator": None})
         svg = file.getvalue()[file.getvalue().index("<svg") :]
         for colour, name in THEMED.items():
             svg = svg.replace(colour, name)
-        drawn[title] = svg.replace("<svg ", f'<svg role="img" aria-label="{escape(shown(title))}" ', 1)
+        drawn[chosen] = svg.replace("<svg ", f'<svg role="img" aria-label="{escape(shown(chosen.title))}" ', 1)
     return drawn
 
 
@@ -84,7 +89,7 @@ def save_plot(rows: Rows, path: str) -> None:
         raise OutputError(f"--plot {path}: nothing to draw: no oracle in the stream; run `blendkit judge` before, or let a score be the oracle")
     columns = 1 if len(chosen) == 1 else 2
     lines = math.ceil(len(chosen) / columns)
-    heights = [max(_height(rows, title) for title in list(chosen)[line * columns : (line + 1) * columns]) for line in range(lines)]
+    heights = [max(one.height for one in chosen[line * columns : (line + 1) * columns]) for line in range(lines)]
     with drawing() as matplotlib:
         words = textwrap.fill(shown(line_above_figures(rows)), 100 * columns)
         above = 0.2 * (words.count("\n") + 1) if words else 0
@@ -92,9 +97,9 @@ def save_plot(rows: Rows, path: str) -> None:
         if words:
             whole.suptitle(words, fontsize="small")
         parts = np.atleast_1d(whole.subfigures(lines, columns, height_ratios=heights, hspace=0.04)).ravel()
-        for part, (title, draw) in zip(parts, chosen.items(), strict=False):
-            part.suptitle(title, fontweight="bold")
-            draw(part)
+        for part, one in zip(parts, chosen, strict=False):
+            part.suptitle(one.title, fontweight="bold")
+            one.draw(part)
         try:
             whole.savefig(path, dpi=150)
         except OSError as error:
@@ -131,16 +136,6 @@ def drawing() -> Iterator[Any]:
 
 def _of(rows: Rows, table: Any) -> Rows:
     return [row for row in rows if row["table"] == table]
-
-
-def _height(rows: Rows, title: str) -> float:
-    if title in (found := trust_figures(rows)):
-        return found[title][1]
-    if title.startswith("Each metric"):
-        columns = _columns(rows)
-        return 7.8 / columns * math.ceil(min(PANELS, len(_metrics(rows))) / columns) + 0.2 + 0.14 * (_key(rows).count("\n") + 1)
-    methods = len({row["method"] for row in rows if row["table"] in ("firsts", "wins")})
-    return 1.3 + 0.34 * min(methods, MOST_BARS) if not title.startswith(TABLES["wins"].title) else 1.8 + 0.42 * methods
 
 
 def _firsts(axes: Any, rows: Rows) -> None:
@@ -211,11 +206,7 @@ def _models(rows: Rows) -> Rows:
 def _key(rows: Rows) -> str:
     """Which LLM has which number, where there are too many for names beside the dots."""
     models = _models(rows)
-    return (
-        textwrap.fill("   ".join(f"{number}\u00a0{short(row['method'])}" for number, row in enumerate(models, 1)), 105, break_on_hyphens=False)
-        if len(models) > NAMED
-        else ""
-    )
+    return key_under(row["method"] for row in models) if len(models) > NAMED else ""
 
 
 def _columns(rows: Rows) -> int:

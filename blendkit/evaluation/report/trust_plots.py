@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import math
-import textwrap
 from collections.abc import Callable
 from typing import Any
 
-from blendkit.evaluation.audit.auditing import EFFECTS
-from blendkit.evaluation.report.ink import BLUE, GREY, INK, short
+from blendkit.evaluation.report.ink import BLUE, GREY, INK, Draw, Drawn, key_under, short
 from blendkit.evaluation.tables import TABLES, Row, Rows, judge_of, title_of
 from blendkit.terminal_text import count_of
 
@@ -18,29 +16,25 @@ MOST, BESIDE = 6, 3
 WIDE, HIGH, MOST_NUMBERS = 48, 13, 5
 # Widths of odds ratios that are shown; longer bars end in an arrow's place, at the edge.
 WIDEST = 16.0
-Draw = Callable[[Any], None]
 ABOUT_JUDGES = ("reliability", "effects")
 
 
-def trust_figures(rows: Rows) -> dict[str, tuple[Draw, float]]:
-    """Title → how to draw, and the height in inches; only what the rows have."""
-    found: dict[str, tuple[Draw, float]] = {}
-    for table, draw, height in (("reliability", _reliability, 2.9), ("effects", _effects, 0.9 + 0.28 * (len(EFFECTS) - 1))):
+def trust_figures(rows: Rows) -> list[Drawn]:
+    """Only what the rows have."""
+    found: list[Drawn] = []
+    for table, draw in (("reliability", _reliability), ("effects", _effects)):
         judges = list(dict.fromkeys(row["method"] for row in rows if row["table"] == table))
         if judges:
             chosen = [[row for row in rows if row["table"] == table and row["method"] == judge] for judge in judges[:MOST]]
             more = f"; {MOST} of {count_of(len(judges), 'judge')}" if len(judges) > MOST else ""
-            lines = math.ceil(len(chosen) / BESIDE)
-            found[title_of_figure(table) + more] = _panels(chosen, draw), height * lines
+            # A line an effect but the label's.
+            height = 2.9 if table == "reliability" else 0.9 + 0.28 * (len(chosen[0]) - 1)
+            found.append(Drawn(table, TABLES[table].title + more, _panels(chosen, draw), height * math.ceil(len(chosen) / BESIDE)))
     points = [row for row in rows if row["table"] == "frontier"]
     if points:
-        found[title_of("frontier", judge_of(rows))] = (lambda figure: _frontier(figure, points)), 4.2 + 0.14 * (_key(points).count("\n") + 1)
+        height = 4.2 + 0.14 * (_key(points).count("\n") + 1)
+        found.append(Drawn("frontier", title_of("frontier", judge_of(rows)), lambda figure: _frontier(figure, points), height))
     return found
-
-
-def title_of_figure(table: str) -> str:
-    """How the title of a figure about judges begins."""
-    return TABLES[table].title
 
 
 def _panels(judges: list[Rows], draw: Callable[[Any, Rows], None]) -> Draw:
@@ -134,7 +128,7 @@ def _numbers(rows: Rows) -> dict[str, int]:
 
 def _key(rows: Rows) -> str:
     """Which model has which number."""
-    return textwrap.fill("   ".join(f"{number}\u00a0{short(model)}" for model, number in _numbers(rows).items()), 105, break_on_hyphens=False)
+    return key_under(_numbers(rows))
 
 
 def _called(row: Row, numbers: dict[str, int]) -> str:

@@ -9,7 +9,8 @@ import orjson
 import pytest
 
 from blendkit.errors import DataError
-from blendkit.evaluation.audit.panel import CLOSE, NONE, SMOOTH, Panel, dawid_skene
+from blendkit.evaluation.audit.panel import Panel
+from blendkit.judges.dawid_skene import CLOSE, NONE, SMOOTH, dawid_skene, settle
 
 
 def unequal(seed: int, size: int, good: float = 0.9, bad: float = 0.45, absent: float = 0.1):
@@ -100,9 +101,9 @@ def test_what_a_panel_says_of_its_judges():
     assert together["pairs"] == 1500 and 0 < together["alpha"] < 1 and together["by"] == "errors"
     # The settled verdict is that of the fit, with its probability; a judge that is not of the panel counts for nothing.
     record = records_of([2], [[2, 2, 0, 0, 0]])[0]
-    settled = fitted.settle({**record["verdicts"], "other": [{"a": 0, "b": 1, "verdict": "B"}]})
+    settled = settle(fitted.judges, fitted.fit, {**record["verdicts"], "other": [{"a": 0, "b": 1, "verdict": "B"}]})
     assert settled[0, 1].verdict == "A" and settled[0, 1].probability > 0.8
-    assert fitted.settle({"j0": [{"a": 0, "b": 1, "verdict": "unparsed"}]}) == {}
+    assert settle(fitted.judges, fitted.fit, {"j0": [{"a": 0, "b": 1, "verdict": "unparsed"}]}) == {}
 
 
 def test_judges_that_err_together_are_worth_fewer():
@@ -129,8 +130,8 @@ def test_judges_that_err_together_are_worth_fewer():
 def test_a_panel_of_nobody_is_refused_and_one_judge_is_worth_itself():
     with pytest.raises(DataError, match="there are none: `blendkit judge` writes them"):
         Panel().fitted()
-    panel = Panel(judges=["j0"])
-    for record in records_of([2, 0, 1], [[2, 0], [2, 0], [1, 0]], labels=False):
+    panel = Panel()
+    for record in records_of([2, 0, 1], [[2], [2], [1]], labels=False):
         panel.add(record, record["verdicts"])
     judge, together = panel.fitted().rows()
     assert judge["method"] == "j0" and together["effective_judges"] is None and together["alpha"] is None
@@ -143,7 +144,7 @@ def test_a_panel_of_nobody_is_refused_and_one_judge_is_worth_itself():
         {row["weight"] for row in judges} == {row["accuracy"] for row in judges} == {None} and together["weighed"] is None and together["majority"] == 33.3333
     )
     with pytest.raises(DataError, match="a panel is weighed from 3 judges on, and there are j0, j1"):
-        panel.fitted().settle(record["verdicts"])
+        settle(panel.judges, panel.fitted().fit, record["verdicts"])
     crowd = Panel()
     with pytest.raises(DataError, match="more than 100 judges"):
         crowd.add({"candidates": []}, {f"j{number}": [] for number in range(101)})
