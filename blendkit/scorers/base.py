@@ -55,7 +55,7 @@ class Graded(float):
 
 
 class Scorer(ABC):
-    """Writes `scores[name]` of each candidate; every value is finite, whatever the texts.
+    """Writes `scores[name]` of each candidate; every value is finite, whatever the texts, or `Graded`'s NaN, which the record keeps as null.
 
     The class variables are the scorer's row in `score --list` and docs/scorers.md. A signature tells all that
     decided a score; a score without it is not a result. Of `model`, `kind` (its name in the table), `device`, `dtype`,
@@ -75,6 +75,8 @@ class Scorer(ABC):
     lower_is_better: ClassVar[bool] = False
     # What an empty candidate or reference gets.
     empty: ClassVar[str] = "0"
+    # Windows of records that it may work on at a time (see Stage).
+    overlap: int = 1
 
     def __init__(self, name: str) -> None:
         self.name = name

@@ -63,6 +63,7 @@ class Scoring(Stage):
             if scorer.name in self.scorers:
                 raise named_twice(scorer.name, metric, "--metric")
             self.scorers[scorer.name] = scorer
+        self.overlap = min((scorer.overlap for scorer in self.scorers.values()), default=1)
         self.settings = {"device": device, "dtype": dtype}
         # All that records got, in the order in which they came.
         self.signatures = dict.fromkeys(scorer.signature for scorer in self.scorers.values())
@@ -84,6 +85,9 @@ class Scoring(Stage):
                     if math.isnan(value):
                         candidate.setdefault("scores", {})[scorer.name] = None
                         continue
+                elif scorer.name in (grades := candidate.get("rubrics", {})):
+                    # Those of the score that this one replaces.
+                    del grades[scorer.name]
                 if not math.isfinite(value):
                     raise RecordError(f"candidates[{index}].scores.{scorer.name}", f"the metric gave {value}: the checkpoint is broken, or --dtype too narrow")
                 candidate.setdefault("scores", {})[scorer.name] = round(value, 6)
