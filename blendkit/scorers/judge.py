@@ -14,6 +14,7 @@ import msgspec
 from blendkit.errors import RecordError, UsageError
 from blendkit.generators.base import Completion, Prompt, TextModel
 from blendkit.generators.options import EndpointOptions, Sampling
+from blendkit.generators.unparsed import why_unread
 from blendkit.models.loading import fingerprint
 from blendkit.pipeline.work import Job, Work
 from blendkit.scorers.base import Graded, Item, Scorer, Scores
@@ -78,20 +79,20 @@ class RubricJudge(Scorer):
                 content = criterion.asked(item.source, item.candidate, self.way == "likelihood")
                 prompt = Prompt([{"role": "user", "content": content}], quoted=(item.source, item.candidate))
                 works.append(Work(self.job, content, self.model.length(prompt), (prompt, criterion)))
-        grades: list[Grade | None] = yield works
+        grades: list[Grade] = yield works
         with self._counting:
             self.asked += len(grades)
-            self.missed += grades.count(None)
+            self.missed += sum(math.isnan(grade.value) for grade in grades)
         count = len(self.criteria)
         return [self._graded(grades[start : start + count]) for start in range(0, len(grades), count)]
 
-    def _graded(self, grades: list[Grade | None]) -> Graded:
-        shares = [math.nan if grade is None else criterion.share(grade.value) for criterion, grade in zip(self.criteria, grades, strict=True)]
-        rows = {criterion.name: {"grade": None} if grade is None else grade.row() for criterion, grade in zip(self.criteria, grades, strict=True)}
-        return Graded(sum(shares) / len(shares), rows)
+    def _graded(self, grades: list[Grade]) -> Graded:
+        shares = [criterion.share(grade.value) for criterion, grade in zip(self.criteria, grades, strict=True)]
+        rows = {criterion.name: grade.row() for criterion, grade in zip(self.criteria, grades, strict=True)}
+        return Graded(sum(shares) / len(shares), rows, [grade.reason for grade in grades if math.isnan(grade.value)])
 
     def _grades(self, payloads: list[Asked]) -> list[Any]:
-        """A grade, None where there is none to be read, or the fault, of each."""
+        """A grade, or the fault, of each."""
         if self.way != "likelihood":
             return self._by_text(payloads)
         if not self.model.local:
@@ -115,7 +116,10 @@ class RubricJudge(Scorer):
                 seconds.append((replace(prompt, messages=[{"role": "user", "content": first}]), criterion))
             for place, reply in zip(again, self._complete(seconds), strict=True):
                 replies[place] = reply
-        return [criterion.read(reply.text) if isinstance(reply, Completion) else reply for reply, (_, criterion) in zip(replies, payloads, strict=True)]
+        return [
+            (criterion.read(reply.text) or Grade(math.nan, why_unread(reply, TOKENS))) if isinstance(reply, Completion) else reply
+            for reply, (_, criterion) in zip(replies, payloads, strict=True)
+        ]
 
     def _complete(self, payloads: list[Asked]) -> list[Completion | Exception]:
         """The replies, in order; a schema is a setting of a call, so that with one each scale is asked for by itself."""
@@ -143,7 +147,8 @@ class RubricJudge(Scorer):
                     if (word := token.strip().lower()) in criterion.values:
                         masses[word] = masses.get(word, 0.0) + math.exp(logprob)
                 # Servers say -9999 of what is out of the question, which is a mass of 0.
-                found.append(_expected(criterion, {word: math.log(mass) for word, mass in masses.items() if mass}) if any(masses.values()) else None)
+                logs = {word: math.log(mass) for word, mass in masses.items() if mass}
+                found.append(_expected(criterion, logs) if logs else Grade(math.nan, why_unread(reply)))
         return found
 
     @cached_property

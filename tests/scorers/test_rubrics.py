@@ -77,12 +77,17 @@ def test_a_grade_that_cannot_be_read_is_asked_for_once_more_and_is_then_none(cal
         return replying(body)
 
     server = serve(reply=reply)
-    code, out, err = called("score", "--metric", "j=judge:openai:x", "--rubric", mine, "--base-url", server.url, stdin=lines([record("good", "odd", "slow")]))
+    arguments = ["score", "--metric", "j=judge:openai:x", "--rubric", mine, "--base-url", server.url, "--max-unparsed"]
+    code, out, err = called(*arguments, 0.34, stdin=lines([record("good", "odd", "slow")]))
     assert code == 0, err
     good, odd, slow = parsed(out)[0]["candidates"]
     assert (good["scores"]["j"], odd["scores"]["j"], slow["scores"]["j"]) == (0.875, None, 0.0)
     assert odd["rubrics"]["j"] == {"true": {"grade": None}, "kind": {"grade": None}}
     assert "j: 2 of 6 replies had no grade, asked twice; those candidates have no score (null)" in err
+    code, over, err = called(*arguments, 0.33, stdin=lines([record("good", "odd", "slow")]))
+    assert code == 70 and parsed(over) == parsed(out)
+    assert err.splitlines()[-3:-1] == ["blendkit score: a reply of j: I like it."] * 2
+    assert err.splitlines()[-1].endswith("j: 2 of 6 grades (33%) could not be read, more than --max-unparsed 0.33 allows; all records are written")
     code, _, err = called("rank", "--by", "score:j", stdin=out)
     assert code == 65 and "candidates[1].scores.j: expected a number" in err
 
@@ -112,7 +117,7 @@ def test_a_servers_log_probabilities_give_the_expected_grade(serve, mine):
 def test_a_word_without_any_probability_is_no_grade(serve, top, grade):
     """Servers say -9999 where a token is out of the question, or their sampling has left it out."""
     server = serve(top=lambda body: top)
-    (done,) = library.score([record("a")], ["judge:openai:x"], verdict_by="likelihood", base_url=server.url)
+    (done,) = library.score([record("a")], ["judge:openai:x"], verdict_by="likelihood", max_unparsed=1, base_url=server.url)
     assert {row["grade"] for row in done["candidates"][0]["rubrics"]["judge"].values()} == {grade}
     judge = make_scorer("judge:openai:x", verdict_by="likelihood", endpoint=EndpointOptions(base_url=server.url))
     judge.asked, judge.missed = 3, 1
@@ -131,7 +136,7 @@ def test_criteria_of_one_scale_are_graded_in_one_call(tiny_chat, serve, tmp_path
         monkeypatch.setattr(judge.model, method, lambda prompts, *more: asked.append(len(prompts)) or given(prompts, *more))
         payloads = [(Prompt([{"role": "user", "content": one.asked("x", "y", judge.way == "likelihood")}]), one) for one in judge.criteria]
         found = judge._grades(payloads)
-        return [grade if grade is None else grade.value for grade in found]
+        return [grade.value for grade in found]
 
     noting(make_scorer(f"judge:{tiny_chat}", rubric=str(tmp_path / "r.toml"), device="cpu"), "likelihoods")
     assert asked == [1, 2]
@@ -224,6 +229,8 @@ def test_what_is_refused(called, tmp_path):
         load_rubric("gone/there.toml")
     with pytest.raises(UsageError, match="judge:MODEL"):
         make_scorer("judge")
+    with pytest.raises(UsageError, match="--max-unparsed 2: expected a share"):
+        library.score([], ["bleu"], max_unparsed=2).__next__()
     for arguments, said in (
         (["--metric", "bleu", "--rubric", "default"], "--rubric: bleu has no such option; judge has"),
         (["--metric", "bleu", "--base-url", URL], "--base-url: bleu has no such option; judge has"),
