@@ -122,9 +122,9 @@ SCORERS_HEAD = """# Scorers
 Made from the registry by `make docs`; do not edit.
 
 `blendkit score --metric [NAME=]METRIC[:MODEL]`, several in one pass. A model is a hub id or a directory; a metric of words takes
-a tokenizer in its place, [NAME=]METRIC[:TOKENIZER] ([Languages](#languages)). Every value is finite:
-what an empty candidate or reference gets is in the table, a text longer than the encoder is cut. `rank --by score:NAME` ranks
-by any of them, in the direction that is better. Each score's signature goes into the record (`signatures`), the manifest and
+a tokenizer in its place, [NAME=]METRIC[:TOKENIZER] ([Languages](#languages)). Every value is finite, but for
+the null of a judge that gave no grade; what an empty candidate or reference gets is in the table, a text longer than the encoder is
+cut. `rank --by score:NAME` ranks by any of them, in the direction that is better. Each score's signature goes into the record (`signatures`), the manifest and
 under `evaluate`'s tables.
 
 """

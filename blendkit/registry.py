@@ -132,6 +132,11 @@ def options_of(kind: Any, model: str = "") -> Collection[str]:
     if hasattr(kind, "takes"):
         found: Collection[str] = kind.takes(model)
         return found
+    return parameters_of(kind)
+
+
+def parameters_of(kind: Any) -> list[str]:
+    """The named parameters of a class's `__init__`."""
     parameters = list(inspect.signature(kind.__init__).parameters.values())[1:]
     return [parameter.name for parameter in parameters if parameter.kind not in (parameter.VAR_POSITIONAL, parameter.VAR_KEYWORD)]
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+from collections.abc import Collection
 
 from blendkit.errors import UsageError
 from blendkit.terminal_text import shown
@@ -12,14 +13,14 @@ from blendkit.terminal_text import shown
 _NAME = re.compile(r"([^=:/\\?]*)=")
 
 
-def split_name(given: str, flag: str) -> tuple[str, str]:
-    """Name (or nothing) and SPEC of `[NAME=]SPEC`; the name has no `:`, `/`, `\\`, `?` or `=` in it.
+def split_name(given: str, flag: str, named: Collection[str] = ()) -> tuple[str, str]:
+    """Name (or nothing) and SPEC of `[NAME=]SPEC`; the name has no `:`, `/`, `\\`, `?` or `=` in it. One of `named` is a SPEC, whatever it looks like.
 
     Raises:
         UsageError: there is a `=`, but no name before it that can be one, or nothing behind it.
     """
     found = _NAME.match(given)
-    if found is None:
+    if found is None or given in named:
         return "", given
     name, spec = found[1], given[found.end() :]
     check_name(name, f"{flag} {shown(given)}")
@@ -35,7 +36,7 @@ def check_name(name: str, place: str) -> None:
 
 
 def one_name(own: str, name: str | None, flag: str) -> str | None:
-    """The name of `NAME=SPEC` or of `--name`.
+    """The name of `NAME=SPEC` (`own`, or nothing) or of `--name`.
 
     Raises:
         UsageError: there are two, or that of `--name` is none.

@@ -8,14 +8,15 @@ from __future__ import annotations
 import codecs
 import re
 import tomllib
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
 import msgspec
 import orjson
 
-from blendkit.errors import DataError, NoInputError, RecordError
+from blendkit.errors import DataError, NoInputError, RecordError, UsageError
+from blendkit.registry import nearest
 
 T = TypeVar("T")
 # A larger file is not read whole.
@@ -39,6 +40,34 @@ def read_file(path: str | Path, name: str, max_bytes: int = MAX_FILE_BYTES) -> b
     if len(data) > max_bytes:
         raise DataError(f"{name}: more than {max_bytes >> 20} MB")
     return data.removeprefix(codecs.BOM_UTF8)
+
+
+def shipped_or_file(name: str, folder: Path, flag: str, max_bytes: int, made: Callable[[Path, str], T], also: Sequence[str] = ()) -> T:
+    """What is `made` of path and text: of `folder`'s NAME.toml, which comes with the package, or of the user's own file. `also` are names of something else.
+
+    Raises:
+        UsageError: there is neither.
+        NoInputError: there is no such file, and the name is that of a file.
+        DataError: the file is no UTF-8 or too long, or `made` raised a RecordError.
+    """
+    built_in = stems(folder)
+    path = folder / f"{name}.toml" if name in built_in else Path(name)
+    try:
+        data = read_file(path, f"{flag} {name}", max_bytes)
+    except NoInputError as error:
+        if path.suffix or path.parent != Path():
+            raise
+        names = [*also, *built_in]
+        raise UsageError(f"{flag} {name}: expected one of {', '.join(names)}, or a file{nearest(name, names)}") from error
+    try:
+        return made(path, utf8(data))
+    except RecordError as error:
+        raise DataError(f"{flag} {name}: {error}") from error
+
+
+def stems(folder: Path) -> list[str]:
+    """Names of the TOML files in a folder."""
+    return sorted(path.stem for path in folder.glob("*.toml"))
 
 
 def utf8(data: bytes) -> str:

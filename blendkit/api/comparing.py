@@ -20,6 +20,7 @@ def score(
     tokenize: str | None = None,
     rubric: File | None = None,
     verdict_by: str | None = None,
+    max_unparsed: float = 0.2,
     base_url: str | None = None,
     key_env: Texts | None = None,
     extra_header: Texts | None = None,
@@ -56,13 +57,15 @@ def score(
         tokenize: how metrics of words find them: `lang`, `auto` or one of sacrebleu's tokenizers; None is each metric's own.
         rubric: what `judge` grades by: the name of a rubric, or a TOML file; None is `default`.
         verdict_by: how `judge` reads a grade: json, text, likelihood or auto; None is auto.
+        max_unparsed: the largest share of a judge's grades, 0 to 1, that may be unreadable.
         base_url: this and all that follow are as in `generate`.
 
     Raises:
-        UsageError: there is no such metric, two have one name, none has an option, or a tokenizer lacks a package.
+        UsageError: there is no such metric, two have one name, none has an option, a tokenizer lacks a package, or a share is none.
         NoInputError: there is no such model or file.
         RecordError: a record lacks what a metric needs, or the server cannot answer it.
         EndpointError: the server cannot be reached.
+        TooManyUnparsed: after the last record, more than `max_unparsed` of a judge's grades could not be read.
 
     Example:
         scored = list(blendkit.score(records, ["bleu", "bertscore"]))
@@ -75,7 +78,8 @@ def score(
     endpoint = EndpointOptions.of_arguments(locals())
     stage = Scoring(
         several(metrics), device, dtype, seed, bertscore_layer=bertscore_layer, bertscore_idf=one(bertscore_idf),
-        bertscore_baseline=one(bertscore_baseline), tokenize=tokenize, rubric=one(rubric), verdict_by=verdict_by, endpoint=endpoint,
+        bertscore_baseline=one(bertscore_baseline), tokenize=tokenize, rubric=one(rubric), verdict_by=verdict_by,
+        max_unparsed=max_unparsed, endpoint=endpoint,
     )  # fmt: skip
     yield from apply(stage, records, window=window, batch_tokens=batch_tokens)
 

@@ -92,10 +92,7 @@ def judge(
     max_new_tokens: Annotated[
         int | None, typer.Option(min=1, help="Tokens of a reply at most.", show_default="the prompt's own", rich_help_panel=LLM_JUDGES)
     ] = None,
-    max_unparsed: Annotated[
-        float,
-        typer.Option(help="End with 70 when more than this share (0 to 1) of a judge's verdicts could not be read; all records are written all the same."),
-    ] = 0.2,
+    max_unparsed: Annotated[float, options.max_unparsed("verdicts")] = 0.2,
     reasoning_effort: Annotated[str | None, options.reasoning_effort(LLM_JUDGES)] = None,
     on_truncate: Annotated[str | None, options.on_truncate(LLM_JUDGES)] = None,
 ) -> None:

@@ -177,6 +177,12 @@ def on_truncate(panel: str | None) -> Any:
     return typer.Option(help=text, show_default=False, rich_help_panel=panel)
 
 
+def max_unparsed(what: str, panel: str | None = None) -> Any:
+    """The option `--max-unparsed` of a judge's verdicts or grades."""
+    text = f"End with 70 when more than this share (0 to 1) of a judge's {what} could not be read; all records are written all the same."
+    return typer.Option(help=text, rich_help_panel=panel)
+
+
 def with_run_options(
     *without: str, endpoint: bool = False, reads: dict[str, str] | None = None, writes: dict[str, str] | None = None
 ) -> Callable[[Callable[..., None]], Callable[..., None]]:

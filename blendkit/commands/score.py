@@ -7,6 +7,7 @@ from typing import Annotated
 
 import typer
 
+from blendkit.commands import options
 from blendkit.commands.options import with_run_options
 from blendkit.errors import UsageError
 from blendkit.generators.options import EndpointOptions
@@ -46,6 +47,7 @@ def score(
             rich_help_panel=RUBRIC,
         ),
     ] = None,
+    max_unparsed: Annotated[float, options.max_unparsed("grades", RUBRIC)] = 0.2,
     list_metrics: Annotated[bool, typer.Option("--list", help="Show the metrics and what each needs.")] = False,
     bertscore_layer: Annotated[
         int | None,
@@ -85,7 +87,8 @@ def score(
 
         stage = Scoring(
             metrics, run.device, run.dtype, run.seed, bertscore_layer=bertscore_layer, bertscore_idf=bertscore_idf,
-            bertscore_baseline=bertscore_baseline, tokenize=tokenize, rubric=rubric, verdict_by=verdict_by, endpoint=endpoint,
+            bertscore_baseline=bertscore_baseline, tokenize=tokenize, rubric=rubric, verdict_by=verdict_by,
+            max_unparsed=max_unparsed, endpoint=endpoint,
         )  # fmt: skip
         if not run.quiet and not run.engine.beside and sys.stderr.isatty():
             for signature in stage.describe()["signatures"]:

@@ -9,7 +9,7 @@ from blendkit.errors import UsageError
 from blendkit.generators.factory import WHOLE, generator_of
 from blendkit.pipeline.stage import Stage
 from blendkit.registry import Registry, Row, options_of, suggesting
-from blendkit.specs import check_name, one_name, split_name
+from blendkit.specs import one_name, split_name
 
 if TYPE_CHECKING:
     from blendkit.generators.models_file import Entry
@@ -51,16 +51,13 @@ def make_fuser(
     if not models:
         raise UsageError("fuse: expected at least one model")
     named = endpoint.named if endpoint else {}
-    parsed = [("", spec) if spec in named else split_name(spec, "--model") for spec in models]
+    parsed = [split_name(spec, "--model", named) for spec in models]
     kinds = {fuser_of(spec, named) for _, spec in parsed}
     if len(models) > 1 and kinds != {"ChatFuser"}:
         raise UsageError("fuse: several models must all be chat models (openai:MODEL, vllm:MODEL, or local ones)")
     chosen = kinds.pop()
     own, spec = parsed[0]
-    if len(models) == 1:
-        name = one_name(own, name, "--model")
-    elif name is not None:
-        check_name(name, "--name")
+    name = one_name(own if len(models) == 1 else "", name, "--model")
     if chosen != "ChatFuser" and spec in named and endpoint:
         table = named[spec]
         if table.endpoint:

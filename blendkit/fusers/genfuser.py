@@ -11,9 +11,9 @@ from typing import Any
 
 import torch
 
-from blendkit.errors import RecordError, UsageError, expect_at_least
+from blendkit.errors import RecordError, expect_at_least
 from blendkit.fusers.base import appended, top_candidates
-from blendkit.models.cuts import Cuts, read_to
+from blendkit.models.cuts import Cuts, check_on_truncate, read_to
 from blendkit.models.loading import choose_device, choose_dtype, fingerprint
 from blendkit.models.pretrained import pretrained
 from blendkit.models.text_tokenizer import TextTokenizer
@@ -55,8 +55,7 @@ class GenFuser(Stage):
     ) -> None:
         from transformers import AutoModelForSeq2SeqLM, AutoTokenizer
 
-        if on_truncate not in ("warn", "fail"):
-            raise UsageError(f"--on-truncate {on_truncate}: expected warn or fail")
+        check_on_truncate(on_truncate)
         expect_at_least(
             {"num_beams": 1, "max_new_tokens": 1, "max_length": 8, "candidate_maxlength": 1},
             {"num_beams": num_beams, "max_new_tokens": max_new_tokens, "max_length": max_length, "candidate_maxlength": candidate_maxlength},

@@ -58,7 +58,7 @@ def generator_of(spec: str) -> tuple[str, str]:
 class Chosen:
     """What `-m SPEC` means: the SPEC of the table of generators, and what it is asked with; `name` is how records call the model.
 
-    `table` is what `--models` says of it, where the SPEC is a name there.
+    `table` is what `--models-file` says of it, where the SPEC is a name there.
     """
 
     name: str

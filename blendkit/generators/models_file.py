@@ -1,4 +1,4 @@
-"""`--models FILE`: a TOML file with a table for each model, which says once what belongs to the model: where it is, its key, price and limits.
+"""`--models-file FILE`: a TOML file with a table for each model, which says once what belongs to the model: where it is, its key, price and limits.
 
 [gpt]
 model = "openai:gpt-4o-mini"
@@ -99,7 +99,7 @@ def load_models(path: str) -> dict[str, Entry]:
         DataError: it is of another form; says FILE: TABLE.KEY.
     """
     try:
-        tables = toml_value(utf8(read_file(path, f"--models {path}", MAX_BYTES)))
+        tables = toml_value(utf8(read_file(path, f"--models-file {path}", MAX_BYTES)))
         if not tables:
             raise RecordError("", 'expected a table a model, such as [gpt] with model = "openai:gpt-4o-mini"')
         return {name: _entry(f"{path}: {name}", name, table) for name, table in tables.items()}

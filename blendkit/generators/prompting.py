@@ -7,10 +7,11 @@ from dataclasses import asdict, dataclass, field
 from itertools import takewhile
 from typing import Any, TypeVar
 
-from blendkit.errors import BlendkitError, NoInputError, RecordError, UsageError
+from blendkit.errors import BlendkitError, NoInputError, RecordError
 from blendkit.generators.base import Prompt
 from blendkit.generators.reasoning import TAGS
 from blendkit.models.conversations import Conversations
+from blendkit.models.cuts import check_on_truncate
 from blendkit.models.pretrained import reason
 from blendkit.models.text_tokenizer import TextTokenizer
 from blendkit.terminal_text import count_of
@@ -19,7 +20,6 @@ from blendkit.terminal_text import count_of
 POSITIONS = ("max_encoder_position_embeddings", "max_position_embeddings", "n_positions", "n_ctx", "max_seq_len", "max_sequence_length", "seq_length")
 # Distances between tokens in place of positions, so that any length can be read.
 RELATIVE = ("relative_attention_num_buckets", "relative_attention_max_distance")
-WAYS = ("warn", "fail")
 Item = TypeVar("Item")
 Code = TypeVar("Code")
 Answer = TypeVar("Answer")
@@ -73,8 +73,7 @@ class Prompting:
     """
 
     def __init__(self, tokenizer: Any, name: str, positions: int | None = None, on_truncate: str = "warn", shared: bool = True) -> None:
-        if on_truncate not in WAYS:
-            raise UsageError(f"--on-truncate {on_truncate}: expected warn or fail")
+        check_on_truncate(on_truncate)
         self.name, self.positions, self.on_truncate, self.shared = name, positions, on_truncate, shared
         try:
             self.texts = TextTokenizer(tokenizer)

@@ -35,6 +35,14 @@ _CHANNEL = re.compile(
 )
 
 
+def behind_reasoning(reply: str) -> str:
+    """What stands behind reasoning that was left in a judge's reply, whichever its tags and wherever they stand; nothing where it has no end."""
+    for opening, closing in TAGS.items():
+        _, found, behind = reply.rpartition(closing)
+        reply = behind if found else "" if reply.lstrip().startswith(opening) else reply
+    return reply
+
+
 def apart(text: str, opened: bool = False) -> tuple[str, str | None]:
     """The answer, and the reasoning before it or None; `opened`: the prompt has already opened it.
 

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from blendkit.errors import UsageError
 from blendkit.registry import Registry, Row, options_of, suggesting
-from blendkit.specs import check_name, named_twice, one_name, split_name
+from blendkit.specs import named_twice, one_name, split_name
 
 if TYPE_CHECKING:
     from blendkit.generators.options import EndpointOptions
@@ -84,10 +84,7 @@ def make_judge(
     options |= {"verdict_by": "text"} if list_size is not None else {}
     options |= {"endpoint": endpoint, "device": device, "dtype": dtype, "seed": seed}
     jurors: list[Juror] = []
-    if len(specs) == 1:
-        name = one_name(parsed[0][0], name, "-m")
-    elif name is not None:
-        check_name(name, "--name")
+    name = one_name(parsed[0][0] if len(specs) == 1 else "", name, "-m")
     panel_name = (name or "panel") if len(specs) > 1 else None
     for spec, (own, chosen, where) in zip(specs, parsed, strict=True):
         if where and "model" not in takes[chosen]:
@@ -127,6 +124,6 @@ def _check_panel(panel: str | None, panel_weights: str | None, judges: int) -> N
 
 def judge_of(spec: str, named: Collection[str] = ()) -> tuple[str, str, str]:
     """The judge's own name (or nothing), its row, and what model it is given (or nothing), of `[NAME=]MODEL`; MODEL may be one of `named`."""
-    own, where = ("", spec) if spec in named else split_name(spec, "-m")
+    own, where = split_name(spec, "-m", named)
     name, _, model = where.partition(":")
     return (own, name, model) if name in JUDGES and name != LLM and where not in named else (own, LLM, where)

@@ -9,12 +9,12 @@ from typing import Any
 
 from blendkit.aggregate import Settled, settled
 from blendkit.errors import UsageError
+from blendkit.generators.unparsed import Unparsed
 from blendkit.judges.agreement import PanelAgreement
 from blendkit.judges.base import ORDERS, PANEL, Juror, Opinion, Shown, as_row, orders_shown
 from blendkit.judges.own import OthersOnly
 from blendkit.judges.position import PositionBias
 from blendkit.judges.stream_panel import StreamPanel
-from blendkit.judges.unparsed import Unparsed
 from blendkit.judges.weighing import PanelWeights
 from blendkit.pipeline.stage import Stage
 from blendkit.pipeline.work import Rounds, together
@@ -57,7 +57,7 @@ class Judging(Stage):
         self.schedule_name, self.schedule = schedule, make_schedule(schedule)
         self.overlap = min(juror.overlap for juror in jurors)
         self.batch_tokens = min(juror.batch_tokens for juror in jurors)
-        self.unparsed = Unparsed(max_unparsed)
+        self.unparsed = Unparsed(max_unparsed, "verdict")
         self.passes_records = passes_records
         self.others, self.weights, self.whole = others, weights, whole
         self.bias = {juror.name: PositionBias() for juror in jurors if not juror.indifferent}
@@ -97,12 +97,18 @@ class Judging(Stage):
         for name, bias in self.bias.items():
             bias.add((order, opinion.verdict) for order, opinion in opinions[name])
         for name, given in opinions.items():
-            self.unparsed.add(name, [opinion for _, opinion in given])
+            self._count(name, [opinion for _, opinion in given])
+
+    def _count(self, judge: str, opinions: list[Opinion]) -> None:
+        """Those that wait for a batch do not count."""
+        there = [opinion for opinion in opinions if not opinion.waiting]
+        self.unparsed.add(judge, len(there), [opinion.reason or "" for opinion in there if opinion.verdict == "unparsed"])
 
     def _orders(self, juror: Juror, record: Record, pairs: list[Shown]) -> list[Shown]:
         """The pairs that a judge is shown, each in its order or orders."""
         if self.others:
-            pairs = self.others.left_to(juror.name, record, pairs)
+            places = set(self.others.places(juror.name, record))
+            pairs = [pair for pair in pairs if places.issuperset(pair)]
         return pairs if juror.indifferent else [order for pair in pairs for order in orders_shown(self.orders, pair, self.seed, record["id"])]
 
     def _together(self, each: dict[str, dict[Shown, Settled]]) -> dict[Shown, Settled]:

@@ -7,11 +7,10 @@ from itertools import combinations
 from typing import Any
 
 from blendkit.errors import UsageError
-from blendkit.judges.base import Juror
+from blendkit.judges.base import Juror, as_row
 from blendkit.judges.judging import Judging
-from blendkit.judges.lists import MOST, drawn, rows_of
+from blendkit.judges.lists import MOST, drawn, verdicts_of
 from blendkit.judges.llm import LLMJudge
-from blendkit.judges.position import as_shown
 from blendkit.pipeline.work import Rounds, together
 from blendkit.records import Record, candidates_of
 
@@ -43,20 +42,21 @@ class ListJudging(Judging):
 
     def rounds(self, record: Record) -> Rounds[None]:
         """One round: all lists of all judges."""
-        pairs = list(combinations(range(len(candidates_of(record))), 2))
+        everyone = range(len(candidates_of(record)))
         asking: list[tuple[LLMJudge, list[list[int]]]] = []
+        unjudged = set(combinations(everyone, 2))
         for juror in self.readers:
             juror.begin(record)
-            candidates = record["candidates"]
-            places = [place for place in range(len(candidates)) if not (self.others and self.others.is_own(juror.name, candidates[place]["model"]))]
+            places = self.others.places(juror.name, record) if self.others else [*everyone]
+            unjudged -= {*combinations(places, 2)}
             asking.append((juror, list(drawn(places, self.size, self.seed, record["id"], self.shuffles))))
         found = yield from together([juror.orders(record, lists) for juror, lists in asking])
         rows: dict[str, list[dict[str, Any]]] = {}
         for (juror, lists), opinions in zip(asking, found, strict=True):
-            rows[juror.name] = [row for shown, opinion in zip(lists, opinions, strict=True) for row in rows_of(opinion, shown)]
-            self.bias[juror.name].add(map(as_shown, rows[juror.name]))
-            self.unparsed.add(juror.name, opinions)
+            implied = [(shown, pair, verdict) for shown, order in zip(lists, opinions, strict=True) for pair, verdict in verdicts_of(order, shown)]
+            rows[juror.name] = [as_row(verdict, pair) | {"list": [*shown]} for shown, pair, verdict in implied]
+            self.bias[juror.name].add((pair, verdict.verdict) for _, pair, verdict in implied)
+            self._count(juror.name, opinions)
         if self.others:
-            left = [set(self.others.left_to(juror.name, record, pairs)) for juror in self.readers]
-            self.others.count(len(set(pairs).difference(*left)))
+            self.others.count(len(unjudged))
         self._add(record, rows)

@@ -13,11 +13,9 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
 from string import ascii_uppercase
-from typing import Any
 
 from blendkit.fences import fence_for, quoted
-from blendkit.generators.base import Material
-from blendkit.judges.base import Opinion
+from blendkit.judges.base import Opinion, Shown
 from blendkit.judges.parsing import cleaned
 from blendkit.seeding import seeded
 
@@ -50,22 +48,20 @@ class ListPrompt:
 
     count: int
     needs_reference: bool
-    name: str = "list"
-    raw: bool = False
 
     @cached_property
     def letters(self) -> str:
         """What the answers are called, as they are shown."""
         return ascii_uppercase[: self.count]
 
-    def filled(self, texts: dict[str, str], as_json: bool = False, *, material: Material = str) -> str:
+    def filled(self, texts: dict[str, str]) -> str:
         """The prompt; no text in it can forge a fence."""
         parts = [("REQUEST", texts["request"])]
         if self.needs_reference:
             parts.append(("REFERENCE", texts["reference"]))
         parts += [(f"ANSWER {letter}", texts[letter]) for letter in self.letters]
         intro = INTRO.format(count=self.count, reference=REFERENCE if self.needs_reference else "", task="" if self.needs_reference else TASK)
-        return f"{intro}{quoted(fence_for(texts.values()), [(heading, material(text)) for heading, text in parts])}\n\n{REPLY}"
+        return f"{intro}{quoted(fence_for(texts.values()), parts)}\n\n{REPLY}"
 
     def again(self) -> str:
         """What a judge is told whose reply was no order."""
@@ -116,18 +112,14 @@ def drawn(places: list[int], size: int, seed: int, record_id: str, shuffles: int
                 yield one
 
 
-def rows_of(opinion: Opinion, shown: list[int]) -> list[dict[str, Any]]:
-    """The verdicts on all pairs of a list that follow from an order, as the record keeps them; the reason stands with the first."""
-    places = {letter: group for group, letters in enumerate(opinion.verdict.split(" > ")) for letter in letters.split(" = ")}
-    rows: list[dict[str, Any]] = []
-    for second in range(len(shown)):
-        for first in range(second):
-            verdict = opinion.verdict
-            if verdict != "unparsed":
-                before, after = places[ascii_uppercase[first]], places[ascii_uppercase[second]]
-                better = shown[first] if before < after else shown[second]
-                verdict = "tie-good" if before == after else "A" if better == min(shown[first], shown[second]) else "B"
-            pair = sorted((shown[first], shown[second]))
-            row = {"a": pair[0], "b": pair[1], "verdict": verdict, "shown": [shown[first], shown[second]], "list": list(shown)}
-            rows.append(row | ({"reason": opinion.reason} if opinion.reason and not rows else {}))
-    return rows
+def verdicts_of(order: Opinion, shown: list[int]) -> Iterator[tuple[Shown, Opinion]]:
+    """The verdicts on all pairs of a list, as they were shown, that follow from an opinion whose verdict is an order; the reason stands with the first."""
+    groups = {letter: group for group, letters in enumerate(order.verdict.split(" > ")) for letter in letters.split(" = ")}
+    reason = order.reason
+    for first, second in ((one, other) for other in range(len(shown)) for one in range(other)):
+        verdict = order.verdict
+        if verdict != "unparsed":
+            before, after = groups[ascii_uppercase[first]], groups[ascii_uppercase[second]]
+            verdict = "tie-good" if before == after else "A" if before < after else "B"
+        yield (shown[first], shown[second]), Opinion(verdict, reason=reason)
+        reason = None

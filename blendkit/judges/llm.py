@@ -14,6 +14,7 @@ from blendkit.generators.base import Completion, Material, Messages, Prompt, Tex
 from blendkit.generators.factory import chosen, generator_of, text_model, windows_at_once
 from blendkit.generators.options import EndpointOptions, Sampling
 from blendkit.generators.reasoning import check_reasoning
+from blendkit.generators.unparsed import QUOTED, why_unread
 from blendkit.judges.base import LLM, Juror, Opinion, Opinions, Shown
 from blendkit.judges.lists import ListPrompt
 from blendkit.judges.prompting import AUTO, WITH_REFERENCE, JudgePrompt, prompts_of
@@ -29,7 +30,6 @@ from blendkit.version import VERSION
 WAYS = ("auto", "text", "json", "likelihood")
 ALTERNATIVES = 20
 LIST_TOKENS = 128  # of a reply that is an order
-QUOTED = 200  # characters of a reply that is no verdict
 WAITING = Opinion("unparsed", reason="there is no answer yet", waiting=True)
 
 
@@ -139,7 +139,7 @@ class LLMJudge(Juror):
             form = ListPrompt(len(shown), self._fitting(record).needs_reference)
             texts = {"request": source, **({"reference": reference_of(record, f"--prompt {self.prompt_name}")} if form.needs_reference else {})}
             texts |= {letter: record["candidates"][place]["text"] for letter, place in zip(form.letters, shown, strict=True)}
-            prompt = self._asking(form, texts, seeded(self.seed, "judge"))
+            prompt = Prompt([{"role": "user", "content": form.filled(texts)}], seeded(self.seed, "judge"), quoted=tuple(texts.values()))
             works.append(Work(self.listing, prompt.messages[0]["content"], self.model.length(prompt), (prompt, form)))
         return (yield from self._counted(works))
 
@@ -152,9 +152,9 @@ class LLMJudge(Juror):
             self.unparsed += sum(opinion.verdict == "unparsed" for opinion in opinions) - waiting
         return opinions
 
-    def _asking(self, form: JudgePrompt | ListPrompt, texts: dict[str, str], seed: int, as_json: bool = False) -> Prompt:
+    def _asking(self, form: JudgePrompt, texts: dict[str, str], seed: int, as_json: bool = False) -> Prompt:
         content = form.filled(texts, as_json)
-        written = partial(_raw, form, texts, as_json) if isinstance(form, JudgePrompt) and form.raw else None
+        written = partial(_raw, form, texts, as_json) if form.raw else None
         return Prompt([{"role": "user", "content": content}], seed, written, quoted=tuple(texts.values()))
 
     def _opinions(self, payloads: list[tuple[Prompt, JudgePrompt, dict[str, str]]]) -> list[Any]:
@@ -184,24 +184,16 @@ class LLMJudge(Juror):
                 # A batch that is only read may have no second turn; what there is stands.
                 if self._asks_again or not isinstance(reply, Unanswered):
                     replies[place] = reply
-        return [self._opinion(reply, form) for reply, form in zip(replies, forms, strict=True)]
+        return [self._opinion(reply, form, sampling.max_new_tokens) for reply, form in zip(replies, forms, strict=True)]
 
-    def _opinion(self, reply: Completion | Exception, form: JudgePrompt | ListPrompt) -> Any:
+    def _opinion(self, reply: Completion | Exception, form: JudgePrompt | ListPrompt, limit: int) -> Any:
         if isinstance(reply, Unanswered) and self._asks_again:
             return replace(WAITING, reason=str(reply)[:QUOTED])
         if not isinstance(reply, Completion):
             return reply
         verdict = form.parse(reply.text)
-        return Opinion(verdict) if verdict else Opinion("unparsed", reason=self._why(reply))
-
-    def _why(self, reply: Completion) -> str:
-        """What a person should know of a reply that is no verdict: its beginning, or why there is none."""
-        said = reply.text.strip()
-        if reply.finish_reason == "length":
-            tokens = (reply.usage or {}).get("completion_tokens", self.sampling.max_new_tokens)
-            cut = f"cut at {count_of(tokens, 'token')}; raise --max-new-tokens" + (" or --reasoning-effort" if reply.reasoned else "")
-            return f"{cut}: {said}"[:QUOTED] if said else f"{cut}: no answer yet"
-        return said[:QUOTED] or f"an empty reply (finish_reason {reply.finish_reason})"
+        flags = "--max-new-tokens" + (" or --reasoning-effort" if reply.reasoned else "")
+        return Opinion(verdict) if verdict else Opinion("unparsed", reason=why_unread(reply, limit, flags))
 
     def _local_likelihoods(self, prompts: list[Prompt]) -> list[Any]:
         begun = None
@@ -238,7 +230,7 @@ class LLMJudge(Juror):
             if verdict:
                 masses[verdict] = masses.get(verdict, 0.0) + math.exp(logprob)
         if not any(masses.values()):
-            return Opinion("unparsed", reason=self._why(reply))
+            return Opinion("unparsed", reason=why_unread(reply))
         return _weighted({verdict: math.log(mass) for verdict, mass in masses.items() if mass}, "")
 
     def describe(self) -> dict[str, Any]:

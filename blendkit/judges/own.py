@@ -11,7 +11,7 @@ from typing import Any
 import orjson
 
 from blendkit.families import Families
-from blendkit.judges.base import Juror, Shown
+from blendkit.judges.base import Juror
 from blendkit.records import Record
 from blendkit.terminal_text import count_of
 
@@ -36,10 +36,9 @@ class OthersOnly:
         """Whether an answer of this model is the judge's own, or a relative's."""
         return model in self._names[judge] or self._family(model) in self._families[judge]
 
-    def left_to(self, judge: str, record: Record, pairs: list[Shown]) -> list[Shown]:
-        """Those of the pairs that the judge is shown."""
-        candidates = record["candidates"]
-        return [pair for pair in pairs if not any(self.is_own(judge, candidates[place]["model"]) for place in pair)]
+    def places(self, judge: str, record: Record) -> list[int]:
+        """The candidates that the judge is shown."""
+        return [place for place, candidate in enumerate(record["candidates"]) if not self.is_own(judge, candidate["model"])]
 
     def count(self, unjudged: int) -> None:
         """Takes the number of a record's pairs that nobody may judge."""

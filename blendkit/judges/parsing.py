@@ -12,7 +12,7 @@ import re
 import unicodedata
 from collections.abc import Iterator, Mapping, Sequence
 
-from blendkit.generators.reasoning import TAGS
+from blendkit.generators.reasoning import behind_reasoning
 
 _INVISIBLE = re.compile("[\u00ad\u200b-\u200f\u2060\ufeff]")
 # Line ends of every kind become one.
@@ -243,12 +243,7 @@ def _begins_line(text: str, place: int) -> bool:
 
 def cleaned(reply: str) -> str:
     """The answer behind reasoning that was left in, full-width letters as plain ones."""
-    for opening, closing in TAGS.items():
-        _, found, behind = reply.rpartition(closing)
-        if found:
-            reply = behind
-        elif reply.lstrip().startswith(opening):
-            return ""
+    reply = behind_reasoning(reply)
     text = reply if reply.isascii() else unicodedata.normalize("NFKC", _INVISIBLE.sub("", reply)).replace("。", ".")
     return _ENDS.sub("\n", _CONTROL.sub(" ", text))
 

@@ -16,12 +16,11 @@ from typing import Annotated
 
 import msgspec
 
-from blendkit.errors import DataError, NoInputError, RecordError, UsageError
+from blendkit.errors import RecordError
 from blendkit.fences import as_it_looks, fence_for
 from blendkit.generators.base import Material
 from blendkit.judges.parsing import VerdictReader, plain
-from blendkit.registry import nearest
-from blendkit.untrusted import read_file, toml_value, typed, utf8
+from blendkit.untrusted import shipped_or_file, stems, toml_value, typed
 
 FOLDER = Path(__file__).parent / "prompts"
 # The prompt that a record with a reference gets, and the one that another gets: which of them is asked for each record.
@@ -158,7 +157,7 @@ class _File(msgspec.Struct, forbid_unknown_fields=True):
 
 def built_in() -> list[str]:
     """Names of the prompts that come with the package."""
-    return sorted(path.stem for path in FOLDER.glob("*.toml"))
+    return stems(FOLDER)
 
 
 def prompts_of(name: str) -> tuple[JudgePrompt, JudgePrompt]:
@@ -179,18 +178,7 @@ def load_prompt(name: str) -> JudgePrompt:
         UsageError: there is neither a prompt nor a file of that name.
         DataError: the file is no prompt.
     """
-    path = FOLDER / f"{name}.toml" if name in built_in() else Path(name)
-    try:
-        data = read_file(path, f"--prompt {name}", MAX_BYTES)
-    except NoInputError as error:
-        if path.suffix or path.parent != Path():
-            raise
-        names = [AUTO, *built_in()]
-        raise UsageError(f"--prompt {name}: expected one of {', '.join(names)}, or a file{nearest(name, names)}") from error
-    try:
-        return _prompt(path, utf8(data))
-    except RecordError as error:
-        raise DataError(f"--prompt {name}: {error}") from error
+    return shipped_or_file(name, FOLDER, "--prompt", MAX_BYTES, _prompt, [AUTO])
 
 
 def _prompt(path: Path, content: str) -> JudgePrompt:

@@ -6,8 +6,15 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from blendkit.errors import UsageError
 from blendkit.models.text_tokenizer import TextTokenizer
 from blendkit.terminal_text import count_of, shown
+
+
+def check_on_truncate(way: str) -> None:
+    """Raises UsageError for a way to meet a text that is too long which is none."""
+    if way not in ("warn", "fail"):
+        raise UsageError(f"--on-truncate {way}: expected warn or fail")
 
 
 @dataclass

@@ -7,7 +7,8 @@ import random
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from blendkit.errors import RecordError, UsageError
+from blendkit.errors import RecordError
+from blendkit.models.cuts import check_on_truncate
 from blendkit.models.fast.scorer import PairScorer
 from blendkit.models.loading import EMBEDDED, batch_budget, choose_device, choose_dtype, fingerprint
 from blendkit.models.pair_inputs import Cut, PairInputs
@@ -80,8 +81,7 @@ class PairRanker(Stage):
             UsageError: a flag has a value that it does not take.
             NoInputError: there is no such model.
         """
-        if on_truncate not in ("warn", "fail"):
-            raise UsageError(f"--on-truncate {on_truncate}: expected warn or fail")
+        check_on_truncate(on_truncate)
         own, model = split_name(model, "--model")
         name = one_name(own, name, "--model") or "pairrm"
         self.schedule_name, self.schedule, self.seed = schedule, make_schedule(schedule), seed

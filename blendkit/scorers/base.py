@@ -45,17 +45,18 @@ def items_of(record: Record, texts: Sequence[str], source: str = "", reference: 
 class Graded(float):
     """A score with the parts that it is made of, which the record keeps as `rubrics[name]`; NaN where one of them is not known."""
 
-    def __new__(cls, value: float, parts: dict[str, Any]) -> Graded:
-        """The score, and its parts by their names."""
+    def __new__(cls, value: float, parts: dict[str, Any], unread: Sequence[str] = ()) -> Graded:
+        """The score, and its parts by their names; `unread` are the replies that should have been parts and could not be read."""
         made = super().__new__(cls, value)
-        made.parts = parts
+        made.parts, made.unread = parts, unread
         return made
 
     parts: dict[str, Any]
+    unread: Sequence[str]
 
 
 class Scorer(ABC):
-    """Writes `scores[name]` of each candidate; every value is finite, whatever the texts.
+    """Writes `scores[name]` of each candidate; every value is finite, whatever the texts, but for the NaN of `Graded`, which the record keeps as null.
 
     The class variables are the scorer's row in `score --list` and docs/scorers.md. A signature tells all that
     decided a score; a score without it is not a result. Of `model`, `kind` (its name in the table), `device`, `dtype`,
@@ -75,6 +76,8 @@ class Scorer(ABC):
     lower_is_better: ClassVar[bool] = False
     # What an empty candidate or reference gets.
     empty: ClassVar[str] = "0"
+    # Windows of records that it may work on at a time (see Stage).
+    overlap: int = 1
 
     def __init__(self, name: str) -> None:
         self.name = name

@@ -6,6 +6,7 @@ import hashlib
 import math
 import threading
 from dataclasses import replace
+from functools import cached_property
 from typing import Any
 
 import msgspec
@@ -13,6 +14,7 @@ import msgspec
 from blendkit.errors import RecordError, UsageError
 from blendkit.generators.base import Completion, Prompt, TextModel
 from blendkit.generators.options import EndpointOptions, Sampling
+from blendkit.generators.unparsed import why_unread
 from blendkit.models.loading import fingerprint
 from blendkit.pipeline.work import Job, Work
 from blendkit.scorers.base import Graded, Item, Scorer, Scores
@@ -44,7 +46,7 @@ class RubricJudge(Scorer):
         self, name: str, model: str, rubric: str = DEFAULT, verdict_by: str = "auto", endpoint: EndpointOptions | None = None, device: str = "auto",
         dtype: str = "auto",
     ) -> None:  # fmt: skip
-        from blendkit.generators.factory import check_models, chosen, for_run, text_model
+        from blendkit.generators.factory import check_models, chosen, for_run, text_model, windows_at_once
 
         super().__init__(name)
         if verdict_by not in WAYS:
@@ -57,6 +59,7 @@ class RubricJudge(Scorer):
         one = chosen(model, endpoint if endpoint.purse else for_run(endpoint, [model]))
         self.model: TextModel = text_model(one.spec, one.endpoint, device, dtype)
         self.spec = one.spec
+        self.overlap = windows_at_once([self.model], endpoint)
         can = hasattr(self.model, "likelihoods") and not getattr(self.model, "seq2seq", False) if self.model.local else True
         if verdict_by == "likelihood" and not can:
             raise UsageError(f"--verdict-by likelihood: {one.spec} only writes text")
@@ -76,27 +79,27 @@ class RubricJudge(Scorer):
                 content = criterion.asked(item.source, item.candidate, self.way == "likelihood")
                 prompt = Prompt([{"role": "user", "content": content}], quoted=(item.source, item.candidate))
                 works.append(Work(self.job, content, self.model.length(prompt), (prompt, criterion)))
-        grades: list[Grade | None] = yield works
+        grades: list[Grade] = yield works
         with self._counting:
             self.asked += len(grades)
-            self.missed += grades.count(None)
+            self.missed += sum(math.isnan(grade.value) for grade in grades)
         count = len(self.criteria)
         return [self._graded(grades[start : start + count]) for start in range(0, len(grades), count)]
 
-    def _graded(self, grades: list[Grade | None]) -> Graded:
-        shares = [math.nan if grade is None else criterion.share(grade.value) for criterion, grade in zip(self.criteria, grades, strict=True)]
-        rows = {criterion.name: {"grade": None} if grade is None else grade.row() for criterion, grade in zip(self.criteria, grades, strict=True)}
-        return Graded(sum(shares) / len(shares), rows)
+    def _graded(self, grades: list[Grade]) -> Graded:
+        shares = [criterion.share(grade.value) for criterion, grade in zip(self.criteria, grades, strict=True)]
+        rows = {criterion.name: grade.row() for criterion, grade in zip(self.criteria, grades, strict=True)}
+        return Graded(sum(shares) / len(shares), rows, [grade.reason for grade in grades if math.isnan(grade.value)])
 
     def _grades(self, payloads: list[Asked]) -> list[Any]:
-        """A grade, None where there is none to be read, or the fault, of each."""
+        """A grade, or the fault, of each."""
         if self.way != "likelihood":
             return self._by_text(payloads)
         if not self.model.local:
             return self._served_likelihoods(payloads)
         found: list[Any] = [None] * len(payloads)
-        for criterion in {id(criterion): criterion for _, criterion in payloads}.values():
-            places = [place for place, (_, one) in enumerate(payloads) if one is criterion]
+        for places in _by_scale(payloads):
+            criterion = payloads[places[0]][1]
             rows = self.model.likelihoods([payloads[place][0] for place in places], list(criterion.values))  # type: ignore[attr-defined]
             for place, logs in zip(places, rows, strict=True):
                 found[place] = logs if isinstance(logs, Exception) else _expected(criterion, dict(zip(criterion.values, logs, strict=True)))
@@ -113,14 +116,18 @@ class RubricJudge(Scorer):
                 seconds.append((replace(prompt, messages=[{"role": "user", "content": first}]), criterion))
             for place, reply in zip(again, self._complete(seconds), strict=True):
                 replies[place] = reply
-        return [criterion.read(reply.text) if isinstance(reply, Completion) else reply for reply, (_, criterion) in zip(replies, payloads, strict=True)]
+        return [
+            (criterion.read(reply.text) or Grade(math.nan, why_unread(reply, TOKENS))) if isinstance(reply, Completion) else reply
+            for reply, (_, criterion) in zip(replies, payloads, strict=True)
+        ]
 
     def _complete(self, payloads: list[Asked]) -> list[Completion | Exception]:
-        """The replies, in order; a schema is a setting of a call, so that each scale is asked for by itself."""
+        """The replies, in order; a schema is a setting of a call, so that with one each scale is asked for by itself."""
+        if self.way != "json":
+            return self.model.complete([prompt for prompt, _ in payloads], self.sampling)
         found: list[Any] = [None] * len(payloads)
-        for scale in dict.fromkeys(criterion.scale for _, criterion in payloads):
-            places = [place for place, (_, criterion) in enumerate(payloads) if criterion.scale == scale]
-            sampling = replace(self.sampling, schema=payloads[places[0]][1].schema()) if self.way == "json" else self.sampling
+        for places in _by_scale(payloads):
+            sampling = replace(self.sampling, schema=payloads[places[0]][1].schema())
             for place, reply in zip(places, self.model.complete([payloads[place][0] for place in places], sampling), strict=True):
                 found[place] = reply
         return found
@@ -135,14 +142,16 @@ class RubricJudge(Scorer):
             elif not reply.alternatives:
                 found.append(RecordError("", f"{self.spec} gives no log-probabilities, which --verdict-by likelihood needs; --verdict-by text does without"))
             else:
-                logs: dict[str, float] = {}
+                masses: dict[str, float] = {}
                 for token, logprob in reply.alternatives.items():
                     if (word := token.strip().lower()) in criterion.values:
-                        logs[word] = math.log(math.exp(logs.get(word, -math.inf)) + math.exp(logprob)) if word in logs else logprob
-                found.append(_expected(criterion, logs) if logs else None)
+                        masses[word] = masses.get(word, 0.0) + math.exp(logprob)
+                # Servers say -9999 of what is out of the question, which is a mass of 0.
+                logs = {word: math.log(mass) for word, mass in masses.items() if mass}
+                found.append(_expected(criterion, logs) if logs else Grade(math.nan, why_unread(reply)))
         return found
 
-    @property
+    @cached_property
     def signature(self) -> str:
         digest = hashlib.blake2b(msgspec.json.encode([msgspec.structs.asdict(one) for one in self.criteria]), digest_size=3).hexdigest()
         model = "@".join([self.spec, *self.models.values()])
@@ -159,8 +168,17 @@ class RubricJudge(Scorer):
         found = []
         if self.missed:
             replies = count_of(self.asked, "reply", "replies")
-            found.append(f"{self.missed:,} of {replies} had no grade, asked twice; those candidates have no score (null)")
+            twice = "" if self.way == "likelihood" else ", asked twice"
+            found.append(f"{self.missed:,} of {replies} had no grade{twice}; those candidates have no score (null)")
         return [f"{self.name}: {line}" for line in [*found, *self.model.warnings()]]
+
+
+def _by_scale(payloads: list[Asked]) -> list[list[int]]:
+    """Places of the payloads whose grades are the same words."""
+    places: dict[str, list[int]] = {}
+    for place, (_, criterion) in enumerate(payloads):
+        places.setdefault(criterion.scale, []).append(place)
+    return list(places.values())
 
 
 def _expected(criterion: Criterion, logs: dict[str, float]) -> Grade:

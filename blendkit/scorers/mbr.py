@@ -8,7 +8,7 @@ from functools import cached_property
 from blendkit.errors import UsageError
 from blendkit.models.cuts import Cuts
 from blendkit.models.unread import Unread
-from blendkit.registry import options_of
+from blendkit.registry import options_of, parameters_of
 from blendkit.scorers.base import Item, Scorer, Scores
 from blendkit.signature import Signature
 
@@ -42,7 +42,7 @@ class MBR(Scorer):
         from blendkit.scorers import parsed_spec, scorer_class
 
         _, name, inner = parsed_spec(model or cls.default_model)
-        return {"model", "device", "dtype", "seed", *options_of(scorer_class(name), inner)} - {"name", "kind", "rubric", "verdict_by", "endpoint"}
+        return {"model", "device", "dtype", "seed"} | {*parameters_of(cls)} & {*options_of(scorer_class(name), inner)}
 
     def rounds(self, items: list[Item]) -> Scores:
         """The metric on all ordered pairs; equal texts are the metric's own matter."""

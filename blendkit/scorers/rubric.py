@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -10,11 +11,10 @@ from typing import Annotated, Literal
 
 import msgspec
 
-from blendkit.errors import DataError, NoInputError, RecordError, UsageError
+from blendkit.errors import RecordError
 from blendkit.fences import fence_for, quoted
-from blendkit.generators.reasoning import TAGS
-from blendkit.registry import nearest
-from blendkit.untrusted import json_value, read_file, toml_value, typed, utf8
+from blendkit.generators.reasoning import behind_reasoning
+from blendkit.untrusted import json_value, shipped_or_file, toml_value, typed
 
 FOLDER = Path(__file__).parent / "rubrics"
 DEFAULT = "default"
@@ -71,9 +71,7 @@ class Criterion(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
     def read(self, reply: str) -> Grade | None:
         """The one grade that the reply states, alone or in a field `grade` of JSON; None where it states none, two, or one that there is not."""
-        for opening, closing in TAGS.items():
-            _, found, behind = reply.rpartition(closing)
-            reply = behind if found else "" if reply.lstrip().startswith(opening) else reply
+        reply = behind_reasoning(reply)
         if (word := reply.strip(" \t\n\"'`*.").lower()) in self.values:
             return Grade(self.values[word])
         stated = {word.lower().removesuffix(".0") for word in _FIELD.findall(reply)}
@@ -85,13 +83,18 @@ class Criterion(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 @dataclass(frozen=True, slots=True)
 class Grade:
-    """What an answer is worth by a criterion, in its scale; by log-probabilities, the expected value."""
+    """What an answer is worth by a criterion, in its scale; by log-probabilities, the expected value.
+
+    NaN where the reply could not be read; `reason` then says why.
+    """
 
     value: float
     reason: str = ""
 
     def row(self) -> dict[str, object]:
         """As the record keeps it."""
+        if math.isnan(self.value):
+            return {"grade": None}
         return {"grade": round(self.value, 6), **({"reason": self.reason[:MAX_REASON]} if self.reason else {})}
 
 
@@ -99,11 +102,6 @@ class Rubric(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """A rubric file."""
 
     criteria: Annotated[list[Criterion], msgspec.Meta(min_length=1, max_length=50)]
-
-
-def built_in() -> list[str]:
-    """Names of the rubrics that come with the package."""
-    return sorted(path.stem for path in FOLDER.glob("*.toml"))
 
 
 def load_rubric(name: str) -> tuple[str, Sequence[Criterion]]:
@@ -114,21 +112,14 @@ def load_rubric(name: str) -> tuple[str, Sequence[Criterion]]:
         NoInputError: there is no such file.
         DataError: the file is no rubric.
     """
-    place = f"--rubric {name}"
-    path = FOLDER / f"{name}.toml" if name in built_in() else Path(name)
-    try:
-        data = read_file(path, place, MAX_BYTES)
-    except NoInputError as error:
-        if path.suffix or path.parent != Path():
-            raise
-        raise UsageError(f"{place}: expected {', '.join(built_in())}, or a file{nearest(name, built_in())}") from error
-    try:
-        criteria = typed(toml_value(utf8(data)), Rubric).criteria
-    except RecordError as error:
-        raise DataError(f"{place}: {error}") from error
+    return shipped_or_file(name, FOLDER, "--rubric", MAX_BYTES, _rubric)
+
+
+def _rubric(path: Path, content: str) -> tuple[str, Sequence[Criterion]]:
+    criteria = typed(toml_value(content), Rubric).criteria
     names = [criterion.name for criterion in criteria]
     if twice := [one for one in names if names.count(one) > 1]:
-        raise DataError(f"{place}: the criterion {twice[0]!r} is there twice")
+        raise RecordError("", f"the criterion {twice[0]!r} is there twice")
     return path.stem, criteria
 
 

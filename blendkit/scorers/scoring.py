@@ -9,6 +9,7 @@ from typing import Any
 
 from blendkit.errors import RecordError
 from blendkit.generators.options import EndpointOptions
+from blendkit.generators.unparsed import Unparsed
 from blendkit.pipeline.stage import Stage
 from blendkit.pipeline.work import Rounds, together
 from blendkit.records import Record, candidates_of, reference_of, source_text
@@ -31,12 +32,12 @@ class Scoring(Stage):
     def __init__(
         self, metrics: Sequence[str], device: str = "auto", dtype: str = "auto", seed: int = 0, *, bertscore_layer: int | None = None,
         bertscore_idf: str | None = None, bertscore_baseline: str | None = None, tokenize: str | None = None, rubric: str | None = None,
-        verdict_by: str | None = None, endpoint: EndpointOptions | None = None,
+        verdict_by: str | None = None, max_unparsed: float = 0.2, endpoint: EndpointOptions | None = None,
     ) -> None:  # fmt: skip
-        """Each option goes to the metrics that have it.
+        """Each option goes to the metrics that have it. More than `max_unparsed` (0 to 1) of a judge's grades that cannot be read are the run's fault.
 
         Raises:
-            UsageError: there is no such metric, two have one name, no metric has an option, or a tokenizer lacks a package.
+            UsageError: there is no such metric, two have one name, no metric has an option, a tokenizer lacks a package, or `max_unparsed` is no share.
             NoInputError: there is no such model, or a tokenizer lacks a file.
         """
         from blendkit.generators.factory import for_run
@@ -53,7 +54,7 @@ class Scoring(Stage):
         takes = {metric: scorer_options(metric) for metric in dict.fromkeys(metrics)}
         asked = endpoint.of_use if endpoint else None
         SCORERS.check_options({**options, "endpoint": asked}, {parsed_spec(metric)[1]: has for metric, has in takes.items()}, {"endpoint": asked})
-        judges = [model for _, name, model in map(parsed_spec, metrics) if name == "judge"]
+        judges = [parsed_spec(metric)[2] for metric, has in takes.items() if "endpoint" in has]
         # All judges spend from one purse.
         options["endpoint"] = for_run(endpoint, judges) if endpoint and judges else None
         self.scorers: dict[str, Scorer] = {}
@@ -63,6 +64,8 @@ class Scoring(Stage):
             if scorer.name in self.scorers:
                 raise named_twice(scorer.name, metric, "--metric")
             self.scorers[scorer.name] = scorer
+        self.unparsed = Unparsed(max_unparsed, "grade")
+        self.overlap = min((scorer.overlap for scorer in self.scorers.values()), default=1)
         self.settings = {"device": device, "dtype": dtype}
         # All that records got, in the order in which they came.
         self.signatures = dict.fromkeys(scorer.signature for scorer in self.scorers.values())
@@ -81,9 +84,13 @@ class Scoring(Stage):
             for index, (candidate, value) in enumerate(zip(record["candidates"], scores, strict=True)):
                 if isinstance(value, Graded):
                     candidate.setdefault("rubrics", {})[scorer.name] = value.parts
+                    self.unparsed.add(scorer.name, len(value.parts), value.unread)
                     if math.isnan(value):
                         candidate.setdefault("scores", {})[scorer.name] = None
                         continue
+                elif scorer.name in (grades := candidate.get("rubrics", {})):
+                    # Those of the score that this one replaces.
+                    del grades[scorer.name]
                 if not math.isfinite(value):
                     raise RecordError(f"candidates[{index}].scores.{scorer.name}", f"the metric gave {value}: the checkpoint is broken, or --dtype too narrow")
                 candidate.setdefault("scores", {})[scorer.name] = round(value, 6)
@@ -98,6 +105,10 @@ class Scoring(Stage):
         needs_source = any(scorer.needs_source for scorer in self.scorers.values())
         source = source_text(record) if needs_source else ""
         return items_of(record, [candidate["text"] for candidate in candidates], source, reference)
+
+    def account(self) -> Unparsed:
+        """How many grades could not be read."""
+        return self.unparsed
 
     def describe(self) -> dict[str, Any]:
         """The scorers' signatures and models, what was cut to a model's length, and what was hardly read."""

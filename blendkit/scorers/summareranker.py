@@ -52,7 +52,8 @@ class SummaReranker(ModelScorer):
     def rounds(self, items: list[Item]) -> Scores:
         """One work a distinct (x, candidate)."""
         lengths = self.source_maxlength, self.candidate_maxlength
-        rows = [row for item in items for row in summareranker_ids(self.texts, item.source, [item.candidate], *lengths, self.cuts)]
+        # Those of a record have one x, which is read once.
+        rows = summareranker_ids(self.texts, items[0].source, [item.candidate for item in items], *lengths, self.cuts) if items else []
         return (yield [Work(self.job, row, len(row), row) for row in rows])
 
     def logits(self, rows: list[tuple[int, ...]]) -> Any:

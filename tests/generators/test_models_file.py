@@ -1,4 +1,4 @@
-"""`--models FILE`: what belongs to a model is said once, in a table of its name."""
+"""`--models-file FILE`: what belongs to a model is said once, in a table of its name."""
 
 from __future__ import annotations
 

@@ -130,7 +130,8 @@ def test_bin_council_is_the_whole_pipe(serve, tmp_path):
     shim.chmod(0o755)
     (tmp_path / "bin").mkdir()
     script = tmp_path / "bin" / "council"
-    script.write_bytes((ROOT / "bin" / "council").read_bytes())
+    for name in ("council", "stages"):
+        (script.parent / name).write_bytes((ROOT / "bin" / name).read_bytes())
     environment = {**os.environ, "PATH": f"{tmp_path}:{os.environ['PATH']}", "PYTHONPATH": str(ROOT), "OPENAI_API_KEY": "none"}
     environment |= {"MODELS": "a=openai:a b=openai:b c=openai:c", "FLAGS": f"-q --base-url {server.url}"}
 

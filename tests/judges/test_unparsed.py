@@ -92,6 +92,20 @@ def test_an_empty_reply_says_why(blendkit):
     assert all([message["role"] for message in body["messages"]] == ["user"] for body in server.bodies)
 
 
+def test_a_reply_that_was_cut_says_at_how_many_tokens(serve):
+    """A list has more room than a pair; by likelihood, a reply is short on purpose."""
+    cut = serve(plan=lambda prompt, attempt: {"choices": [{"message": {"content": "I say"}, "finish_reason": "length"}]})
+    token = {"token": "I", "logprob": 0.0, "top_logprobs": [{"token": "I", "logprob": 0.0}]}
+    weighed = serve(plan=lambda *asked: {"choices": [{"message": {"content": "I say"}, "logprobs": {"content": [token]}, "finish_reason": "length"}]})
+    for server, settings, reason in (
+        (cut, {}, "cut at 32 tokens; raise --max-new-tokens: I say"),
+        (cut, {"list": 2, "shuffles": 1}, "cut at 128 tokens; raise --max-new-tokens: I say"),
+        (weighed, {"verdict_by": "likelihood"}, "I say"),
+    ):
+        (found,) = library.judge([of_quality(1, 2) | {"id": "a"}], "j=openai:x", max_unparsed=1, base_url=server.url, **settings)
+        assert found["verdicts"]["j"][0]["reason"] == reason
+
+
 # --- rank and evaluate
 
 

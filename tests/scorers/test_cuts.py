@@ -8,6 +8,9 @@ import pytest
 from conftest import lines
 from tiny_scorers import spec
 
+from blendkit.pipeline.runner import apply
+from blendkit.scorers.scoring import Scoring
+
 LONG = "long ago " * 700
 METRICS = ["bertscore", "bertscore-recall", "mbr", "cosine", "bartscore", "bleurt", "mlm", "simcls", "summareranker"]
 
@@ -56,3 +59,12 @@ def test_the_embedded_judge_and_the_consensus_tell_it_too(called):
     assert code == 0 and "bertscore: cut to the model's length: 1 of 3 inputs (" in said
     code, _, said = called("fuse", stdin=lines([long]))
     assert code == 0 and "cut to the model's length: 1 of 2 inputs (" in said
+
+
+@pytest.mark.parametrize("metric", ["simcls", "summareranker"])
+def test_an_x_is_counted_once_however_many_candidates_read_it(tiny, metric):
+    candidates = [{"model": f"m{number}", "text": f"No. {number}"} for number in range(3)]
+    stage = Scoring([spec(tiny, metric)], "cpu")
+    list(apply(stage, [record(instruction=LONG, candidates=candidates)]))
+    (cuts,) = stage.describe()["truncation"].values()
+    assert (cuts["inputs"], cuts["inputs_cut"]) == (4, 1)

@@ -5,12 +5,16 @@ from __future__ import annotations
 import json
 import math
 import re
+import threading
 
 import pytest
 from conftest import lines, parsed
 
 import blendkit as library
 from blendkit.errors import DataError, NoInputError, UsageError
+from blendkit.generators.base import Prompt
+from blendkit.generators.endpoint import Endpoint
+from blendkit.generators.options import EndpointOptions
 from blendkit.scorers import make_scorer
 from blendkit.scorers.rubric import Criterion, Grade, load_rubric
 
@@ -73,12 +77,17 @@ def test_a_grade_that_cannot_be_read_is_asked_for_once_more_and_is_then_none(cal
         return replying(body)
 
     server = serve(reply=reply)
-    code, out, err = called("score", "--metric", "j=judge:openai:x", "--rubric", mine, "--base-url", server.url, stdin=lines([record("good", "odd", "slow")]))
+    arguments = ["score", "--metric", "j=judge:openai:x", "--rubric", mine, "--base-url", server.url, "--max-unparsed"]
+    code, out, err = called(*arguments, 0.34, stdin=lines([record("good", "odd", "slow")]))
     assert code == 0, err
     good, odd, slow = parsed(out)[0]["candidates"]
     assert (good["scores"]["j"], odd["scores"]["j"], slow["scores"]["j"]) == (0.875, None, 0.0)
     assert odd["rubrics"]["j"] == {"true": {"grade": None}, "kind": {"grade": None}}
     assert "j: 2 of 6 replies had no grade, asked twice; those candidates have no score (null)" in err
+    code, over, err = called(*arguments, 0.33, stdin=lines([record("good", "odd", "slow")]))
+    assert code == 70 and parsed(over) == parsed(out)
+    assert err.splitlines()[-3:-1] == ["blendkit score: a reply of j: I like it."] * 2
+    assert err.splitlines()[-1].endswith("j: 2 of 6 grades (33%) could not be read, more than --max-unparsed 0.33 allows; all records are written")
     code, _, err = called("rank", "--by", "score:j", stdin=out)
     assert code == 65 and "candidates[1].scores.j: expected a number" in err
 
@@ -94,6 +103,67 @@ def test_a_servers_log_probabilities_give_the_expected_grade(serve, mine):
     kind = (5 * 0.5 + 0.3 + 4 * 0.1) / 0.9
     assert one["rubrics"]["judge"] == {"true": {"grade": 0.75}, "kind": {"grade": round(kind, 6)}}
     assert one["scores"]["judge"] == round((0.75 + (kind - 1) / 4) / 2, 6)
+
+
+@pytest.mark.parametrize(
+    ("top", "grade"),
+    [
+        ({"5": -9999.0, " 5": -9999.0, "x": 0.0}, None),
+        ({"5": -9999.0, "x": 0.0}, None),
+        ({"5": -9999.0, " 5": -9999.0, "4": -0.1}, 4.0),
+        ({"x": 0.0}, None),
+    ],
+)
+def test_a_word_without_any_probability_is_no_grade(serve, top, grade):
+    """Servers say -9999 where a token is out of the question, or their sampling has left it out."""
+    server = serve(top=lambda body: top)
+    (done,) = library.score([record("a")], ["judge:openai:x"], verdict_by="likelihood", max_unparsed=1, base_url=server.url)
+    assert {row["grade"] for row in done["candidates"][0]["rubrics"]["judge"].values()} == {grade}
+    judge = make_scorer("judge:openai:x", verdict_by="likelihood", endpoint=EndpointOptions(base_url=server.url))
+    judge.asked, judge.missed = 3, 1
+    # Nothing is asked again.
+    assert judge.warnings() == ["judge: 1 of 3 replies had no grade; those candidates have no score (null)"]
+    assert len(server.bodies) == 3
+
+
+def test_criteria_of_one_scale_are_graded_in_one_call(tiny_chat, serve, tmp_path, monkeypatch):
+    """Only the words of a scale matter, and those only where they are part of the call."""
+    (tmp_path / "r.toml").write_text(MINE + '[[criteria]]\nname = "clear"\nquestion = "Is it clear?"\n')
+    asked = []
+
+    def noting(judge, method):
+        given = getattr(judge.model, method)
+        monkeypatch.setattr(judge.model, method, lambda prompts, *more: asked.append(len(prompts)) or given(prompts, *more))
+        payloads = [(Prompt([{"role": "user", "content": one.asked("x", "y", judge.way == "likelihood")}]), one) for one in judge.criteria]
+        found = judge._grades(payloads)
+        return [grade.value for grade in found]
+
+    noting(make_scorer(f"judge:{tiny_chat}", rubric=str(tmp_path / "r.toml"), device="cpu"), "likelihoods")
+    assert asked == [1, 2]
+    asked.clear()
+    server = serve(reply=lambda body: "pass" if "pass or fail" in body["messages"][0]["content"] else "4")
+    for way, sizes in (("text", [3]), ("json", [1, 2])):
+        judge = make_scorer("judge:openai:x", rubric=str(tmp_path / "r.toml"), verdict_by=way, endpoint=EndpointOptions(base_url=server.url))
+        assert noting(judge, "complete") == [1, 4, 4] and asked == sizes
+        asked.clear()
+
+
+def test_windows_are_asked_for_side_by_side(serve, monkeypatch):
+    """The first window is held up until the second one asks, too."""
+    both, given = threading.Barrier(2), Endpoint.complete
+    monkeypatch.setattr(Endpoint, "complete", lambda *asked: (both.wait(20), given(*asked))[1])
+    server = serve(reply=replying)
+    records = [record("good", id="1"), record("good", id="2")]
+    done = list(library.score(records, ["judge:openai:x"], verdict_by="json", base_url=server.url, window=1))
+    assert [each["candidates"][0]["scores"]["judge"] for each in done] == [0.75, 0.75]
+
+
+def test_a_score_without_grades_leaves_none_of_the_one_before_it(serve):
+    server = serve(reply=replying)
+    graded = list(library.score([record("good", output="good")], ["j=judge:openai:x", "k=judge:openai:x"], base_url=server.url))
+    (done,) = library.score(graded, ["j=bleu"])
+    (one,) = done["candidates"]
+    assert one["scores"]["j"] == 100 and set(one["rubrics"]) == {"k"}
 
 
 def test_a_local_model_gives_expected_grades(tiny_chat):
@@ -159,6 +229,8 @@ def test_what_is_refused(called, tmp_path):
         load_rubric("gone/there.toml")
     with pytest.raises(UsageError, match="judge:MODEL"):
         make_scorer("judge")
+    with pytest.raises(UsageError, match="--max-unparsed 2: expected a share"):
+        library.score([], ["bleu"], max_unparsed=2).__next__()
     for arguments, said in (
         (["--metric", "bleu", "--rubric", "default"], "--rubric: bleu has no such option; judge has"),
         (["--metric", "bleu", "--base-url", URL], "--base-url: bleu has no such option; judge has"),
