@@ -86,10 +86,10 @@ def load_encoder(name: str, packed_only: bool = False) -> tuple[Any, Any]:
 def without_attention_dropout(encoder: Any) -> None:
     """For training: attention without dropout takes the fused kernel, 2.5 times as fast on a CPU; the encoder's other dropout stays.
 
-    It goes by the name that BERT, RoBERTa, ELECTRA and DeBERTa give it; other encoders keep theirs, and are slower.
+    It goes by the names that BERT, RoBERTa, ELECTRA and DeBERTa, and MPNet, give it; other encoders keep theirs, and are slower.
     """
     for name, module in encoder.named_modules():
-        if name.endswith("attention.self.dropout"):
+        if name.endswith(("attention.self.dropout", "attention.attn.dropout")):
             module.p = 0.0
 
 

@@ -215,7 +215,17 @@ def keep_line_breaks(tokenizer: Any) -> Any:
 
 
 def _three_token_types(encoder: Any) -> None:
-    """Gives the encoder three token types: 0 is x, 1 and 2 are the candidates. Each starts near a type that pre-training knows."""
+    """Gives the encoder three token types: 0 is x, 1 and 2 are the candidates. Each starts near a type that pre-training knows.
+
+    Raises:
+        UsageError: an encoder without token types, which cannot be given any.
+    """
+    if encoder.config.model_type == "mpnet":
+        # `RoleMPNet` makes them.
+        encoder.config.type_vocab_size = 3
+        return
+    if getattr(encoder.embeddings, "token_type_embeddings", None) is None:
+        raise UsageError(f"--positions segment: a {type(encoder).__name__} has no token types to tell the texts by; --positions running needs none")
     old = encoder.embeddings.token_type_embeddings.weight.data
     rows = torch.stack([old[0] + 0.02 * torch.randn_like(old[0]), old[0], old[1 % len(old)]])
     encoder.embeddings.token_type_embeddings = torch.nn.Embedding(3, rows.shape[1], _weight=rows)
