@@ -22,13 +22,15 @@ class RoleMPNet(nn.Module):
     """
 
     def __init__(self, encoder: Any) -> None:
-        """Takes an MPNetModel; a `type_vocab_size` in its config gives it so many token types, all 0 at first, which is the plain model."""
+        """Takes an MPNetModel; a `type_vocab_size` in its config gives it so many token types, near 0 at first."""
         super().__init__()
         self.config, self.embeddings, self.encoder = encoder.config, encoder.embeddings, encoder.encoder
         self.checkpointing = False
         types = getattr(self.config, "type_vocab_size", None) or 0
         if types:
-            self.embeddings.token_type_embeddings = nn.Embedding(types, self.config.hidden_size, _weight=torch.zeros(types, self.config.hidden_size))
+            # Of the size of any new embedding, so that even layers that stay as they are tell the texts apart.
+            rows = self.config.initializer_range * torch.randn(types, self.config.hidden_size)
+            self.embeddings.token_type_embeddings = nn.Embedding(types, self.config.hidden_size, _weight=rows)
 
     def get_input_embeddings(self) -> nn.Embedding:
         """The embeddings of the vocabulary."""

@@ -144,6 +144,10 @@ class PairRankerTrainee(Trainee):
         m = matrix([(i, j, logit) for (i, j), logit in zip(pairs, logits, strict=True)], len(candidates))
         return [float(score) for score in max_logits(m)]
 
+    def network(self) -> torch.nn.Module:
+        """The encoder."""
+        return self.model.pretrained_model
+
     def save(self, folder: Path) -> None:
         """Writes the layout that `pair --model` loads, in float16."""
         save_pairrm(folder, self.model, self.tokenizer)
