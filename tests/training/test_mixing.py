@@ -107,3 +107,31 @@ def test_a_mixed_training_of_the_upper_layers(called, tiny_encoder, tmp_path):
         assert code == 2 and message in err, err
     with pytest.raises(UsageError, match="--weight and --temperature are for the sets of --mix FIELD"):
         blendkit.train_ranker([], tmp_path / "s", backbone=tiny_encoder, labels=["q"], temperature=2.0)
+
+
+def test_a_mixed_run_that_broke_off_goes_on_as_if_nothing_had_been(tiny_encoder, tmp_path, monkeypatch):
+    from blendkit.training import loop
+
+    records = examples(8)
+    for place, record in enumerate(records):
+        record["source"] = "ab"[place % 2]
+        for candidate in record["candidates"]:
+            candidate["scores"] = {"q": float(len(candidate["text"]) % 7)}
+    same = {"mix": "source", "temperature": 3.0, "weights": ["b=2"], "longer_wins": 60.0, "freeze": 1, "mode": "singles", "subsampling": "all-pair"}
+    same |= {"records_per_step": 2, "steps": 4, "save_every": 2, "log_every": 1, "device": "cpu", "bfloat16": False, "labels": ["q"]}
+
+    def train(name: str, **more: object) -> list[float]:
+        return [row["loss"] for row in blendkit.train_ranker(records, tmp_path / name, backbone=tiny_encoder, **same, **more)]
+
+    whole, update = train("whole"), loop._Training._update
+
+    def breaking(training, step):
+        if step == 4:
+            raise KeyboardInterrupt
+        return update(training, step)
+
+    with monkeypatch.context() as patched, pytest.raises(KeyboardInterrupt):
+        patched.setattr(loop._Training, "_update", breaking)
+        train("broken")
+    assert train("broken", resume=True) == whole
+    assert (tmp_path / "broken" / "model.safetensors").read_bytes() == (tmp_path / "whole" / "model.safetensors").read_bytes()
