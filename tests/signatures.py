@@ -8,7 +8,7 @@ from collections.abc import Callable, Collection
 from blendkit.registry import flag_of
 
 # A flag that is given once for each is in the singular, its list in the plural; `assert` is a word of Python's own.
-SPELLED = {"models": "--model", "metrics": "--metric", "labels": "--label", "checks": "--assert"}
+SPELLED = {"models": "--model", "metrics": "--metric", "labels": "--label", "weights": "--weight", "checks": "--assert"}
 NONE = (inspect.Parameter.empty, None)
 
 

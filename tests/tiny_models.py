@@ -64,6 +64,18 @@ def encoder(folder: Path) -> Path:
     return saved(BertModel(config), tokenizer, folder)
 
 
+def mpnet(folder: Path) -> Path:
+    """A random two-layer MPNet, without dropout, like `encoder`."""
+    import torch
+    from transformers import MPNetConfig, MPNetModel
+
+    tokenizer = bert_tokenizer()
+    torch.manual_seed(0)
+    sizes = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 64}
+    config = MPNetConfig(vocab_size=len(tokenizer), **sizes, initializer_range=0.3, hidden_dropout_prob=0.0, attention_probs_dropout_prob=0.0)
+    return saved(MPNetModel(config), tokenizer, folder)
+
+
 def ranker(folder: Path, backbone: Path) -> Path:
     """A random PairRanker over that encoder, in the layout that training saves."""
     import torch

@@ -92,7 +92,13 @@ def ranker(
     with_reference: Annotated[bool, _option("Mix the reference into the pool, as the best.", "--with-reference", panel=DATA)] = False,
     subsampling: Annotated[str, _option("Which pairs of a record: random, all-pair, top-bottom or uniform.", panel=DATA)] = "random",
     pairs_per_input: Annotated[int, _option("Pairs of a record a step.", min=1, panel=DATA)] = 5,
-    balance_length: Annotated[bool, _option("In half of the pairs the shorter candidate is the better one.", "--balance-length", panel=DATA)] = False,
+    balance_length: Annotated[bool, _option("In half of a record's pairs the shorter candidate is the better one.", "--balance-length", panel=DATA)] = False,
+    longer_wins: Annotated[
+        float | None, _option("In so many percent of the pairs, over records too, the longer candidate is the better one.", panel=DATA, show_default="any")
+    ] = None,
+    mix: Annotated[str | None, _option("A field that names a record's set; sets are mixed by --temperature and --weight.", metavar="FIELD", panel=DATA)] = None,
+    temperature: Annotated[float, _option("A set of n records is drawn in proportion to n^(1/temperature): 1 is by size.", panel=DATA)] = 1.0,
+    weights: Annotated[list[str] | None, _option("Multiplies the share of a set.", "--weight", metavar="SET=NUMBER", panel=DATA)] = None,
     candidates: Annotated[int, _option("Candidates of a record a step, where they are read one by one.", min=2, panel=DATA)] = 12,
     loss: Annotated[
         str, _option("pairranker and reward: instructgpt (the public checkpoints'), bce (the paper's), soft (by the labels' margin) or mse.", panel=MODEL)
@@ -103,6 +109,7 @@ def ranker(
     positions: Annotated[str, _option("pairranker: `running`, or `segment`, every text counts from 0.", panel=MODEL)] = "segment",
     candidate_bias: Annotated[float | None, _option("pairranker: added to attention between the two candidates.", panel=MODEL, show_default="none")] = None,
     checkpointing: Checkpointing = False,
+    freeze: Annotated[int, _option("Leave the embeddings and so many of the lowest layers as they are: less time.", min=0, panel=MODEL)] = 0,
     evaluation: Annotated[
         str | None, _option("Records to measure on: pair accuracy, Spearman, oracle rank. The best checkpoint is kept.", "--evaluation", "--eval")
     ] = None,
@@ -123,7 +130,8 @@ def ranker(
     train_ranker(
         _records(input, "records whose candidates have scores", run.plot), output, kind=kind, backbone=backbone, init=init, labels=labels, human=human,
         log_odds=log_odds, margin=margin, with_reference=with_reference, subsampling=subsampling, pairs_per_input=pairs_per_input,
-        balance_length=balance_length, candidates=candidates, loss=loss, mode=mode, source_maxlength=source_maxlength,
+        balance_length=balance_length, longer_wins=longer_wins, mix=mix, temperature=temperature, weights=weights,
+        freeze=freeze, candidates=candidates, loss=loss, mode=mode, source_maxlength=source_maxlength,
         candidate_maxlength=candidate_maxlength, positions=positions, candidate_bias=candidate_bias, checkpointing=checkpointing,
         evaluation=_records([evaluation]) if evaluation else None, eval_every=eval_every, eval_records=eval_records, patience=patience, **asdict(run),
     )  # fmt: skip

@@ -86,10 +86,10 @@ def load_encoder(name: str, packed_only: bool = False) -> tuple[Any, Any]:
 def without_attention_dropout(encoder: Any) -> None:
     """For training: attention without dropout takes the fused kernel, 2.5 times as fast on a CPU; the encoder's other dropout stays.
 
-    It goes by the name that BERT, RoBERTa, ELECTRA and DeBERTa give it; other encoders keep theirs, and are slower.
+    It goes by the names that BERT, RoBERTa, ELECTRA and DeBERTa, and MPNet, give it; other encoders keep theirs, and are slower.
     """
     for name, module in encoder.named_modules():
-        if name.endswith("attention.self.dropout"):
+        if name.endswith(("attention.self.dropout", "attention.attn.dropout")):
             module.p = 0.0
 
 
@@ -118,10 +118,25 @@ def load_pretrained(kind: Any, name: str, what: str, whole: bool = False) -> tup
     return (encoder if what == "encoder" and encoder is not None and hasattr(model, "decoder") else model), tokenizer
 
 
+def layers_of(model: Any) -> Any:
+    """The layers of an encoder or a decoder, first to last, an nn.ModuleList.
+
+    Raises:
+        NoInputError: it has no list of layers.
+    """
+    stack, attribute = _stack(model)
+    return getattr(stack, attribute)
+
+
 def _cut(model: Any, layers: int) -> None:
+    stack, attribute = _stack(model)
+    setattr(stack, attribute, getattr(stack, attribute)[:layers])
+
+
+def _stack(model: Any) -> tuple[Any, str]:
+    """What holds the list of layers, and its name there."""
     stack = model.encoder if hasattr(model, "encoder") else model
     for attribute in ("layer", "layers", "block"):
         if hasattr(stack, attribute):
-            setattr(stack, attribute, getattr(stack, attribute)[:layers])
-            return
-    raise NoInputError(f"cannot take layer {layers} of a {type(model).__name__}: it has no list of layers; try another model")
+            return stack, attribute
+    raise NoInputError(f"a {type(model).__name__} has no list of layers to choose from; try another model")

@@ -91,6 +91,12 @@ def longest_input(model: Any, tokenizer: Any, otherwise: int = 512) -> int:
     # transformers has 1e30 for tokenizers that do not say.
     if isinstance(fits, bool) or not isinstance(fits, int | float) or not fits >= 1:
         raise NoInputError(f"{name}: tokenizer_config.json: model_max_length: expected a number from 1 on, got {str(fits)[:60]!r}")
-    # RoBERTa's first positions are those of padding, and those of the models that are made like it.
-    reserved = 2 if model.config.model_type in ("roberta", "xlm-roberta", "camembert", "data2vec-text", "xlm-roberta-xl", "xmod") else 0
-    return int(min(fits, positions - reserved))
+    return int(min(fits, positions - first_position(model.config)))
+
+
+def first_position(config: Any) -> int:
+    """The position id of an input's first token: RoBERTa's first ones are those of padding, and those of the models that are made like it."""
+    if config.model_type == "mpnet":
+        return 2
+    alike = config.model_type in ("roberta", "xlm-roberta", "camembert", "data2vec-text", "xlm-roberta-xl", "xmod")
+    return int(config.pad_token_id or 0) + 1 if alike else 0

@@ -17,7 +17,9 @@ from torch import Tensor, nn
 
 from blendkit.errors import NoInputError
 from blendkit.models.embedded_parts import PackageTokenizer, PackedOnlyBert
+from blendkit.models.encoder_reader import first_position
 from blendkit.models.loading import EMBEDDED, length_in, locate, number_in, read_config, read_weights, take_weights
+from blendkit.models.mpnet import RoleMPNet
 from blendkit.models.pretrained import pretrained, untrained
 
 FILES = ("config.json", "model.safetensors", "tokenizer.json")
@@ -51,7 +53,8 @@ class PairRM(nn.Module):
     def __init__(self, config: PairRMConfig, encoder: nn.Module) -> None:
         super().__init__()
         self.config = config
-        self.pretrained_model = encoder
+        self.pretrained_model = RoleMPNet(encoder) if encoder.config.model_type == "mpnet" else encoder  # type: ignore[union-attr]
+        self.first_position = first_position(encoder.config)
         hidden = int(encoder.config.hidden_size)  # type: ignore[union-attr,arg-type]
         # Names and order are the public checkpoint's, so that its weights load as they are.
         self.head_layer = nn.Sequential(
@@ -69,6 +72,8 @@ class PairRM(nn.Module):
 
     def encode(self, inputs: dict[str, Tensor]) -> Tensor:
         """Last hidden states, [B, L, H]."""
+        if "position_ids" in inputs:
+            inputs = {**inputs, "position_ids": inputs["position_ids"] + self.first_position}
         if self.config.candidate_bias:
             inputs = {**inputs, "attention_mask": self._biased(inputs["attention_mask"], inputs["token_type_ids"])}
         return self.pretrained_model(**inputs).last_hidden_state  # type: ignore[no-any-return]

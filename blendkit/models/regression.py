@@ -18,7 +18,7 @@ from blendkit.models.text_tokenizer import TextTokenizer
 
 # Encoders that answer from their first token and leave masked ones out of account: a row does not feel its padding.
 MASKING = {
-    *FAMILIES, "albert", "camembert", "convbert", "data2vec-text", "deberta", "distilbert", "electra", "ernie", "eurobert", "megatron-bert", "mpnet",
+    *FAMILIES, "albert", "camembert", "convbert", "data2vec-text", "deberta", "distilbert", "electra", "ernie", "eurobert", "megatron-bert",
     "roberta-prelayernorm", "roformer", "xlm-roberta-xl", "xmod",
 }  # fmt: skip
 # How the classes of causal LMs are called.
@@ -105,7 +105,7 @@ def _head(model: Any) -> Callable[[Tensor], Tensor] | None:
     if family is None or not family.handles(model.config):
         return None
     kind = model.config.model_type
-    if kind in ("roberta", "xlm-roberta"):
+    if kind in ("roberta", "xlm-roberta", "mpnet"):
         return lambda states: model.classifier(states)
     if kind in ("bert", "rembert"):
         return lambda states: model.classifier(model.base_model.pooler(states))

@@ -13,6 +13,7 @@ from blendkit.errors import DataError, OutputError, UsageError
 if TYPE_CHECKING:
     from blendkit.training.examples import Example
     from blendkit.training.loop import TrainOptions
+    from blendkit.training.mixing import Mixing
     from blendkit.training.trainee import Trainee
 
 Rows = list[dict[str, Any]]
@@ -34,6 +35,10 @@ def train_ranker(
     subsampling: str = "random",
     pairs_per_input: int = 5,
     balance_length: bool = False,
+    longer_wins: float | None = None,
+    mix: str | None = None,
+    temperature: float = 1.0,
+    weights: Sequence[str] | None = None,
     candidates: int = 12,
     loss: str = "instructgpt",
     mode: str = "pairs",
@@ -42,6 +47,7 @@ def train_ranker(
     positions: str = "segment",
     candidate_bias: float | None = None,
     checkpointing: bool = False,
+    freeze: int = 0,
     evaluation: Records | None = None,
     eval_every: int = 0,
     eval_records: int = 100,
@@ -75,7 +81,12 @@ def train_ranker(
         with_reference: mixes the reference into the pool, as the best.
         subsampling: which pairs of a record: random, all-pair, top-bottom or uniform.
         pairs_per_input: pairs of a record a step.
-        balance_length: in half of the pairs the shorter candidate is the better one, as far as there are such pairs.
+        balance_length: in half of a record's pairs the shorter candidate is the better one, as far as there are such pairs.
+        longer_wins: in this percentage of the pairs the longer candidate is the better one, as far as there are such pairs: of a
+            record's pairs, and of the records of two candidates of a set.
+        mix: a field that names a record's set. Sets of n records are drawn in proportion to n^(1 / `temperature`).
+        temperature: 1 mixes sets by their sizes; the higher, the more alike are their shares.
+        weights: SET=NUMBER multiplies the share of a set, 1 otherwise.
         candidates: candidates of a record a step, where they are read one by one.
         loss: pairranker and reward: instructgpt, bce, soft or mse.
         mode: pairranker: `pairs` read together, or `singles`.
@@ -84,6 +95,7 @@ def train_ranker(
         positions: pairranker: `running`, or `segment`, where every text counts from 0.
         candidate_bias: pairranker: added to attention between the two candidates.
         checkpointing: gradient checkpointing, which takes less memory and more time.
+        freeze: the embeddings and so many of the lowest layers stay as they are, which takes less time.
         evaluation: records to measure on; the checkpoint with the best Spearman is kept.
         eval_every: steps between two measurements; 0 measures at the end.
         eval_records: how many records are measured on.
@@ -127,12 +139,29 @@ def train_ranker(
     from blendkit.training.examples import Labels, Pairing
     from blendkit.training.files import read_examples
     from blendkit.training.kinds import NewRanker, new_trainee
+    from blendkit.training.mixing import Mixing
 
     # Without names, people's preferences alone are one task.
-    read = Labels(names or ("",), human, log_odds, with_reference, margin)
-    pairing = Pairing(subsampling, pairs_per_input, margin, ties=loss == "soft", balanced=balance_length)
+    if balance_length and longer_wins is not None:
+        raise UsageError("--balance-length is 50 % of a record's pairs; give either that or --longer-wins")
+    mixing = Mixing.of(mix, temperature, several(weights) or (), longer_wins)
+    read = Labels(names or ("",), human, log_odds, with_reference, margin, mix)
+    longer = 0.5 if balance_length else None if longer_wins is None else longer_wins / 100
+    pairing = Pairing(subsampling, pairs_per_input, margin, ties=loss == "soft", longer=longer)
     new = NewRanker(
-        backbone, init, len(read.names), loss, mode, candidates, source_maxlength, candidate_maxlength, positions, candidate_bias, micro_tokens, checkpointing
+        backbone,
+        init,
+        len(read.names),
+        loss,
+        mode,
+        candidates,
+        source_maxlength,
+        candidate_maxlength,
+        positions,
+        candidate_bias,
+        micro_tokens,
+        checkpointing,
+        freeze,
     )
     trainee = new_trainee(kind, new, pairing)
     examples = [example for example in read_examples(records, read.read) if pairing.ties or _differ(example, margin)]
@@ -143,9 +172,10 @@ def train_ranker(
             raise DataError("nothing to measure on: no record of --eval has two candidates with labels")
     settings = {
         "kind": kind, "subsampling": subsampling, "pairs_per_input": pairs_per_input, "margin": margin, "balance_length": balance_length,
+        "longer_wins": longer_wins, "mix": mix, "temperature": temperature, "weights": list(weights or ()),
         **_deciding(asdict(new)), "init or backbone": _start(init or backbone, output),
     }  # fmt: skip
-    return _run(trainee, examples, options, output, settings, measured, resume, plot)
+    return _run(trainee, examples, options, output, settings, measured, resume, plot, mixing)
 
 
 @checked
@@ -262,14 +292,14 @@ def _start(model: str | None, output: File) -> str:
 
 def _run(
     trainee: Trainee, examples: list[Example], options: TrainOptions, output: File, settings: dict[str, Any], evaluation: list[Example],
-    resume: bool, plot: str | None,
+    resume: bool, plot: str | None, mixing: Mixing | None = None,
 ) -> Rows:  # fmt: skip
     from blendkit.training.loop import train
     from blendkit.training.processes import is_main_process
     from blendkit.training.state import log_rows
 
     out = Path(output)
-    train(trainee, examples, options, out, settings=settings, evaluation=evaluation, resume=resume)
+    train(trainee, examples, options, out, settings=settings, evaluation=evaluation, resume=resume, mixing=mixing)
     if plot and is_main_process():
         from blendkit.training.plot import plot_log
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import random
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import combinations
 from typing import Any
 
@@ -22,7 +22,8 @@ VERDICTS = {"A": (HUMAN, 0.0), "B": (0.0, HUMAN), "tie": (0.0, 0.0)}
 class Example:
     """One instruction: x, its candidates' texts, and a label for each candidate and task, higher is better, [N][T].
 
-    `id` is the record's, or x where it has none; it seeds random choices, and two examples may share it.
+    `id` is the record's, or x where it has none; it seeds random choices, and two examples may share it. `set` is the part of
+    a mixture that it belongs to.
     """
 
     id: str
@@ -30,6 +31,7 @@ class Example:
     candidates: list[str]
     labels: list[list[float]]
     reference: str | None = None
+    set: str = ""
 
     def first(self) -> list[float]:
         """The labels of the first task."""
@@ -41,7 +43,7 @@ class Labels:
     """Says where labels come from: `candidates[].scores` of `names` (each a task), and people's A, B or tie in the field `human`.
 
     `log_odds`: the scores are probabilities, and are compared as log-odds. `with_reference` puts the reference into the pool,
-    as good as the best candidate and `margin` more.
+    as good as the best candidate and `margin` more. `mix` is the field that names a record's set.
     """
 
     names: tuple[str, ...]
@@ -49,6 +51,7 @@ class Labels:
     log_odds: bool = False
     with_reference: bool = False
     margin: float = 0.0
+    mix: str | None = None
 
     def read(self, records: Iterable[Record]) -> list[Example]:
         """Gives the examples with at least two labelled candidates.
@@ -75,7 +78,8 @@ class Labels:
         if not isinstance(verdict, str) or verdict not in VERDICTS or len(texts) != 2:
             raise RecordError(field, f"expected A, B or tie, and two candidates, got {verdict!r} and {len(texts)}")
         source = source_text(record)
-        return Example(record.get("id", source), source, texts, [[value] * len(self.names) for value in VERDICTS[verdict]], record.get("output"))
+        labels = [[value] * len(self.names) for value in VERDICTS[verdict]]
+        return Example(record.get("id", source), source, texts, labels, record.get("output"), self._set(record))
 
     def _scored(self, record: Record) -> Example | None:
         rows: dict[str, list[float]] = {}
@@ -87,13 +91,21 @@ class Labels:
         if not rows:
             return None
         source = source_text(record)
-        return Example(record.get("id", source), source, list(rows), list(rows.values()), record.get("output"))
+        return Example(record.get("id", source), source, list(rows), list(rows.values()), record.get("output"), self._set(record))
+
+    def _set(self, record: Record) -> str:
+        if self.mix is None:
+            return ""
+        found = record.get(self.mix)
+        if not isinstance(found, str):
+            raise RecordError(self.mix, f"expected the name of a set, a string, as --mix asks for, got {found!r}")
+        return found
 
     def _with_reference(self, example: Example) -> Example:
         if not self.with_reference or not example.reference or example.reference in example.candidates:
             return example
         best = [max(values) + self.margin + 1e-6 for values in zip(*example.labels, strict=True)]
-        return Example(example.id, example.source, [*example.candidates, example.reference], [*example.labels, best], example.reference)
+        return replace(example, candidates=[*example.candidates, example.reference], labels=[*example.labels, best])
 
 
 def _generated(record: Record) -> list[dict[str, Any]]:
@@ -106,7 +118,8 @@ def _joined(old: Example, new: Example) -> Example:
     known = set(old.candidates)
     added = [place for place, text in enumerate(new.candidates) if text not in known]
     texts = old.candidates + [new.candidates[place] for place in added]
-    return Example(old.id, old.source, texts, old.labels + [new.labels[place] for place in added], old.reference or new.reference)
+    labels = old.labels + [new.labels[place] for place in added]
+    return replace(old, candidates=texts, labels=labels, reference=old.reference or new.reference)
 
 
 def log_odds(probability: float) -> float:
@@ -154,14 +167,14 @@ class Pairing:
 
     Labels must be more than `margin` apart; with `ties`, any pair will do.
 
-    With `balanced`, the shorter candidate is the better one in half of the pairs, as far as there are such pairs.
+    `longer` is the share of the pairs, 0 to 1, in which the longer candidate is to be the better one, as far as there are such pairs.
     """
 
     mode: str = "random"
     count: int = 5
     margin: float = 0.0
     ties: bool = False
-    balanced: bool = False
+    longer: float | None = None
 
     def __post_init__(self) -> None:
         if self.mode not in SUBSAMPLING:
@@ -176,9 +189,22 @@ class Pairing:
         if not self.ties:
             pairs = [(i, j) for i, j in pairs if labels[i] - labels[j] > self.margin]
         choose = SUBSAMPLING[self.mode]
-        if not self.balanced:
+        if self.longer is None:
             return choose(pairs, labels, self.count, rng)
         lengths = [len(text) for text in example.candidates]
-        shorter = choose([pair for pair in pairs if lengths[pair[0]] < lengths[pair[1]]], labels, -(-self.count // 2), rng)
-        longer = choose([pair for pair in pairs if lengths[pair[0]] >= lengths[pair[1]]], labels, self.count - len(shorter), rng)
+        shorter = [pair for pair in pairs if lengths[pair[0]] < lengths[pair[1]]]
+        longer = [pair for pair in pairs if lengths[pair[0]] >= lengths[pair[1]]]
+        if choose is all_pair:
+            return _in_proportion(shorter, longer, self.longer, rng)
+        # Rounded, because of numbers such as 5 · (1 - 0.6), which is a little more than 2.
+        shorter = choose(shorter, labels, math.ceil(round(self.count * (1 - self.longer), 6)), rng)
+        return shorter + choose(longer, labels, self.count - len(shorter), rng)
+
+
+def _in_proportion(shorter: list[Pair], longer: list[Pair], share: float, rng: random.Random) -> list[Pair]:
+    """All pairs, less those of the kind that there are too many of, so that `longer` ones are this share; all where there is one kind only."""
+    if not shorter or not longer:
         return shorter + longer
+    most_shorter = round(len(longer) * (1 - share) / share) if share else len(shorter)
+    most_longer = round(len(shorter) * share / (1 - share)) if share < 1 else len(longer)
+    return rng.sample(shorter, min(most_shorter, len(shorter))) + rng.sample(longer, min(most_longer, len(longer)))

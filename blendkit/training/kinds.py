@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from blendkit.errors import UsageError
 from blendkit.registry import Registry, Row
+from blendkit.terminal_text import count_of
 
 if TYPE_CHECKING:
     from blendkit.training.examples import Pairing
@@ -40,12 +41,29 @@ class NewRanker:
     candidate_bias: float | None = None
     micro_tokens: int = 4096
     checkpointing: bool = False
+    freeze: int = 0
 
     def backbone_of(self, kind: str) -> str:
         """The encoder that a kind which goes on with no checkpoint starts from. Raises UsageError when a checkpoint is given."""
         if self.backbone is None:
             raise UsageError(f"--init is for pairranker and reward; --kind {kind} starts from --backbone")
         return self.backbone
+
+
+def freeze_layers(network: Any, count: int) -> None:
+    """Leaves the weights below a network's upper layers as they are: its embeddings, its first `count` layers, and all that its layers share.
+
+    Raises:
+        UsageError: it has no more layers than that.
+    """
+    from blendkit.models.encoder import layers_of
+
+    layers = layers_of(network)
+    if count >= len(layers):
+        raise UsageError(f"--freeze {count}: expected less than the {count_of(len(layers), 'layer')} that the model has")
+    network.requires_grad_(False)
+    for layer in layers[count:]:
+        layer.requires_grad_(True)
 
 
 def new_trainee(kind: str, new: NewRanker, pairing: Pairing) -> Trainee:
@@ -59,4 +77,6 @@ def new_trainee(kind: str, new: NewRanker, pairing: Pairing) -> Trainee:
     if (new.backbone is None) == (new.init is None):
         raise UsageError("give either --backbone (an encoder to start from) or --init (a checkpoint to go on with)")
     trainee: Trainee = start(new, pairing)
+    if new.freeze:
+        freeze_layers(trainee.network(), new.freeze)
     return trainee

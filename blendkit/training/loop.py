@@ -26,6 +26,7 @@ from blendkit.seeding import seeded
 from blendkit.terminal_text import count_of
 from blendkit.training.examples import Example
 from blendkit.training.measure import evaluate
+from blendkit.training.mixing import Mixing
 from blendkit.training.processes import Processes, processes_on, training_device
 from blendkit.training.state import LOG, Settings, TrainingState, add_row, cut_log, fingerprint_of, load_state, save_checkpoint, save_state
 from blendkit.training.trainee import Trainee
@@ -69,15 +70,16 @@ class TrainOptions:
 
 def train(
     trainee: Trainee, examples: Sequence[Example], options: TrainOptions, out: Path, *, settings: Settings, evaluation: Sequence[Example] = (),
-    resume: bool = False,
+    resume: bool = False, mixing: Mixing | None = None,
 ) -> None:  # fmt: skip
     """Trains in place. The checkpoint in `out` is the best by the evaluation's Spearman, or the last where there is none.
 
+    With `mixing`, the examples are drawn from a mixture of sets; otherwise each comes once an epoch.
     `settings` name what decides the weights beside options and data, such as the kind of model and its loss; `resume` refuses a
     run that had others.
 
     Raises:
-        DataError: there is nothing to train on.
+        DataError: there is nothing to train on, or the mixture is of other sets.
         NoInputError: `resume` without a state in `out`, or with a damaged one.
         UsageError: `resume` of a run with other options, settings or data; or no such device.
         OutputError: `out` cannot be written.
@@ -94,9 +96,10 @@ def train(
         )
     data = {"training data": fingerprint_of(examples), "evaluation data": fingerprint_of(evaluation), "number of processes": processes.count}
     decides = {name: value for name, value in asdict(options).items() if name not in FREE} | dict(settings) | data
+    order = mixing.order(examples, options.steps * options.examples_per_step, options.seed) if mixing else None
     try:
         out.mkdir(parents=True, exist_ok=True)
-        _Training(trainee, examples, evaluation, options, decides, out, processes).go(resume)
+        _Training(trainee, examples, evaluation, options, decides, out, processes, order).go(resume)
     except OSError as error:
         raise OutputError(f"{out}: cannot write: {error.strerror or error}") from error
     except torch.OutOfMemoryError as error:
@@ -108,10 +111,10 @@ class _Training:
 
     def __init__(
         self, trainee: Trainee, examples: Sequence[Example], evaluation: Sequence[Example], options: TrainOptions, decides: Settings, out: Path,
-        processes: Processes,
+        processes: Processes, order: list[int] | None,
     ) -> None:  # fmt: skip
         self.trainee, self.examples, self.evaluation, self.options = trainee.to(processes.device), examples, evaluation, options
-        self.decides, self.out, self.processes = decides, out, processes
+        self.decides, self.out, self.processes, self.order = decides, out, processes, order
         self.optimizer = torch.optim.AdamW(trainee.parameters(), lr=options.learning_rate, weight_decay=options.weight_decay, fused=True)
         self.network = processes.joined(trainee)
         self.average = {key: value.detach().clone() for key, value in _weights(trainee).items()} if options.average else None
@@ -147,7 +150,7 @@ class _Training:
         torch.manual_seed(seeded(options.seed, "dropout", str(step), str(processes.index)))
         rng = random.Random(seeded(options.seed, "step", str(step), str(processes.index)))
         self.trainee.train()
-        batch = batch_of(self.examples, options, step)
+        batch = batch_of(self.examples, options, step, self.order)
         parts = self.trainee.parts(batch[processes.index :: processes.count], rng)
         # Gradients travel together: where one process's records have no pair to learn from, all of them pass this step over.
         if float(processes.total(float(not parts))):
@@ -199,8 +202,10 @@ class _Training:
         return stop
 
 
-def batch_of(examples: Sequence[Example], options: TrainOptions, step: int) -> list[Example]:
-    """The examples of a step: every example comes once an epoch, in a new order each time; a short last batch is left out."""
+def batch_of(examples: Sequence[Example], options: TrainOptions, step: int, order: Sequence[int] | None = None) -> list[Example]:
+    """The examples of a step, by the places in `order`; or every example comes once an epoch, in a new order each time; a short last batch is left out."""
+    if order is not None:
+        return [examples[place] for place in order[(step - 1) * options.examples_per_step : step * options.examples_per_step]]
     size = min(options.examples_per_step, len(examples))
     epoch, place = divmod(step - 1, len(examples) // size)
     return [examples[number] for number in _order(options.seed, epoch, len(examples))[place * size : (place + 1) * size]]

@@ -144,6 +144,10 @@ class PairRankerTrainee(Trainee):
         m = matrix([(i, j, logit) for (i, j), logit in zip(pairs, logits, strict=True)], len(candidates))
         return [float(score) for score in max_logits(m)]
 
+    def network(self) -> torch.nn.Module:
+        """The encoder."""
+        return self.model.pretrained_model
+
     def save(self, folder: Path) -> None:
         """Writes the layout that `pair --model` loads, in float16."""
         save_pairrm(folder, self.model, self.tokenizer)
@@ -215,7 +219,17 @@ def keep_line_breaks(tokenizer: Any) -> Any:
 
 
 def _three_token_types(encoder: Any) -> None:
-    """Gives the encoder three token types: 0 is x, 1 and 2 are the candidates. Each starts near a type that pre-training knows."""
+    """Gives the encoder three token types: 0 is x, 1 and 2 are the candidates. Each starts near a type that pre-training knows.
+
+    Raises:
+        UsageError: an encoder without token types, which cannot be given any.
+    """
+    if encoder.config.model_type == "mpnet":
+        # `RoleMPNet` makes them.
+        encoder.config.type_vocab_size = 3
+        return
+    if getattr(encoder.embeddings, "token_type_embeddings", None) is None:
+        raise UsageError(f"--positions segment: a {type(encoder).__name__} has no token types to tell the texts by; --positions running needs none")
     old = encoder.embeddings.token_type_embeddings.weight.data
     rows = torch.stack([old[0] + 0.02 * torch.randn_like(old[0]), old[0], old[1 % len(old)]])
     encoder.embeddings.token_type_embeddings = torch.nn.Embedding(3, rows.shape[1], _weight=rows)

@@ -77,6 +77,10 @@ class Pointwise(Trainee):
         logits = self.logits(rows)
         return self.group_loss(logits, torch.tensor(labels, device=logits.device), pairs)
 
+    def network(self) -> torch.nn.Module:
+        """The backbone, without a classifier's head."""
+        return self.model.base_model  # type: ignore[no-any-return]
+
     def scores(self, example: Example, rng: random.Random) -> list[float]:
         """Gives each candidate's mean score over tasks."""
         found: list[float] = self.logits(self.rows(example)).float().mean(dim=1).tolist()

@@ -47,10 +47,12 @@ class TrainingState:
 
 
 def fingerprint_of(examples: Sequence[Example]) -> str:
-    """The SHA-256 of the examples' ids, texts and labels, in their order."""
+    """The SHA-256 of the examples' ids, texts, labels and sets, in their order."""
     digest = hashlib.sha256()
     for example in examples:
-        digest.update(orjson.dumps([example.id, example.source, example.candidates, example.labels, example.reference]))
+        digest.update(
+            orjson.dumps([example.id, example.source, example.candidates, example.labels, example.reference, *([example.set] if example.set else [])])
+        )
     return digest.hexdigest()
 
 

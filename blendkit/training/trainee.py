@@ -11,6 +11,7 @@ from typing import Any
 
 from torch import nn
 
+from blendkit.errors import UsageError
 from blendkit.training.examples import Example
 
 
@@ -33,6 +34,10 @@ class Trainee(nn.Module, ABC):
     @abstractmethod
     def scores(self, example: Example, rng: random.Random) -> list[float] | None:
         """Scores of the example's candidates, for the evaluation; None for a model that gives none."""
+
+    def network(self) -> nn.Module:
+        """The encoder or decoder, without the head, whose lower layers may be left as they are. Raises UsageError for a kind that has no such thing."""
+        raise UsageError("--freeze: this kind of ranker has no layers to leave as they are")
 
     @abstractmethod
     def save(self, folder: Path) -> None:

@@ -9,6 +9,7 @@ import torch
 from conftest import examples, lines, parsed
 from transformers import AutoConfig, AutoModel
 
+from blendkit.models.encoder_reader import EncoderReader
 from blendkit.models.fast.attention import Flex, block_mask
 from blendkit.models.fast.encoder import packed_encoder
 from blendkit.models.fast.packing import Packed
@@ -29,6 +30,9 @@ ENCODERS = {
     "bert": ("bert", SHAPE),
     "bert-segments": ("bert", {**SHAPE, "type_vocab_size": 3}),
     "roberta": ("roberta", {**SHAPE, "pad_token_id": 1, "type_vocab_size": 1}),
+    "roberta-segments": ("roberta", {**SHAPE, "pad_token_id": 1, "type_vocab_size": 3}),
+    "mpnet": ("mpnet", SHAPE),
+    "mpnet-segments": ("mpnet", {**SHAPE, "type_vocab_size": 3}),
     "modernbert": (
         "modernbert",
         {**SHAPE, "num_hidden_layers": 5, "local_attention": 32, "global_attn_every_n_layers": 3}
@@ -55,12 +59,13 @@ def network(name: str) -> PairRM:
     kind, shape = ENCODERS[name]
     torch.manual_seed(0)
     encoder = AutoModel.from_config(AutoConfig.for_model(kind, **shape))
-    for weight in encoder.parameters():
-        if weight.dim() > 1:
-            torch.nn.init.normal_(weight, std=0.15)
     segments = name.endswith("segments")
     config = PairRMConfig(100, 100, positions="segment" if segments else "running", candidate_bias=-3.0 if segments else 0.0)
-    return PairRM(config, encoder).eval()
+    model = PairRM(config, encoder).eval()
+    for weight in model.pretrained_model.parameters():
+        if weight.dim() > 1:
+            torch.nn.init.normal_(weight, std=0.15)
+    return model
 
 
 def rows(count: int = 7) -> list[list[Segment]]:
@@ -89,8 +94,33 @@ def test_the_gpu_attention_is_the_same_function(name):
     inputs = Inputs(model.config)
     plain = PairScorer(model, inputs, CPU, torch.float32, packed=False)(rows())
     packed = PairScorer(model, inputs, CPU, torch.float32)
-    packed.encoder.attention = Flex(packed.encoder.buckets, model.config.candidate_bias)
+    packed.encoder.attention = Flex(packed.encoder.buckets, model.config.candidate_bias, packed.encoder.shared)
     torch.testing.assert_close(packed(rows()), plain, atol=1e-5, rtol=0)
+
+
+def test_mpnet_is_that_of_transformers():
+    torch.manual_seed(0)
+    encoder = AutoModel.from_config(AutoConfig.for_model("mpnet", **SHAPE, hidden_dropout_prob=0.0)).eval()
+    for weight in encoder.parameters():
+        if weight.dim() > 1:
+            torch.nn.init.normal_(weight, std=0.15)
+    inputs = [torch.randint(6, 300, (length,)).tolist() for length in (1, 7, 90, 130, 400)]
+    with torch.inference_mode():
+        alone = [encoder(torch.tensor([row])).last_hidden_state[0] for row in inputs]
+        assert alone[-1].std() > 0.1
+        for row, states, expected in zip(inputs, EncoderReader(encoder, 1, CPU, torch.float32, places_only=False).states(inputs), alone, strict=True):
+            torch.testing.assert_close(states, expected, atol=1e-5, rtol=0, msg=str(len(row)))
+        # What a ranker trains with: padded, and with distances that a second candidate does not add to.
+        roles = torch.tensor([[0] * 30 + [1] * 50 + [2] * 40])
+        ids = torch.tensor([inputs[-1][:120]])
+        network = PairRM(PairRMConfig(64, 64, positions="segment"), encoder).pretrained_model.eval()
+        network.embeddings.token_type_embeddings = torch.nn.Embedding(3, 48, _weight=torch.zeros(3, 48))
+        filled = torch.cat([ids, torch.ones(1, 9, dtype=torch.long)], 1)
+        plain = network(filled, (filled != 1).long()).last_hidden_state[:, :120]
+        torch.testing.assert_close(plain, encoder(ids).last_hidden_state, atol=1e-5, rtol=0)
+        bias = network.bias(ids, roles)[0]
+        torch.testing.assert_close(bias[:, :80, :80], network.bias(ids[:, :80], None)[0])
+        assert torch.equal(bias[:, 80:, :30], bias[:, 30:70, :30]) and torch.equal(bias[:, 80:, 80:], bias[:, 30:70, 30:70])
 
 
 @pytest.mark.parametrize("window", [None, 40, 300])

@@ -65,7 +65,7 @@ def test_sub_sampling_by_hand():
 def test_balanced_pairs_are_won_by_the_shorter_as_often():
     # Won by the shorter: b over ccc and dd; the four others by the longer.
     for seed in range(20):
-        pairs = Pairing("random", 4, balanced=True).of(ONE, random.Random(seed))
+        pairs = Pairing("random", 4, longer=0.5).of(ONE, random.Random(seed))
         shorter = [pair for pair in pairs if len(ONE.candidates[pair[0]]) < len(ONE.candidates[pair[1]])]
         assert sorted(shorter) == [(1, 2), (1, 3)] and len(pairs) == 4
 

@@ -13,7 +13,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from blendkit.models.fast.packing import Packed
-from blendkit.models.fast.relative import Buckets, Disentangled, Relative
+from blendkit.models.fast.relative import Buckets, Disentangled, Relative, Shared
 
 if TYPE_CHECKING:
     from torch.nn.attention.flex_attention import BlockMask
@@ -22,9 +22,9 @@ if TYPE_CHECKING:
 class PerInput:
     """One input at a time: its scores stay in cache, and no token is padding. For CPUs, and devices without FlexAttention."""
 
-    def __init__(self, buckets: Buckets | None, candidate_bias: float) -> None:
+    def __init__(self, buckets: Buckets | None, candidate_bias: float, shared: Shared | None = None) -> None:
         self.disentangled = Disentangled(buckets) if buckets else None
-        self.candidate_bias = candidate_bias
+        self.candidate_bias, self.shared = candidate_bias, shared
 
     def __call__(self, qkv: Tensor, batch: Packed, relative: Relative | None, window: int | None) -> Tensor:
         """Contexts [T, h·d] of queries (scaled), keys and values [T, 3, h, d]."""
@@ -33,9 +33,18 @@ class PerInput:
         contexts = qkv.new_zeros(qkv.shape[0], *qkv.shape[2:])
         for start, end in batch.bounds:
             q, k, v = (qkv[start:end, part].transpose(0, 1)[None] for part in range(3))
-            mask = self._mask(batch, start, end, window, qkv.dtype)
+            mask = self._mask(batch, start, end, window, qkv.dtype) if self.shared is None else self._kept(self.shared, batch, start, end)
             contexts[start:end] = functional.scaled_dot_product_attention(q, k, v, attn_mask=mask, scale=1.0)[0].transpose(0, 1)
         return contexts.flatten(1)
+
+    def _kept(self, shared: Shared, batch: Packed, start: int, end: int) -> Tensor:
+        """The bias by distance and the one between candidates, [1, h, L, L], made once for all layers."""
+        found: Tensor | None = batch.kept.get(("shared", start))
+        if found is None:
+            places, across = batch.places[start:end], self._mask(batch, start, end, None, shared.table.dtype)
+            found = shared.bias(places, places)[None]
+            found = batch.kept["shared", start] = found if across is None else found + across
+        return found
 
     def _mask(self, batch: Packed, start: int, end: int, window: int | None, dtype: torch.dtype) -> Tensor | None:
         bias = None
@@ -54,8 +63,8 @@ class Flex:
     DeBERTa's relative scores are looked up inside the kernel (`score_mod`), so that no L×L tensor is written.
     """
 
-    def __init__(self, buckets: Buckets | None, candidate_bias: float) -> None:
-        self.buckets, self.candidate_bias = buckets, candidate_bias
+    def __init__(self, buckets: Buckets | None, candidate_bias: float, shared: Shared | None = None) -> None:
+        self.buckets, self.candidate_bias, self.shared = buckets, candidate_bias, shared
 
     def __call__(self, qkv: Tensor, batch: Packed, relative: Relative | None, window: int | None) -> Tensor:
         """Contexts [T, h·d] of queries (scaled), keys and values [T, 3, h, d]."""
@@ -84,12 +93,17 @@ class Flex:
                 return score + to_queries[h, j, row] if use_queries else score
 
             return disentangled
-        if self.candidate_bias:
+        shared = self.shared
+        if self.candidate_bias or shared is not None:
             # Two vectors: the compiler fails on a captured Python number, and on whole numbers in a score.
             first, second = ((types == role).to(q.dtype) for role in (1, 2))
             first = first * self.candidate_bias
+            if shared is not None:
+                places, by_distance, furthest = batch.places, shared.table, shared.centre
 
             def apart(score: Tensor, b: Tensor, h: Tensor, i: Tensor, j: Tensor) -> Tensor:
+                if shared is not None:
+                    score = score + by_distance[h, (places[i] - places[j]).clamp(-furthest, furthest) + furthest]
                 return score + first[i] * second[j] + first[j] * second[i]
 
             return apart

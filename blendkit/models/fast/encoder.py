@@ -18,7 +18,8 @@ from blendkit.models.fast.attention import Flex, PerInput
 from blendkit.models.fast.layers import Layer, Norm, PostNormLayer, PreNormLayer, stream_dtype
 from blendkit.models.fast.linear import Linear
 from blendkit.models.fast.packing import Packed
-from blendkit.models.fast.relative import Buckets, Relative
+from blendkit.models.fast.relative import Buckets, Relative, Shared
+from blendkit.models.mpnet import buckets
 
 
 class PackedEncoder(ABC):
@@ -26,6 +27,7 @@ class PackedEncoder(ABC):
 
     layers: list[Layer]
     buckets: Buckets | None = None
+    shared: Shared | None = None
     final_norm: Norm | None = None
 
     def __init__(self, encoder: Any, candidate_bias: float, device: torch.device, dtype: torch.dtype, markers_only: bool = True) -> None:
@@ -36,7 +38,7 @@ class PackedEncoder(ABC):
         self.stream = stream_dtype(*self.where)
         self.embeddings = encoder.embeddings.to(device, self.stream)
         self.build(encoder)
-        self.attention = (Flex if device.type == "cuda" else PerInput)(self.buckets, candidate_bias)
+        self.attention = (Flex if device.type == "cuda" else PerInput)(self.buckets, candidate_bias, self.shared)
 
     @classmethod
     def handles(cls, config: Any) -> bool:
@@ -108,6 +110,8 @@ class PackedEncoder(ABC):
         relative = self.relative(number)
         if relative is not None:
             scores = scores + self._relative_scores(q, k, relative, distance)
+        if self.shared is not None:
+            scores = scores + self.shared.bias(batch.places[batch.markers], batch.places[places]).transpose(0, 1).to(scores.dtype)
         if self.candidate_bias:
             across = batch.types[batch.markers][:, :, None] * batch.types[places][:, None] == 2
             scores = scores + across[:, None].to(scores.dtype) * self.candidate_bias
@@ -140,11 +144,12 @@ class PackedEncoder(ABC):
 class Bert(PackedEncoder):
     """BERT and MiniLM."""
 
+    names = ("query", "key", "value")
+
     def build(self, encoder: Any) -> None:
         heads, layers = self.config.num_attention_heads, encoder.encoder.layer
         scale = math.sqrt(self.config.hidden_size // heads)
-        names = ("query", "key", "value")
-        self.layers = [PostNormLayer(layer, names, heads, scale, self.where, self.is_cut(number, layers)) for number, layer in enumerate(layers)]
+        self.layers = [PostNormLayer(layer, self.names, heads, scale, self.where, self.is_cut(number, layers)) for number, layer in enumerate(layers)]
 
     def embed(self, batch: Packed) -> Tensor:
         embedded = self.embeddings(input_ids=batch.ids[None], token_type_ids=batch.types[None], position_ids=self.places(batch)[None])
@@ -173,6 +178,25 @@ class RemBert(Bert):
 
     def embed(self, batch: Packed) -> Tensor:
         return self.widen(super().embed(batch))
+
+
+class MPNet(Roberta):
+    """MPNet: a bias by distance that all layers share. Token types are those that `RoleMPNet` gives a PairRanker."""
+
+    names = ("q", "k", "v")
+
+    def build(self, encoder: Any) -> None:
+        super().build(encoder)
+        # From 128 tokens on, all distances are one bucket.
+        distances = torch.arange(-128, 129)
+        table = encoder.encoder.relative_attention_bias.weight.detach().float().cpu()[buckets(-distances)]
+        self.shared = Shared(table.T.contiguous().to(self.device, self.stream))
+
+    def embed(self, batch: Packed) -> Tensor:
+        words = self.embeddings.word_embeddings(batch.ids)
+        if hasattr(self.embeddings, "token_type_embeddings"):
+            words = words + self.embeddings.token_type_embeddings(batch.types)
+        return self.embeddings(inputs_embeds=words[None], position_ids=self.places(batch)[None])[0]  # type: ignore[no-any-return]
 
 
 class DebertaV2(PackedEncoder):
@@ -249,6 +273,7 @@ FAMILIES: dict[str, type[PackedEncoder]] = {
     "roberta": Roberta,
     "xlm-roberta": Roberta,
     "rembert": RemBert,
+    "mpnet": MPNet,
     "deberta-v2": DebertaV2,
     "modernbert": ModernBert,
 }

@@ -73,16 +73,17 @@ class Layer(ABC):
 
 
 class PostNormLayer(Layer):
-    """The layer of BERT, RoBERTa and DeBERTa: norms behind attention and behind the feed-forward."""
+    """The layer of BERT, RoBERTa, DeBERTa and MPNet: norms behind attention and behind the feed-forward."""
 
     def __init__(self, layer: Any, names: tuple[str, str, str], heads: int, scale: float, where: tuple[torch.device, torch.dtype], last: bool) -> None:
-        projections = [getattr(layer.attention.self, name) for name in names]
+        own, out, norm = _parts(layer.attention)
+        projections = [getattr(own, name) for name in names]
         weight, bias = torch.cat([p.weight for p in projections]), torch.cat([p.bias for p in projections])
         super().__init__(weight, bias, heads, scale, where, last)
-        output, up, down = layer.attention.output, layer.intermediate, layer.output
+        up, down = layer.intermediate, layer.output
         stream = stream_dtype(*where)
-        self.out = _linear(output.dense, where)
-        self.norm = Norm(output.LayerNorm, where[0], stream)
+        self.out = _linear(out, where)
+        self.norm = Norm(norm, where[0], stream)
         self.up = _linear(up.dense, where, up.intermediate_act_fn)
         self.down = _linear(down.dense, where)
         self.down_norm = Norm(down.LayerNorm, where[0], stream)
@@ -115,6 +116,13 @@ class PreNormLayer(Layer):
 def stream_dtype(device: torch.device, dtype: torch.dtype) -> torch.dtype:
     """The number type between layers: on a CPU float32, whatever the products are done in; attention keeps to it there."""
     return torch.float32 if device.type == "cpu" else dtype
+
+
+def _parts(attention: Any) -> tuple[Any, Any, Any]:
+    """What holds the projections, the output's projection, and the norm behind it, in BERT's arrangement or in MPNet's."""
+    if hasattr(attention, "attn"):
+        return attention.attn, attention.attn.o, attention.LayerNorm
+    return attention.self, attention.output.dense, attention.output.LayerNorm
 
 
 def _linear(linear: Any, where: tuple[torch.device, torch.dtype], activation: Any = None) -> Linear:

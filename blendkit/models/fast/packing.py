@@ -55,6 +55,12 @@ class Packed:
         return (torch.arange(len(self.ids), device=self.ids.device) - self.starts[self.owner]).to(torch.int32)
 
     @cached_property
+    def places(self) -> Tensor:
+        """`offsets`, but that candidate 2 (type 2), where there is one, begins where x ends, as candidate 1 (type 1) does, [T] (int32)."""
+        firsts = torch.zeros(len(self.lengths) + 1, dtype=torch.int32, device=self.ids.device).index_add_(0, self.owner, (self.types == 1).to(torch.int32))
+        return self.offsets - (self.types == 2) * firsts[self.owner]
+
+    @cached_property
     def grid(self) -> tuple[Tensor, Tensor]:
         """The tokens in rows: their places among the T, [n, longest], and which of them are real, [n, longest]."""
         columns = torch.arange(self.longest, device=self.ids.device)

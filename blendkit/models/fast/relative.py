@@ -44,6 +44,22 @@ class Buckets:
         return self._rows, len(self._rows) // 2
 
 
+class Shared:
+    """One number a head for each distance, the same in all layers: MPNet's."""
+
+    def __init__(self, table: Tensor) -> None:
+        """`table` [h, 2c + 1] is for the distances query minus key -c … c; further ones count as the furthest."""
+        self.table, self.centre = table, table.shape[1] // 2
+
+    def bias(self, queries: Tensor, keys: Tensor) -> Tensor:
+        """What the scores of queries at places […, m] and keys at places […, L] get, [h, …, m, L]."""
+        return self.table[:, self.row(queries[..., :, None] - keys[..., None, :])]
+
+    def row(self, distance: Tensor) -> Tensor:
+        """The column of the table for distances query minus key."""
+        return distance.long().clamp(-self.centre, self.centre) + self.centre
+
+
 class Workspace:
     """Memory for scores that is asked for once and used again: a fresh page costs more than the product that fills it."""
 

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 class PairScorer:
     """Calls give s_ij, [B], float32 on the CPU.
 
-    BERT, RoBERTa, DeBERTa-v2/v3 and ModernBERT run packed (`models.fast.encoder`). Any other encoder, and any
+    BERT, RoBERTa, MPNet, DeBERTa-v2/v3 and ModernBERT run packed (`models.fast.encoder`). Any other encoder, and any
     with `packed=False`, runs as transformers has it, padded to the longest input of the batch.
     """
 

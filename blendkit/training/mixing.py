@@ -1,0 +1,107 @@
+"""In which order a training reads its examples: every one once an epoch, or drawn from a mixture of sets."""
+
+from __future__ import annotations
+
+import math
+import random
+from collections import defaultdict
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from blendkit.errors import DataError, UsageError
+from blendkit.seeding import seeded
+from blendkit.training.examples import Example
+
+
+@dataclass(frozen=True)
+class Mixing:
+    """A mixture of sets: the examples whose records have the same value in the field `field`.
+
+    A set of n examples has the share w·n^(1/temperature) of the draws, less the sum of all; w is in `weights`, 1 where it is not.
+    `longer_wins`, in percent, is the share of examples whose longer answer is the better one among those of two answers of a set.
+
+    Raises:
+        UsageError: a number is out of its range, or weights without a field.
+    """
+
+    field: str | None = None
+    temperature: float = 1.0
+    weights: tuple[tuple[str, float], ...] = ()
+    longer_wins: float | None = None
+
+    def __post_init__(self) -> None:
+        if not 1 <= self.temperature < math.inf:
+            raise UsageError(f"--temperature {self.temperature:g}: expected a number from 1 on")
+        if self.field is None and (self.weights or self.temperature != 1):
+            raise UsageError("--weight and --temperature are for the sets of --mix FIELD")
+        for name, weight in self.weights:
+            if not 0 <= weight < math.inf:
+                raise UsageError(f"--weight {name}={weight:g}: expected a number from 0 on")
+        if self.longer_wins is not None and not 0 <= self.longer_wins <= 100:
+            raise UsageError(f"--longer-wins {self.longer_wins:g}: expected a percentage from 0 to 100")
+
+    @classmethod
+    def of(cls, field: str | None, temperature: float, weights: Sequence[str], longer_wins: float | None) -> Mixing | None:
+        """The mixture of a command's flags, weights as SET=NUMBER; None where they ask for none. Raises UsageError as the class does."""
+        found = []
+        for given in weights:
+            name, _, number = given.rpartition("=")
+            try:
+                found.append((name, float(number)))
+            except ValueError as error:
+                raise UsageError(f"--weight {given}: expected SET=NUMBER, such as people=2") from error
+        mixing = cls(field, temperature, tuple(found), longer_wins)
+        return mixing if field is not None or longer_wins is not None else None
+
+    def shares(self, examples: Sequence[Example]) -> list[tuple[list[int], float]]:
+        """The groups that examples are drawn from, as places, and each one's share of the draws, which are 1 together.
+
+        Raises:
+            DataError: a weight is of a set that there is not, or nothing is left to draw.
+        """
+        sets: dict[str, list[int]] = defaultdict(list)
+        for place, example in enumerate(examples):
+            sets[example.set].append(place)
+        weights = dict(self.weights)
+        if unknown := [name for name in weights if name not in sets]:
+            raise DataError(f"--weight {unknown[0]}: no example to learn from has this in the field {self.field}; there are {', '.join(sorted(sets))}")
+        sizes = {name: weights.get(name, 1.0) * len(places) ** (1 / self.temperature) for name, places in sets.items()}
+        total = sum(sizes.values())
+        if not total:
+            raise DataError("--weight: every set has the weight 0, so that there is nothing to learn from")
+        return [(group, sizes[name] / total * part) for name, places in sets.items() for group, part in self._by_length(examples, places) if sizes[name] * part]
+
+    def _by_length(self, examples: Sequence[Example], places: list[int]) -> list[tuple[list[int], float]]:
+        """The places of a set in groups, with each one's share of the set."""
+        if self.longer_wins is None:
+            return [(places, 1.0)]
+        kinds: dict[bool | None, list[int]] = defaultdict(list)
+        for place in places:
+            kinds[longer_is_better(examples[place])].append(place)
+        pairs = len(places) - len(kinds[None])
+        parts = {True: self.longer_wins / 100, False: 1 - self.longer_wins / 100} if kinds[True] and kinds[False] else {True: 1.0, False: 1.0}
+        return [(group, (parts[kind] * pairs if kind is not None else len(group)) / len(places)) for kind, group in kinds.items() if group]
+
+    def order(self, examples: Sequence[Example], count: int, seed: int) -> list[int]:
+        """The places of `count` examples: a group is drawn by its share, and gives its next one; each of its examples comes once before any comes again.
+
+        Raises:
+            DataError: as `shares` does.
+        """
+        groups, shares = zip(*self.shares(examples), strict=True)
+        rng = random.Random(seeded(seed, "mixture"))
+        left: list[list[int]] = [[] for _ in groups]
+        found = []
+        for number in rng.choices(range(len(groups)), shares, k=count):
+            if not left[number]:
+                left[number] = rng.sample(groups[number], len(groups[number]))
+            found.append(left[number].pop())
+        return found
+
+
+def longer_is_better(example: Example) -> bool | None:
+    """Whether the longer of two answers is the better one by the first task; None where they tie, or are as long, or more than two."""
+    if len(example.candidates) != 2:
+        return None
+    (first, second), (left, right) = example.first(), map(len, example.candidates)
+    return None if first == second or left == right else (first > second) == (left > right)
