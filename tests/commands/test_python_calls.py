@@ -65,13 +65,13 @@ def test_what_is_missing_or_too_much_is_told():
             call([ONE])
 
 
-def test_a_record_that_is_none_is_told_with_its_place():
+def test_a_record_that_is_none_is_told_with_its_place(tiny_encoder):
     for wrong, kind in (("text", "a str"), (["x"], "a list"), (None, "None")):
         for function, arguments in ((library.rank, {"by": "judge:j"}), (library.evaluate, {}), (library.train_ranker, {"output": "o", "labels": ["q"]})):
             with pytest.raises(library.RecordError, match=rf"^records\[1\]: expected a dict, got {kind}$"):
                 function([ONE, wrong], **arguments)
     with pytest.raises(library.DataError, match=r"^records\[1\]: expected a dict, got an int$"):
-        library.train_ranker(iter([ONE, 3]), output="o", labels=["q"], backbone="b")
+        library.train_ranker(iter([ONE, 3]), output="o", labels=["q"], backbone=str(tiny_encoder))
     ranked = library.rank(iter([ONE, {**ONE, "candidates": 3}]), "oracle:q")
     with pytest.raises(library.RecordError, match=r"^candidates\[0\]\.q: "):
         next(ranked)
@@ -97,7 +97,7 @@ def test_what_means_the_same_will_do(tiny_ranker):
 def test_one_header_is_a_list_of_one(serve):
     server = serve()
     list(library.generate([{"id": "a", "instruction": "x"}], ["openai:x"], base_url=server.url, extra_header="X-Team: a"))
-    assert server.headers[-1]["X-Team"] == "a"
+    assert "X-Team: a" in server.headers[-1]
 
 
 def test_what_one_should_know_is_a_warning(tiny_ranker):
