@@ -107,7 +107,8 @@ def test_what_one_should_know_is_a_warning(tiny_ranker):
     assert [warning.filename for warning in found] == [__file__]
     with pytest.warns(library.BlendkitWarning, match="no judge's verdicts in the stream") as found:
         library.evaluate(library.score([ONE], ["length"]))
-    assert {warning.filename for warning in found} == {__file__}
+    # Others' tests may have left something that is collected meanwhile.
+    assert {warning.filename for warning in found if warning.category is library.BlendkitWarning} == {__file__}
 
 
 def test_the_documents_examples_run_print_nothing_and_change_nothing(tmp_path, monkeypatch, capfd, tiny_chat, tiny_encoder, tiny_t5):
