@@ -71,7 +71,9 @@ class PairRM(nn.Module):
 
     def biases(self) -> Tensor:
         """What is added to the scores between two candidates in the paired layers, [paired_layers, heads]: a constant, and what each head has learnt."""
-        return self.config.candidate_bias + PACE * self.paired_bias
+        # The gradient is the bias's own: a hundred times as large, it would be most of the norm that training clips by.
+        kept = self.paired_bias.detach()
+        return self.config.candidate_bias + PACE * kept + (self.paired_bias - kept)
 
     def score(self, states: Tensor, source_at: Tensor, candidate_at: Tensor) -> Tensor:
         """The head's scores [B, n_tasks] of one candidate, from hidden states [B, L, H] and marker places [B]."""

@@ -131,7 +131,7 @@ def test_gradients_are_those_of_what_is_written_out(name, paired, checkpointing)
     assert set(grown) == set(wanted) and sum(".layer" in key for key in wanted) > 20
     for key, gradient in wanted.items():
         torch.testing.assert_close(grown[key], gradient, atol=1e-5, rtol=1e-3, msg=lambda said, key=key: f"{key}: {said}")
-    assert not paired or float(wanted["paired_bias"].abs().max()) > 1e-3
+    assert not paired or float(wanted["paired_bias"].abs().max()) > 1e-4
 
 
 @pytest.fixture(scope="module")

@@ -298,7 +298,7 @@ def packed(network: PairRM, device: torch.device, dtype: torch.dtype, markers_on
     """The packed form of a late-paired ranker's encoder. Raises NoInputError where there is none for its kind, or it has too few layers."""
     encoder, asked = network.pretrained_model, network.config.paired_layers
     found = packed_encoder(encoder, 0.0, device, dtype, markers_only, gradients)
-    name, kind = encoder.name_or_path, encoder.config.model_type  # type: ignore[union-attr]
+    name, kind = getattr(encoder, "name_or_path", "") or "the ranker", encoder.config.model_type  # type: ignore[union-attr]
     if found is None:
         raise NoInputError(f"{name}: paired_layers: a late-paired ranker has an encoder of one of {', '.join(FAMILIES)}, and this is a {kind}")
     if len(found.layers) < (asked or 0):
