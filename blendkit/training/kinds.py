@@ -42,6 +42,7 @@ class NewRanker:
     micro_tokens: int = 4096
     checkpointing: bool = False
     freeze: int = 0
+    paired_layers: int | None = None
 
     def backbone_of(self, kind: str) -> str:
         """The encoder that a kind which goes on with no checkpoint starts from. Raises UsageError when a checkpoint is given."""

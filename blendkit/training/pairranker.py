@@ -14,6 +14,7 @@ from __future__ import annotations
 import json
 import random
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -70,6 +71,8 @@ class PairRankerTrainee(Trainee):
         """
         if new.positions not in ("running", "segment"):
             raise UsageError(f"--positions {new.positions}: expected running or segment")
+        if new.paired_layers not in (None, 0, 1, 2):
+            raise UsageError(f"--paired-layers {new.paired_layers}: expected 0, 1 or 2")
         if new.init is not None:
             model, tokenizer = load_pairrm(new.init)
             if model.config.n_tasks != new.tasks:
@@ -80,9 +83,16 @@ class PairRankerTrainee(Trainee):
             model, tokenizer = new_ranker(str(new.backbone), new.source_maxlength or 128, new.candidate_maxlength or 128, new.positions, new.tasks)
         if new.candidate_bias is not None:
             model.config.candidate_bias = new.candidate_bias
+        if new.paired_layers is not None:
+            model = late_paired(model, new.paired_layers)
+        options: dict[str, Any] = {"loss": new.loss, "mode": new.mode, "candidates": new.candidates, "micro_tokens": new.micro_tokens}
+        if model.config.paired_layers is not None:
+            from blendkit.training.late import LatePairRankerTrainee
+
+            return LatePairRankerTrainee(model, tokenizer, pairing, checkpointing=new.checkpointing, **options)
         if new.checkpointing:
             model.pretrained_model.gradient_checkpointing_enable()  # type: ignore[operator]
-        return cls(model, tokenizer, pairing, loss=new.loss, mode=new.mode, candidates=new.candidates, micro_tokens=new.micro_tokens)
+        return cls(model, tokenizer, pairing, **options)
 
     def parts(self, examples: Sequence[Example], rng: random.Random) -> list[Part]:
         """Gives groups of pairs of like length; in `singles`, a part holds one record's candidates."""
@@ -200,6 +210,14 @@ def new_ranker(backbone: str, source_maxlength: int, candidate_maxlength: int, p
         _three_token_types(encoder)
     config = PairRMConfig(source_maxlength, candidate_maxlength, tasks, positions=positions, encoder=encoder.config.to_dict())
     return PairRM(config, encoder), tokenizer
+
+
+def late_paired(model: PairRM, paired_layers: int) -> PairRM:
+    """The same weights as a late-paired ranker's; those that a ranker with as many paired layers has beside them are kept, else they start from 0."""
+    found = PairRM(replace(model.config, paired_layers=paired_layers), model.pretrained_model)
+    same = model.config.paired_layers == paired_layers
+    found.load_state_dict({name: value for name, value in model.state_dict().items() if same or name != "paired_bias"}, strict=False)
+    return found
 
 
 def keep_line_breaks(tokenizer: Any) -> Any:
