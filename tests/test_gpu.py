@@ -23,7 +23,7 @@ def test_a_late_paired_rankers_logits_on_the_gpu_are_those_of_the_cpu(tmp_path, 
     import torch
 
     from blendkit.models.pairrm import load_pairrm, save_pairrm
-    from blendkit.training.pairranker import late_paired
+    from blendkit.training.new_pairranker import late_paired
 
     if not torch.cuda.is_available():
         pytest.skip("no CUDA device on this machine")

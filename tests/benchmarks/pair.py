@@ -163,7 +163,7 @@ def run_variant(options: argparse.Namespace) -> dict:
     network, tokenizer = random_ranker(options.model)
     is_late = kind.startswith("late")
     if is_late:
-        from blendkit.training.pairranker import late_paired
+        from blendkit.training.new_pairranker import late_paired
 
         network = late_paired(network, int(kind.removeprefix("late")))
     encoder_config = network.pretrained_model.config
