@@ -81,7 +81,7 @@ def ranker(folder: Path, backbone: Path) -> Path:
     import torch
 
     from blendkit.models.pairrm import save_pairrm
-    from blendkit.training.pairranker import new_ranker
+    from blendkit.training.new_pairranker import new_ranker
 
     torch.manual_seed(0)
     model, tokenizer = new_ranker(str(backbone), 48, 64, "segment")

@@ -108,6 +108,16 @@ def ranker(
     candidate_maxlength: Annotated[int | None, _option("Tokens of a candidate.", panel=MODEL, show_default="128, or the checkpoint's")] = None,
     positions: Annotated[str, _option("pairranker: `running`, or `segment`, every text counts from 0.", panel=MODEL)] = "segment",
     candidate_bias: Annotated[float | None, _option("pairranker: added to attention between the two candidates.", panel=MODEL, show_default="none")] = None,
+    paired_layers: Annotated[
+        int | None,
+        _option(
+            "pairranker: read x and each candidate once; only so many of the last layers let a pair's candidates see each other.",
+            min=0,
+            max=2,
+            panel=MODEL,
+            show_default="all layers, or the checkpoint's",
+        ),
+    ] = None,
     checkpointing: Checkpointing = False,
     freeze: Annotated[int, _option("Leave the embeddings and so many of the lowest layers as they are: less time.", min=0, panel=MODEL)] = 0,
     evaluation: Annotated[
@@ -132,7 +142,7 @@ def ranker(
         log_odds=log_odds, margin=margin, with_reference=with_reference, subsampling=subsampling, pairs_per_input=pairs_per_input,
         balance_length=balance_length, longer_wins=longer_wins, mix=mix, temperature=temperature, weights=weights,
         freeze=freeze, candidates=candidates, loss=loss, mode=mode, source_maxlength=source_maxlength,
-        candidate_maxlength=candidate_maxlength, positions=positions, candidate_bias=candidate_bias, checkpointing=checkpointing,
+        candidate_maxlength=candidate_maxlength, positions=positions, candidate_bias=candidate_bias, paired_layers=paired_layers, checkpointing=checkpointing,
         evaluation=_records([evaluation]) if evaluation else None, eval_every=eval_every, eval_records=eval_records, patience=patience, **asdict(run),
     )  # fmt: skip
 

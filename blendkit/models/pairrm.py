@@ -22,6 +22,8 @@ from blendkit.models.loading import EMBEDDED, length_in, locate, number_in, read
 from blendkit.models.mpnet import RoleMPNet
 from blendkit.models.pretrained import pretrained, untrained
 
+# Adam moves a weight by about the learning rate a step: at 3e-5, a thousand steps move a head's bias by 3.
+PACE = 100.0
 FILES = ("config.json", "model.safetensors", "tokenizer.json")
 
 
@@ -33,6 +35,8 @@ class PairRMConfig:
     (each text counts from 0 and has its own token type), which lets an encoder with 512 learned
     positions see 512 tokens of each text. `candidate_bias` (segment only) is added to the attention scores
     between tokens of different candidates: below 0 it keeps apart what the token types alone would mix up.
+    `paired_layers`: how many of the last layers, 0 to 2, let the two candidates see each other, where the layers before them
+    read x and each candidate once (`models.fast.late`); None is the paper's ranker, whose candidates see each other in all.
     `replace_separator`: the reference turns a separator token inside a text into a space; the code of the
     PairRM-hf layout leaves it.
     """
@@ -43,6 +47,7 @@ class PairRMConfig:
     drop_out: float = 0.05
     positions: str = "running"
     candidate_bias: float = 0.0
+    paired_layers: int | None = None
     replace_separator: bool = True
     encoder: dict[str, Any] = field(default_factory=dict)
 
@@ -64,6 +69,14 @@ class PairRM(nn.Module):
             nn.Dropout(config.drop_out),
             nn.Linear(hidden, config.n_tasks),
         )
+        if config.paired_layers:
+            self.paired_bias = nn.Parameter(torch.zeros(config.paired_layers, encoder.config.num_attention_heads))  # type: ignore[union-attr,arg-type]
+
+    def biases(self) -> Tensor:
+        """What is added to the scores between two candidates in the paired layers, [paired_layers, heads]: a constant, and what each head has learnt."""
+        # The gradient is the bias's own: a hundred times as large, it would be most of the norm that training clips by.
+        kept = self.paired_bias.detach()
+        return self.config.candidate_bias + PACE * kept + (self.paired_bias - kept)
 
     def score(self, states: Tensor, source_at: Tensor, candidate_at: Tensor) -> Tensor:
         """The head's scores [B, n_tasks] of one candidate, from hidden states [B, L, H] and marker places [B]."""
@@ -117,6 +130,7 @@ def load_pairrm(name: str, packed_only: bool = False) -> tuple[PairRM, Any]:
         drop_out=number_in(raw, name, ("drop_out",), 0.05, 0.0, 1.0),
         positions=raw.get("positions", "running"),
         candidate_bias=number_in(raw, name, ("candidate_bias",), 0.0, -1e4, 1e4),
+        paired_layers=None if raw.get("paired_layers") is None else int(number_in(raw, name, ("paired_layers",), 0, 0, 2)),
         replace_separator=bool(raw.get("replace_separator", "cand1_prefix_id" not in raw)),
         encoder=encoder_config,
     )

@@ -91,13 +91,15 @@ class PairRanker(Stage):
         self.prefilter = Prefilter(prefilter, str(self.device), dtype, seed) if prefilter else None
         self.model_name, self.comparisons_name = model, name
         self.batch_tokens = batch_budget(self.device)
-        # A schedule of many small rounds needs many records in flight to fill a batch.
-        if schedule not in ("full", "single"):
-            self.window = 8 if self.device.type == "cpu" else 256
         network, tokenizer = load_pairrm(model, packed_only=packed)
         self.inputs = PairInputs(tokenizer, network.config)
         self.scorer = PairScorer(network, self.inputs, self.device, self.dtype, packed)
         self.job = Job(f"pairrm:{model}", self._logits)
+        # A late-paired ranker reads each candidate once, whatever the schedule asks for. What it has read stays in memory for a window.
+        self.reading = Job(f"pairrm:{model}, candidates", self.scorer.read) if self.scorer.late else None
+        # A schedule of many small rounds needs many records in flight to fill a batch.
+        if self.device.type != "cpu":
+            self.window = 32 if self.reading else 8 if schedule in ("full", "single") else 256
         number_type = str(self.dtype).removeprefix("torch.")
         how = {"sched": schedule, "prefilter": prefilter or None, "dtype": number_type}
         self.signature = str(Signature("pairrm", model=f"{model}@{fingerprint(model)}", **how, v=VERSION))
@@ -114,6 +116,7 @@ class PairRanker(Stage):
         if self.prefilter:
             chosen = yield from self.prefilter.keep(record, chosen)
         source, ids = self._tokenized(record, chosen)
+        read = yield from self._read(source, ids)
         schedule = self.schedule(len(chosen), random.Random(seeded(self.seed, "schedule", record["id"])))
         rows: list[list[Any]] = []
         order: list[int] | None = None
@@ -124,7 +127,12 @@ class PairRanker(Stage):
             except StopIteration as done:
                 order = done.value
                 break
-            logits = yield [self._work(source, ids[i], ids[j]) for i, j in pairs]
+            if self.reading:
+                # One order of two texts is the other's with its sign changed.
+                logits = yield [self._late_work(source, min(ids[i], ids[j]), max(ids[i], ids[j]), read) for i, j in pairs]
+                logits = [logit if ids[i] <= ids[j] else 0.0 - logit for (i, j), logit in zip(pairs, logits, strict=True)]
+            else:
+                logits = yield [self._work(source, ids[i], ids[j]) for i, j in pairs]
             # The schedule sees the rounded logits, as the record keeps them.
             logits = [self._checked(logit, chosen[i], chosen[j]) for (i, j), logit in zip(pairs, logits, strict=True)]
             rows += [[chosen[i], chosen[j], logit] for (i, j), logit in zip(pairs, logits, strict=True)]
@@ -161,6 +169,18 @@ class PairRanker(Stage):
             field, f"too long for the model: {what} has {count_of(cut.length, 'token')}, {count_of(cut.budget, 'fits', 'fit')}; --on-truncate warn cuts them"
         )
 
+    def _read(self, source: Ids, ids: list[Ids]) -> Rounds[dict[Ids, Any]]:
+        """What the model has read of each candidate that is to be compared, where it reads them one by one."""
+        if not self.reading or len(ids) < 2:
+            return {}
+        texts = list(dict.fromkeys(ids))
+        # All as long as the mean: batches are sorted by length, and a record's candidates share the reading of x where they stay together.
+        length = len(source) // len(texts) + sum(map(len, texts)) // len(texts)
+        return dict(zip(texts, (yield [Work(self.reading, (source, text), length, (source, text)) for text in texts]), strict=True))
+
+    def _late_work(self, source: Ids, first: Ids, second: Ids, read: dict[Ids, Any]) -> Work:
+        return Work(self.job, (source, first, second), self.scorer.tokens_of_pair(first, second), (read[first], read[second]))
+
     def _work(self, source: Ids, first: Ids, second: Ids) -> Work:
         return Work(self.job, (source, first, second), len(source) + len(first) + len(second), (source, first, second))
 
@@ -172,8 +192,10 @@ class PairRanker(Stage):
             )
         return round(logit, 6)
 
-    def _logits(self, payloads: list[tuple[Ids, Ids, Ids]]) -> list[float]:
-        """Logits s_ij of the batch."""
+    def _logits(self, payloads: list[Any]) -> list[float]:
+        """Logits s_ij of the batch: of (x, candidate, candidate), or of two candidates that were read."""
+        if self.reading:
+            return [float(logit) for logit in self.scorer.compare(payloads)]
         return [float(logit) for logit in self.scorer([self.inputs.pair(*ids) for ids in payloads])]
 
     def describe(self) -> dict[str, Any]:

@@ -46,6 +46,7 @@ def train_ranker(
     candidate_maxlength: int | None = None,
     positions: str = "segment",
     candidate_bias: float | None = None,
+    paired_layers: int | None = None,
     checkpointing: bool = False,
     freeze: int = 0,
     evaluation: Records | None = None,
@@ -94,6 +95,8 @@ def train_ranker(
         candidate_maxlength: tokens of a candidate; None takes 128, or the checkpoint's.
         positions: pairranker: `running`, or `segment`, where every text counts from 0.
         candidate_bias: pairranker: added to attention between the two candidates.
+        paired_layers: pairranker: reads x and each candidate once, and lets a pair's candidates see each other in so many of the last
+            layers (0, 1 or 2); None is the checkpoint's own, or the paper's ranker, whose candidates see each other in all.
         checkpointing: gradient checkpointing, which takes less memory and more time.
         freeze: the embeddings and so many of the lowest layers stay as they are, which takes less time.
         evaluation: records to measure on; the checkpoint with the best Spearman is kept.
@@ -149,20 +152,9 @@ def train_ranker(
     longer = 0.5 if balance_length else None if longer_wins is None else longer_wins / 100
     pairing = Pairing(subsampling, pairs_per_input, margin, ties=loss == "soft", longer=longer)
     new = NewRanker(
-        backbone,
-        init,
-        len(read.names),
-        loss,
-        mode,
-        candidates,
-        source_maxlength,
-        candidate_maxlength,
-        positions,
-        candidate_bias,
-        micro_tokens,
-        checkpointing,
-        freeze,
-    )
+        backbone, init, len(read.names), loss, mode, candidates, source_maxlength, candidate_maxlength, positions, candidate_bias, micro_tokens, checkpointing,
+        freeze, paired_layers,
+    )  # fmt: skip
     trainee = new_trainee(kind, new, pairing)
     examples = [example for example in read_examples(records, read.read) if pairing.ties or _differ(example, margin)]
     measured: list[Example] = []
@@ -278,7 +270,11 @@ def _differ(example: Example, margin: float) -> bool:
 
 def _deciding(new: dict[str, Any]) -> dict[str, Any]:
     """What of a `NewRanker` decides the weights; the model that it starts from is named by its content."""
-    return {name: value for name, value in new.items() if name not in ("backbone", "init", "checkpointing")}
+    left_out = {"backbone", "init", "checkpointing"}
+    # States that were written before there was such a setting lack it.
+    if new["paired_layers"] is None:
+        left_out.add("paired_layers")
+    return {name: value for name, value in new.items() if name not in left_out}
 
 
 def _start(model: str | None, output: File) -> str:

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 TRAINERS = Registry(
     "blendkit.trainers",
     {
-        "pairranker": Row("blendkit.training.pairranker:PairRankerTrainee", "reads two candidates together"),
+        "pairranker": Row("blendkit.training.new_pairranker:PairRankers", "reads two candidates together"),
         "summareranker": Row("blendkit.training.summareranker:SummaRerankerTrainee", "reads x and one candidate together, several labels at a time"),
         "simcls": Row("blendkit.training.simcls:SimCLSTrainee", "reads x and each candidate apart"),
         "reward": Row("blendkit.training.reward:RewardTrainee", "a reward model: one number for x and one candidate"),
@@ -42,6 +42,7 @@ class NewRanker:
     micro_tokens: int = 4096
     checkpointing: bool = False
     freeze: int = 0
+    paired_layers: int | None = None
 
     def backbone_of(self, kind: str) -> str:
         """The encoder that a kind which goes on with no checkpoint starts from. Raises UsageError when a checkpoint is given."""

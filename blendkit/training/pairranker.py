@@ -11,7 +11,6 @@ Both train the same encoder and the same head, which has one output a task (Q fu
 
 from __future__ import annotations
 
-import json
 import random
 from collections.abc import Sequence
 from pathlib import Path
@@ -23,17 +22,13 @@ from torch import Tensor
 from blendkit.aggregate import matrix, max_logits
 from blendkit.errors import UsageError
 from blendkit.models.encoder import without_attention_dropout
-from blendkit.models.pair_inputs import MARKERS, PairInputs, Segment
-from blendkit.models.pairrm import PairRM, PairRMConfig, load_pairrm, save_pairrm
-from blendkit.models.pretrained import pretrained
-from blendkit.terminal_text import count_of
+from blendkit.models.pair_inputs import PairInputs, Segment
+from blendkit.models.pairrm import PairRM, save_pairrm
 from blendkit.training.examples import Example, Pairing
-from blendkit.training.kinds import NewRanker
 from blendkit.training.losses import PAIR_LOSSES
 from blendkit.training.micro_batches import micro_batches
 from blendkit.training.trainee import Part, Trainee
 
-NEWLINE = "\N{SYMBOL FOR NEWLINE}"
 Rows = list[list[Segment]]
 
 
@@ -59,30 +54,6 @@ class PairRankerTrainee(Trainee):
         without_attention_dropout(model)
         self.inputs = PairInputs(tokenizer, model.config)
         self._ids: dict[tuple[str, ...], tuple[tuple[int, ...], list[tuple[int, ...]]]] = {}
-
-    @classmethod
-    def start(cls, new: NewRanker, pairing: Pairing) -> PairRankerTrainee:
-        """Makes a ranker that is ready to be trained.
-
-        Raises:
-            UsageError: a setting that there is not, or a checkpoint of another number of tasks.
-            NoInputError: there is no such model.
-        """
-        if new.positions not in ("running", "segment"):
-            raise UsageError(f"--positions {new.positions}: expected running or segment")
-        if new.init is not None:
-            model, tokenizer = load_pairrm(new.init)
-            if model.config.n_tasks != new.tasks:
-                raise UsageError(f"--init {new.init} has {count_of(model.config.n_tasks, 'task')}, and {count_of(new.tasks, 'label is', 'labels are')} given")
-            model.config.source_maxlength = new.source_maxlength or model.config.source_maxlength
-            model.config.candidate_maxlength = new.candidate_maxlength or model.config.candidate_maxlength
-        else:
-            model, tokenizer = new_ranker(str(new.backbone), new.source_maxlength or 128, new.candidate_maxlength or 128, new.positions, new.tasks)
-        if new.candidate_bias is not None:
-            model.config.candidate_bias = new.candidate_bias
-        if new.checkpointing:
-            model.pretrained_model.gradient_checkpointing_enable()  # type: ignore[operator]
-        return cls(model, tokenizer, pairing, loss=new.loss, mode=new.mode, candidates=new.candidates, micro_tokens=new.micro_tokens)
 
     def parts(self, examples: Sequence[Example], rng: random.Random) -> list[Part]:
         """Gives groups of pairs of like length; in `singles`, a part holds one record's candidates."""
@@ -185,52 +156,3 @@ class PairRankerTrainee(Trainee):
 
 def _tokens(rows: Sequence[Sequence[Segment]]) -> int:
     return sum(len(segment.ids) for row in rows for segment in row)
-
-
-def new_ranker(backbone: str, source_maxlength: int, candidate_maxlength: int, positions: str, tasks: int = 1) -> tuple[PairRM, Any]:
-    """Makes a PairRM with a fresh head of `tasks` outputs on an encoder of the hub or a directory, and a tokenizer with its markers."""
-    from transformers import AutoModel, AutoTokenizer
-
-    what = "encoder that a ranker could start from"
-    tokenizer = keep_line_breaks(pretrained(AutoTokenizer, backbone, what))
-    tokenizer.add_special_tokens({"additional_special_tokens": list(MARKERS)})
-    encoder = pretrained(AutoModel, backbone, what, dtype=torch.float32)
-    encoder.resize_token_embeddings(len(tokenizer), mean_resizing=False)
-    if positions == "segment":
-        _three_token_types(encoder)
-    config = PairRMConfig(source_maxlength, candidate_maxlength, tasks, positions=positions, encoder=encoder.config.to_dict())
-    return PairRM(config, encoder), tokenizer
-
-
-def keep_line_breaks(tokenizer: Any) -> Any:
-    """Makes a run of line breaks one token of its own, where BERT's normalizer would make it a space."""
-    state = json.loads(tokenizer.backend_tokenizer.to_str())
-    vocabulary = state["model"].get("vocab", {})
-    if (state.get("normalizer") or {}).get("type") != "BertNormalizer" or "[unused1]" not in vocabulary:
-        return tokenizer
-    vocabulary[NEWLINE] = vocabulary.pop("[unused1]")
-    replace = {"type": "Replace", "pattern": {"Regex": "\\s*\\n\\s*"}, "content": f" {NEWLINE} "}
-    state["normalizer"] = {"type": "Sequence", "normalizers": [replace, state["normalizer"]]}
-    from tokenizers import Tokenizer
-    from transformers import PreTrainedTokenizerFast
-
-    names = {key: getattr(tokenizer, key) for key in ("unk_token", "sep_token", "pad_token", "cls_token", "mask_token")}
-    return PreTrainedTokenizerFast(tokenizer_object=Tokenizer.from_str(json.dumps(state)), **names)
-
-
-def _three_token_types(encoder: Any) -> None:
-    """Gives the encoder three token types: 0 is x, 1 and 2 are the candidates. Each starts near a type that pre-training knows.
-
-    Raises:
-        UsageError: an encoder without token types, which cannot be given any.
-    """
-    if encoder.config.model_type == "mpnet":
-        # `RoleMPNet` makes them.
-        encoder.config.type_vocab_size = 3
-        return
-    if getattr(encoder.embeddings, "token_type_embeddings", None) is None:
-        raise UsageError(f"--positions segment: a {type(encoder).__name__} has no token types to tell the texts by; --positions running needs none")
-    old = encoder.embeddings.token_type_embeddings.weight.data
-    rows = torch.stack([old[0] + 0.02 * torch.randn_like(old[0]), old[0], old[1 % len(old)]])
-    encoder.embeddings.token_type_embeddings = torch.nn.Embedding(3, rows.shape[1], _weight=rows)
-    encoder.config.type_vocab_size = 3

@@ -35,8 +35,8 @@ class Pointwise(Trainee):
             UsageError: a setting that the kind does not have.
             NoInputError: there is no such model.
         """
-        if new.mode != "pairs" or new.candidate_bias is not None:
-            raise UsageError("--mode and --candidate-bias are for --kind pairranker")
+        if new.mode != "pairs" or new.candidate_bias is not None or new.paired_layers is not None:
+            raise UsageError("--mode, --candidate-bias and --paired-layers are for --kind pairranker")
         trainee = cls.of(new, pairing)
         if new.checkpointing:
             trainee.model.gradient_checkpointing_enable()

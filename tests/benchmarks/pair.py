@@ -7,6 +7,7 @@ shape; texts and their lengths are real. Each variant runs in a process of its o
     bin/bench pair                            a 6-layer model, on this machine's best device
     bin/bench pair --model large              DeBERTa-v3-large's shape
     bin/bench pair --records 8 --indices 110  the full matrix of 8 records
+    bin/bench pair --model embedded --indices 110   also late-paired rankers of its shape, whose candidates are read once
 """
 
 from __future__ import annotations
@@ -86,6 +87,30 @@ def random_ranker(shape: str):
     return PairRM(PairRMConfig(1224, 412), DebertaV2Model(config).eval()), tokenizer
 
 
+def late_variant(scorer, records, indices, batch_tokens: int) -> dict:
+    """What `pair` does with a late-paired ranker: reads all candidates, then compares those that it has read; one order gives the other."""
+    from blendkit.pipeline.plan import Plan
+    from blendkit.pipeline.runner import run_works
+    from blendkit.pipeline.work import Job, Work
+
+    reading, comparing = Job("read", scorer.read), Job("compare", lambda payloads: scorer.compare(payloads).tolist())
+    read: dict = {}
+    plan = Plan(batch_tokens=batch_tokens)
+    works = [
+        Work(reading, (source, text), (len(source) + sum(map(len, ids))) // len(ids), (source, text)) for source, ids in records for text in dict.fromkeys(ids)
+    ]
+    run_works(works, plan, read)
+    asked = {}
+    for number, (source, ids) in enumerate(records):
+        for i, j in indices:
+            first, second = sorted((ids[i], ids[j]))
+            payload = (read[reading, (source, first)], read[reading, (source, second)])
+            asked[number, i, j] = Work(comparing, (source, first, second), scorer.tokens_of_pair(first, second), payload)
+    results: dict = {}
+    run_works(list(asked.values()), plan, results)
+    return {key: results[comparing, work.key] * (1 if records[key[0]][1][key[1]] <= records[key[0]][1][key[2]] else -1) for key, work in asked.items()}
+
+
 def matmul_rate(device, dtype) -> float:
     """FLOP/s of the best of some matrix products of this number type, with plain weights and with weights laid out for the processor."""
     import torch
@@ -136,6 +161,11 @@ def run_variant(options: argparse.Namespace) -> dict:
     kind, _, dtype_name = options.variant.partition(":")
     device, dtype = choose_device(options.device), getattr(torch, dtype_name)
     network, tokenizer = random_ranker(options.model)
+    is_late = kind.startswith("late")
+    if is_late:
+        from blendkit.training.new_pairranker import late_paired
+
+        network = late_paired(network, int(kind.removeprefix("late")))
     encoder_config = network.pretrained_model.config
     inputs = PairInputs(tokenizer, replace(network.config))
     if kind == "flashdeberta":
@@ -144,7 +174,7 @@ def run_variant(options: argparse.Namespace) -> dict:
         flash = FlashDebertaV2Model(encoder_config).eval()
         flash.load_state_dict(network.pretrained_model.state_dict(), strict=False)
         network.pretrained_model = flash
-    scorer = PairScorer(network, inputs, device, dtype, packed=kind == "ours")
+    scorer = PairScorer(network, inputs, device, dtype, packed=kind == "ours" or is_late)
 
     records = []
     for record in read_records(options.records):
@@ -174,13 +204,17 @@ def run_variant(options: argparse.Namespace) -> dict:
                     results[number, i, j] = logit
         return results
 
+    def late() -> dict:
+        return late_variant(scorer, records, indices, options.batch_tokens or batch_budget(device))
+
+    measured = late if is_late else ours if kind == "ours" else plain
     scorer(list(rows.values())[:2])  # first calls compile and allocate
     if device.type == "cuda":
-        (ours if kind == "ours" else plain)()
+        measured()
         torch.cuda.reset_peak_memory_stats()
     synchronize(device)
     start = time.perf_counter()
-    logits = (ours if kind == "ours" else plain)()
+    logits = measured()
     synchronize(device)
     seconds = time.perf_counter() - start
     peak = torch.cuda.max_memory_allocated() if device.type == "cuda" else resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
@@ -188,6 +222,7 @@ def run_variant(options: argparse.Namespace) -> dict:
     return {
         "variant": options.variant,
         "pairs_per_s": len(rows) / seconds,
+        "records_per_s": len(records) / seconds,
         "tokens_per_s": sum(lengths) / seconds,
         "of_matmul_rate": nominal_flops(encoder_config, lengths) / seconds / rate,
         "matmul_gflops": rate / 1e9,
@@ -220,6 +255,9 @@ def main() -> None:
     on_gpu = choose_device(options.device).type == "cuda"
     plain = f"plain:{options.plain_dtype or ('float16' if on_gpu else 'float32')}"
     variants = [plain, *(f"ours:{dtype}" for dtype in options.dtypes or (["bfloat16"] if on_gpu else ["float32", "bfloat16"]))]
+    if options.model == "embedded":
+        # Another function of the same weights and shape, which no one has trained.
+        variants += [f"late{paired}:{variant.partition(':')[2]}" for paired in (1, 2) for variant in variants[1:]]
     if on_gpu and find_spec("flashdeberta") and options.model != "embedded":
         variants.append("flashdeberta:float16")
     best: dict[str, dict] = {}
@@ -234,18 +272,20 @@ def main() -> None:
     base = best[plain]
     title = f"{options.model}: {base['pairs']} pairs of {base['mean_length']:.0f} tokens on {base['device']}; plain in batches of {options.batch_size}"
     table = Table(title=title, title_justify="left")
-    for column in ("", "pairs/s", "ratio", "tokens/s", "of matmul rate", "peak MiB", "largest difference"):
+    for column in ("", "records/s", "pairs/s", "ratio", "tokens/s", "of matmul rate", "peak MiB", "largest difference"):
         table.add_column(column, justify="right" if column else "left", no_wrap=True)
     for variant, result in best.items():
+        late = variant.startswith("late")
         difference = max(abs(a - b) for a, b in zip(result["logits"], base["logits"], strict=True))
         table.add_row(
             variant,
+            f"{result['records_per_s']:.2f}",
             f"{result['pairs_per_s']:.2f}",
             f"{result['pairs_per_s'] / base['pairs_per_s']:.2f}",
-            f"{result['tokens_per_s']:,.0f}",
-            f"{result['of_matmul_rate']:.0%} of {result['matmul_gflops']:,.0f} GFLOP/s",
+            "–" if late else f"{result['tokens_per_s']:,.0f}",
+            "–" if late else f"{result['of_matmul_rate']:.0%} of {result['matmul_gflops']:,.0f} GFLOP/s",
             f"{result['peak_mib']:,.0f}",
-            f"{difference:.1e}",
+            "another function" if late else f"{difference:.1e}",
         )
     Console(width=130).print(table)
 

@@ -413,6 +413,7 @@ RANKER_KEYS = [
     "drop_out",
     "positions",
     "candidate_bias",
+    "paired_layers",
     "replace_separator",
     "encoder",
     "ranker_type",

@@ -246,10 +246,11 @@ main()
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("mode", ["singles", "pairs"])
+@pytest.mark.parametrize("mode", ["singles", "pairs", "late"])
 def test_kill_and_resume_give_the_curve_of_an_undisturbed_run(blendkit, tiny_encoder, data, tmp_path, mode):
     def command(folder, *more):
-        flags = ["--label", "q", "--mode", mode, "--steps", 40, "--save-every", 4, "--log-every", 2, "--average", 0.9, *TINY]
+        how = ["--paired-layers", 1] if mode == "late" else ["--mode", mode]
+        flags = ["--label", "q", *how, "--steps", 40, "--save-every", 4, "--log-every", 2, "--average", 0.9, *TINY]
         return ["train", "ranker", "-i", data, "--backbone", tiny_encoder, "-o", folder, *flags, *more]
 
     assert blendkit(*command(tmp_path / "whole")).returncode == 0

@@ -247,6 +247,7 @@ def test_a_resumed_run_must_have_the_same_data_loss_and_settings(tiny_encoder, t
         ({"candidate_maxlength": 40}, "candidate_maxlength"),
         ({"positions": "running"}, "positions"),
         ({"candidate_bias": -1.0}, "candidate_bias"),
+        ({"paired_layers": 1}, "paired_layers"),
         ({"micro_tokens": 512}, "micro_tokens"),
         ({"backbone": str(other_encoder)}, "init or backbone"),
         ({"seed": 1}, "seed"),

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
+from contextlib import nullcontext
 from typing import Any
 
 import torch
@@ -16,7 +17,7 @@ from torch import Tensor, nn
 
 from blendkit.models.fast.attention import Flex, PerInput
 from blendkit.models.fast.layers import Layer, Norm, PostNormLayer, PreNormLayer, stream_dtype
-from blendkit.models.fast.linear import Linear
+from blendkit.models.fast.linear import Linear, keeping_gradients, taken
 from blendkit.models.fast.packing import Packed
 from blendkit.models.fast.relative import Buckets, Relative, Shared
 from blendkit.models.mpnet import buckets
@@ -71,16 +72,17 @@ class PackedEncoder(ABC):
 
     def __call__(self, batch: Packed) -> Tensor:
         """States at the m markers of each input, [n, m, H], float32."""
-        batch = self._rounded(batch)
+        batch = self.rounded(batch)
         x = self._last(self._through(batch, self.layers[:-1]), batch)
-        return self._normed(x).view(*batch.markers.shape, -1)
+        return self.normed(x).view(*batch.markers.shape, -1)
 
     def states(self, batch: Packed) -> Tensor:
         """States of all T tokens, [T, H], float32."""
         tokens = sum(batch.lengths)
-        return self._normed(self._through(self._rounded(batch), self.layers))[:tokens]
+        return self.normed(self._through(self.rounded(batch), self.layers))[:tokens]
 
-    def _rounded(self, batch: Packed) -> Packed:
+    def rounded(self, batch: Packed) -> Packed:
+        """The batch with its tokens filled up to a number that comes often."""
         return batch.rounded(512 if self.device.type == "cuda" else 64)
 
     def _through(self, batch: Packed, layers: list[Layer]) -> Tensor:
@@ -91,7 +93,8 @@ class PackedEncoder(ABC):
             x = layer.finish(x, self.attention(qkv, batch, self.relative(number), self.window(number)))
         return x
 
-    def _normed(self, x: Tensor) -> Tensor:
+    def normed(self, x: Tensor) -> Tensor:
+        """The last layer's states as the model gives them, float32."""
         return (x if self.final_norm is None else self.final_norm(x)).float()
 
     def _last(self, x: Tensor, batch: Packed) -> Tensor:
@@ -109,7 +112,7 @@ class PackedEncoder(ABC):
         distance = asked[:, :, None] - torch.arange(batch.longest, device=self.device)
         relative = self.relative(number)
         if relative is not None:
-            scores = scores + self._relative_scores(q, k, relative, distance)
+            scores = scores + self.relative_scores(q, k, relative, distance, batch.longest)
         if self.shared is not None:
             scores = scores + self.shared.bias(batch.places[batch.markers], batch.places[places]).transpose(0, 1).to(scores.dtype)
         if self.candidate_bias:
@@ -124,11 +127,17 @@ class PackedEncoder(ABC):
         mixed = mixed.view(*weights.shape[:3], -1).transpose(1, 2).flatten(0, 1)
         return layer.finish(x[rows], layer.values_of(mixed))
 
-    def _relative_scores(self, q: Tensor, k: Tensor, relative: Relative, distance: Tensor) -> Tensor:
-        """c2p and p2c of the markers' queries, [n, h, m, L]."""
+    def by_distance(self, relative: Relative | None, q: Tensor, k: Tensor, distance: Tensor, reach: int) -> Tensor | None:
+        """All that distances add to scores, as `relative_scores` has it; None where they add nothing."""
+        if self.shared is not None:
+            return self.shared.of(distance).transpose(0, 1).to(q.dtype)
+        return None if relative is None else self.relative_scores(q, k, relative, distance, reach)
+
+    def relative_scores(self, q: Tensor, k: Tensor, relative: Relative, distance: Tensor, reach: int) -> Tensor:
+        """c2p and p2c of queries [n, h, m, d] and keys [n, h, L, d], [n, h, m, L]; all distances [n, m, L] are below `reach`."""
         if self.buckets is None:
             raise ValueError("relative embeddings without buckets")
-        table, centre = self.buckets.rows(int(distance.shape[-1]))
+        table, centre = self.buckets.rows(reach)
         row = table[distance.long() + centre]
         total = torch.zeros((), dtype=q.dtype, device=q.device)
         if relative.keys is not None:
@@ -215,12 +224,12 @@ class DebertaV2(PackedEncoder):
         names = ("query_proj", "key_proj", "value_proj")
         self.layers = [PostNormLayer(layer, names, heads, scale, self.where, self.is_cut(number, layers)) for number, layer in enumerate(layers)]
         self.buckets = Buckets(attention.pos_ebd_size, attention.position_buckets, attention.max_relative_positions, self.device)
-        table = encoder.encoder.get_rel_embedding()[: 2 * attention.pos_ebd_size].detach().float().cpu()
+        table = taken(encoder.encoder.get_rel_embedding()[: 2 * attention.pos_ebd_size]).float()
         self._relative = [self._projected(layer.attention.self, table, kinds, heads, scale) for layer in encoder.encoder.layer]
 
     def _projected(self, attention: Any, table: Tensor, kinds: list[str], heads: int, scale: float) -> Relative:
         def project(linear: Any, factor: float) -> Tensor:
-            rows = nn.functional.linear(table, linear.weight.detach().float().cpu(), linear.bias.detach().float().cpu()) * factor
+            rows = nn.functional.linear(table, taken(linear.weight).float(), taken(linear.bias).float()) * factor
             return rows.view(len(table), heads, -1).transpose(0, 1).contiguous().to(self.device, self.stream)
 
         keys = attention.key_proj if attention.share_att_key else getattr(attention, "pos_key_proj", None)
@@ -279,9 +288,15 @@ FAMILIES: dict[str, type[PackedEncoder]] = {
 }
 
 
-def packed_encoder(encoder: Any, candidate_bias: float, device: torch.device, dtype: torch.dtype, markers_only: bool = True) -> PackedEncoder | None:
-    """The packed form of a transformers encoder, or None where there is none for its kind."""
+def packed_encoder(
+    encoder: Any, candidate_bias: float, device: torch.device, dtype: torch.dtype, markers_only: bool = True, gradients: bool = False
+) -> PackedEncoder | None:
+    """The packed form of a transformers encoder, or None where there is none for its kind.
+
+    With `gradients`, it computes with the encoder's own weights as they are now, and gradients reach them.
+    """
     family = FAMILIES.get(encoder.config.model_type)
     if family is None or not family.handles(encoder.config):
         return None
-    return family(encoder, candidate_bias, device, dtype, markers_only)
+    with keeping_gradients() if gradients else nullcontext():
+        return family(encoder, candidate_bias, device, dtype, markers_only)

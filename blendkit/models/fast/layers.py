@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from blendkit.models.fast.linear import Linear
+from blendkit.models.fast.linear import Linear, taken
 
 
 class Norm:
@@ -21,8 +21,8 @@ class Norm:
 
     def __init__(self, norm: Any, device: torch.device, dtype: torch.dtype) -> None:
         self.shape = norm.normalized_shape
-        self.weight = norm.weight.detach().to(device, dtype)
-        self.bias = None if norm.bias is None else norm.bias.detach().to(device, dtype)
+        self.weight = taken(norm.weight).to(device, dtype)
+        self.bias = None if norm.bias is None else taken(norm.bias).to(device, dtype)
         self.eps = norm.eps
 
     def __call__(self, x: Tensor) -> Tensor:
@@ -32,14 +32,16 @@ class Norm:
 class Layer(ABC):
     """One layer: `project` before attention, `finish` behind it. The stream of states keeps one number type."""
 
+    dropout = 0.0
+
     def __init__(self, weight: Tensor, bias: Tensor | None, heads: int, scale: float, where: tuple[torch.device, torch.dtype], last: bool) -> None:
         """`weight` [3·H', H] and `bias` [3·H'] are those of queries, keys and values, in this order."""
         size = len(weight) // 3
         self.heads, self.head_dim = heads, size // heads
-        factor = torch.ones(3 * size, 1)
+        factor = torch.ones(3 * size, 1, device=weight.device)
         factor[:size] /= scale
-        weight = weight.detach().float().cpu() * factor
-        bias = torch.zeros(3 * size) if bias is None else bias.detach().float().cpu() * factor[:, 0]
+        weight = taken(weight).float() * factor
+        bias = torch.zeros(3 * size, device=weight.device) if bias is None else taken(bias).float() * factor[:, 0]
         if last:
             # Only three positions read the last layer's values, so the values are computed after attention's weights, for these positions.
             self.query = Linear(weight[:size], bias[:size], *where)
@@ -62,6 +64,10 @@ class Layer(ABC):
         """Values [r, h·d] of states [r, h, H] that were mixed a head each."""
         mixed = torch.einsum("rhi,hdi->rhd", states.to(self.value.dtype), self.value)
         return mixed.flatten(1) + self.value_bias
+
+    def dropped(self, x: Tensor) -> Tensor:
+        """What is left of a part's output by the dropout of training."""
+        return functional.dropout(x, self.dropout) if self.dropout else x
 
     def normed(self, x: Tensor) -> Tensor:
         """What attention reads."""
@@ -89,8 +95,8 @@ class PostNormLayer(Layer):
         self.down_norm = Norm(down.LayerNorm, where[0], stream)
 
     def finish(self, x: Tensor, context: Tensor) -> Tensor:
-        x = self.norm(x + self.out(context))
-        return self.down_norm(x + self.down(self.up(x)))
+        x = self.norm(x + self.dropped(self.out(context)))
+        return self.down_norm(x + self.dropped(self.down(self.up(x))))
 
 
 class PreNormLayer(Layer):

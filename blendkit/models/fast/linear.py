@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
 from typing import Any
 
 import torch
@@ -9,6 +12,23 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from blendkit.models.loading import memory_left
+
+_KEEPS = ContextVar("keeps gradients", default=False)
+
+
+@contextmanager
+def keeping_gradients() -> Iterator[None]:
+    """Within it, layers are made of a model's weights themselves, so that gradients reach them."""
+    token = _KEEPS.set(True)
+    try:
+        yield
+    finally:
+        _KEEPS.reset(token)
+
+
+def taken(weight: Tensor) -> Tensor:
+    """A model's weight, apart from its gradients unless these are kept."""
+    return weight if _KEEPS.get() else weight.detach()
 
 
 class Linear:
@@ -21,10 +41,10 @@ class Linear:
     def __init__(self, weight: Tensor, bias: Tensor | None, device: torch.device, dtype: torch.dtype, activation: Any = None) -> None:
         self.dtype = dtype
         self.out_features, self.in_features = weight.shape
-        weight = weight.detach().to(device, dtype).contiguous()
-        self.bias = None if bias is None else bias.detach().to(device, dtype).contiguous()
+        weight = taken(weight).to(device, dtype).contiguous()
+        self.bias = None if bias is None else taken(bias).to(device, dtype).contiguous()
         self.activation = activation
-        self.blocked = device.type == "cpu" and _onednn(dtype)
+        self.blocked = device.type == "cpu" and _onednn(dtype) and not _KEEPS.get()
         self.weight = torch.ops.mkldnn._reorder_linear_weight(weight, None) if self.blocked else weight
         self.fused = "gelu" if self.blocked and _exact_gelu(activation) else "none"
 

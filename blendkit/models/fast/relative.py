@@ -53,7 +53,11 @@ class Shared:
 
     def bias(self, queries: Tensor, keys: Tensor) -> Tensor:
         """What the scores of queries at places […, m] and keys at places […, L] get, [h, …, m, L]."""
-        return self.table[:, self.row(queries[..., :, None] - keys[..., None, :])]
+        return self.of(queries[..., :, None] - keys[..., None, :])
+
+    def of(self, distance: Tensor) -> Tensor:
+        """The same for distances query minus key […, m, L]."""
+        return self.table[:, self.row(distance)]
 
     def row(self, distance: Tensor) -> Tensor:
         """The column of the table for distances query minus key."""

@@ -9,6 +9,8 @@ import torch
 from torch import Tensor
 
 from blendkit.models.fast.encoder import packed_encoder
+from blendkit.models.fast.late import Ids, Late, Read
+from blendkit.models.fast.written_out import WrittenOut
 from blendkit.models.loading import to_device
 from blendkit.models.pairrm import PairRM
 
@@ -21,22 +23,64 @@ class PairScorer:
 
     BERT, RoBERTa, MPNet, DeBERTa-v2/v3 and ModernBERT run packed (`models.fast.encoder`). Any other encoder, and any
     with `packed=False`, runs as transformers has it, padded to the longest input of the batch.
+
+    A late-paired ranker's candidates are read first (`read`) and then compared (`compare`); a call does both. With `packed=False`
+    it runs as `models.fast.written_out` has it.
     """
 
     def __init__(self, network: PairRM, inputs: PairInputs, device: torch.device, dtype: torch.dtype, packed: bool = True) -> None:
+        """Raises NoInputError where a late-paired ranker has an encoder without a packed form."""
         self.inputs, self.device = inputs, device
-        self.encoder = packed_encoder(network.pretrained_model, network.config.candidate_bias, device, dtype) if packed else None
-        if self.encoder is None:
+        late = network.config.paired_layers is not None
+        self.late = Late(network, device, dtype) if late and packed else None
+        self.written_out = WrittenOut(network, device, dtype) if late and not packed else None
+        self.encoder = packed_encoder(network.pretrained_model, network.config.candidate_bias, device, dtype) if packed and not late else None
+        if self.encoder is None and not late:
             self.network = network.to(device, dtype).eval()
-        self.head = network.head_layer.to(device, torch.float32 if self.encoder else dtype).eval()
+        self.head = network.head_layer.to(device, dtype if not packed and not late else torch.float32).eval()
 
     @torch.inference_mode()
     def __call__(self, rows: Sequence[Sequence[Segment]]) -> Tensor:
+        if self.late is not None or self.written_out is not None:
+            return self._late_paired(rows)
         if self.encoder is None:
             inputs, markers = self.inputs.collate(rows)
             logits: Tensor = self.network(to_device(inputs, self.device), markers.to(self.device))
             return logits.float().cpu()
-        states = self.encoder(self.inputs.pack(rows).to(self.device))
+        return self._logits(self.encoder(self.inputs.pack(rows).to(self.device)))
+
+    @torch.inference_mode()
+    def read(self, texts: Sequence[tuple[Ids, Ids]]) -> list[Read]:
+        """Each candidate of a late-paired ranker, behind its x; an x that follows itself is read once."""
+        assert self.late is not None
+        groups: dict[Ids, list[Ids]] = {}
+        for source, candidate in texts:
+            groups.setdefault(source, []).append(candidate)
+        found = dict(zip(groups, map(iter, self.late.read(list(groups.items()))), strict=True))
+        return [next(found[source]) for source, _ in texts]
+
+    @torch.inference_mode()
+    def compare(self, pairs: Sequence[tuple[Read, Read]]) -> Tensor:
+        """s_ij, [n], float32 on the CPU, of what `read` gave; s_ji is -s_ij."""
+        assert self.late is not None
+        return self._logits(self.late.compare(pairs))
+
+    def tokens_of_pair(self, first: Ids, second: Ids) -> int:
+        """How many tokens of a layer it takes to compare two candidates of a late-paired ranker: all of them with two paired layers, else their markers."""
+        assert self.late is not None
+        return len(first) + len(second) if self.late.paired > 1 else 2
+
+    def _late_paired(self, rows: Sequence[Sequence[Segment]]) -> Tensor:
+        # Both candidates are read in the role of candidate 1.
+        as_first = self.inputs.as_first
+        triples = [(source.ids, as_first(first.ids), as_first(second.ids)) for source, first, second in rows]
+        if self.written_out is not None:
+            return self._logits(self.written_out(triples))
+        texts = list(dict.fromkeys((source, text) for source, *both in triples for text in both))
+        read = dict(zip(texts, self.read(texts), strict=True))
+        return self.compare([(read[source, first], read[source, second]) for source, first, second in triples])
+
+    def _logits(self, states: Tensor) -> Tensor:
         source, first, second = states.unbind(1)
         left, right = self.head(torch.cat([source, first], -1)), self.head(torch.cat([source, second], -1))
         return (left - right).mean(-1).float().cpu()  # type: ignore[no-any-return]

@@ -1,0 +1,312 @@
+"""Late pairing: x is read once and each candidate once behind it; only the last layers let a pair's candidates see each other.
+
+In every layer x sees itself, and a candidate sees x and itself. In the last `paired_layers` (1 or 2) it also sees the other
+candidate of its pair, and of the very last layer only the markers are computed. So N candidates cost |x| + Σ|y_i| tokens of all
+layers but those, and with one paired layer a pair costs two rows of one layer.
+
+A candidate is read as candidate 1 is, wherever it is shown: a shared state cannot know its place. What tells the other
+candidate's tokens from its own in a paired layer is a bias on their scores, one number a head, of which the head learns whom to
+read. Both sides of a pair go through the same weights, so that s_ij = -s_ji exactly: no order is preferred, and none must be
+trained away. Both candidates begin where x ends, for distances as for positions.
+
+Attention over a candidate's own context and over the other's are computed apart and mixed by their sums of exponentials, which is
+attention over both (`written_out` has it in one piece). The first is of one candidate, the second of one key block and all
+queries that meet it: nothing is computed once a pair but their mixture.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import accumulate
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+from torch.utils.checkpoint import checkpoint
+
+from blendkit.errors import NoInputError
+from blendkit.models.fast.encoder import FAMILIES, PackedEncoder, packed_encoder
+from blendkit.models.fast.packing import Packed
+from blendkit.models.fast.relative import Relative
+from blendkit.models.pairrm import PairRM
+from blendkit.terminal_text import count_of
+
+Ids = tuple[int, ...]
+# As good as no attention, and still a number where all is masked.
+NEVER = -1e9
+
+
+@dataclass(frozen=True)
+class Keys:
+    """What a text shows to others in one layer: keys [L, h, d], values [L, h, d] or (last layer) the states that values are made of [L, H], places [L]."""
+
+    keys: Tensor
+    values: Tensor
+    at: Tensor
+
+    def behind(self, other: Keys) -> Keys:
+        """Both texts, the other first."""
+        return Keys(
+            *(torch.cat([first, second]) for first, second in zip((other.keys, other.values, other.at), (self.keys, self.values, self.at), strict=True))
+        )
+
+
+@dataclass(frozen=True)
+class ReadSource:
+    """x: the last layer's keys, and its marker's last state [H]."""
+
+    last: Keys
+    final: Tensor
+
+
+@dataclass(frozen=True)
+class Read:
+    """A candidate read behind its x, as it comes into a paired layer: Q tokens that go on, which are all of its tokens, or the marker in the last layer.
+
+    `states` [Q, H] and `queries` [Q, h, d] at the places `at` [Q]; `sums` [h, Q] (logarithms of sums of exponentials) and `contexts`
+    [Q, h·d] of attention over x and itself; what the other candidate sees of it; position ids [L] of all its tokens.
+    """
+
+    source: ReadSource
+    states: Tensor
+    queries: Tensor
+    at: Tensor
+    sums: Tensor
+    contexts: Tensor
+    shown: Keys
+    positions: Tensor
+
+
+Pair = tuple[Read, Read]
+
+
+class Late:
+    """`read` takes candidates in, `compare` gives pairs of them; `gradients` is for training, which makes one anew each step."""
+
+    def __init__(self, network: PairRM, device: torch.device, dtype: torch.dtype, gradients: bool = False, checkpointing: bool = False) -> None:
+        """Raises NoInputError where the encoder has no packed form."""
+        self.encoder = packed(network, device, dtype, gradients=gradients)
+        self.device, self.checkpointing = device, checkpointing
+        self.paired = network.config.paired_layers or 0
+        self.last = len(self.encoder.layers) - 1
+        self.first = self.last + 1 - max(1, self.paired)
+        self.reach = 0
+        self.segmented = network.config.positions == "segment"
+        biases = network.biases().to(device) if self.paired else torch.zeros(1)
+        self.biases = biases if gradients else biases.detach()
+        if gradients and network.training:
+            for layer in self.encoder.layers:
+                layer.dropout = float(getattr(self.encoder.config, "hidden_dropout_prob", 0.0))
+        self.attention = InRows(self.encoder) if gradients else self.encoder.attention
+
+    def read(self, groups: Sequence[tuple[Ids, Sequence[Ids]]]) -> list[list[Read]]:
+        """The candidates of each (x, candidates), x read once a group."""
+        encoder, number = self.encoder, self.first
+        tokens, inputs, back, at = self._laid_out(groups)
+        x = encoder.embed(tokens)
+        for shared in range(number):
+            step = (x, shared, tokens, inputs, back)
+            x = checkpoint(self._shared, *step, use_reentrant=False) if self.checkpointing else self._shared(*step)
+        spans = iter(tokens.bounds)
+        layout = [[next(spans) for _ in (source, *candidates)] for source, candidates in groups]
+        if self.paired < 2:
+            return self._enter_last(x, tokens, at, layout)
+        qkv = encoder.turned(encoder.layers[number].project(x).to(encoder.stream), number, tokens)
+        shown = [[Keys(qkv[start:end, 1], qkv[start:end, 2], at[start:end]) for start, end in group] for group in layout]
+        sources = self._sources(x, qkv, tokens, at, [(group[0], keys[0]) for group, keys in zip(layout, shown, strict=True)])
+        found = []
+        for source, group, keys in zip(sources, layout, shown, strict=True):
+            reads = []
+            for (start, end), own in zip(group[1:], keys[1:], strict=True):
+                queries = qkv[start:end, 0]
+                sums, contexts = self._look(number, queries, own.at, own.behind(keys[0]))
+                reads.append(Read(source, x[start:end], queries, own.at, sums, contexts, own, tokens.positions[start:end]))
+            found.append(reads)
+        return found
+
+    def compare(self, pairs: Sequence[Pair]) -> Tensor:
+        """Last states of x's marker and of both candidates' markers, [n, 3, H], float32."""
+        if self.paired == 2:
+            pairs = self._met(pairs)
+        sides = [side for pair in pairs for side in (pair, pair[::-1])]
+        contexts = torch.cat([me.contexts for me, _ in sides])
+        if self.paired:
+            sums = torch.cat([me.sums for me, _ in sides], 1)
+            contexts = self._mixed(self.last, contexts, sums, *self._others(sides))
+        layer = self.encoder.layers[self.last]
+        rows = self.encoder.normed(layer.finish(torch.cat([me.states for me, _ in sides]), contexts)).view(len(pairs), 2, -1)
+        sources = torch.stack([first.source.final for first, _ in pairs])
+        return torch.cat([sources[:, None], rows], 1)
+
+    def _laid_out(self, groups: Sequence[tuple[Ids, Sequence[Ids]]]) -> tuple[Packed, Packed, Tensor, Tensor]:
+        """All texts end to end; the inputs of attention, whose ids are places among these tokens: x alone, and x with each candidate.
+
+        Then where each token's own context stands among the inputs' [T], and each token's place, counted from the start of x [T].
+        """
+        ids: list[int] = []
+        positions, types, places, inputs, back = [], [], [], [], []
+        lengths, whole, filled = [], [], 0
+        for source, candidates in groups:
+            x = torch.arange(len(source)) + len(ids)
+            for number, text in enumerate((source, *candidates)):
+                before = len(source) if number else 0
+                own = torch.arange(len(text))
+                inputs.append(torch.cat([x, own + len(ids)]) if number else x)
+                ids += text
+                places.append(own + before)
+                positions.append(own if self.segmented else own + before)
+                types.append(torch.full_like(own, int(number > 0) if self.segmented else 0))
+                back.append(own + before + filled)
+                lengths.append(len(text))
+                whole.append(before + len(text))
+                filled += whole[-1]
+        # No two places that meet are further apart.
+        self.reach = max(self.reach, *whole)
+        starts = torch.tensor([0, *accumulate(lengths)][:-1])
+        tokens = Packed(torch.tensor(ids), torch.cat(positions), torch.cat(types), lengths, starts[:, None] + 1)
+        seen = torch.cat(inputs)
+        attended = Packed(seen, torch.zeros_like(seen), torch.zeros_like(seen), whole, torch.zeros(1, 1, dtype=torch.long))
+        tokens, attended = (self.encoder.rounded(batch.to(self.device)) for batch in (tokens, attended))
+        filling = (0, len(tokens.ids) - len(ids))
+        own, at = (functional.pad(torch.cat(part).to(self.device), filling) for part in (back, places))
+        return tokens, attended, own, at
+
+    def _shared(self, x: Tensor, number: int, tokens: Packed, inputs: Packed, back: Tensor) -> Tensor:
+        encoder, layer = self.encoder, self.encoder.layers[number]
+        qkv = encoder.turned(layer.project(x).to(encoder.stream), number, tokens)
+        # x's tokens stand in many inputs; `back` takes their contexts from the one where x is alone.
+        contexts = self.attention(qkv[inputs.ids], inputs, encoder.relative(number), encoder.window(number))
+        return layer.finish(x, contexts[back])
+
+    def _look(self, number: int, queries: Tensor, at: Tensor, shown: Keys) -> tuple[Tensor, Tensor]:
+        """Attention of queries [Q, h, d] over one block of keys: logarithms of the sums of exponentials [h, Q], and contexts [Q, h·d]."""
+        encoder = self.encoder
+        q, k = queries.transpose(0, 1), shown.keys.transpose(0, 1)
+        distance = at[:, None] - shown.at
+        scores = q @ k.transpose(1, 2)
+        more = encoder.by_distance(encoder.relative(number), q[None], k[None], distance[None], self.reach)
+        if more is not None:
+            scores = scores + more[0]
+        scores = scores.float()
+        window = encoder.window(number)
+        if window is not None:
+            scores = scores.masked_fill(distance.abs() > window, NEVER)
+        sums = scores.logsumexp(-1)
+        weights = (scores - sums[..., None]).exp().to(shown.values.dtype)
+        if number < self.last:
+            return sums, (weights @ shown.values.transpose(0, 1)).transpose(0, 1).flatten(1)
+        mixed = weights.flatten(0, 1) @ shown.values
+        return sums, encoder.layers[number].values_of(mixed.view(*sums.shape, -1).transpose(0, 1))
+
+    def _mixed(self, number: int, own: Tensor, own_sums: Tensor, other: Tensor, other_sums: Tensor) -> Tensor:
+        """Contexts [Q, h·d] of attention over both, of those over each and of their sums [h, Q]."""
+        bias = self.biases[number - self.first]
+        share = torch.sigmoid(other_sums + bias[:, None] - own_sums).T[..., None]
+        own, other = (part.view(*share.shape[:2], -1) for part in (own, other))
+        return torch.lerp(own, other, share.to(own.dtype)).flatten(1)
+
+    def _others(self, sides: Sequence[Pair]) -> tuple[Tensor, Tensor]:
+        """What the sides' markers see of their others, each other's keys read once for all that look at it: contexts and sums."""
+        meeting: dict[int, list[int]] = {}
+        for place, (_, other) in enumerate(sides):
+            meeting.setdefault(id(other), []).append(place)
+        sums, contexts = [], []
+        for places in meeting.values():
+            queries, at = (torch.cat([getattr(sides[place][0], name) for place in places]) for name in ("queries", "at"))
+            found = self._look(self.last, queries, at, sides[places[0]][1].shown)
+            sums.append(found[0])
+            contexts.append(found[1])
+        order = torch.tensor([place for places in meeting.values() for place in places], device=self.device).argsort()
+        return torch.cat(contexts)[order], torch.cat(sums, 1)[:, order]
+
+    def _enter_last(self, x: Tensor, tokens: Packed, at: Tensor, layout: list[list[tuple[int, int]]]) -> list[list[Read]]:
+        """The candidates as they come into the last layer, of all tokens' states, x's among them."""
+        shown, queries, states, normed = self._project_last(x, tokens, at, [span for group in layout for span in group])
+        found, number = [], 0
+        for group in layout:
+            places = range(number, number + len(group))
+            source = self._final(shown[places[0]], queries[places[0]], states[places[0]])
+            found.append([self._entered(source, shown[n], queries[n], states[n], normed[n]) for n in places[1:]])
+            number += len(group)
+        return found
+
+    def _project_last(
+        self, x: Tensor, tokens: Packed, at: Tensor, spans: Sequence[tuple[int, int]]
+    ) -> tuple[list[Keys], list[tuple[Tensor, Tensor]], list[Tensor], list[Tensor]]:
+        """What each text shows in the last layer; its marker's query [1, h, d] and place [1]; its marker's state [1, H]; its position ids."""
+        encoder, layer, number = self.encoder, self.encoder.layers[self.last], self.last
+        rows = torch.tensor([start + 1 for start, _ in spans], device=self.device)
+        queries, keys, values = layer.project_last(x, rows)
+        queries = encoder.turned(queries.to(encoder.stream), number, tokens, rows)
+        keys = encoder.turned(keys.to(encoder.stream), number, tokens)
+        shown = [Keys(keys[start:end], values[start:end], at[start:end]) for start, end in spans]
+        marked = [(queries[n : n + 1], at[start + 1 : start + 2]) for n, (start, _) in enumerate(spans)]
+        return shown, marked, list(torch.split(x[rows], 1)), [tokens.positions[start:end] for start, end in spans]
+
+    def _entered(self, source: ReadSource, shown: Keys, marked: tuple[Tensor, Tensor], state: Tensor, positions: Tensor) -> Read:
+        sums, contexts = self._look(self.last, *marked, shown.behind(source.last))
+        return Read(source, state, *marked, sums, contexts, shown, positions)
+
+    def _final(self, shown: Keys, marked: tuple[Tensor, Tensor], state: Tensor) -> ReadSource:
+        _, contexts = self._look(self.last, *marked, shown)
+        return ReadSource(shown, self.encoder.normed(self.encoder.layers[self.last].finish(state, contexts))[0])
+
+    def _sources(self, x: Tensor, qkv: Tensor, tokens: Packed, at: Tensor, texts: Sequence[tuple[tuple[int, int], Keys]]) -> list[ReadSource]:
+        """x of each group, through the first paired layer, in which it sees itself alone, as ever, and the last."""
+        places = torch.cat([torch.arange(*span, device=self.device) for span, _ in texts])
+        contexts = torch.cat([self._look(self.first, qkv[slice(*span), 0], keys.at, keys)[1] for span, keys in texts])
+        states = self.encoder.layers[self.first].finish(x[places], contexts)
+        batch = _part(tokens.positions[places], [end - start for (start, end), _ in texts])
+        shown, marked, rows, _ = self._project_last(states, batch, at[places], batch.bounds)
+        return [self._final(*parts) for parts in zip(shown, marked, rows, strict=True)]
+
+    def _met(self, pairs: Sequence[Pair]) -> list[Pair]:
+        """The pairs behind the first of two paired layers, in which all their tokens are computed."""
+        sides = [side for pair in pairs for side in (pair, pair[::-1])]
+        contexts = []
+        for me, other in sides:
+            sums, seen = self._look(self.first, me.queries, me.at, other.shown)
+            contexts.append(self._mixed(self.first, me.contexts, me.sums, seen, sums))
+        states = self.encoder.layers[self.first].finish(torch.cat([me.states for me, _ in sides]), torch.cat(contexts))
+        batch = _part(torch.cat([me.positions for me, _ in sides]), [len(me.states) for me, _ in sides])
+        parts = self._project_last(states, batch, torch.cat([me.at for me, _ in sides]), batch.bounds)
+        met = [self._entered(me.source, *part) for (me, _), part in zip(sides, zip(*parts, strict=True), strict=True)]
+        return list(zip(met[::2], met[1::2], strict=True))
+
+
+class InRows:
+    """Attention for training: the inputs in rows, in operations that gradients go through."""
+
+    def __init__(self, encoder: PackedEncoder) -> None:
+        self.encoder = encoder
+
+    def __call__(self, qkv: Tensor, batch: Packed, relative: Relative | None, window: int | None) -> Tensor:
+        """Contexts [T, h·d] of queries (scaled), keys and values [T, 3, h, d]."""
+        places, real = batch.grid
+        q, k, v = qkv[places].permute(2, 0, 3, 1, 4)  # [n, h, L, d] each
+        column = torch.arange(batch.longest, device=qkv.device)
+        distance = (column[:, None] - column)[None]
+        allowed = real[:, None, None] if window is None else real[:, None, None] & (distance.abs() <= window)
+        bias = self.encoder.by_distance(relative, q, k, distance.expand(len(q), -1, -1), batch.longest)
+        mask = allowed if bias is None else bias.masked_fill(~allowed, NEVER)
+        contexts = functional.scaled_dot_product_attention(q, k, v, attn_mask=mask, scale=1.0).transpose(1, 2)[real]
+        return functional.pad(contexts.flatten(1), (0, 0, 0, len(qkv) - len(contexts)))
+
+
+def packed(network: PairRM, device: torch.device, dtype: torch.dtype, markers_only: bool = True, gradients: bool = False) -> PackedEncoder:
+    """The packed form of a late-paired ranker's encoder. Raises NoInputError where there is none for its kind, or it has too few layers."""
+    encoder, asked = network.pretrained_model, network.config.paired_layers
+    found = packed_encoder(encoder, 0.0, device, dtype, markers_only, gradients)
+    name, kind = getattr(encoder, "name_or_path", "") or "the ranker", encoder.config.model_type  # type: ignore[union-attr]
+    if found is None:
+        raise NoInputError(f"{name}: paired_layers: a late-paired ranker has an encoder of one of {', '.join(FAMILIES)}, and this is a {kind}")
+    if len(found.layers) < (asked or 0):
+        raise NoInputError(f"{name}: paired_layers: expected at most {count_of(len(found.layers), 'layer')}, got {asked}")
+    return found
+
+
+def _part(positions: Tensor, lengths: list[int]) -> Packed:
+    """Tokens of which a layer asks no more than their positions."""
+    nothing = torch.zeros_like(positions)
+    return Packed(nothing, positions, nothing, lengths, nothing[:0])

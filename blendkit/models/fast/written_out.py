@@ -1,0 +1,58 @@
+"""Late pairing as it is defined: one pair at a time, x and both candidates in one input, each layer with its mask. Slow; `late` is tested against it."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from blendkit.models.fast.late import Ids, packed
+from blendkit.models.fast.packing import Packed
+from blendkit.models.pairrm import PairRM
+
+
+class WrittenOut:
+    """Calls give the last states of the three markers of each pair."""
+
+    def __init__(self, network: PairRM, device: torch.device, dtype: torch.dtype, gradients: bool = False) -> None:
+        """Raises NoInputError where the encoder has no packed form."""
+        self.encoder = packed(network, device, dtype, markers_only=False, gradients=gradients)
+        self.network, self.device = network, device
+        self.paired = network.config.paired_layers or 0
+
+    def __call__(self, pairs: list[tuple[Ids, Ids, Ids]]) -> Tensor:
+        """[n, 3, H], float32, of (x, candidate 1, candidate 2)."""
+        return torch.stack([self._pair(*pair) for pair in pairs])
+
+    def _pair(self, source: Ids, first: Ids, second: Ids) -> Tensor:
+        encoder, texts = self.encoder, (source, first, second)
+        lengths = [len(text) for text in texts]
+        behind = [0, len(source), len(source)]
+        own = [torch.arange(length, device=self.device) for length in lengths]
+        owner = torch.cat([torch.full_like(part, number) for number, part in enumerate(own)])
+        places = torch.cat([part + before for part, before in zip(own, behind, strict=True)])
+        segmented = self.network.config.positions == "segment"
+        positions = torch.cat(own) if segmented else places
+        types = (owner > 0).long() if segmented else torch.zeros_like(owner)
+        ids = torch.tensor([token for text in texts for token in text], device=self.device)
+        markers = torch.tensor([[1, lengths[0] + 1, lengths[0] + lengths[1] + 1]], device=self.device)
+        batch = Packed(ids, positions, types, [len(ids)], markers)
+        distance = places[:, None] - places
+        own_only = (owner[None] == 0) | (owner[:, None] == owner)
+        across = (owner[:, None] * owner) == 2
+        x = encoder.embed(batch)
+        for number, layer in enumerate(encoder.layers):
+            q, k, v = encoder.turned(layer.project(x).to(encoder.stream), number, batch).permute(1, 2, 0, 3)
+            scores = q @ k.transpose(1, 2)
+            more = encoder.by_distance(encoder.relative(number), q[None], k[None], distance[None], len(ids))
+            if more is not None:
+                scores = scores + more[0]
+            allowed, place = own_only, number - (len(encoder.layers) - self.paired)
+            if place >= 0:
+                allowed = allowed | across
+                scores = scores + across * self.network.biases()[place].to(scores)[:, None, None]
+            window = encoder.window(number)
+            if window is not None:
+                allowed = allowed & (distance.abs() <= window)
+            weights = scores.masked_fill(~allowed, float("-inf")).softmax(-1)
+            x = layer.finish(x, (weights @ v).transpose(0, 1).flatten(1))
+        return encoder.normed(x[markers[0]])
