@@ -107,7 +107,14 @@ def test_written_out_is_the_encoder_of_transformers_with_a_mask_for_each_layer()
 
 @pytest.mark.parametrize(
     ("name", "paired", "checkpointing"),
-    [("bert-segments", 1, False), ("deberta-v3", 2, True), ("deberta-own-projections", 1, False), ("modernbert", 2, False), ("roberta", 0, False)],
+    [
+        ("bert-segments", 1, False),
+        ("deberta-v3", 2, True),
+        ("deberta-own-projections", 1, False),
+        ("modernbert", 2, False),
+        ("roberta", 0, False),
+        ("mpnet", 1, False),
+    ],
 )
 def test_gradients_are_those_of_what_is_written_out(name, paired, checkpointing):
     model = network(name, paired)
@@ -132,6 +139,7 @@ def test_gradients_are_those_of_what_is_written_out(name, paired, checkpointing)
     for key, gradient in wanted.items():
         torch.testing.assert_close(grown[key], gradient, atol=1e-5, rtol=1e-3, msg=lambda said, key=key: f"{key}: {said}")
     assert not paired or float(wanted["paired_bias"].abs().max()) > 1e-4
+    assert (name == "mpnet") == any("relative_attention_bias" in key for key in wanted)
 
 
 @pytest.fixture(scope="module")

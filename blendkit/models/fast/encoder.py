@@ -198,7 +198,8 @@ class MPNet(Roberta):
         super().build(encoder)
         # From 128 tokens on, all distances are one bucket.
         distances = torch.arange(-128, 129)
-        table = encoder.encoder.relative_attention_bias.weight.detach().float().cpu()[buckets(-distances)]
+        weight = encoder.encoder.relative_attention_bias.weight
+        table = taken(weight).float()[buckets(-distances).to(weight.device)]
         self.shared = Shared(table.T.contiguous().to(self.device, self.stream))
 
     def embed(self, batch: Packed) -> Tensor:
