@@ -66,10 +66,10 @@ class RunOptions:
             raise UsageError("--resume needs -o FILE: it adds the records that this file does not have yet")
         if self.whole_stream and self.resume:
             raise UsageError(
-                f"{self.whole_stream} settles the whole stream at once, so --resume has no part to go on from; a second run takes answers from --cache"
+                f"{self.whole_stream}: the whole stream is settled at once, so --resume has no part to go on from; a second run takes answers from --cache"
             )
         if self.whole_stream and self.engine.beside:
-            raise UsageError(f"{self.whole_stream} looks at the whole stream in one process: it goes neither with --workers nor with --engine ray")
+            raise UsageError(f"{self.whole_stream}: one process looks at the whole stream, so it goes neither with --workers nor with --engine ray")
         if self.resume not in (None, PLAIN, FORCE):
             raise UsageError(f"--resume={self.resume}: expected --resume alone, or --resume=force")
         check_on_error(self.on_error, self.rejects)

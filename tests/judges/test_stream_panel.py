@@ -93,7 +93,7 @@ THREE = ["-m", "a=embedded", "-m", "b=embedded", "-m", "c=embedded"]
 @pytest.mark.parametrize(
     ("flags", "said"),
     [
-        ([*THREE, "--panel", "dawid-skene", "--resume", "-o", "out.jsonl"], "settles the whole stream at once, so --resume has no part to go on from"),
+        ([*THREE, "--panel", "dawid-skene", "--resume", "-o", "out.jsonl"], "the whole stream is settled at once, so --resume has no part to go on from"),
         ([*THREE, "--panel", "dawid-skene", "--workers", 2], "goes neither with --workers nor with --engine ray"),
         ([*THREE[:4], "--panel", "dawid-skene"], "weighs 3 judges or more, got 2"),
         (["--panel", "majority"], "and there is one judge"),
