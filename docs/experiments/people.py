@@ -63,6 +63,9 @@ def table(records: Values, rng: np.random.Generator) -> tuple[Values, Values, Va
 
 
 def with_interval(value: float, drawn: Values, sign: str = "") -> str:
+    """The value with its interval, or – where there is no such pair."""
+    if np.isnan(value):
+        return "–"
     low, high = np.nanquantile(drawn, (0.025, 0.975))
     return f"{value:{sign}.1f} ({low:{sign}.1f} to {high:{sign}.1f})"
 

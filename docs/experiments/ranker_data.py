@@ -3,7 +3,8 @@
 Reads the files of DATA (its README says what each is) and writes to FOLDER
 
 - train.jsonl.gz: records whose candidates have a score `oracle`, each with the name of its `set`, for `blendkit train ranker --label oracle --mix set`;
-- held.jsonl.gz: the same of a tenth of the instructions, which are in no set of train.jsonl.gz; the first n records are of all sets alike;
+- held.jsonl.gz: the same of a tenth of the instructions, which are in no set of train.jsonl.gz, at most eleven candidates
+  each; the first n records are of all sets alike;
 - pool.jsonl.gz: every instruction that is not held out with all of its answers, labelled or not, for distillation.
 
 `oracle` is in log-odds or near to it: a difference of 2 is to be 88 % sure. Scores of different sets are never in one record. What shares an
@@ -35,6 +36,7 @@ JUDGED, MADE = 1.5, 3.0
 # Characters of x: a longer chat is cut before its last turn, a longer instruction before its end.
 LONGEST_CHAT, LONGEST = 1_200, 4_000
 EVALUATION = ("dev", "autoj_pairs")
+MEASURED = 11
 
 
 def read(path: Path) -> list[Record]:
@@ -287,7 +289,7 @@ def build(data: Path, folder: Path, seed: int = 0, sets: Mapping[str, list[Maker
         by_part[is_held_out(instruction_of(record))].append(record)
     # A neighbour comes from the same part, so that nothing of the one is in the other.
     train, held = ([*records, *hard(records, seed)] for records in by_part.values())
-    parts = {"train": shuffled(train, seed), "held": alike(shuffled(held, seed)), "pool": pool(files)}
+    parts = {"train": shuffled(train, seed), "held": alike([fewer(record, seed) for record in shuffled(held, seed)]), "pool": pool(files)}
     folder.mkdir(parents=True, exist_ok=True)
     for name, records in parts.items():
         # Without the time in its head, the same records give the same bytes.
@@ -304,6 +306,13 @@ def fits(record: Record) -> bool:
 def shuffled(records: list[Record], seed: int) -> list[Record]:
     """The records in a drawn order."""
     return random.Random(seed).sample(records, len(records))
+
+
+def fewer(record: Record, seed: int) -> Record:
+    """The record with at most `MEASURED` of its candidates: a full matrix of fifty costs twenty times that of eleven."""
+    candidates = record["candidates"]
+    chosen = random.Random(f"{seed} {record['id']}").sample(candidates, min(MEASURED, len(candidates)))
+    return {**record, "candidates": chosen}
 
 
 def alike(records: list[Record]) -> list[Record]:
