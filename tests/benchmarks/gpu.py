@@ -32,7 +32,7 @@ from steps import run
 
 HERE = Path(__file__).parent
 # What blendkit imports in these steps.
-NEEDED = ("torch", "transformers", "numpy", "tokenizers", "safetensors", "huggingface_hub", "msgspec", "orjson", "regex", "filelock", "zstandard")
+NEEDED = ("torch", "transformers", "numpy", "tokenizers", "safetensors", "huggingface_hub", "msgspec", "orjson", "regex", "filelock")
 LOADED = (
     *(f"transformers.models.{name}.modeling_{name}" for name in ("deberta_v2", "bert", "bart", "llama", "t5")),
     *("transformers", "transformers.generation.utils"),
@@ -204,8 +204,13 @@ def main() -> int:
 
 def load(tiny: bool) -> bool:
     """Whether steps may be forked from this process, which then has the libraries loaded: seconds less for each step."""
-    for module in LOADED:
-        importlib.import_module(module)
+    try:
+        for module in LOADED:
+            importlib.import_module(module)
+    except Exception as error:
+        # The steps that need it will say so, each for itself.
+        told(f"each step starts anew: {type(error).__name__}: {error}")
+        return False
     probe: dict = {}
     if not tiny:
         # Whatever was imported may have touched CUDA after all.

@@ -13,7 +13,7 @@ import json
 import sys
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parent))
@@ -177,23 +177,11 @@ def package_place(options) -> tuple:
     return torch_device(options), getattr(torch, options.package_dtype)
 
 
-def main() -> None:
-    options = arguments()
+def measured(records: list[dict], options) -> Iterator[dict]:
+    """A row for each scorer and what it is compared with."""
     import torch
-    from rich.console import Console
-    from rich.table import Table
-    from transformers.utils import logging
 
-    logging.set_verbosity_error()
-    logging.disable_progress_bar()
-    records = read_records(options.records)
-    if options.shape == "tiny":
-        records = [{**record, "candidates": record["candidates"][:3]} for record in records]
     count = len(pairs_of(records))
-    where = torch.cuda.get_device_name(torch_device(options)) if torch_device(options).type == "cuda" else processor()
-    table = Table(title=f"{len(records)} records, {count} candidates, {options.shape} shape, on {where}", title_justify="left")
-    for column in ("scorer", "against", "its candidates/s", f"ours ({options.dtype})", "ratio", "largest difference"):
-        table.add_column(column, justify="left" if column in ("scorer", "against") else "right", no_wrap=True)
     for kind in options.only:
         with tempfile.TemporaryDirectory() as folder:
             torch.manual_seed(0)
@@ -206,14 +194,37 @@ def main() -> None:
                         values[side] = run()
                         seconds[side] = min(seconds[side], time.perf_counter() - start)
                 difference = max(abs(a - b) for a, b in zip(values["package"], values["mine"], strict=True))
-                rates = [count / seconds[side] for side in ("package", "mine")]
-                if options.json:
-                    row = {"scorer": scorer, "against": f"{against}, {options.package_dtype}", "package_per_s": rates[0], "ours_per_s": rates[1]}
-                    print(json.dumps(row | {"dtype": options.dtype, "difference": difference}), flush=True)
-                    continue
-                table.add_row(scorer, against, f"{rates[0]:.2f}", f"{rates[1]:.2f}", f"{rates[1] / rates[0]:.2f}", f"{difference:.1e}")
-    if not options.json:
-        Console(width=150).print(table)
+                rates = {f"{side}_per_s": count / seconds[clocked] for side, clocked in (("package", "package"), ("ours", "mine"))}
+                yield {"scorer": scorer, "against": f"{against}, {options.package_dtype}", "dtype": options.dtype, "difference": difference, **rates}
+
+
+def main() -> None:
+    options = arguments()
+    import torch
+    from transformers.utils import logging
+
+    logging.set_verbosity_error()
+    logging.disable_progress_bar()
+    records = read_records(options.records)
+    if options.shape == "tiny":
+        records = [{**record, "candidates": record["candidates"][:3]} for record in records]
+    rows = measured(records, options)
+    if options.json:
+        for row in rows:
+            print(json.dumps(row), flush=True)
+        return
+    from rich.console import Console
+    from rich.table import Table
+
+    where = torch.cuda.get_device_name(torch_device(options)) if torch_device(options).type == "cuda" else processor()
+    title = f"{len(records)} records, {len(pairs_of(records))} candidates, {options.shape} shape, on {where}"
+    table = Table(title=title, title_justify="left")
+    for column in ("scorer", "against", "its candidates/s", f"ours ({options.dtype})", "ratio", "largest difference"):
+        table.add_column(column, justify="left" if column in ("scorer", "against") else "right", no_wrap=True)
+    for row in rows:
+        rates = row["package_per_s"], row["ours_per_s"]
+        table.add_row(row["scorer"], row["against"], f"{rates[0]:.2f}", f"{rates[1]:.2f}", f"{rates[1] / rates[0]:.2f}", f"{row['difference']:.1e}")
+    Console(width=150).print(table)
 
 
 if __name__ == "__main__":
