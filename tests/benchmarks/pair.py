@@ -22,7 +22,9 @@ import resource
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
 from dataclasses import replace
+from functools import partial
 from importlib.util import find_spec
 from itertools import permutations
 from pathlib import Path
@@ -32,22 +34,32 @@ DEV = ROOT.parent / "shared" / "data" / "dev.jsonl.gz"
 EXAMPLES = ROOT / "docs" / "examples" / "candidates.jsonl"
 SHAPES = {
     "base6": {"hidden_size": 768, "num_hidden_layers": 6, "num_attention_heads": 12, "intermediate_size": 3072},
+    "base": {"hidden_size": 768, "num_hidden_layers": 12, "num_attention_heads": 12, "intermediate_size": 3072},
     "large": {"hidden_size": 1024, "num_hidden_layers": 24, "num_attention_heads": 16, "intermediate_size": 4096},
+    "tiny": {"hidden_size": 64, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 128},
 }
 BUCKETS = 256
 
 
 def arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="bin/bench pair", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--model", choices=[*SHAPES, "embedded"], default="base6", help="6 layers of 768, DeBERTa-v3-large's shape, or the embedded ranker")
+    parser.add_argument("--model", choices=[*SHAPES, "embedded"], default="base6", help="6 layers of 768, DeBERTa-v3's shapes, or the embedded ranker")
     parser.add_argument("--records", type=int, default=8)
     parser.add_argument("--indices", type=int, default=12, help="pair indices (i, j) of the 110, drawn by seed; the same for all variants")
-    parser.add_argument("--batch-size", type=int, default=8, help="records a batch of the plain implementation (the reference's default is 8)")
+    parser.add_argument(
+        "--batch-size",
+        type=int,
+        nargs="+",
+        default=[8],
+        help="records a batch of the plain implementation (the reference's default is 8); of several, all but the first take pairs sorted by length, "
+        "and the first that is slower than one before it, or does not fit into memory, is the last",
+    )
     parser.add_argument("--batch-tokens", type=int, help="tokens a batch of ours; the command's own default")
     parser.add_argument("--device", default="auto")
     parser.add_argument("--plain-dtype", help="float32 on a CPU, float16 on a GPU (the reference's choices)")
     parser.add_argument("--dtypes", nargs="+", help="ours: float32 and bfloat16 on a CPU, bfloat16 on a GPU")
     parser.add_argument("--repeats", type=int, default=1, help="each variant this often, in turn; the fastest counts")
+    parser.add_argument("--seconds", type=float, default=float("inf"), help="the plain implementation stops after these and counts what it has done")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--variant", help=argparse.SUPPRESS)
     return parser.parse_args()
@@ -111,13 +123,13 @@ def late_variant(scorer, records, indices, batch_tokens: int) -> dict:
     return {key: results[comparing, work.key] * (1 if records[key[0]][1][key[1]] <= records[key[0]][1][key[2]] else -1) for key, work in asked.items()}
 
 
-def matmul_rate(device, dtype) -> float:
+def matmul_rate(device, dtype, tiny: bool = False) -> float:
     """FLOP/s of the best of some matrix products of this number type, with plain weights and with weights laid out for the processor."""
     import torch
 
     from blendkit.models.fast.linear import Linear
 
-    side, times = (2048, 2) if device.type == "cpu" else (8192, 10)
+    side, times = (128, 2) if tiny else (2048, 2) if device.type == "cpu" else (8192, 10)
     a, b = (torch.randn(side, side, device=device, dtype=dtype) for _ in range(2))
     linear = Linear(b, None, device, dtype)
     best = float("inf")
@@ -146,10 +158,11 @@ def nominal_flops(encoder, lengths: list[int]) -> float:
     return sum(layers * length * (2 * (4 * h * h + 2 * h * f) + 4 * length * h + relative) for length in lengths)
 
 
-def run_variant(options: argparse.Namespace) -> dict:
-    """One variant, `plain:float16` or `ours:bfloat16`, in this process."""
+def run_variant(options: argparse.Namespace) -> Iterator[dict]:
+    """One variant, `plain:float16` or `ours:bfloat16`, in this process; the plain one once for each size of batch."""
     import torch
 
+    from blendkit.errors import out_of_memory
     from blendkit.models.fast.scorer import PairScorer
     from blendkit.models.loading import batch_budget, choose_device
     from blendkit.models.pair_inputs import PairInputs
@@ -185,53 +198,91 @@ def run_variant(options: argparse.Namespace) -> dict:
     random.Random(options.seed).shuffle(indices)
     indices = indices[: options.indices]
     rows = {(number, i, j): inputs.pair(source, ids[i], ids[j]) for number, (source, ids) in enumerate(records) for i, j in indices}
-    lengths = [sum(len(segment.ids) for segment in row) for row in rows.values()]
+    lengths = {key: sum(len(segment.ids) for segment in row) for key, row in rows.items()}
 
     job = Job("bench", lambda payloads: scorer(payloads).tolist())
 
     def ours() -> dict:
         results: dict = {}
         tokens = options.batch_tokens or batch_budget(device)
-        run_works([Work(job, key, sum(len(s.ids) for s in row), row) for key, row in rows.items()], Plan(batch_tokens=tokens), results)
+        run_works([Work(job, key, lengths[key], row) for key, row in rows.items()], Plan(batch_tokens=tokens), results)
         return {key[1]: value for key, value in results.items()}
-
-    def plain() -> dict:
-        results = {}
-        for start in range(0, len(records), options.batch_size):
-            batch = range(start, min(start + options.batch_size, len(records)))
-            for i, j in indices:
-                for number, logit in zip(batch, scorer([rows[number, i, j] for number in batch]).tolist(), strict=True):
-                    results[number, i, j] = logit
-        return results
 
     def late() -> dict:
         return late_variant(scorer, records, indices, options.batch_tokens or batch_budget(device))
 
-    measured = late if is_late else ours if kind == "ours" else plain
-    scorer(list(rows.values())[:2])  # first calls compile and allocate
-    if device.type == "cuda":
-        measured()
-        torch.cuda.reset_peak_memory_stats()
-    synchronize(device)
-    start = time.perf_counter()
-    logits = measured()
-    synchronize(device)
-    seconds = time.perf_counter() - start
-    peak = torch.cuda.max_memory_allocated() if device.type == "cuda" else resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
-    rate = matmul_rate(device, dtype)
-    return {
-        "variant": options.variant,
-        "pairs_per_s": len(rows) / seconds,
-        "records_per_s": len(records) / seconds,
-        "tokens_per_s": sum(lengths) / seconds,
-        "of_matmul_rate": nominal_flops(encoder_config, lengths) / seconds / rate,
-        "matmul_gflops": rate / 1e9,
-        "peak_mib": peak / 2**20,
-        "pairs": len(rows),
-        "mean_length": sum(lengths) / len(lengths),
-        "device": torch.cuda.get_device_name(device) if device.type == "cuda" else processor(),
-        "logits": [logits[key] for key in sorted(logits)],
-    }
+    def batches(size: int) -> list[list]:
+        # The first size is the reference's loop: each pair index of a batch of records. Others are sorted as CrossEncoder.predict sorts them.
+        keys = [(number, i, j) for i, j in indices for number in range(len(records))]
+        keys = keys if size == options.batch_size[0] else sorted(rows, key=lengths.__getitem__)
+        found = [keys[start : start + size] for start in range(0, len(keys), size)]
+        # What is done in time is a fair sample of all.
+        random.Random(0).shuffle(found)
+        return found
+
+    def plain(some: list[list]) -> dict:
+        results: dict = {}
+        until = time.perf_counter() + options.seconds
+        for batch in some:
+            results.update(zip(batch, scorer([rows[key] for key in batch]).tolist(), strict=True))
+            if time.perf_counter() > until:
+                break
+        return results
+
+    on_gpu, is_packed = device.type == "cuda", kind == "ours" or is_late
+    best = rate = 0.0
+    for size in options.batch_size[:1] if is_packed else options.batch_size:
+        if size > options.batch_size[0] and size > len(rows):
+            break
+        try:
+            start = time.perf_counter()
+            scorer(list(rows.values())[:2])  # first calls compile and allocate
+            measured = late if is_late else ours if is_packed else partial(plain, batches(size))
+            if on_gpu and is_packed:
+                measured()
+            elif on_gpu:
+                scorer([rows[key] for key in max(batches(size), key=lambda batch: max(map(lengths.__getitem__, batch)))])
+            synchronize(device)
+            first = time.perf_counter() - start
+            if on_gpu:
+                torch.cuda.reset_peak_memory_stats()
+            start = time.perf_counter()
+            logits = measured()
+            synchronize(device)
+            seconds = time.perf_counter() - start
+        except Exception as error:
+            if best and out_of_memory(error):
+                break
+            raise
+        peak = torch.cuda.max_memory_allocated() if on_gpu else resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+        rate = rate or matmul_rate(device, dtype, options.model == "tiny")
+        done = [lengths[key] for key in logits]
+        yield {
+            "model": options.model,
+            "variant": options.variant,
+            "batch_size": None if is_packed else size,
+            "pairs_per_s": len(done) / seconds,
+            "records_per_s": len(done) / len(indices) / seconds,
+            "tokens_per_s": sum(done) / seconds,
+            "of_matmul_rate": nominal_flops(encoder_config, done) / seconds / rate,
+            "matmul_gflops": rate / 1e9,
+            "peak_mib": peak / 2**20,
+            # Compiling, and what else happens once.
+            "first_calls_s": max(0.0, first - seconds) if on_gpu and is_packed else first,
+            "steady_s": seconds,
+            "pairs": len(rows),
+            "mean_length": sum(lengths.values()) / len(lengths),
+            "device": torch.cuda.get_device_name(device) if on_gpu else processor(),
+            "logits": [logits.get(key) for key in sorted(rows)],
+        }
+        if len(done) / seconds < best:
+            break
+        best = len(done) / seconds
+
+
+def largest_difference(mine: dict, theirs: dict) -> float:
+    """Of the logits that both have."""
+    return max(abs(a - b) for a, b in zip(mine["logits"], theirs["logits"], strict=True) if a is not None and b is not None)
 
 
 def processor() -> str:
@@ -245,7 +296,8 @@ def processor() -> str:
 def main() -> None:
     options = arguments()
     if options.variant:
-        print(json.dumps(run_variant(options)))
+        for row in run_variant(options):
+            print(json.dumps(row), flush=True)
         return
     from rich.console import Console
     from rich.table import Table
@@ -266,17 +318,17 @@ def main() -> None:
             done = subprocess.run([sys.executable, __file__, *sys.argv[1:], "--variant", variant], capture_output=True, text=True)
             if done.returncode:
                 sys.exit(done.stderr)
-            result = json.loads(done.stdout.splitlines()[-1])
-            if variant not in best or result["pairs_per_s"] > best[variant]["pairs_per_s"]:
-                best[variant] = result
-    base = best[plain]
-    title = f"{options.model}: {base['pairs']} pairs of {base['mean_length']:.0f} tokens on {base['device']}; plain in batches of {options.batch_size}"
+            for result in map(json.loads, done.stdout.splitlines()):
+                name = variant if len(options.batch_size) == 1 or not result["batch_size"] else f"{variant}, {result['batch_size']}"
+                if name not in best or result["pairs_per_s"] > best[name]["pairs_per_s"]:
+                    best[name] = result
+    base = next(iter(best.values()))
+    title = f"{options.model}: {base['pairs']} pairs of {base['mean_length']:.0f} tokens on {base['device']}; plain in batches of {options.batch_size[0]}"
     table = Table(title=title, title_justify="left")
     for column in ("", "records/s", "pairs/s", "ratio", "tokens/s", "of matmul rate", "peak MiB", "largest difference"):
         table.add_column(column, justify="right" if column else "left", no_wrap=True)
     for variant, result in best.items():
         late = variant.startswith("late")
-        difference = max(abs(a - b) for a, b in zip(result["logits"], base["logits"], strict=True))
         table.add_row(
             variant,
             f"{result['records_per_s']:.2f}",
@@ -285,7 +337,7 @@ def main() -> None:
             "–" if late else f"{result['tokens_per_s']:,.0f}",
             "–" if late else f"{result['of_matmul_rate']:.0%} of {result['matmul_gflops']:,.0f} GFLOP/s",
             f"{result['peak_mib']:,.0f}",
-            "another function" if late else f"{difference:.1e}",
+            "another function" if late else f"{largest_difference(result, base):.1e}",
         )
     Console(width=130).print(table)
 

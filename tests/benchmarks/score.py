@@ -9,28 +9,32 @@ Models are random, of a real shape; texts are real. Model loading is not timed o
 from __future__ import annotations
 
 import argparse
+import json
 import sys
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parent))
 
 from pair import processor, read_records
 
-SHAPES = {"base": (768, 6, 12, 3072), "large": (1024, 12, 16, 4096)}
+# Hidden size, layers (of BART each side), heads, inner size, layers of BERT: for BERTScore roberta-large is read up to its 17th.
+SHAPES = {"base": (768, 6, 12, 3072, 6), "large": (1024, 12, 16, 4096, 17), "tiny": (64, 2, 2, 128, 2)}
 BATCH = 4
 
 
 def arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="bin/bench score", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--only", nargs="+", choices=list(BENCHMARKS), default=list(BENCHMARKS))
-    parser.add_argument("--shape", choices=SHAPES, default="base", help="6 layers of 768 (BART: 6 + 6), or 12 of 1024 (BART-large's)")
+    parser.add_argument("--shape", choices=SHAPES, default="base", help="6 layers of 768 (BART: 6 + 6), or BART-large's, and 17 layers of roberta-large's")
     parser.add_argument("--records", type=int, default=4, help="records of eleven candidates and one reference")
     parser.add_argument("--device", default="auto")
-    parser.add_argument("--dtype", default="float32", help="ours; the packages run in float32")
+    parser.add_argument("--dtype", default="float32", help="ours")
+    parser.add_argument("--package-dtype", default="float32", help="the packages'; they run in float32 unless one changes them")
     parser.add_argument("--repeats", type=int, default=2, help="each this often, in turn; the fastest counts")
+    parser.add_argument("--json", action="store_true", help=argparse.SUPPRESS)
     return parser.parse_args()
 
 
@@ -48,7 +52,7 @@ def saved(folder: Path, model, longest: int = 512) -> str:
 def encoder_config(shape: str, **more):
     from transformers import BertConfig
 
-    hidden, layers, heads, inner = SHAPES[shape]
+    hidden, _, heads, inner, layers = SHAPES[shape]
     return BertConfig(vocab_size=30592, hidden_size=hidden, num_hidden_layers=layers, num_attention_heads=heads, intermediate_size=inner, **more)
 
 
@@ -76,8 +80,8 @@ def bertscore(folder: Path, records: list[dict], options):
     from transformers import BertModel
 
     name = saved(folder, BertModel(encoder_config(options.shape)))
-    layers = SHAPES[options.shape][1]
-    tokenizer, model = bert_score.utils.get_tokenizer(name), bert_score.utils.get_model(name, layers).to(torch_device(options))
+    layers = SHAPES[options.shape][4]
+    tokenizer, model = bert_score.utils.get_tokenizer(name), bert_score.utils.get_model(name, layers).to(*package_place(options))
     weights = {tokenizer.cls_token_id: 0.0, tokenizer.sep_token_id: 0.0}
     from collections import defaultdict
 
@@ -99,15 +103,22 @@ def bartscore(folder: Path, records: list[dict], options):
     import torch
     from transformers import AutoTokenizer, BartConfig, BartForConditionalGeneration
 
-    hidden, layers, heads, inner = SHAPES[options.shape]
+    hidden, layers, heads, inner, _ = SHAPES[options.shape]
     sizes = {f"{side}_{what}": value for side in ("encoder", "decoder") for what, value in (("layers", layers), ("attention_heads", heads), ("ffn_dim", inner))}
     config = BartConfig(
-        vocab_size=50265, d_model=hidden, **sizes, max_position_embeddings=1024, pad_token_id=0, bos_token_id=101, eos_token_id=102, decoder_start_token_id=102
+        vocab_size=30592 if options.shape == "tiny" else 50265,
+        d_model=hidden,
+        **sizes,
+        max_position_embeddings=1024,
+        pad_token_id=0,
+        bos_token_id=101,
+        eos_token_id=102,
+        decoder_start_token_id=102,
     )
     config.forced_eos_token_id = None
     name = saved(folder, BartForConditionalGeneration(config), 1024)
-    device = torch_device(options)
-    model = BartForConditionalGeneration.from_pretrained(name).eval().to(device)
+    device, dtype = package_place(options)
+    model = BartForConditionalGeneration.from_pretrained(name).eval().to(device, dtype)
     tokenizer = AutoTokenizer.from_pretrained(name)
 
     def loop(pairs: list[tuple[str, str]]) -> list[float]:
@@ -140,7 +151,7 @@ def bleurt(folder: Path, records: list[dict], options):
     name = saved(folder, BertForSequenceClassification(encoder_config(options.shape, num_labels=1)))
     inputs = [{"text": reference, "text_pair": candidate} for candidate, reference in pairs_of(records)]
     scorer = ours(f"bleurt:{name}", records, options)
-    classify = pipeline("text-classification", model=name, device=torch_device(options))
+    classify = pipeline("text-classification", model=name, device=torch_device(options), dtype=package_place(options)[1])
     for size in (1, 8):
 
         def package(size: int = size) -> list[float]:
@@ -159,21 +170,18 @@ def torch_device(options):
     return choose_device(options.device)
 
 
-def main() -> None:
-    options = arguments()
+def package_place(options) -> tuple:
+    """The device and number type of the packages."""
     import torch
-    from rich.console import Console
-    from rich.table import Table
-    from transformers.utils import logging
 
-    logging.set_verbosity_error()
-    logging.disable_progress_bar()
-    records = read_records(options.records)
+    return torch_device(options), getattr(torch, options.package_dtype)
+
+
+def measured(records: list[dict], options) -> Iterator[dict]:
+    """A row for each scorer and what it is compared with."""
+    import torch
+
     count = len(pairs_of(records))
-    where = torch.cuda.get_device_name(torch_device(options)) if torch_device(options).type == "cuda" else processor()
-    table = Table(title=f"{len(records)} records, {count} candidates, {options.shape} shape, on {where}", title_justify="left")
-    for column in ("scorer", "against", "its candidates/s", f"ours ({options.dtype})", "ratio", "largest difference"):
-        table.add_column(column, justify="left" if column in ("scorer", "against") else "right", no_wrap=True)
     for kind in options.only:
         with tempfile.TemporaryDirectory() as folder:
             torch.manual_seed(0)
@@ -186,8 +194,36 @@ def main() -> None:
                         values[side] = run()
                         seconds[side] = min(seconds[side], time.perf_counter() - start)
                 difference = max(abs(a - b) for a, b in zip(values["package"], values["mine"], strict=True))
-                rates = [count / seconds[side] for side in ("package", "mine")]
-                table.add_row(scorer, against, f"{rates[0]:.2f}", f"{rates[1]:.2f}", f"{rates[1] / rates[0]:.2f}", f"{difference:.1e}")
+                rates = {f"{side}_per_s": count / seconds[clocked] for side, clocked in (("package", "package"), ("ours", "mine"))}
+                yield {"scorer": scorer, "against": f"{against}, {options.package_dtype}", "dtype": options.dtype, "difference": difference, **rates}
+
+
+def main() -> None:
+    options = arguments()
+    import torch
+    from transformers.utils import logging
+
+    logging.set_verbosity_error()
+    logging.disable_progress_bar()
+    records = read_records(options.records)
+    if options.shape == "tiny":
+        records = [{**record, "candidates": record["candidates"][:3]} for record in records]
+    rows = measured(records, options)
+    if options.json:
+        for row in rows:
+            print(json.dumps(row), flush=True)
+        return
+    from rich.console import Console
+    from rich.table import Table
+
+    where = torch.cuda.get_device_name(torch_device(options)) if torch_device(options).type == "cuda" else processor()
+    title = f"{len(records)} records, {len(pairs_of(records))} candidates, {options.shape} shape, on {where}"
+    table = Table(title=title, title_justify="left")
+    for column in ("scorer", "against", "its candidates/s", f"ours ({options.dtype})", "ratio", "largest difference"):
+        table.add_column(column, justify="left" if column in ("scorer", "against") else "right", no_wrap=True)
+    for row in rows:
+        rates = row["package_per_s"], row["ours_per_s"]
+        table.add_row(row["scorer"], row["against"], f"{rates[0]:.2f}", f"{rates[1]:.2f}", f"{rates[1] / rates[0]:.2f}", f"{row['difference']:.1e}")
     Console(width=150).print(table)
 
 
