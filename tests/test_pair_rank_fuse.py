@@ -173,6 +173,7 @@ def test_the_embedded_ranker_knows_good_from_bad(blendkit):
     assert sum(model in bad for model in last) >= 8
 
 
+@pytest.mark.slow
 def test_the_embedded_ranker_agrees_with_the_oracle(dev_records):
     from blendkit.aggregate import ranks_from_scores
     from blendkit.evaluation.agreement import RankAgreement

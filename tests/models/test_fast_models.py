@@ -154,6 +154,7 @@ def test_bfloat16_is_near(name):
     torch.testing.assert_close(narrow, exact, atol=0.02, rtol=0)
 
 
+@pytest.mark.slow
 def test_bfloat16_on_a_processor_that_onednn_has_none_for(blendkit, tiny_ranker):
     def logits(**variables):
         flags = ["--model", tiny_ranker, "--device", "cpu", "--dtype", "bfloat16"]

@@ -257,6 +257,7 @@ def test_truncation_can_be_a_fault(blendkit, tiny_ranker):
     assert len(parsed(done.stdout)) == 1
 
 
+@pytest.mark.slow
 def test_rank_against_a_reference(blendkit, tiny_ranker):
     paired = blendkit("pair", "--model", tiny_ranker, stdin=lines(examples(2)))
     model = examples(1)[0]["candidates"][1]["model"]

@@ -108,6 +108,7 @@ def test_bartscore_is_the_plain_forward_pass(tiny):
     assert source[0] == pytest.approx(plain(asked["instruction"], asked["candidates"][0]["text"]), abs=1e-4)
 
 
+@pytest.mark.slow
 def test_other_weights_over_a_bart(tiny, tmp_path, blendkit):
     from transformers import AutoTokenizer, BartForConditionalGeneration
 

@@ -108,6 +108,7 @@ def test_every_example_comes_once_an_epoch():
 # --- learning
 
 
+@pytest.mark.slow
 def test_a_tiny_pairranker_overfits_32_records(blendkit, tiny_encoder, tmp_path):
     """Labels are drawn at random, so that there is nothing to learn but by heart."""
     rng = random.Random(0)
@@ -149,6 +150,7 @@ def test_training_stops_where_nothing_gets_better(blendkit, tiny_encoder, data, 
     assert rows[-1]["step"] < 40 and {"pair_accuracy", "spearman", "oracle_rank"} <= set(rows[-1])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("mode", "loss"), [("singles", "instructgpt"), ("pairs", "bce"), ("pairs", "soft")])
 def test_training_learns_and_its_checkpoint_loads(blendkit, tiny_encoder, data, tmp_path, mode, loss):
     flags = ["--label", "q", "--mode", mode, "--loss", loss, "--steps", 100, "--records-per-step", 4, *TINY, "--average", 0.9]
