@@ -97,9 +97,11 @@ def main() -> None:
                 + " | | ".join(with_interval(value[k], drawn[:, k]) for k in (0, 1))
                 + f" | {with_interval(value[2], drawn[:, 2])} |"
             )
-    for place, name in enumerate(names[1:], 1):
-        value, drawn = (np.mean([part[k][..., place, 0] - part[k][..., 0, 0] for part in tables.values()], 0) for k in (0, 1))
-        print(f"\n{name} over {names[0]}, mean over all sets: {with_interval(float(value), drawn, '+')}")
+    for which, chosen in (("all sets", list(tables.values())), ("those of people and RMB", [tables[own] for own in PEOPLE if own in tables])):
+        for place, name in enumerate(names[1:], 1):
+            if chosen:
+                value, drawn = (np.mean([part[k][..., place, 0] - part[k][..., 0, 0] for part in chosen], 0) for k in (0, 1))
+                print(f"\n{name} over {names[0]}, mean over {which}: {with_interval(float(value), drawn, '+')}")
 
 
 if __name__ == "__main__":
