@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from importlib.util import find_spec
 from typing import Any
 
@@ -112,6 +113,15 @@ class OutputError(BlendkitError):
     def of_temporary_files(cls, problem: object) -> OutputError:
         """The error of a temporary file, to which large sets go, that cannot be written."""
         return cls(f"temporary files: {problem}; set TMPDIR to a folder with room")
+
+
+@contextmanager
+def temporary_files() -> Iterator[None]:
+    """Within it, what the system says of a temporary file is an OutputError."""
+    try:
+        yield
+    except OSError as error:
+        raise OutputError.of_temporary_files(error.strerror) from error
 
 
 class OutOfMemory(BlendkitError):

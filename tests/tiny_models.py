@@ -52,28 +52,17 @@ def saved(model, tokenizer, folder: Path) -> Path:
     return folder
 
 
-def encoder(folder: Path) -> Path:
-    """A random two-layer BERT, without dropout: at this size it would keep a model from learning anything in a few steps."""
+def encoder(folder: Path, kind: str = "Bert") -> Path:
+    """A random two-layer encoder, without dropout: at this size it would keep a model from learning anything in a few steps."""
     import torch
-    from transformers import BertConfig, BertModel
+    import transformers
 
     tokenizer = bert_tokenizer()
     torch.manual_seed(0)
     sizes = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 64}
-    config = BertConfig(vocab_size=len(tokenizer), **sizes, initializer_range=0.3, hidden_dropout_prob=0.0, attention_probs_dropout_prob=0.0)
-    return saved(BertModel(config), tokenizer, folder)
-
-
-def mpnet(folder: Path) -> Path:
-    """A random two-layer MPNet, without dropout, like `encoder`."""
-    import torch
-    from transformers import MPNetConfig, MPNetModel
-
-    tokenizer = bert_tokenizer()
-    torch.manual_seed(0)
-    sizes = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 64}
-    config = MPNetConfig(vocab_size=len(tokenizer), **sizes, initializer_range=0.3, hidden_dropout_prob=0.0, attention_probs_dropout_prob=0.0)
-    return saved(MPNetModel(config), tokenizer, folder)
+    rates = {"hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0}
+    config = getattr(transformers, f"{kind}Config")(vocab_size=len(tokenizer), **sizes, initializer_range=0.3, **rates)
+    return saved(getattr(transformers, f"{kind}Model")(config), tokenizer, folder)
 
 
 def ranker(folder: Path, backbone: Path) -> Path:

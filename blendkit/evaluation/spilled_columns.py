@@ -7,14 +7,13 @@ import os
 import tempfile
 from array import array
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from itertools import repeat
 from typing import IO, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
-from blendkit.errors import OutputError
+from blendkit.errors import temporary_files
 
 Values = NDArray[np.float64]
 # ROWS rows are kept in memory and then written together; BLOCK values are computed with at a time.
@@ -47,7 +46,7 @@ class ColumnFile:
 
     def put(self, data: bytes) -> int:
         """Appends the data; returns its place."""
-        with _errors():
+        with temporary_files():
             if self._file is None:
                 self._file = tempfile.TemporaryFile(prefix="blendkit-", buffering=0)  # noqa: SIM115
             view, place = memoryview(data), self._size
@@ -59,16 +58,8 @@ class ColumnFile:
     def get(self, place: int, size: int) -> bytes:
         """Reads `size` bytes at `place`."""
         assert self._file is not None
-        with _errors():
+        with temporary_files():
             return os.pread(self._file.fileno(), size, place)
-
-
-@contextmanager
-def _errors() -> Iterator[None]:
-    try:
-        yield
-    except OSError as error:
-        raise OutputError.of_temporary_files(error.strerror) from error
 
 
 class SpilledColumns:

@@ -6,13 +6,12 @@ import hashlib
 import pickle
 import tempfile
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from typing import IO, Any
 
 import orjson
 
 from blendkit.aggregate import Settled
-from blendkit.errors import Interrupted, OutputError
+from blendkit.errors import Interrupted, temporary_files
 from blendkit.judges.dawid_skene import DawidSkene, VoteCounts, dawid_skene, settle
 from blendkit.records import Record
 from blendkit.streams.lines import Line
@@ -51,7 +50,7 @@ class StreamPanel:
             file.seek(0)
             left = self._records
             while left:
-                with _errors():
+                with temporary_files():
                     done = pickle.load(file)
                 left -= len(done)
                 for line in done:
@@ -63,7 +62,7 @@ class StreamPanel:
     def _hold(self, done: list[Line], judges: list[str], file: IO[bytes]) -> None:
         for line in done:
             self._votes.add({name: line.record["verdicts"][name] for name in judges})
-        with _errors():
+        with temporary_files():
             pickle.dump(done, file)
         self._records += len(done)
 
@@ -95,11 +94,3 @@ class StreamPanel:
         of = f"{count_of(self._votes.pairs, 'pair')} of the {count_of(self._records, 'record')}{' before the run was cut short' if self._cut_short else ''}"
         each = ", ".join(f"{shown(name)} {found['accuracy']:.1f} %" for name, found in self._figures().items())
         return [f"the panel is weighed by Dawid and Skene's model over {of}; by it, judges are right on: {each}"]
-
-
-@contextmanager
-def _errors() -> Iterator[None]:
-    try:
-        yield
-    except OSError as error:
-        raise OutputError.of_temporary_files(error.strerror) from error

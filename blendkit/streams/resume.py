@@ -15,7 +15,7 @@ from typing import IO
 
 import orjson
 
-from blendkit.errors import BlendkitError, DataError, NoInputError, OutputError, UsageError
+from blendkit.errors import BlendkitError, DataError, NoInputError, UsageError, temporary_files
 from blendkit.streams.compression import Damaged, decompressed
 from blendkit.streams.fingerprint import ENTRY_BYTES, SUFFIX, UNKNOWN, MadeBy, Past, entry_of, path_of, write_anew
 from blendkit.streams.lines import BOM, BadLine, Line
@@ -50,10 +50,8 @@ class Earlier:
         self.count += self.ids.add(identity)
         self.inputs.add((identity, entry))
         self.unknown += entry.endswith(UNKNOWN)
-        try:
+        with temporary_files():
             self._entries.write(entry)
-        except OSError as error:
-            raise OutputError.of_temporary_files(error) from error
 
     def entries(self) -> Iterator[bytes]:
         """One a record of the output."""

@@ -40,7 +40,7 @@ def labelled(count: int = 6) -> list[dict]:
 
 @pytest.fixture(scope="module")
 def mpnet(tmp_path_factory):
-    return tiny_models.mpnet(tmp_path_factory.mktemp("mpnet"))
+    return tiny_models.encoder(tmp_path_factory.mktemp("mpnet"), "MPNet")
 
 
 def test_an_mpnet_becomes_a_pairranker_that_pair_reads_packed(mpnet, tmp_path):
