@@ -230,7 +230,7 @@ def chaos(*flags: object) -> list[str]:
 
 
 def test_a_little_chaos():
-    """`bin/chaos` runs twenty rounds of every command; a few of one without a model keep it from rusting."""
+    """`bin/chaos` runs twenty rounds of every command; a few of one without a model keep it from rusting, and CI has a pipe and a training."""
     (told,) = chaos("--only", "rank", "--rounds", 12, "--copies", 12)
     assert "288 records, 0 lost, 0 there twice, 0 different" in told
 

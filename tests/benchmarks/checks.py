@@ -115,13 +115,16 @@ def compared(form: str, device_name: str, families: list[str], tiny: bool) -> It
         network, tokenizer = ranker(family, tiny)
         if tiny:
             network.config = replace(network.config, source_maxlength=24, candidate_maxlength=24)
+        models = {None: network, 1: late_paired(network, 1), 2: late_paired(network, 2)}
+        for model in (models[1], models[2]):
+            # Else all heads and layers are alike, and what mixes them up would not be seen.
+            torch.nn.init.normal_(model.paired_bias, std=0.02)
         expected = {}
         for dtype in BOUNDS:
             # Else the compiler gives up on a function that it has compiled for many kinds of model, and runs it uncompiled.
             if device.type == "cuda":
                 torch.compiler.reset()
-            for paired in (None, 1, 2):
-                model = network if paired is None else late_paired(network, paired)
+            for paired, model in models.items():
                 row = {"form": form, "family": family, "late": paired, "dtype": dtype}
                 try:
                     inputs = PairInputs(tokenizer, model.config)

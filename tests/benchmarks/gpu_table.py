@@ -66,13 +66,7 @@ def _pair(rows: list[dict]) -> str:
     for row in sorted(rows, key=lambda row: models.index(row["model"])):
         late, base = row["variant"].startswith("late"), plain.get(row["model"])
         kind, _, dtype = row["variant"].partition(":")
-        name = (
-            f"{kind}, batches of {row['batch_size']}"
-            if row["batch_size"]
-            else f"{kind.removesuffix('1').removesuffix('2')}, {kind[-1]} paired"
-            if late
-            else kind
-        )
+        name = f"late, {kind.removeprefix('late')} paired" if late else f"{kind}, batches of {row['batch_size']}" if row["batch_size"] else kind
         ratios = [f"{row['pairs_per_s'] / base[0]:.2f}", f"{row['pairs_per_s'] / max(base):.2f}"] if base else ["", ""]
         share = "" if late else f"{row['of_matmul_rate']:.0%} of {row['matmul_gflops'] / 1000:,.1f} TFLOP/s"
         difference = "another function" if late else f"{row['difference']:.1e}" if "difference" in row else ""

@@ -175,6 +175,7 @@ def run_variant(options: argparse.Namespace) -> Iterator[dict]:
     device, dtype = choose_device(options.device), getattr(torch, dtype_name)
     network, tokenizer = random_ranker(options.model)
     is_late = kind.startswith("late")
+    is_packed = kind == "ours" or is_late
     if is_late:
         from blendkit.training.new_pairranker import late_paired
 
@@ -187,7 +188,7 @@ def run_variant(options: argparse.Namespace) -> Iterator[dict]:
         flash = FlashDebertaV2Model(encoder_config).eval()
         flash.load_state_dict(network.pretrained_model.state_dict(), strict=False)
         network.pretrained_model = flash
-    scorer = PairScorer(network, inputs, device, dtype, packed=kind == "ours" or is_late)
+    scorer = PairScorer(network, inputs, device, dtype, packed=is_packed)
 
     records = []
     for record in read_records(options.records):
@@ -229,7 +230,7 @@ def run_variant(options: argparse.Namespace) -> Iterator[dict]:
                 break
         return results
 
-    on_gpu, is_packed = device.type == "cuda", kind == "ours" or is_late
+    on_gpu = device.type == "cuda"
     best = rate = 0.0
     for size in options.batch_size[:1] if is_packed else options.batch_size:
         if size > options.batch_size[0] and size > len(rows):

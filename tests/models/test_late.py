@@ -21,6 +21,7 @@ from blendkit.models.pairrm import PairRM, PairRMConfig, load_pairrm, save_pairr
 from blendkit.pipeline.runner import apply
 from blendkit.rankers.pairranker import PairRanker
 from blendkit.training.losses import soft
+from blendkit.training.new_pairranker import late_paired
 
 CPU = torch.device("cpu")
 ALL = list(permutations(range(3), 2))
@@ -148,8 +149,8 @@ def late_rankers(tiny_ranker, tmp_path_factory):
     found = []
     for paired in (1, 2):
         model, tokenizer = load_pairrm(str(tiny_ranker))
-        late = PairRM(PairRMConfig(**{**vars(model.config), "candidate_bias": -1.0, "paired_layers": paired}), model.pretrained_model)
-        late.load_state_dict(model.state_dict(), strict=False)
+        model.config.candidate_bias = -1.0
+        late = late_paired(model, paired)
         torch.manual_seed(0)
         torch.nn.init.normal_(late.paired_bias, std=0.02)
         found.append(tmp_path_factory.mktemp("late"))

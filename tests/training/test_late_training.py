@@ -53,6 +53,7 @@ def run(out, **more):
         "save_every": 8,
         "log_every": 4,
         "device": "cpu",
+        "bfloat16": False,
         "records_per_step": 2,
         "learning_rate": 1e-3,
         "source_maxlength": 48,
