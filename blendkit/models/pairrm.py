@@ -58,7 +58,7 @@ class PairRM(nn.Module):
     def __init__(self, config: PairRMConfig, encoder: nn.Module) -> None:
         super().__init__()
         self.config = config
-        self.pretrained_model = RoleMPNet(encoder) if encoder.config.model_type == "mpnet" else encoder  # type: ignore[union-attr]
+        self.pretrained_model = encoder if encoder.config.model_type != "mpnet" or isinstance(encoder, RoleMPNet) else RoleMPNet(encoder)  # type: ignore[union-attr]
         self.first_position = first_position(encoder.config)
         hidden = int(encoder.config.hidden_size)  # type: ignore[union-attr,arg-type]
         # Names and order are the public checkpoint's, so that its weights load as they are.

@@ -70,7 +70,9 @@ class LatePairRankerTrainee(PairRankerTrainee):
         source, candidates = self._encoded(example)
         pairs = list(combinations(range(len(candidates)), 2))
         left, right = self._compared([(source, candidates, pairs)])
-        m = matrix([(i, j, logit) for (i, j), logit in zip(pairs, (left - right).mean(dim=1).tolist(), strict=True)], len(candidates))
+        logits = zip(pairs, (left - right).mean(dim=1).tolist(), strict=True)
+        # Both orders, as one gives the other: of one alone, MaxLogits would take its favour of the first place away.
+        m = matrix([row for (i, j), logit in logits for row in ((i, j, logit), (j, i, -logit))], len(candidates))
         return [float(score) for score in max_logits(m)]
 
     def _late(self) -> Late:

@@ -180,7 +180,8 @@ def test_other_encoders_run_as_transformers_has_them():
     encoder = AutoModel.from_config(AutoConfig.for_model("electra", **SHAPE, embedding_size=48))
     assert packed_encoder(encoder, 0.0, CPU, torch.float32) is None
     model = PairRM(PairRMConfig(100, 100), encoder).eval()
-    assert PairScorer(model, Inputs(model.config), CPU, torch.float32)(rows(2)).isfinite().all()
+    for dtype in (torch.float32, torch.bfloat16):
+        assert PairScorer(model, Inputs(model.config), CPU, dtype)(rows(2)).isfinite().all()
 
 
 def test_results_depend_on_no_batch_window_or_order(tiny_ranker, golden_ranker):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+from itertools import permutations
 
 import pytest
 import torch
@@ -44,6 +45,24 @@ def test_records_that_go_through_together_give_the_loss_of_each(tiny_encoder):
     source, candidates, labels, pairs = apart[0].inputs[0]
     alone = [trainee(type(apart[0])([(source, candidates, labels, [pair])], 1.0, 0)) for pair in pairs]
     torch.testing.assert_close(trainee(apart[0]), torch.stack(alone).mean())
+
+
+def test_what_it_is_measured_by_is_max_logits_of_both_orders(tiny_encoder):
+    torch.manual_seed(0)
+    trainee = new_trainee("pairranker", NewRanker(str(tiny_encoder), paired_layers=1, source_maxlength=48, candidate_maxlength=64), Pairing())
+    torch.nn.init.normal_(trainee.model.paired_bias, std=0.02)
+    trainee.eval()
+    record = labelled(1)[0]
+    example = Example("x", record["instruction"], [candidate["text"] for candidate in record["candidates"]], [[0.0]] * 5)
+    source, candidates = trainee._encoded(example)
+    pairs = list(permutations(range(5), 2))
+    with torch.no_grad():
+        found = trainee.scores(example, random.Random(0))
+        left, right = trainee._compared([(source, candidates, pairs)])
+    full = [0.0] * 5
+    for (i, j), logit in zip(pairs, (left - right).mean(1).tolist(), strict=True):
+        full[i], full[j] = full[i] + logit / 5, full[j] - logit / 5
+    assert found == pytest.approx(full, abs=1e-5) and max(map(abs, full)) > 1e-3
 
 
 def run(out, **more):

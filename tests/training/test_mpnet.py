@@ -16,6 +16,7 @@ from blendkit.pipeline.runner import apply
 from blendkit.rankers.pairranker import PairRanker
 from blendkit.training.examples import Labels, Pairing
 from blendkit.training.kinds import NewRanker, new_trainee
+from blendkit.training.new_pairranker import late_paired, new_ranker
 
 QUALITY = {"careful-writer": 0.9, "assistant-brief": 0.7, "verbose-guesser": 0.3, "drifter": 0.1, "terse-bot": 0.02}
 SMALL = {
@@ -81,3 +82,9 @@ def test_texts_that_count_by_themselves_need_token_types(tmp_path):
     backbone = tiny_models.saved(DebertaV2Model(DebertaV2Config(vocab_size=len(tokenizer), **shape)), tokenizer, tmp_path)
     with pytest.raises(UsageError, match="--positions segment: a DebertaV2Model has no token types"):
         new_trainee("pairranker", NewRanker(backbone=str(backbone)), Pairing())
+
+
+def test_a_trained_mpnets_token_types_stay_when_it_becomes_late_paired(mpnet):
+    model, _ = new_ranker(str(mpnet), 48, 64, "segment")
+    types = model.pretrained_model.embeddings.token_type_embeddings.weight.detach().clone()
+    assert torch.equal(late_paired(model, 1).pretrained_model.embeddings.token_type_embeddings.weight, types)

@@ -37,7 +37,7 @@ class PairScorer:
         self.encoder = packed_encoder(network.pretrained_model, network.config.candidate_bias, device, dtype) if packed and not late else None
         if self.encoder is None and not late:
             self.network = network.to(device, dtype).eval()
-        self.head = network.head_layer.to(device, dtype if not packed and not late else torch.float32).eval()
+        self.head = network.head_layer.to(device, torch.float32 if self.encoder or late else dtype).eval()
 
     @torch.inference_mode()
     def __call__(self, rows: Sequence[Sequence[Segment]]) -> Tensor:
