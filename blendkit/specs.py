@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Collection
 
 from blendkit.errors import UsageError
 from blendkit.terminal_text import shown
@@ -13,14 +12,14 @@ from blendkit.terminal_text import shown
 _NAME = re.compile(r"([^=:/\\?]*)=")
 
 
-def split_name(given: str, flag: str, named: Collection[str] = ()) -> tuple[str, str]:
-    """Name (or nothing) and SPEC of `[NAME=]SPEC`; the name has no `:`, `/`, `\\`, `?` or `=` in it. One of `named` is a SPEC, whatever it looks like.
+def split_name(given: str, flag: str) -> tuple[str, str]:
+    """Name (or nothing) and SPEC of `[NAME=]SPEC`; the name has no `:`, `/`, `\\`, `?` or `=` in it.
 
     Raises:
         UsageError: there is a `=`, but no name before it that can be one, or nothing behind it.
     """
     found = _NAME.match(given)
-    if found is None or given in named:
+    if found is None:
         return "", given
     name, spec = found[1], given[found.end() :]
     check_name(name, f"{flag} {shown(given)}")

@@ -21,7 +21,6 @@ from blendkit.generators.options import EndpointOptions
 from blendkit.pipeline.engines.options import ENGINES, EngineOptions
 from blendkit.pipeline.run import RunOptions
 from blendkit.registry import Registry, flag_of
-from blendkit.specs import split_name
 from blendkit.streams.files import file_hash, one_role_each, roles_of
 from blendkit.streams.lines import MAX_LINE_BYTES
 
@@ -250,8 +249,10 @@ def _deciding(own: dict[str, str], arguments: dict[str, Any], reads: dict[str, s
 
 def _meant(endpoint: EndpointOptions, arguments: dict[str, Any]) -> dict[str, Entry]:
     """The tables of a models file that the command's models, or metrics by a judge, name; all where it names no model."""
+    if not endpoint.named:
+        return {}
     asked = [spec for flag in ("models", "model", "metrics", "metric") for spec in _several(arguments.get(flag))]
-    specs = {split_name(spec, "-m")[1] for spec in asked}
+    specs = {spec.rpartition("=")[2] for spec in asked}
     ends = {spec.rpartition(":")[2] for spec in specs}
     return {name: entry for name, entry in endpoint.named.items() if not asked or name in specs or name in ends}
 

@@ -56,11 +56,12 @@ def answer(table: Methods, judge: Row | None, seed: int) -> Row:
     if methods and counted(_difference(one, others[0], sign))[1] < 0:
         one, side, others = llms[0], llms, methods
     differences = [_difference(one, other, sign) for other in others]
-    count, advantage = counted(differences[0])
+    found = [counted(difference) for difference in differences]
+    count, advantage = found[0]
     if not count:
         return {"table": "answer", "method": one.method.name, "line": f"nothing to compare: no record has both {_names(one, others[0])}{behind}"}
     # Where the other is not worse on the examples of both, nothing speaks for the claim, however sure the difference is.
-    ahead = np.array([counted(difference)[1] > 0 for difference in differences])
+    ahead = np.array([mean > 0 for _, mean in found])
     p = min(1.0, len(side) * float(np.where(ahead, paired_p(differences, seed), 1.0).max()))
     low, high = bootstrap(differences[:1], seed)[0].tolist()
     means = [counted(_where_both(a, b))[1] for a, b in ((one, others[0]), (others[0], one))]

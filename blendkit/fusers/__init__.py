@@ -51,7 +51,7 @@ def make_fuser(
     if not models:
         raise UsageError("fuse: expected at least one model")
     named = endpoint.named if endpoint else {}
-    parsed = [split_name(spec, "--model", named) for spec in models]
+    parsed = [split_name(spec, "--model") for spec in models]
     kinds = {fuser_of(spec, named) for _, spec in parsed}
     if len(models) > 1 and kinds != {"ChatFuser"}:
         raise UsageError("fuse: several models must all be chat models (openai:MODEL, vllm:MODEL, or local ones)")

@@ -75,7 +75,7 @@ class ChatFuser(Stage):
         check_reasoning(keep_reasoning, reasoning_effort)
         self.recording = Recording(keep_reasoning)
         endpoint = endpoint or EndpointOptions()
-        parsed = [split_name(spec, "--model", endpoint.named) for spec in models]
+        parsed = [split_name(spec, "--model") for spec in models]
         endpoint = for_run(endpoint, [part for both in parsed for part in both if part])
         found = [chosen(spec, endpoint, own) for own, spec in parsed]
         for place, one in enumerate(found):

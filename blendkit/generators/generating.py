@@ -80,7 +80,7 @@ class Generating(Stage):
         }
         endpoint = endpoint or EndpointOptions()
         specs = models or [*endpoint.named] or ([DEFAULT] if models is None else [])
-        parsed = [split_name(model, "-m", endpoint.named) for model in specs]
+        parsed = [split_name(model, "-m") for model in specs]
         if not parsed:
             raise UsageError("generate: expected at least one model")
         endpoint = for_run(endpoint, [name or spec for name, spec in parsed])

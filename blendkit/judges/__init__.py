@@ -124,6 +124,6 @@ def _check_panel(panel: str | None, panel_weights: str | None, judges: int) -> N
 
 def judge_of(spec: str, named: Collection[str] = ()) -> tuple[str, str, str]:
     """The judge's own name (or nothing), its row, and what model it is given (or nothing), of `[NAME=]MODEL`; MODEL may be one of `named`."""
-    own, where = split_name(spec, "-m", named)
+    own, where = split_name(spec, "-m")
     name, _, model = where.partition(":")
     return (own, name, model) if name in JUDGES and name != LLM and where not in named else (own, LLM, where)

@@ -36,8 +36,8 @@ class StreamPanel:
         Raises:
             OutputError: the temporary file cannot be written.
         """
-        with tempfile.SpooledTemporaryFile(HELD_BYTES) as file:
-            fault: BaseException | None = None
+        fault: BaseException | None = None
+        with temporary_files(), tempfile.SpooledTemporaryFile(HELD_BYTES) as file:
             try:
                 for done in windows:
                     self._hold(done, judges, file)
@@ -50,20 +50,19 @@ class StreamPanel:
             file.seek(0)
             left = self._records
             while left:
-                with temporary_files():
-                    done = pickle.load(file)
+                done = pickle.load(file)
                 left -= len(done)
                 for line in done:
                     self._settle(line.record, judges, panel, signature)
                 yield done
-            if fault is not None:
-                raise fault
+        if fault is not None:
+            raise fault
 
     def _hold(self, done: list[Line], judges: list[str], file: IO[bytes]) -> None:
-        for line in done:
-            self._votes.add({name: line.record["verdicts"][name] for name in judges})
         with temporary_files():
             pickle.dump(done, file)
+        for line in done:
+            self._votes.add({name: line.record["verdicts"][name] for name in judges})
         self._records += len(done)
 
     def _settle(self, record: Record, judges: list[str], panel: str, signature: str) -> None:

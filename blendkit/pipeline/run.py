@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
-from blendkit.errors import DataError, RecordError, SkippedRecords, UsageError
+from blendkit.errors import BlendkitError, DataError, RecordError, SkippedRecords, UsageError
 from blendkit.pipeline.engines import distributed
 from blendkit.pipeline.engines.options import EngineOptions
 from blendkit.pipeline.plan import Plan
@@ -102,18 +102,18 @@ def run_stage(make: Callable[[], Stage], options: RunOptions) -> Stage:
     reader = options.reader()
     remaining = Remaining(recover(options.output), reader.name) if options.resume and options.output else None
     stage = distributed(make, options.engine)
-    # What models are costs reading their weights, so that it is asked where a file keeps it.
-    run = None if options.flags is None else MadeBy.of(options.command, options.flags, stage.describe().get("models", {}))
     lines: Iterator[Line | BadLine] = reader.records()
-    if remaining is not None:
-        assert run is not None, "a command that resumes says which flags decide its records"
-        lines = remaining.lines(lines)
-        try:
+    try:
+        # What models are costs reading their weights, so that it is asked where a file keeps it.
+        run = None if options.flags is None else MadeBy.of(options.command, options.flags, stage.describe().get("models", {}))
+        if remaining is not None:
+            assert run is not None, "a command that resumes says which flags decide its records"
+            lines = remaining.lines(lines)
             for line in remaining.earlier.check(run, options.resume == FORCE):
                 say(line, options.command)
-        except DataError:
-            stage.close()
-            raise
+    except BlendkitError:
+        stage.close()
+        raise
     output = Output(options.output, run if stage.passes_records else None, remaining)
     progress = Progress(options.command, "none" if options.quiet else options.progress, reader.total_bytes())
     known = {"command": options.command, "input": reader.name, "output": options.output or "<stdout>", "seed": options.seed}

@@ -91,6 +91,8 @@ class Scoring(Stage):
                 elif scorer.name in (grades := candidate.get("rubrics", {})):
                     # Those of the score that this one replaces.
                     del grades[scorer.name]
+                    if not grades:
+                        del candidate["rubrics"]
                 if not math.isfinite(value):
                     raise RecordError(f"candidates[{index}].scores.{scorer.name}", f"the metric gave {value}: the checkpoint is broken, or --dtype too narrow")
                 candidate.setdefault("scores", {})[scorer.name] = round(value, 6)

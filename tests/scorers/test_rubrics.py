@@ -164,6 +164,8 @@ def test_a_score_without_grades_leaves_none_of_the_one_before_it(serve):
     (done,) = library.score(graded, ["j=bleu"])
     (one,) = done["candidates"]
     assert one["scores"]["j"] == 100 and set(one["rubrics"]) == {"k"}
+    (last,) = library.score([done], ["k=bleu"])
+    assert "rubrics" not in last["candidates"][0]
 
 
 def test_a_local_model_gives_expected_grades(tiny_chat):

@@ -221,7 +221,10 @@ class Distributed(Stage):
         accounts = [said.described for said in self._said.values()]
         if not accounts and self.pool.workers:
             # Before it has done anything: one speaks for all.
-            accounts = [next(iter(self.pool.workers.values())).describe().described]
+            try:
+                accounts = [next(iter(self.pool.workers.values())).describe().described]
+            except WorkerDied as error:
+                raise WorkerLost(f"a worker ended before it had done anything: {error}") from error
         engine = {"engine": self.pool.options.engine, "workers": self.pool.options.workers}
         return {**(accounts[0] if accounts else {}), **engine, **({"by_worker": accounts} if len(accounts) > 1 else {})}
 
