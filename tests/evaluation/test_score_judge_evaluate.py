@@ -112,6 +112,7 @@ def test_evaluate_of_nothing_and_of_an_unknown_baseline(blendkit):
     assert "--versus zz: no candidate of that model; there are m, n" in done.stderr
 
 
+@pytest.mark.slow
 def test_the_whole_pipe(blendkit):
     stream = lines([record | {"mine": {"a": [1]}} for record in examples(4)])
     for command in ("pair", "rank --top 3", "fuse", "score --metric bleu --metric rouge2", "judge"):

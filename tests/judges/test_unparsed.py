@@ -46,6 +46,7 @@ def test_the_share_is_the_users(blendkit, server, most, code):
         assert "expected a share from 0 to 1" in done.stderr
 
 
+@pytest.mark.slow
 def test_workers_count_together(blendkit, server):
     # One window of the two has the verdicts that cannot be read: half of its own, but a quarter of all.
     records = [RECORDS[0], RECORDS[1], RECORDS[0] | {"id": "r4"}, RECORDS[2]]

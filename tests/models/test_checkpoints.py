@@ -116,6 +116,7 @@ def refused(done, mark=None):
     assert mark is None or not mark.exists()
 
 
+@pytest.mark.slow
 def test_the_question_is_not_asked_in_a_process_of_its_own(blendkit, coded):
     """The same through a real pipe, where the answer `y` would be read."""
     folder, mark = coded

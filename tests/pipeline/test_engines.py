@@ -73,6 +73,7 @@ def test_bad_records_are_told_as_by_one_process(blendkit, tmp_path, tiny_ranker,
         assert close(parsed(one.stdout), parsed(other.stdout)) and one.stdout
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("engine", BOTH)
 def test_no_such_model_is_said_as_by_one_process(blendkit, engine):
     done = blendkit("pair", "--model", "/nowhere/at-all", *ENGINES[engine], stdin=lines(examples(1)))

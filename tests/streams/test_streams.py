@@ -105,6 +105,7 @@ def test_resume_refuses_another_input(blendkit, tmp_path):
     assert [record["id"] for record in parsed(out.read_text())] == ["a"]
 
 
+@pytest.mark.slow
 def test_an_interrupt_leaves_whole_lines_and_resume_completes_to_the_same_file(blendkit, tmp_path, tiny_ranker):
     source, whole, part = tmp_path / "in.jsonl", tmp_path / "whole.jsonl", tmp_path / "part.jsonl"
     source.write_text(lines([record | {"id": f"{n}/{record['id']}"} for n in range(20) for record in examples()]))

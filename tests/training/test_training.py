@@ -142,6 +142,7 @@ def test_a_tiny_pairranker_overfits_32_records(blendkit, tiny_encoder, tmp_path)
     assert max(measured) == 100
 
 
+@pytest.mark.slow
 def test_training_stops_where_nothing_gets_better(blendkit, tiny_encoder, data, tmp_path):
     flags = ["--label", "q", "--steps", 40, "--learning-rate", "1e-9", "--eval", data, "--eval-every", 2, "--patience", 3, "--float32"]
     done = blendkit("train", "ranker", "-i", data, "--backbone", tiny_encoder, "-o", tmp_path / "r", *flags)
@@ -218,6 +219,7 @@ def test_every_kind_trains_with_the_encoders_dropout_but_attentions(tiny_encoder
         assert {name.endswith("attention.self.dropout"): rate for name, rate in rates.items()} == {True: 0.0, False: 0.1}
 
 
+@pytest.mark.slow
 def test_several_tasks_have_a_head_of_their_own(blendkit, tiny_encoder, data, tmp_path):
     flags = ["--label", "q", "--label", "length", "--steps", 2, *TINY]
     assert blendkit("train", "ranker", "-i", data, "--backbone", tiny_encoder, "-o", tmp_path / "r", *flags).returncode == 0

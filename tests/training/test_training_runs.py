@@ -342,6 +342,7 @@ def test_a_log_with_a_torn_end_is_gone_on_with(tiny_encoder, tmp_path):
         run(tiny_encoder, out, resume=True)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("limit", [60, 200], ids=["checkpoint", "state"])
 def test_a_full_disk_is_told_and_leaves_a_whole_checkpoint(tiny_encoder, tmp_path, limit):
     """A limit on the size of files, in KiB, stands for the disk: in the way of the checkpoint or of the state, which is larger."""
