@@ -142,6 +142,8 @@ def fuse(
     reasoning_effort: str | None = None,
     keep_reasoning: str | None = None,
     on_truncate: str | None = None,
+    attention: str = "auto",
+    self_check: bool = True,
     base_url: str | None = None,
     key_env: Texts | None = None,
     extra_header: Texts | None = None,
@@ -189,6 +191,8 @@ def fuse(
         keep_reasoning: as in `generate`. ChatFuser: field.
         on_truncate: a prompt longer than a local model reads has its longest texts cut (`warn`) or is refused (`fail`). GenFuser cuts as its lengths
             say, or refuses. Both: warn.
+        attention: how packed encoders attend: flex, varlen, batched or per-input; auto takes what the device and the encoder have.
+        self_check: on a GPU, holds two inputs of the first batch to the plain form in float32.
         base_url: this and all that follow are as in `generate`. ChatFuser, but for the last five.
 
     Raises:
@@ -203,14 +207,17 @@ def fuse(
     """
     from blendkit.fusers import make_fuser
     from blendkit.generators.options import EndpointOptions
+    from blendkit.models.attention_forms import attending
     from blendkit.pipeline.runner import apply
 
     endpoint = EndpointOptions.of_arguments(locals())
-    stage = make_fuser(
-        several(model), name=name, max_new_tokens=max_new_tokens, num_beams=num_beams, max_length=max_length, candidate_maxlength=candidate_maxlength,
-        layers=layers, temperature=temperature, analysis=analysis, show_ranks=show_ranks, show_scores=show_scores, reasoning_effort=reasoning_effort,
-        keep_reasoning=keep_reasoning, on_truncate=on_truncate, endpoint=endpoint, device=device, dtype=dtype, seed=seed,
-    )  # fmt: skip
+    with attending(attention, self_check) as how:
+        stage = make_fuser(
+            several(model), name=name, max_new_tokens=max_new_tokens, num_beams=num_beams, max_length=max_length, candidate_maxlength=candidate_maxlength,
+            layers=layers, temperature=temperature, analysis=analysis, show_ranks=show_ranks, show_scores=show_scores, reasoning_effort=reasoning_effort,
+            keep_reasoning=keep_reasoning, on_truncate=on_truncate, endpoint=endpoint, device=device, dtype=dtype, seed=seed,
+        )  # fmt: skip
+    stage.attending = how
     yield from apply(stage, records, window=window, batch_tokens=batch_tokens)
 
 
@@ -234,6 +241,8 @@ def judge(
     max_unparsed: float = 0.2,
     reasoning_effort: str | None = None,
     on_truncate: str | None = None,
+    attention: str = "auto",
+    self_check: bool = True,
     base_url: str | None = None,
     key_env: Texts | None = None,
     extra_header: Texts | None = None,
@@ -284,6 +293,8 @@ def judge(
         max_unparsed: the largest share of a judge's verdicts, 0 to 1, that may be unreadable.
         reasoning_effort: as in `generate`. LLM.
         on_truncate: a prompt longer than a local model reads has its longest texts cut (`warn`) or is refused (`fail`). LLM: warn.
+        attention: how packed encoders attend: flex, varlen, batched or per-input; auto takes what the device and the encoder have.
+        self_check: on a GPU, holds two inputs of the first batch to the plain form in float32.
         base_url: this and all that follow are as in `generate`. LLM, but for the last five.
 
     Raises:
@@ -299,12 +310,15 @@ def judge(
     """
     from blendkit.generators.options import EndpointOptions
     from blendkit.judges import make_judge
+    from blendkit.models.attention_forms import attending
     from blendkit.pipeline.runner import apply
 
     endpoint = EndpointOptions.of_arguments(locals())
-    stage = make_judge(
-        several(model), name=name, orders=orders, schedule=schedule, prompt=one(prompt), verdict_by=verdict_by, max_new_tokens=max_new_tokens,
-        max_unparsed=max_unparsed, reasoning_effort=reasoning_effort, on_truncate=on_truncate, exclude_self=exclude_self, families=one(families),
-        panel=panel, panel_weights=one(panel_weights), list_size=list, shuffles=shuffles, endpoint=endpoint, device=device, dtype=dtype, seed=seed,
-    )  # fmt: skip
+    with attending(attention, self_check) as how:
+        stage = make_judge(
+            several(model), name=name, orders=orders, schedule=schedule, prompt=one(prompt), verdict_by=verdict_by, max_new_tokens=max_new_tokens,
+            max_unparsed=max_unparsed, reasoning_effort=reasoning_effort, on_truncate=on_truncate, exclude_self=exclude_self, families=one(families),
+            panel=panel, panel_weights=one(panel_weights), list_size=list, shuffles=shuffles, endpoint=endpoint, device=device, dtype=dtype, seed=seed,
+        )  # fmt: skip
+    stage.attending = how
     yield from apply(stage, records, window=window, batch_tokens=batch_tokens)

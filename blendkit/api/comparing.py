@@ -21,6 +21,8 @@ def score(
     rubric: File | None = None,
     verdict_by: str | None = None,
     max_unparsed: float = 0.2,
+    attention: str = "auto",
+    self_check: bool = True,
     base_url: str | None = None,
     key_env: Texts | None = None,
     extra_header: Texts | None = None,
@@ -58,6 +60,8 @@ def score(
         rubric: what `judge` grades by: the name of a rubric, or a TOML file; None is `default`.
         verdict_by: how `judge` reads a grade: json, text, likelihood or auto; None is auto.
         max_unparsed: the largest share of a judge's grades, 0 to 1, that may be unreadable.
+        attention: how packed encoders attend: flex, varlen, batched or per-input; auto takes what the device and the encoder have.
+        self_check: on a GPU, holds two inputs of the first batch to the plain form in float32.
         base_url: this and all that follow are as in `generate`.
 
     Raises:
@@ -72,15 +76,18 @@ def score(
         print(scored[0]["candidates"][0]["scores"]["bleu"])
     """
     from blendkit.generators.options import EndpointOptions
+    from blendkit.models.attention_forms import attending
     from blendkit.pipeline.runner import apply
     from blendkit.scorers.scoring import Scoring
 
     endpoint = EndpointOptions.of_arguments(locals())
-    stage = Scoring(
-        several(metrics), device, dtype, seed, bertscore_layer=bertscore_layer, bertscore_idf=one(bertscore_idf),
-        bertscore_baseline=one(bertscore_baseline), tokenize=tokenize, rubric=one(rubric), verdict_by=verdict_by,
-        max_unparsed=max_unparsed, endpoint=endpoint,
-    )  # fmt: skip
+    with attending(attention, self_check) as how:
+        stage = Scoring(
+            several(metrics), device, dtype, seed, bertscore_layer=bertscore_layer, bertscore_idf=one(bertscore_idf),
+            bertscore_baseline=one(bertscore_baseline), tokenize=tokenize, rubric=one(rubric), verdict_by=verdict_by,
+            max_unparsed=max_unparsed, endpoint=endpoint,
+        )  # fmt: skip
+    stage.attending = how
     yield from apply(stage, records, window=window, batch_tokens=batch_tokens)
 
 
@@ -93,6 +100,8 @@ def pair(
     schedule: str = "full",
     prefilter: str | None = None,
     on_truncate: str = "warn",
+    attention: str = "auto",
+    self_check: bool = True,
     window: int | None = None,
     batch_tokens: int | None = None,
     device: str = "auto",
@@ -108,6 +117,8 @@ def pair(
         schedule: which pairs: full, single, bubble[:K], sort, swiss:R or active:B.
         prefilter: METRIC:K compares only the K candidates with the best METRIC.
         on_truncate: a text longer than the model reads is cut (`warn`) or refused (`fail`).
+        attention: how packed encoders attend: flex, varlen, batched or per-input; auto takes what the device and the encoder have.
+        self_check: on a GPU, holds two inputs of the first batch to the plain form in float32.
         window: this and all that follow are as in `generate`.
 
     Raises:
@@ -119,10 +130,13 @@ def pair(
         compared = list(blendkit.pair(scored))
         print(compared[0]["comparisons"]["pairrm"]["pairs"])
     """
+    from blendkit.models.attention_forms import attending
     from blendkit.pipeline.runner import apply
     from blendkit.rankers.pairranker import PairRanker
 
-    stage = PairRanker(str(model), name, device, dtype, schedule=schedule, prefilter=prefilter, on_truncate=on_truncate, seed=seed)
+    with attending(attention, self_check) as how:
+        stage = PairRanker(str(model), name, device, dtype, schedule=schedule, prefilter=prefilter, on_truncate=on_truncate, seed=seed)
+    stage.attending = how
     yield from apply(stage, records, window=window, batch_tokens=batch_tokens)
 
 

@@ -17,7 +17,7 @@ DECODING = "Decoding"
 SPECS = f"{', '.join(row.form for row in GENERATORS.own.values())}, a preset (--list), or PRESET:MODEL"
 
 
-@with_run_options(endpoint=True)
+@with_run_options("attention", "self_check", endpoint=True)
 def generate(
     run: RunOptions,
     endpoint: EndpointOptions,

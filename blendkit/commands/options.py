@@ -73,6 +73,27 @@ SHARED: dict[str, tuple[Any, Any]] = {
     ),
     "device": (Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:N or mps.", rich_help_panel=COMPUTE)], "auto"),
     "dtype": (Annotated[str, typer.Option(help="auto, float32, bfloat16 or float16.", rich_help_panel=COMPUTE)], "auto"),
+    "attention": (
+        Annotated[
+            str,
+            typer.Option(
+                help="How packed encoders attend: flex, varlen, batched, per-input, or auto: by the device and the encoder (docs/performance.md).",
+                rich_help_panel=COMPUTE,
+            ),
+        ],
+        "auto",
+    ),
+    "self_check": (
+        Annotated[
+            bool,
+            typer.Option(
+                "--self-check/--no-self-check",
+                help="On a GPU, hold two inputs of the first batch to the plain form in float32.",
+                rich_help_panel=COMPUTE,
+            ),
+        ],
+        True,
+    ),
     "seed": (Annotated[int, typer.Option(help="Fixes every random choice.", rich_help_panel=COMPUTE)], 0),
     "manifest": (Annotated[str | None, typer.Option(help="Write what ran, with which models and counts, to this JSON file.", rich_help_panel=REPORT)], None),
     "progress": (Annotated[str, typer.Option(help="auto (a bar on a terminal), bar, json or none.", rich_help_panel=REPORT)], "auto"),
@@ -192,7 +213,9 @@ def with_run_options(
     """
 
     def decorate(function: Callable[..., None]) -> Callable[..., None]:
-        shared = {name: spec for name, spec in SHARED.items() if name not in without}
+        # Where nothing is computed, nothing attends either.
+        left_out = {*without, *(("attention", "self_check") if "device" in without else ())}
+        shared = {name: spec for name, spec in SHARED.items() if name not in left_out}
         own = {name: _flag(parameter) for name, parameter in inspect.signature(function, eval_str=True).parameters.items()}
         groups: Groups = {"endpoint": (ENDPOINTS, _endpoint_options)} if endpoint else {}
         engines = {} if "device" in without else ENGINE_FLAGS

@@ -13,6 +13,7 @@ from blendkit.errors import NoInputError
 from blendkit.models.chat_inputs import started
 from blendkit.models.cuts import Cuts, cut_to
 from blendkit.models.encoder_reader import EncoderReader, Ids, longest_input
+from blendkit.models.fast.proof import wanted
 from blendkit.models.loading import EMBEDDED, architecture, choose_device, choose_dtype
 from blendkit.models.pretrained import pretrained
 from blendkit.models.text_tokenizer import TextTokenizer
@@ -34,7 +35,7 @@ class Encoder:
         self.name = name
         self.device = choose_device(device)
         self.dtype = choose_dtype(dtype, self.device)
-        model, self.tokenizer = load_encoder(name, packed_only=True)
+        model, self.tokenizer = load_encoder(name, packed_only=not wanted(self.device))
         self.layers = layers or (EMBEDDED_LAYER if name == EMBEDDED else default_layer(name)) or model.config.num_hidden_layers
         if not 1 <= self.layers <= model.config.num_hidden_layers:
             raise NoInputError(f"{name} has {count_of(model.config.num_hidden_layers, 'layer')}; layer {self.layers} was asked for")

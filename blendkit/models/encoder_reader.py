@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Sequence
+from copy import deepcopy
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from blendkit.errors import NoInputError
-from blendkit.models.fast.encoder import packed_encoder
+from blendkit.models.fast.encoder import PackedEncoder, packed_encoder
 from blendkit.models.fast.packing import pack
+from blendkit.models.fast.proof import Proof, some_of, wanted
 from blendkit.models.loading import length_in, to_device
 
 Ids = Sequence[int]
@@ -28,6 +31,8 @@ class EncoderReader:
         self.name, self.size = encoder.name_or_path, encoder.get_input_embeddings().num_embeddings
         self.packed = packed_encoder(encoder, 0.0, device, dtype, places_only) if packed else None
         self.encoder = None if self.packed else encoder.to(device, dtype).eval()
+        # The plain form's weights, until the first batch is compared with it.
+        self.plain = encoder if self.packed is not None and wanted(device) else None
 
     @torch.inference_mode()
     def states(self, rows: Sequence[Ids]) -> list[Tensor]:
@@ -38,7 +43,10 @@ class EncoderReader:
         """
         expect_embeddings(rows, self.size, self.name)
         if self.packed is not None:
-            return list(torch.split(self.packed.states(pack(rows).to(self.device)), [len(row) for row in rows]))
+            found = list(torch.split(self.packed.states(pack(rows).to(self.device)), [len(row) for row in rows]))
+            if self.plain is not None:
+                self._prove(self.packed, [found[place] for place in some_of(len(rows))], rows, [range(len(row)) for row in rows], None)
+            return found
         return [states[: len(row)] for states, row in zip(self._padded(rows, None), rows, strict=True)]
 
     @torch.inference_mode()
@@ -46,9 +54,27 @@ class EncoderReader:
         """States at m places of each input, [n, m, H], float32 on the device; `types` are token types. Raises as `states` does."""
         expect_embeddings(rows, self.size, self.name)
         if self.packed is not None:
-            return self.packed(pack(rows, types, places).to(self.device))
+            at = self.packed(pack(rows, types, places).to(self.device))
+            if self.plain is not None:
+                self._prove(self.packed, [at[place] for place in some_of(len(rows))], rows, places, types)
+            return at
         states = self._padded(rows, types)
         return states[torch.arange(len(rows), device=self.device)[:, None], torch.tensor(places, device=self.device)]
+
+    def _prove(
+        self, packed: PackedEncoder, found: list[Tensor], rows: Sequence[Ids], places: Sequence[Sequence[int]], types: Sequence[Ids] | None
+    ) -> None:
+        """Holds what was found for some of the rows, at places of each, to what transformers has for them in float32."""
+        # A copy, as heads may share modules with the encoder.
+        encoder, self.plain = deepcopy(self.plain).to(self.device, torch.float32).eval(), None
+        if "token_type_ids" not in inspect.signature(encoder.forward).parameters:
+            types = None
+        expected = []
+        for number in some_of(len(rows)):
+            given = {"input_ids": rows[number]} | ({} if types is None else {"token_type_ids": types[number]})
+            states = encoder(**{name: torch.tensor([row], device=self.device) for name, row in given.items()}).last_hidden_state[0]
+            expected.append(states[torch.tensor(places[number], device=self.device)])
+        Proof(packed.choice, self.device, packed.where[1]).states(found, expected)
 
     def _padded(self, rows: Sequence[Ids], types: Sequence[Ids] | None) -> Tensor:
         inputs = padded(rows, self.pad)

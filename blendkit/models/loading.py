@@ -11,9 +11,10 @@ from functools import cache
 from importlib import resources
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
-from weakref import WeakValueDictionary
+from weakref import WeakKeyDictionary, WeakValueDictionary
 
 from blendkit.errors import NoInputError, UsageError
+from blendkit.models.attention_forms import current
 from blendkit.models.gguf import is_gguf
 from blendkit.models.packaged import PACKAGED, packaged_folder, packaged_hash
 from blendkit.terminal_text import count_of
@@ -272,13 +273,21 @@ def fingerprint(name: str) -> str:
 
 
 _alive: WeakValueDictionary[Hashable, Any] = WeakValueDictionary()
+# How those attend that are packed encoders, or have some.
+_chosen: WeakKeyDictionary[Any, list[Any]] = WeakKeyDictionary()
 
 
 def shared(key: Hashable, make: Callable[[], T]) -> T:
-    """What `make` made for this key before, if that is still in use; otherwise `make` is called."""
+    """What `make` made for this key, and to attend in this form, before, if that is still in use; otherwise `make` is called."""
+    how = current()
+    key = (key, how.asked, how.self_check)
     found: T | None = _alive.get(key)
     if found is None:
+        before = len(how.chosen)
         found = _alive[key] = make()
+        _chosen[found] = how.chosen[before:]
+    else:
+        how.chosen.extend(_chosen[found])
     return found
 
 

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from blendkit.errors import BlendkitError, DataError, RecordError, SkippedRecords, UsageError
+from blendkit.models.attention_forms import attending
 from blendkit.pipeline.engines import distributed
 from blendkit.pipeline.engines.options import EngineOptions
 from blendkit.pipeline.plan import Plan
@@ -48,6 +49,8 @@ class RunOptions:
     batch_tokens: int | None = None
     device: str = "auto"
     dtype: str = "auto"
+    attention: str = "auto"
+    self_check: bool = True
     seed: int = 0
     manifest: str | None = None
     progress: str = "auto"
@@ -101,7 +104,17 @@ def run_stage(make: Callable[[], Stage], options: RunOptions) -> Stage:
     options.check()
     reader = options.reader()
     remaining = Remaining(recover(options.output), reader.name) if options.resume and options.output else None
-    stage = distributed(make, options.engine)
+
+    def attending_as_asked() -> Stage:
+        with attending(options.attention, options.self_check) as how:
+            stage = make()
+        stage.attending = how
+        return stage
+
+    stage = distributed(attending_as_asked, options.engine)
+    if not options.quiet and stage.attending:
+        for line in stage.attending.lines():
+            say(line, options.command)
     lines: Iterator[Line | BadLine] = reader.records()
     try:
         # What models are costs reading their weights, so that it is asked where a file keeps it.
@@ -131,7 +144,7 @@ def run_stage(make: Callable[[], Stage], options: RunOptions) -> Stage:
 
     plan = Plan(options.window or stage.window, options.batch_tokens or stage.batch_tokens, skip, tick)
     progress.update(plan.counts)  # what is in hand shows before the first batch is done
-    with rejects, progress, Manifest(options.manifest, known, plan.counts, stage.describe):
+    with rejects, progress, Manifest(options.manifest, known, plan.counts, stage.described):
         try:
             for done in stage.passing(process(stage, lines, plan)):
                 if stage.passes_records:

@@ -8,6 +8,7 @@ from typing import Any, ClassVar, Protocol
 import orjson
 
 from blendkit.errors import BlendkitError
+from blendkit.models.attention_forms import Attending
 from blendkit.pipeline.plan import Plan, Window
 from blendkit.pipeline.work import Rounds, Work
 from blendkit.records import Record
@@ -38,6 +39,9 @@ class Stage:
     elsewhere: Callable[[Window, Plan], tuple[list[Line], BaseException | None]] | None = None
     # False: the stage reads records and writes `rows` at the end instead of them.
     passes_records: bool = True
+
+    # How its packed encoders attend, for a stage that was made within `attending`.
+    attending: Attending | None = None
 
     def plan(self, record: Record) -> list[Work]:
         """The record's work, none by default. Raises RecordError when the record lacks what is needed."""
@@ -72,6 +76,10 @@ class Stage:
     def describe(self) -> dict[str, Any]:
         """What decided the results (signature, models, device), for the manifest."""
         return {}
+
+    def described(self) -> dict[str, Any]:
+        """`describe`, and in which form encoders attend."""
+        return {**self.describe(), **(self.attending.described() if self.attending else {})}
 
     def warnings(self) -> list[str]:
         """What a person should know at the end, one line each."""

@@ -9,6 +9,7 @@ from typing import Any
 
 from blendkit.errors import RecordError
 from blendkit.models.cuts import check_on_truncate
+from blendkit.models.fast.proof import wanted
 from blendkit.models.fast.scorer import PairScorer
 from blendkit.models.loading import EMBEDDED, batch_budget, choose_device, choose_dtype, fingerprint
 from blendkit.models.pair_inputs import Cut, PairInputs
@@ -91,7 +92,7 @@ class PairRanker(Stage):
         self.prefilter = Prefilter(prefilter, str(self.device), dtype, seed) if prefilter else None
         self.model_name, self.comparisons_name = model, name
         self.batch_tokens = batch_budget(self.device)
-        network, tokenizer = load_pairrm(model, packed_only=packed)
+        network, tokenizer = load_pairrm(model, packed_only=packed and not wanted(self.device))
         self.inputs = PairInputs(tokenizer, network.config)
         self.scorer = PairScorer(network, self.inputs, self.device, self.dtype, packed)
         self.job = Job(f"pairrm:{model}", self._logits)

@@ -1,4 +1,4 @@
-"""Attention over packed inputs for encoders with absolute or rotary positions, and FlexAttention for all on a GPU."""
+"""Attention over packed inputs, one input at a time or all in one compiled kernel; `rows` and `varlen` have it in two more forms."""
 
 from __future__ import annotations
 
@@ -18,9 +18,12 @@ from blendkit.models.fast.relative import Buckets, Disentangled, Relative, Share
 if TYPE_CHECKING:
     from torch.nn.attention.flex_attention import BlockMask
 
+# Numbers of one table of relative scores, [heads, T, rows]: 128 MB in bfloat16.
+TABLE = 1 << 26
+
 
 class PerInput:
-    """One input at a time: its scores stay in cache, and no token is padding. For CPUs, and devices without FlexAttention."""
+    """One input at a time: its scores stay in cache, and no token is padding. For CPUs."""
 
     def __init__(self, buckets: Buckets | None, candidate_bias: float, shared: Shared | None = None) -> None:
         self.disentangled = Disentangled(buckets) if buckets else None
@@ -68,25 +71,39 @@ class Flex:
 
     def __call__(self, qkv: Tensor, batch: Packed, relative: Relative | None, window: int | None) -> Tensor:
         """Contexts [T, h·d] of queries (scaled), keys and values [T, 3, h, d]."""
-        q, k, v = (qkv[:, part].transpose(0, 1)[None].contiguous() for part in range(3))
         blocks = batch.kept.get(window)
         if blocks is None:
             blocks = batch.kept[window] = block_mask(batch, window)
-        contexts = _flex(qkv.device.type)(q, k, v, score_mod=self._score_mod(q, k, batch, relative), block_mask=blocks, scale=1.0)
-        return contexts[0].transpose(0, 1).flatten(1)  # type: ignore[no-any-return]
+        parts = []
+        for some in self._heads(qkv, batch, relative):
+            q, k, v = (qkv[:, part, some].transpose(0, 1)[None] for part in range(3))
+            score_mod = self._score_mod(q, k, batch, relative, some)
+            parts.append(_flex(qkv.device.type)(q, k, v, score_mod=score_mod, block_mask=blocks, scale=1.0)[0].transpose(0, 1))
+        return (parts[0] if len(parts) == 1 else torch.cat(parts, 1)).flatten(1)
 
-    def _score_mod(self, q: Tensor, k: Tensor, batch: Packed, relative: Relative | None) -> Callable[..., Tensor] | None:
+    def _heads(self, qkv: Tensor, batch: Packed, relative: Relative | None) -> list[slice]:
+        """The heads in equal parts, whose tables of relative scores take no more than TABLE numbers each, where one head's do not already."""
+        heads = qkv.shape[2]
+        if relative is None or self.buckets is None:
+            return [slice(0, heads)]
+        low, high = self.buckets.met(batch.longest)
+        a_head = len(qkv) * (high - low)
+        most = next(some for some in range(heads, 0, -1) if heads % some == 0 and (some * a_head <= TABLE or some == 1))
+        return [slice(first, first + most) for first in range(0, heads, most)]
+
+    def _score_mod(self, q: Tensor, k: Tensor, batch: Packed, relative: Relative | None, some: slice) -> Callable[..., Tensor] | None:
         offsets, types = batch.offsets, batch.types
         if relative is not None and self.buckets is not None:
+            low, high = self.buckets.met(batch.longest)
             table, centre = self.buckets.rows(batch.longest)
-            last = len(table) - 1
-            zero = q.new_zeros(q.shape[1], q.shape[2], 1)
-            to_keys = zero if relative.keys is None else q[0] @ relative.keys.transpose(1, 2)
-            to_queries = zero if relative.queries is None else k[0] @ relative.queries.transpose(1, 2)
+            # Those of the rows that are met, from 0 on. Scores between two inputs are masked, yet computed: their row must stay inside, too.
+            table, last = (table - low).clamp(0, high - low - 1), len(table) - 1
+            zero = q.new_zeros(1, 1, 1)
+            to_keys = zero if relative.keys is None else q[0] @ relative.keys[some, low:high].transpose(1, 2)
+            to_queries = zero if relative.queries is None else k[0] @ relative.queries[some, low:high].transpose(1, 2)
             use_keys, use_queries = relative.keys is not None, relative.queries is not None
 
             def disentangled(score: Tensor, b: Tensor, h: Tensor, i: Tensor, j: Tensor) -> Tensor:
-                # Scores between two inputs are masked, yet computed: their distance must stay inside the table.
                 row = table[(offsets[i] - offsets[j] + centre).clamp(0, last)]
                 if use_keys:
                     score = score + to_keys[h, i, row]

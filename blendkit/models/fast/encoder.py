@@ -15,9 +15,11 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from blendkit.models.fast.attention import Flex, PerInput
+from blendkit.models.attention_forms import Choice, Needs, current
+from blendkit.models.fast.attention import PerInput
+from blendkit.models.fast.forms import Attention, form_of
 from blendkit.models.fast.layers import Layer, Norm, PostNormLayer, PreNormLayer, stream_dtype
-from blendkit.models.fast.linear import Linear, keeping_gradients, taken
+from blendkit.models.fast.linear import Linear, keeping_gradients, moved, taken
 from blendkit.models.fast.packing import Packed
 from blendkit.models.fast.relative import Buckets, Relative, Shared
 from blendkit.models.mpnet import buckets
@@ -37,14 +39,23 @@ class PackedEncoder(ABC):
         self.markers_only = markers_only
         self.where = (device, dtype)
         self.stream = stream_dtype(*self.where)
-        self.embeddings = encoder.embeddings.to(device, self.stream)
+        self.embeddings = moved(encoder.embeddings, device, self.stream)
         self.build(encoder)
-        self.attention = (Flex if device.type == "cuda" else PerInput)(self.buckets, candidate_bias, self.shared)
+        self.choice = Choice("per-input")
+        self.attention: Attention = PerInput(self.buckets, candidate_bias, self.shared)
 
     @classmethod
     def handles(cls, config: Any) -> bool:
         """Whether this family's variant is one that the packed path computes."""
         return True
+
+    def attend(self) -> None:
+        """Takes the form of attention that the device and this encoder have, or that was asked for. Raises UsageError where the latter cannot run."""
+        bias, how = self.shared is not None or bool(self.candidate_bias), current()
+        windows = any(self.window(number) is not None for number in range(len(self.layers)))
+        needs = Needs(self.layers[0].head_dim, str(self.stream).removeprefix("torch."), self.buckets is not None, bias, windows)
+        self.choice = how.take(self.device, needs)
+        self.attention = form_of(self.choice, how.asked, self.device, needs, (self.buckets, self.candidate_bias, self.shared))
 
     @abstractmethod
     def build(self, encoder: Any) -> None:
@@ -255,7 +266,7 @@ class ModernBert(PackedEncoder):
         scale = math.sqrt(self.config.hidden_size // heads)
         self.layers = [PreNormLayer(layer, heads, scale, self.where, self.is_cut(number, layers)) for number, layer in enumerate(layers)]
         self.final_norm = Norm(encoder.final_norm, self.device, self.stream)
-        self.rotary = encoder.rotary_emb.to(self.device)
+        self.rotary = moved(encoder.rotary_emb, self.device)
         self.kinds = list(self.config.layer_types)
 
     def embed(self, batch: Packed) -> Tensor:
@@ -290,14 +301,21 @@ FAMILIES: dict[str, type[PackedEncoder]] = {
 
 
 def packed_encoder(
-    encoder: Any, candidate_bias: float, device: torch.device, dtype: torch.dtype, markers_only: bool = True, gradients: bool = False
+    encoder: Any, candidate_bias: float, device: torch.device, dtype: torch.dtype, markers_only: bool = True, gradients: bool = False, attends: bool = True
 ) -> PackedEncoder | None:
-    """The packed form of a transformers encoder, or None where there is none for its kind.
+    """The packed form of a transformers encoder, or None where there is none for its kind. The encoder stays as it is, where it is.
 
-    With `gradients`, it computes with the encoder's own weights as they are now, and gradients reach them.
+    With `gradients`, it computes with the encoder's own weights as they are now, and gradients reach them. `attends` is False for who has
+    attention of their own.
+
+    Raises:
+        UsageError: the form of attention that was asked for cannot run.
     """
     family = FAMILIES.get(encoder.config.model_type)
     if family is None or not family.handles(encoder.config):
         return None
     with keeping_gradients() if gradients else nullcontext():
-        return family(encoder, candidate_bias, device, dtype, markers_only)
+        found = family(encoder, candidate_bias, device, dtype, markers_only)
+    if attends and not gradients:
+        found.attend()
+    return found

@@ -320,10 +320,12 @@ class InRows:
         return functional.pad(contexts.flatten(1), (0, 0, 0, len(qkv) - len(contexts)))
 
 
-def packed(network: PairRM, device: torch.device, dtype: torch.dtype, markers_only: bool = True, gradients: bool = False) -> PackedEncoder:
+def packed(
+    network: PairRM, device: torch.device, dtype: torch.dtype, markers_only: bool = True, gradients: bool = False, attends: bool = True
+) -> PackedEncoder:
     """The packed form of a late-paired ranker's encoder. Raises NoInputError where there is none for its kind, or it has too few layers."""
     encoder, asked = network.pretrained_model, network.config.paired_layers
-    found = packed_encoder(encoder, 0.0, device, dtype, markers_only, gradients)
+    found = packed_encoder(encoder, 0.0, device, dtype, markers_only, gradients, attends)
     name, kind = getattr(encoder, "name_or_path", "") or "the ranker", encoder.config.model_type  # type: ignore[union-attr]
     if found is None:
         raise NoInputError(f"{name}: paired_layers: a late-paired ranker has an encoder of one of {', '.join(FAMILIES)}, and this is a {kind}")

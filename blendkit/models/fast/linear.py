@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
+from copy import deepcopy
 from typing import Any
 
 import torch
@@ -29,6 +30,14 @@ def keeping_gradients() -> Iterator[None]:
 def taken(weight: Tensor) -> Tensor:
     """A model's weight, apart from its gradients unless these are kept."""
     return weight if _KEEPS.get() else weight.detach()
+
+
+def moved(module: Any, device: torch.device, dtype: torch.dtype | None = None) -> Any:
+    """A module on this device and of this number type: a copy where that changes anything, unless gradients are kept, so that its owner's stays as it is."""
+    tensors = [*module.parameters(), *module.buffers()]
+    if all(part.device == device and (dtype is None or part.dtype == dtype or not part.is_floating_point()) for part in tensors):
+        return module
+    return (module if _KEEPS.get() else deepcopy(module)).to(device, dtype)
 
 
 class Linear:

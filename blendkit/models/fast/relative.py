@@ -10,10 +10,13 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 BLOCK = 128
+STEP = 64
 
 
 @dataclass
@@ -30,6 +33,14 @@ class Buckets:
     def __init__(self, span: int, buckets: int, furthest: int, device: torch.device) -> None:
         self.span, self.buckets, self.furthest, self.device = span, buckets, furthest, device
         self._rows = torch.empty(0, dtype=torch.long, device=device)
+        self._on_host: NDArray[np.int64] = np.empty(0, np.int64)
+
+    def met(self, length: int) -> tuple[int, int]:
+        """The rows that inputs of this many tokens meet, first and behind the last, in steps of 64, which products are quickest with."""
+        self.rows(length)
+        reach = len(self._on_host) // 2
+        low, high = int(self._on_host[reach - length + 1]), int(self._on_host[reach + length - 1]) + 1
+        return low // STEP * STEP, min(-(-high // STEP) * STEP, 2 * self.span)
 
     def rows(self, length: int) -> tuple[Tensor, int]:
         """The rows of all distances -c … c, [2c + 1], and c, which is at least `length` - 1."""
@@ -40,7 +51,8 @@ class Buckets:
             distances = torch.arange(1 - reach, reach)
             if self.buckets > 0 and self.furthest > 0:
                 distances = make_log_bucket_position(distances, self.buckets, self.furthest).long()
-            self._rows = (distances + self.span).clamp(0, 2 * self.span - 1).to(self.device)
+            rows = (distances + self.span).clamp(0, 2 * self.span - 1)
+            self._rows, self._on_host = rows.to(self.device), rows.numpy()
         return self._rows, len(self._rows) // 2
 
 

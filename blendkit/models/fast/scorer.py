@@ -8,8 +8,10 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from blendkit.models.fast.encoder import packed_encoder
+from blendkit.models.fast.encoder import PackedEncoder, packed_encoder
 from blendkit.models.fast.late import Ids, Late, Read
+from blendkit.models.fast.linear import moved
+from blendkit.models.fast.proof import Proof, some_of, wanted
 from blendkit.models.fast.written_out import WrittenOut
 from blendkit.models.loading import to_device
 from blendkit.models.pairrm import PairRM
@@ -37,7 +39,9 @@ class PairScorer:
         self.encoder = packed_encoder(network.pretrained_model, network.config.candidate_bias, device, dtype) if packed and not late else None
         if self.encoder is None and not late:
             self.network = network.to(device, dtype).eval()
-        self.head = network.head_layer.to(device, torch.float32 if self.encoder or late else dtype).eval()
+        self.head = moved(network.head_layer, device, torch.float32 if self.encoder or late else dtype).eval()
+        # The plain form's weights, until the first batch is compared with it.
+        self.plain = network if (self.encoder is not None or self.late is not None) and wanted(device) else None
 
     @torch.inference_mode()
     def __call__(self, rows: Sequence[Sequence[Segment]]) -> Tensor:
@@ -47,7 +51,18 @@ class PairScorer:
             inputs, markers = self.inputs.collate(rows)
             logits: Tensor = self.network(to_device(inputs, self.device), markers.to(self.device))
             return logits.float().cpu()
-        return self._logits(self.encoder(self.inputs.pack(rows).to(self.device)))
+        found = self._logits(self.encoder(self.inputs.pack(rows).to(self.device)))
+        if self.plain is not None:
+            some = some_of(len(rows))
+            self._prove(self.encoder, found[some], [rows[place] for place in some])
+        return found
+
+    def _prove(self, encoder: PackedEncoder, found: Tensor, rows: Sequence[Sequence[Segment]]) -> None:
+        """Holds what was found for some rows to the plain form in float32, once."""
+        assert self.plain is not None
+        network, self.plain = self.plain, None
+        expected = PairScorer(network, self.inputs, self.device, torch.float32, packed=False)(rows)
+        Proof(encoder.choice, self.device, encoder.where[1]).logits(found, expected)
 
     @torch.inference_mode()
     def read(self, texts: Sequence[tuple[Ids, Ids]]) -> list[Read]:
@@ -57,7 +72,20 @@ class PairScorer:
         for source, candidate in texts:
             groups.setdefault(source, []).append(candidate)
         found = dict(zip(groups, map(iter, self.late.read(list(groups.items()))), strict=True))
-        return [next(found[source]) for source, _ in texts]
+        reads = [next(found[source]) for source, _ in texts]
+        if self.plain is not None:
+            self._prove_read(texts, reads)
+        return reads
+
+    def _prove_read(self, texts: Sequence[tuple[Ids, Ids]], reads: Sequence[Read]) -> None:
+        """The same of two candidates of one x, in the first batch that has two."""
+        assert self.late is not None
+        for place, (source, second) in enumerate(texts):
+            before = next((number for number in range(place) if texts[number][0] == source and texts[number][1] != second), None)
+            if before is not None:
+                row = self.inputs.pair(source, texts[before][1], second)
+                self._prove(self.late.encoder, self._logits(self.late.compare([(reads[before], reads[place])])), [row])
+                return
 
     @torch.inference_mode()
     def compare(self, pairs: Sequence[tuple[Read, Read]]) -> Tensor:

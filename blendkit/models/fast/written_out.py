@@ -15,7 +15,7 @@ class WrittenOut:
 
     def __init__(self, network: PairRM, device: torch.device, dtype: torch.dtype, gradients: bool = False) -> None:
         """Raises NoInputError where the encoder has no packed form."""
-        self.encoder = packed(network, device, dtype, markers_only=False, gradients=gradients)
+        self.encoder = packed(network, device, dtype, markers_only=False, gradients=gradients, attends=False)
         self.network, self.device = network, device
         self.paired = network.config.paired_layers or 0
 

@@ -97,7 +97,7 @@ class Replica:
 
     def describe(self) -> Said:
         """What the stage says at the end."""
-        return Said(self.stage.describe(), self.stage.warnings(), self.stage.account())
+        return Said(self.stage.described(), self.stage.warnings(), self.stage.account())
 
 
 class Pool(ABC):

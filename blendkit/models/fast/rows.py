@@ -1,0 +1,134 @@
+"""Attention in matrix products alone: inputs of about one length in rows, all heads at once. It runs wherever torch does."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from blendkit.models.fast.packing import Packed
+from blendkit.models.fast.relative import BLOCK, Buckets, Relative, Shared
+
+# Scores that are in memory at a time: 128 MB in bfloat16. One input may have more.
+CELLS = 1 << 26
+# An input joins a longer one's rows if no more than a fifth of its row is padding.
+FULL = 0.8
+
+
+@dataclass
+class Rows:
+    """n inputs in rows of `length` tokens. `places` [n, L] are their tokens' places among the T, and `real` [n, L] which of them are no padding,
+    None where all are. `cells` [t] are the real ones' places among the n·L, and `tokens` [t] among the T."""
+
+    places: Tensor
+    real: Tensor | None
+    cells: Tensor
+    tokens: Tensor
+    length: int
+
+
+class Batched:
+    """All inputs of a batch, in as many rows at a time as their scores have room for."""
+
+    def __init__(self, buckets: Buckets | None, candidate_bias: float, shared: Shared | None = None) -> None:
+        self.buckets, self.candidate_bias, self.shared = buckets, candidate_bias, shared
+
+    def __call__(self, qkv: Tensor, batch: Packed, relative: Relative | None, window: int | None) -> Tensor:
+        """Contexts [T, h·d] of queries (scaled), keys and values [T, 3, h, d]."""
+        heads, size = qkv.shape[2:]
+        contexts = qkv.new_zeros(len(qkv), heads, size)
+        apart = qkv.permute(1, 2, 0, 3)
+        for rows in _rows_of(batch, heads):
+            q, k, v = apart.index_select(2, rows.places.flatten()).view(3, heads, *rows.places.shape, size)
+            if relative is not None and self.buckets is not None:
+                found = self._disentangled(q, k, v, rows, relative)
+            else:
+                mask = self._mask(batch, rows, window, qkv.dtype)
+                turned = (part.transpose(0, 1) for part in (q, k, v))
+                found = functional.scaled_dot_product_attention(*turned, attn_mask=mask, scale=1.0).transpose(0, 1)
+            found = found.permute(1, 2, 0, 3).flatten(0, 1)
+            contexts.index_copy_(0, rows.tokens, found if rows.real is None else found.index_select(0, rows.cells))
+        return contexts.flatten(1)
+
+    def _disentangled(self, q: Tensor, k: Tensor, v: Tensor, rows: Rows, relative: Relative) -> Tensor:
+        """DeBERTa's contexts [h, n, L, d] of the same, by the products of `relative`."""
+        assert self.buckets is not None
+        table, centre = self.buckets.rows(rows.length)
+        span = table[centre - rows.length + 1 : centre + rows.length]
+        scores = q @ k.transpose(2, 3)
+        if relative.keys is not None:
+            _add(scores, q, relative.keys[:, span.flip(0)])
+        if relative.queries is not None:
+            _add(scores.transpose(2, 3), k, relative.queries[:, span])
+        if rows.real is not None:
+            scores.masked_fill_(~rows.real[:, None], float("-inf"))
+        return scores.softmax(-1) @ v
+
+    def _mask(self, batch: Packed, rows: Rows, window: int | None, dtype: torch.dtype) -> Tensor | None:
+        """What is added to scores [n, h, L, L], or which of them count; it may have sides of 1. None where all count as they are."""
+        device, length = batch.ids.device, rows.length
+        allowed = None if rows.real is None else rows.real[:, None, None]
+        if window is not None and length > window + 1:
+            near = torch.ones(length, length, dtype=torch.bool, device=device).triu(-window).tril(window)
+            allowed = near if allowed is None else allowed & near
+        bias = None
+        if self.shared is not None:
+            places = batch.places[rows.places]
+            bias = self.shared.bias(places, places).transpose(0, 1).to(dtype)
+        if self.candidate_bias:
+            types = batch.types[rows.places]
+            across = ((types[:, :, None] * types[:, None] == 2).to(dtype) * self.candidate_bias)[:, None]
+            bias = across if bias is None else bias + across
+        if bias is None or allowed is None:
+            return allowed if bias is None else bias
+        return bias.masked_fill(~allowed, float("-inf"))
+
+
+def _add(scores: Tensor, states: Tensor, table: Tensor) -> None:
+    """scores[h, n, i, j] += states[h, n, i]·table[h, L - 1 - i + j], a block of rows i at a time."""
+    heads, count, length, _ = states.shape
+    for first in range(0, length, BLOCK):
+        rows = min(BLOCK, length - first)
+        width = length + rows - 1
+        begin = length - first - rows
+        some = states[:, :, first : first + rows].reshape(heads, count * rows, -1)
+        product = (some @ table[:, begin : begin + width].transpose(1, 2)).view(heads, count, rows * width)
+        # Each row begins one place earlier than the one before it: the same numbers, read in rows that are one shorter.
+        skewed = product[:, :, rows - 1 : rows - 1 + rows * (width - 1)].unflatten(2, (rows, width - 1))[..., :length]
+        scores[:, :, first : first + rows] += skewed
+
+
+def _rows_of(batch: Packed, heads: int) -> list[Rows]:
+    """The batch's inputs in rows, made once for all layers."""
+    found: list[Rows] | None = batch.kept.get("rows")
+    if found is None:
+        found = batch.kept["rows"] = [_laid_out(batch, group) for group in _groups(batch.lengths, heads)]
+    return found
+
+
+def _groups(lengths: list[int], heads: int) -> Iterator[list[int]]:
+    """Inputs that share rows, by number, the longest first."""
+    group: list[int] = []
+    for number in sorted(range(len(lengths)), key=lambda number: -lengths[number]):
+        longest = lengths[group[0]] if group else 0
+        if group and (lengths[number] < FULL * longest or (len(group) + 1) * heads * longest**2 > CELLS):
+            yield group
+            group = []
+        group.append(number)
+    if group:
+        yield group
+
+
+def _laid_out(batch: Packed, group: list[int]) -> Rows:
+    bounds, device = np.array([batch.bounds[number] for number in group]), batch.ids.device
+    lengths = bounds[:, 1] - bounds[:, 0]
+    length = int(lengths.max())
+    column = np.arange(length)
+    real = column < lengths[:, None]
+    places = np.where(real, bounds[:, :1] + column, 0)
+    places_there, cells, tokens = (torch.from_numpy(part).to(device, non_blocking=True) for part in (places, np.flatnonzero(real), places[real]))
+    return Rows(places_there, None if real.all() else torch.from_numpy(real).to(device, non_blocking=True), cells, tokens, length)

@@ -1,0 +1,380 @@
+"""Every form of attention gives the plain form's numbers, and each machine gets one that runs there; the first batch on a GPU proves itself."""
+
+from __future__ import annotations
+
+import json
+import re
+import sys
+
+import pytest
+import torch
+from conftest import lines, parsed
+from test_fast_models import CPU, ENCODERS, Inputs, network, rows
+from test_late import network as late_network
+from test_late import rows_of, texts
+from torch.utils._python_dispatch import TorchDispatchMode
+from transformers import AutoConfig, AutoModel
+
+import blendkit as library
+from blendkit.errors import BlendkitError, BlendkitWarning, UsageError
+from blendkit.models import attention_forms, encoder_reader
+from blendkit.models.attention_forms import Attending, Choice, Machine, Needs, attending, choose, compiler_fault, has_triton
+from blendkit.models.encoder_reader import EncoderReader
+from blendkit.models.fast import attention, forms, scorer, varlen
+from blendkit.models.fast import rows as in_rows
+from blendkit.models.fast.packing import pack
+from blendkit.models.fast.scorer import PairScorer
+
+A100 = Machine("cuda", (8, 0), triton=True)
+DEBERTA, BERT = Needs(64, "bfloat16", relative=True), Needs(64, "bfloat16")
+MPNET, MODERNBERT = Needs(64, "bfloat16", bias=True), Needs(64, "bfloat16", windows=True)
+
+
+def made(name: str, form: str) -> PairScorer:
+    model = network(name)
+    with attending(form):
+        return PairScorer(model, Inputs(model.config), CPU, torch.float32)
+
+
+@pytest.mark.parametrize("name", ENCODERS)
+def test_rows_and_variable_lengths_are_the_plain_forward_pass(name, monkeypatch):
+    model = network(name)
+    plain = PairScorer(model, Inputs(model.config), CPU, torch.float32, packed=False)(rows())
+    batched = made(name, "batched")
+    torch.testing.assert_close(batched(rows()), plain, atol=1e-5, rtol=0)
+    assert isinstance(batched.encoder.attention, in_rows.Batched)
+    # One input at a time, as where the scores of several have no room.
+    monkeypatch.setattr(in_rows, "CELLS", 1)
+    torch.testing.assert_close(batched(rows()), plain, atol=1e-5, rtol=0)
+    if name.startswith("deberta") or name.startswith("mpnet") or name == "modernbert" or name.endswith("segments"):
+        what = "relative scores" if "deberta" in name else "layers that see a window" if name == "modernbert" else "numbers that are added to scores"
+        with pytest.raises(UsageError, match=f"^--attention varlen: .*{what}.*; try --attention per-input$"):
+            made(name, "varlen")
+    else:
+        torch.testing.assert_close(made(name, "varlen")(rows()), plain, atol=1e-5, rtol=0)
+
+
+def test_windows_go_into_the_kernel_of_variable_lengths(monkeypatch):
+    def varlen_attn(q, k, v, cu_q, cu_k, max_q, max_k, *, scale=None, window_size=(-1, -1)):
+        """What torch's own does on a GPU, written out."""
+        assert cu_q.dtype == torch.int32 and int(cu_q[-1]) == len(q) and max_q == int(cu_q.diff().max()) and torch.equal(cu_q, cu_k)
+        owner = torch.repeat_interleave(torch.arange(len(cu_q) - 1), cu_q.diff().long())
+        near = torch.arange(len(q))[:, None] - torch.arange(len(q))
+        allowed = (owner[:, None] == owner) & ((near.abs() <= window_size[0]) | (window_size[0] < 0))
+        scores = torch.einsum("qhd,khd->hqk", q, k) * scale
+        return torch.einsum("hqk,khd->qhd", scores.masked_fill(~allowed, float("-inf")).softmax(-1), v)
+
+    monkeypatch.setattr(varlen, "varlen_kernel", lambda *what: varlen_attn)
+    monkeypatch.setattr(attention_forms, "has_varlen_kernel", lambda *what: True)
+    for name in ("modernbert", "bert"):
+        model = network(name)
+        plain = PairScorer(model, Inputs(model.config), CPU, torch.float32, packed=False)(rows())
+        torch.testing.assert_close(made(name, "varlen")(rows()), plain, atol=1e-5, rtol=0)
+
+
+@pytest.mark.parametrize("form", ["batched", "varlen", "flex"])
+@pytest.mark.filterwarnings("ignore")
+def test_a_late_paired_ranker_attends_in_every_form(form):
+    name = "bert-segments" if form == "varlen" else "deberta-v3"
+    model = late_network(name, 1)
+    source, *candidates = texts(17, 3, 41, 90)
+    inputs = Inputs(model.config)
+    inputs.candidate_ids = (5, 6)
+    exact = PairScorer(model, inputs, CPU, torch.float32, packed=False)(found_rows := rows_of(inputs, source, candidates))
+    with attending(form) as how:
+        late = PairScorer(model, inputs, CPU, torch.float32)
+    torch.testing.assert_close(late(found_rows), exact, atol=1e-5, rtol=0)
+    assert how.described() == {"attention": form}
+
+
+@pytest.mark.parametrize(
+    ("machine", "needs", "form", "why"),
+    [
+        (Machine("cpu"), DEBERTA, "per-input", ""),
+        (A100, DEBERTA, "flex", ""),
+        (A100, MODERNBERT, "flex", ""),
+        (Machine("cuda", (8, 0)), DEBERTA, "batched", "no flex: Triton is not installed; no varlen: .* relative scores"),
+        (Machine("cuda", (8, 0)), BERT, "varlen", "no flex: Triton is not installed"),
+        (Machine("cuda", (8, 0)), MPNET, "batched", "no varlen: .* added to scores"),
+        (Machine("cuda", (9, 0), triton=True, compiler="no C compiler here"), BERT, "varlen", "no flex: no C compiler here"),
+        (Machine("cuda", (6, 1), triton=True), Needs(64, "float16"), "varlen", "capability 7.0, and the card has 6.1"),
+        (Machine("cuda", (7, 5), triton=True), DEBERTA, "batched", "bfloat16 needs compute capability 8.0 there, and the card has 7.5"),
+        (Machine("cuda", (7, 5), triton=True), Needs(64, "float16", relative=True), "flex", ""),
+        (Machine("cuda", (7, 5)), Needs(64, "float16", windows=True), "batched", "no varlen: layers that see a window"),
+        (A100, Needs(8, "bfloat16"), "varlen", "heads of 16 numbers, and the encoder's have 8"),
+        (Machine("cuda", (9, 4), rocm=True, triton=True), BERT, "batched", "not been tried on ROCm"),
+        (Machine("mps"), BERT, "batched", "the device is mps"),
+    ],
+)
+def test_each_machine_gets_a_form_that_runs_there(machine, needs, form, why):
+    found = choose("auto", machine, needs)
+    assert found.form == form and attention_forms.obstacle(form, machine, needs) == ""
+    assert bool(found.why) == bool(why)
+    assert re.search(why, found.why)
+    for plain in ("batched", "per-input"):
+        assert choose(plain, machine, needs) == Choice(plain)
+
+
+def test_a_form_that_was_asked_for_and_cannot_run_is_one_line():
+    with pytest.raises(UsageError) as found:
+        choose("flex", Machine("cuda", (8, 0)), DEBERTA)
+    assert str(found.value) == "--attention flex: Triton is not installed; try --attention batched" and found.value.exit_code == 2
+    with pytest.raises(UsageError, match="^--attention varlen: .* the device is mps"):
+        choose("varlen", Machine("mps"), BERT)
+
+
+def test_what_flex_needs_is_looked_for(monkeypatch, tmp_path):
+    monkeypatch.setitem(sys.modules, "triton", None)
+    assert not has_triton()
+    find = compiler_fault.__wrapped__
+    monkeypatch.setenv("PATH", str(tmp_path))
+    monkeypatch.delenv("CC", raising=False)
+    assert find().startswith("no C compiler (gcc, clang, or the one that CC names)")
+    broken = tmp_path / "cc"
+    broken.write_text("#!/bin/sh\necho 'fatal error: Python.h: No such file' >&2\nexit 1\n")
+    broken.chmod(0o755)
+    assert "cannot read Python.h, which Triton needs (fatal error: Python.h: No such file)" in find()
+    broken.write_text("#!/bin/sh\nexit 0\n")
+    assert find() == ""
+    monkeypatch.setenv("CC", str(tmp_path / "none"))
+    assert "none does not run (FileNotFoundError)" in find()
+
+
+RECORD = {"id": "1", "instruction": "Say it.", "candidates": [{"model": str(n), "text": text} for n, text in enumerate(("a cat", "the dog sat there", "no"))]}
+
+
+def test_without_triton_pair_says_what_it_takes_instead(called, tmp_path, tiny_ranker, monkeypatch):
+    manifest = tmp_path / "manifest.json"
+    flags = ("pair", "--model", tiny_ranker, "--device", "cpu", "--dtype", "float32", "--manifest", manifest)
+
+    def run(*more):
+        code, out, err = called(*flags, *more, stdin=lines([RECORD]))
+        return code, out, err, json.loads(manifest.read_text())["attention"] if code == 0 else None
+
+    code, expected, err, form = run()
+    assert (code, err, form) == (0, "", "per-input")
+    # The same code path as on a GPU, where only the numbers are a CPU's.
+    monkeypatch.setattr(Machine, "of", classmethod(lambda cls, device: cls("cuda", (8, 0), triton=has_triton())))
+    monkeypatch.setitem(sys.modules, "triton", None)
+    code, out, err, form = run()
+    assert (code, err, form) == (0, "blendkit pair: attention: varlen (no flex: Triton is not installed)\n", "varlen")
+    for mine, theirs in zip(*(parsed(text)[0]["comparisons"]["pairrm"]["pairs"] for text in (out, expected)), strict=True):
+        assert mine == pytest.approx(theirs, abs=1e-5)
+    assert run("--attention", "per-input")[2:] == ("blendkit pair: attention: per-input\n", "per-input")
+    assert run("--attention", "flex") == (2, "", "blendkit pair: --attention flex: Triton is not installed; try --attention varlen\n", None)
+    code, out, err, _ = run("--attention", "quick")
+    assert (code, out) == (2, "") and err.endswith("--attention quick: expected auto, flex, varlen, batched or per-input\n")
+
+
+def test_score_takes_a_form_too_and_says_where_there_is_nothing_to_choose():
+    record = {**RECORD, "output": "a cat sat"}
+    scores = []
+    for form in ("auto", "batched", "varlen"):
+        (done,) = library.score([record], ["bertscore", "cosine"], device="cpu", attention=form)
+        scores.append([value for candidate in done["candidates"] for value in candidate["scores"].values()])
+    assert scores[1] == pytest.approx(scores[0], abs=1e-5) and scores[2] == pytest.approx(scores[0], abs=1e-5)
+    with pytest.raises(UsageError, match="^--attention batched: nothing here is computed by a packed encoder"):
+        list(library.score([record], ["bleu"], attention="batched"))
+
+
+def test_an_encoder_that_two_share_is_told_for_both():
+    from blendkit.scorers import make_scorer
+
+    with attending("batched") as one:
+        first = make_scorer("bertscore", device="cpu")
+    with attending("batched") as other:
+        second = make_scorer("bertscore-recall", device="cpu")
+    with attending() as third:
+        apart = make_scorer("bertscore", device="cpu")
+    assert first.encoder is second.encoder and first.encoder is not apart.encoder
+    assert one.described() == other.described() == {"attention": "batched"} and third.described() == {"attention": "per-input"}
+
+
+def test_what_does_not_compile_is_told_and_another_form_goes_on(monkeypatch):
+    def broken(device):
+        def compiled(*given, **named):
+            raise RuntimeError("BackendCompilerFailed: fatal error\nand more of it")
+
+        return compiled
+
+    exact = made("bert", "auto")(rows())
+    monkeypatch.setattr(attention, "_flex", broken)
+    monkeypatch.setattr(attention_forms, "LEAST_HEAD", 1)
+    monkeypatch.setattr(Machine, "of", classmethod(lambda cls, device: A100))
+    with attending() as how:
+        found = PairScorer(network("bert"), Inputs(network("bert").config), CPU, torch.float32)
+    assert how.lines() == ["attention: flex"]
+    monkeypatch.setattr(Machine, "of", classmethod(lambda cls, device: Machine("cuda", (7, 5), triton=True)))
+    with pytest.warns(BlendkitWarning, match=r"^attention: varlen from here on, as torch cannot compile flex here \(RuntimeError: BackendCompilerFailed: fatal"):
+        torch.testing.assert_close(found(rows()), exact, atol=1e-5, rtol=0)
+    assert how.described() == {"attention": "varlen"} and how.chosen[0][1].why.startswith("flex does not compile: ")
+    asked = made("bert", "flex")
+    with pytest.raises(UsageError, match="^--attention flex: torch cannot compile it here"):
+        asked(rows())
+    # What another form would meet as well is no reason to take one.
+    monkeypatch.setattr(attention, "_flex", lambda device: lambda *given, **named: (_ for _ in ()).throw(RuntimeError("CUDA out of memory")))
+    with pytest.raises(RuntimeError, match="out of memory"):
+        made("bert", "flex")(rows())
+
+
+class Wrong(forms.PerInput):
+    """Attention that reads each input as if its last token were not there."""
+
+    def __call__(self, qkv, batch, relative, window):
+        return super().__call__(qkv, batch, relative, window).roll(1, 0)
+
+
+@pytest.mark.parametrize("name", ["deberta-v3", "modernbert", "late"])
+def test_a_wrong_first_batch_stops_the_run_with_both_numbers(name, monkeypatch):
+    monkeypatch.setattr(scorer, "wanted", lambda device: attention_forms.current().self_check)
+    if name == "late":
+        model = late_network("bert-segments", 2)
+        inputs = Inputs(model.config)
+        inputs.candidate_ids = (5, 6)
+        source, *candidates = texts(17, 3, 41, 90)
+        batch = rows_of(inputs, source, candidates)
+    else:
+        model = network(name)
+        torch.nn.init.normal_(model.head_layer[4].weight)
+        inputs, batch = Inputs(model.config), rows()
+
+    def of(self_check=True, attention=None):
+        with attending(self_check=self_check):
+            found = PairScorer(model, inputs, CPU, torch.float32)
+        if attention is not None:
+            encoder = found.encoder or found.late.encoder
+            encoder.attention = attention(encoder.buckets, encoder.candidate_bias, encoder.shared)
+            if found.late:
+                found.late.attention = encoder.attention
+        return found
+
+    right = of()
+    right(batch)
+    assert right.plain is None  # it was looked at, and is not kept
+    with pytest.raises(BlendkitError) as error:
+        of(attention=Wrong)(batch)
+    said = r"the first batch does not prove itself: a logit is -?[\d.e-]+ with per-input attention in float32 on cpu, and -?[\d.e-]+ by the plain form"
+    assert error.value.exit_code == 1 and error.match(said) and "\n" not in str(error.value) and "--no-self-check" in str(error.value)
+    of(self_check=False, attention=Wrong)(batch)
+
+
+@pytest.mark.parametrize("name", ["bert", "mpnet", "deberta-own-projections"])
+def test_states_prove_themselves_as_well(name, monkeypatch):
+    monkeypatch.setattr(encoder_reader, "wanted", lambda device: attention_forms.current().self_check)
+    torch.manual_seed(0)
+    kind, shape = ENCODERS[name]
+    encoder = AutoModel.from_config(AutoConfig.for_model(kind, **shape)).eval()
+    ids = [[7, 8, 9], [9] * 70, list(range(6, 40))]
+
+    def reader(places_only, self_check=True, attention=None):
+        with attending(self_check=self_check):
+            found = EncoderReader(encoder, 0, CPU, torch.float32, places_only=places_only)
+        if attention:
+            found.packed.attention = attention(found.packed.buckets, 0.0, found.packed.shared)
+        return found
+
+    for places_only in (True, False):
+        right, wrong, unheld = (reader(places_only, *more) for more in ((), (True, Wrong), (False, Wrong)))
+        for one in (right, wrong, unheld):
+            one.read = (lambda one=one: one.at(ids, [[0], [69], [3]], [[0] * 3, [0] * 70, [0] * 34])) if places_only else lambda one=one: one.states(ids)
+        right.read()
+        right.read()
+        unheld.read()
+        assert right.plain is None and unheld.plain is None
+        with pytest.raises(BlendkitError, match=r"a state is .* an input's states differ by [\d.]+% of their length and may by 0.1%"):
+            wrong.read()
+
+
+def test_what_was_there_stays_where_it_is_for_the_plain_form():
+    from blendkit.models.fast.linear import keeping_gradients, moved
+
+    module = torch.nn.Linear(2, 2)
+    assert moved(module, CPU, torch.float32) is module
+    there = moved(module, torch.device("meta"), torch.bfloat16)
+    assert there.weight.is_meta and there.weight.dtype == torch.bfloat16 and not module.weight.is_meta
+    with keeping_gradients():
+        assert moved(module, CPU, torch.float64) is module
+
+
+class Seen(TorchDispatchMode):
+    """Names of operations, with a mark on those that read a mask, and the size of the largest tensor made."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.names: list[str] = []
+        self.largest = 0
+
+    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+        found = function(*args, **(kwargs or {}))
+        masks = any(isinstance(one, torch.Tensor) and one.dtype == torch.bool for one in args[1] or ()) if "index" in str(function) and isinstance(args[1], list) else False
+        self.names.append(f"{function}{' by a mask' if masks else ''}")
+        if isinstance(found, torch.Tensor) and not function.is_view:
+            self.largest = max(self.largest, found.numel())
+        return found
+
+
+# What waits for the device: a number or a shape that the host must know.
+WAITS = ("_local_scalar_dense", "item", "nonzero", "masked_select", "unique", "equal.default", "is_nonzero", "repeat_interleave.Tensor", "by a mask")
+
+
+@pytest.mark.parametrize("form", ["flex", "batched", "per-input", "varlen"])
+def test_the_layers_never_wait_for_the_device(form, monkeypatch):
+    # The kernels are torch's own affair, and on a CPU they are others.
+    monkeypatch.setattr(attention, "_flex", lambda device: lambda q, k, v, **named: q)
+    monkeypatch.setattr(varlen, "varlen_kernel", lambda *what: lambda q, *others, **named: q)
+    monkeypatch.setattr(attention_forms, "has_varlen_kernel", lambda *what: True)
+    for name in ("bert", "modernbert") if form == "varlen" else ("deberta-v3", "mpnet-segments", "modernbert", "bert-segments"):
+        found = made(name, form)
+        batch = found.inputs.pack(rows())
+        with torch.inference_mode(), Seen() as seen:
+            found.encoder(batch)
+        assert len(seen.names) > 50 and [one for one in seen.names if any(word in one for word in WAITS)] == []
+
+
+def test_the_wait_would_be_seen():
+    with Seen() as seen:
+        torch.ones(3)[torch.ones(3, dtype=torch.bool)].sum().item()
+    assert sum(any(word in one for word in WAITS) for one in seen.names) >= 2
+
+
+def test_tables_of_relative_scores_have_a_bound(monkeypatch):
+    """[h, T, rows met], a part of the heads at a time: never more than the bound and what the packed states themselves take."""
+    found = made("deberta-v3", "flex")
+    encoder, calls = found.encoder, []
+    assert encoder.buckets.span == 16
+    monkeypatch.setattr(attention, "_flex", lambda device: lambda q, k, v, **named: calls.append(q.shape[1]) or q)
+    # 512 buckets, as in DeBERTa-v3; short inputs meet a part of them.
+    from blendkit.models.fast.relative import Buckets, Relative
+
+    heads, size, tokens = 4, 12, 4096
+    buckets = Buckets(256, 256, 512, CPU)
+    assert buckets.met(512) == (0, 512) and buckets.met(100) == (128, 384) and buckets.met(30) == (192, 320)
+    form = attention.Flex(buckets, 0.0)
+    table = torch.randn(heads, 512, size)
+    qkv = torch.randn(tokens, 3, heads, size)
+    for length, bound, parts in ((512, 1 << 22, [2, 2]), (512, 1 << 26, [4]), (30, 1 << 22, [4]), (512, 1, [1, 1, 1, 1])):
+        monkeypatch.setattr(attention, "TABLE", bound)
+        calls.clear()
+        batch = pack([[7] * length] * (tokens // length) + [[7] * (tokens % length)] * bool(tokens % length))
+        with torch.inference_mode(), Seen() as seen:
+            form(qkv, batch, Relative(table, table), None)
+        width = 128 if length == 30 else 512
+        assert calls == parts and seen.largest <= max(bound, tokens * width, qkv.numel()) and len(batch.ids) == tokens
+    monkeypatch.undo()
+    # Short inputs, whose table is cut, and parts of the heads give the same numbers.
+    monkeypatch.setattr(attention, "TABLE", 1)
+    exact = made("deberta-v3", "per-input")(rows())
+    torch.testing.assert_close(made("deberta-v3", "flex")(rows()), exact, atol=1e-5, rtol=0)
+
+
+def test_inputs_share_rows_with_their_like():
+    groups = list(in_rows._groups([10, 100, 90, 11, 79, 100, 3], 2))
+    assert [[[10, 100, 90, 11, 79, 100, 3][one] for one in group] for group in groups] == [[100, 100, 90], [79], [11, 10], [3]]
+    many = list(in_rows._groups([1000] * 100, 16))
+    assert all(len(group) * 16 * 1000**2 <= in_rows.CELLS for group in many) and sum(map(len, many)) == 100
+    assert list(in_rows._groups([9000, 9000], 16)) == [[0], [1]]
+
+
+def test_nothing_is_told_of_a_cpu_that_was_not_asked():
+    assert Attending(chosen=[("cpu", Choice("per-input"))]).lines() == []
+    assert Attending(chosen=[("cuda", Choice("flex")), ("cuda", Choice("flex"))]).lines() == ["attention: flex"]
