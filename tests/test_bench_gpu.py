@@ -28,10 +28,11 @@ def test_every_step_runs_at_a_tiny_shape_and_all_is_written(tmp_path):
     done = bench("--tiny", "-o", file)
     assert done.returncode == 0, done.stderr
     found, table = json.loads(file.read_text()), file.with_suffix(".md").read_text()
-    assert [step["error"] for step in found["steps"]] == [None] * 11 and found["left_out"] == []
+    assert [step["error"] for step in found["steps"]] == [None] * 13 and found["left_out"] == []
     rows = {section: [row for row in found["rows"] if row["section"] == section] for section in ("checks", "pair", "score", "generate", "fuse")}
     compared = [(row["form"], row["late"], row["dtype"]) for row in rows["checks"][:-1]]
-    assert compared == [(form, late, dtype) for form in ("flex", "per-input", "plain") for dtype in ("bfloat16", "float32") for late in (None, 1, 2)]
+    forms = ("flex", "batched", "varlen", "per-input", "plain")
+    assert compared == [(form, late, dtype) for form in forms for dtype in ("bfloat16", "float32") for late in (None, 1, 2)]
     assert all(row["ok"] and 0 <= row["difference"] <= row["bound"] and row["largest_logit"] > 0.1 for row in rows["checks"][:-1])
     assert rows["checks"][-1]["form"] == "pytest -m gpu" and rows["checks"][-1]["failed"] == 0
     variants = [(row["variant"], row["batch_size"]) for row in rows["pair"]]
@@ -43,7 +44,7 @@ def test_every_step_runs_at_a_tiny_shape_and_all_is_written(tmp_path):
     assert all(row["package_per_s"] > 0 and row["ours_per_s"] > 0 and row["difference"] < 0.2 for row in rows["score"])
     assert all(row["plain_per_s"] > 0 and row["ours_per_s"] > 0 for row in rows["generate"] + rows["fuse"]) and rows["generate"] and rows["fuse"]
     assert table == done.stdout.removesuffix("\n") and found["machine"]["torch"] in table and found["machine"]["date"] in table
-    for words in ("19 of 19 hold", "plain, batches of 4", "late, 1 paired", "bartscore-precision", "`generate`", "`fuse`"):
+    for words in ("31 of 31 hold", "plain, batches of 4", "late, 1 paired", "bartscore-precision", "`generate`", "`fuse`"):
         assert words in table
 
 
@@ -51,8 +52,8 @@ def test_what_no_longer_fits_is_left_out_and_named(tmp_path):
     done = bench("--tiny", "--minutes", "0.001", "-o", tmp_path / "found.json")
     assert done.returncode == 0, done.stderr
     found, table = json.loads((tmp_path / "found.json").read_text()), (tmp_path / "found.md").read_text()
-    assert found["rows"] == [] and len(found["left_out"]) == 11
-    assert "Left out, as the time was up: checks: flex, checks: per-input" in table and "fuse: GenFuser." in table
+    assert found["rows"] == [] and len(found["left_out"]) == 13
+    assert "Left out, as the time was up: checks: flex, checks: batched, checks: varlen" in table and "fuse: GenFuser." in table
 
 
 def test_what_a_step_finds_is_on_disk_at_once_and_a_check_that_fails_shows(tmp_path):

@@ -6,10 +6,9 @@ import pytest
 from conftest import examples
 
 import blendkit as library
+from blendkit.models.attention_forms import BOUNDS
 
 pytestmark = pytest.mark.gpu
-# As tests/benchmarks/checks.py has them.
-BOUNDS = {"float32": 1e-3, "bfloat16": 0.1}
 
 
 @pytest.fixture(autouse=True)
@@ -42,9 +41,38 @@ def test_a_late_paired_rankers_logits_on_the_gpu_are_those_of_the_cpu(tmp_path, 
     same_on_both(str(tmp_path), "float32")
 
 
-def same_on_both(model: str, dtype: str) -> None:
+@pytest.mark.parametrize("form", ["flex", "batched", "per-input"])
+def test_each_form_gives_the_same_logits(form):
+    same_on_both("embedded", "float32", form)
+
+
+@pytest.mark.parametrize("dtype", BOUNDS)
+def test_states_of_an_encoder_that_adds_nothing_to_scores_go_through_every_form(dtype):
+    def scores(**how):
+        (record,) = library.score(examples(1), ["bertscore"], **how)
+        return [candidate["scores"]["bertscore"] for candidate in record["candidates"]]
+
+    expected = scores(device="cpu", dtype="float32")
+    for form in ("flex", "varlen", "batched"):
+        # Each has its first batch compared, too.
+        assert scores(device="cuda", dtype=dtype, attention=form) == pytest.approx(expected, abs=BOUNDS[dtype]), form
+
+
+def test_a_first_batch_that_is_wrong_stops_the_run(monkeypatch):
+    from blendkit.errors import BlendkitError
+    from blendkit.models.fast.rows import Batched
+
+    inner = Batched.__call__
+    monkeypatch.setattr(Batched, "__call__", lambda *given: inner(*given).roll(1, 0))
+    with pytest.raises(BlendkitError, match="the first batch does not prove itself: a logit is .* with batched attention in float32 on cuda"):
+        list(library.pair(examples(1), device="cuda", dtype="float32", attention="batched"))
+    list(library.pair(examples(1), device="cuda", dtype="float32", attention="batched", self_check=False))
+
+
+def same_on_both(model: str, dtype: str, form: str = "auto") -> None:
     """Logits of `dtype` on the GPU against those of float32 on the CPU."""
-    expected, found = (list(library.pair(examples(3), model, device=device, dtype=kind)) for device, kind in (("cpu", "float32"), ("cuda", dtype)))
+    both = (("cpu", "float32", "auto"), ("cuda", dtype, form))
+    expected, found = (list(library.pair(examples(3), model, device=device, dtype=kind, attention=how)) for device, kind, how in both)
     pairs = [[record["comparisons"]["pairrm"]["pairs"] for record in records] for records in (expected, found)]
     assert [[pair[:2] for pair in record] for record in pairs[0]] == [[pair[:2] for pair in record] for record in pairs[1]]
     logits = [[logit for record in side for *_, logit in record] for side in pairs]

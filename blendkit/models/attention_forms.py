@@ -30,6 +30,9 @@ LEAST_HEAD = 16
 # From here on cards multiply in bfloat16, and FlashAttention runs.
 AMPERE = (8, 0)
 VOLTA = (7, 0)
+# By how much a number may differ from the plain form's in float32: logits by this much, or by this share of the largest where that is above 1;
+# the states of an input by this share of their length. docs/performance.md names these bounds; checks and tests take them from here.
+BOUNDS = {"float32": 1e-3, "float16": 0.05, "bfloat16": 0.1}
 
 
 @dataclass(frozen=True)
@@ -66,7 +69,7 @@ class Needs:
 
 
 @dataclass
-class Choice:
+class Chosen:
     """The form, and what was in the way of one that would have been taken before it."""
 
     form: str
@@ -113,7 +116,7 @@ def _of_varlen(machine: Machine, needs: Needs) -> str:
     return ""
 
 
-def choose(asked: str, machine: Machine, needs: Needs, *without: str) -> Choice:
+def choose(asked: str, machine: Machine, needs: Needs, *without: str) -> Chosen:
     """The form that was asked for, or, for `auto`, the quickest that runs, other than those of `without`.
 
     Raises:
@@ -122,9 +125,9 @@ def choose(asked: str, machine: Machine, needs: Needs, *without: str) -> Choice:
     if asked != "auto":
         if fault := obstacle(asked, machine, needs):
             raise UsageError(f"--attention {asked}: {fault}; try --attention {choose('auto', machine, needs).form}")
-        return Choice(asked)
+        return Chosen(asked)
     if machine.kind == "cpu":
-        return Choice("per-input")
+        return Chosen("per-input")
     found: list[str] = []
     # What nobody has tried on ROCm and MPS is not taken there unasked.
     first = ("flex", "varlen") if machine.kind == "cuda" and not machine.rocm else ("flex",)
@@ -133,9 +136,9 @@ def choose(asked: str, machine: Machine, needs: Needs, *without: str) -> Choice:
             continue
         fault = obstacle(form, machine, needs)
         if not fault:
-            return Choice(form, "; ".join(found))
+            return Chosen(form, "; ".join(found))
         found.append(f"no {form}: {fault}")
-    return Choice("batched", "; ".join(found))
+    return Chosen("batched", "; ".join(found))
 
 
 def has_triton() -> bool:
@@ -183,9 +186,9 @@ class Attending:
 
     asked: str = "auto"
     self_check: bool = True
-    chosen: list[tuple[str, Choice]] = field(default_factory=list)
+    chosen: list[tuple[str, Chosen]] = field(default_factory=list)
 
-    def take(self, device: torch.device, needs: Needs) -> Choice:
+    def take(self, device: torch.device, needs: Needs) -> Chosen:
         """The choice for one more encoder. Raises as `choose` does."""
         machine = Machine.of(device)
         choice = choose(self.asked, machine, needs)

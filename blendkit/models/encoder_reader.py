@@ -61,12 +61,11 @@ class EncoderReader:
         states = self._padded(rows, types)
         return states[torch.arange(len(rows), device=self.device)[:, None], torch.tensor(places, device=self.device)]
 
-    def _prove(
-        self, packed: PackedEncoder, found: list[Tensor], rows: Sequence[Ids], places: Sequence[Sequence[int]], types: Sequence[Ids] | None
-    ) -> None:
+    def _prove(self, packed: PackedEncoder, found: list[Tensor], rows: Sequence[Ids], places: Sequence[Sequence[int]], types: Sequence[Ids] | None) -> None:
         """Holds what was found for some of the rows, at places of each, to what transformers has for them in float32."""
         # A copy, as heads may share modules with the encoder.
-        encoder, self.plain = deepcopy(self.plain).to(self.device, torch.float32).eval(), None
+        encoder: Any = deepcopy(self.plain)
+        encoder, self.plain = encoder.to(self.device, torch.float32).eval(), None
         if "token_type_ids" not in inspect.signature(encoder.forward).parameters:
             types = None
         expected = []

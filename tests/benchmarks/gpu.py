@@ -60,11 +60,12 @@ def steps(tiny: bool) -> list[Step]:
     where = ("--device", "cpu" if tiny else "cuda")
 
     def check(form: str, needs: float, limit: float, *families: str) -> Step:
-        words = ("--families", *families) if not tiny else ("--tiny",)
+        words = ("--families", *families) if not tiny else ("--tiny", "--families", families[0])
         return step("checks", form, needs, limit, "checks", form, *where, *words)
 
     families = ("deberta-v2", "embedded")
-    found = [check("flex", 40, 120, *families), check("per-input", 10, 40, *families), check("plain", 10, 40, *families)]
+    found = [check("flex", 40, 120, *families), check("batched", 10, 40, *families), check("varlen", 10, 40, "bert")]
+    found += [check("per-input", 10, 40, *families), check("plain", 10, 40, *families)]
     found.append(step("checks", "pytest -m gpu", 30, 90, "checks", "tests"))
     shapes = {"tiny": (1, 4, (2, 4))} if tiny else {shape: (records, 110, (8, 32, 128, 256, 512, 1024)) for shape, records in RECORDS.items()}
 
@@ -95,7 +96,8 @@ def steps(tiny: bool) -> list[Step]:
     found.append(step("fuse", "GenFuser", 30, 75, "fuse", *fuse, *where))
     if not tiny:
         found += [pair(shape, "ours:float16", 15, 45) for shape in shapes]
-        others = [check(form, needs, limit, "modernbert", "mpnet") for form, needs, limit in (("flex", 30, 90), ("per-input", 10, 40))]
+        others = [check(form, needs, limit, "modernbert", "mpnet") for form, needs, limit in (("flex", 30, 90), ("batched", 10, 40), ("per-input", 10, 40))]
+        others.append(check("varlen", 10, 40, "modernbert", "mpnet"))
         found += [replace(other, name=f"{other.name}, ModernBERT and MPNet") for other in others]
         found += [pair(shape, "late2:bfloat16", 15, 45) for shape in shapes]
         found += [scorer("bertscore", "float32"), scorer("bartscore", "float32")]

@@ -18,7 +18,7 @@ from transformers import AutoConfig, AutoModel
 import blendkit as library
 from blendkit.errors import BlendkitError, BlendkitWarning, UsageError
 from blendkit.models import attention_forms, encoder_reader
-from blendkit.models.attention_forms import Attending, Choice, Machine, Needs, attending, choose, compiler_fault, has_triton
+from blendkit.models.attention_forms import Attending, Chosen, Machine, Needs, attending, choose, compiler_fault, has_triton
 from blendkit.models.encoder_reader import EncoderReader
 from blendkit.models.fast import attention, forms, scorer, varlen
 from blendkit.models.fast import rows as in_rows
@@ -46,7 +46,7 @@ def test_rows_and_variable_lengths_are_the_plain_forward_pass(name, monkeypatch)
     # One input at a time, as where the scores of several have no room.
     monkeypatch.setattr(in_rows, "CELLS", 1)
     torch.testing.assert_close(batched(rows()), plain, atol=1e-5, rtol=0)
-    if name.startswith("deberta") or name.startswith("mpnet") or name == "modernbert" or name.endswith("segments"):
+    if name.startswith(("deberta", "mpnet")) or name == "modernbert" or name.endswith("segments"):
         what = "relative scores" if "deberta" in name else "layers that see a window" if name == "modernbert" else "numbers that are added to scores"
         with pytest.raises(UsageError, match=f"^--attention varlen: .*{what}.*; try --attention per-input$"):
             made(name, "varlen")
@@ -112,14 +112,14 @@ def test_each_machine_gets_a_form_that_runs_there(machine, needs, form, why):
     assert bool(found.why) == bool(why)
     assert re.search(why, found.why)
     for plain in ("batched", "per-input"):
-        assert choose(plain, machine, needs) == Choice(plain)
+        assert choose(plain, machine, needs) == Chosen(plain)
 
 
 def test_a_form_that_was_asked_for_and_cannot_run_is_one_line():
     with pytest.raises(UsageError) as found:
         choose("flex", Machine("cuda", (8, 0)), DEBERTA)
     assert str(found.value) == "--attention flex: Triton is not installed; try --attention batched" and found.value.exit_code == 2
-    with pytest.raises(UsageError, match="^--attention varlen: .* the device is mps"):
+    with pytest.raises(UsageError, match=r"^--attention varlen: .* the device is mps"):
         choose("varlen", Machine("mps"), BERT)
 
 
@@ -173,7 +173,7 @@ def test_score_takes_a_form_too_and_says_where_there_is_nothing_to_choose():
         (done,) = library.score([record], ["bertscore", "cosine"], device="cpu", attention=form)
         scores.append([value for candidate in done["candidates"] for value in candidate["scores"].values()])
     assert scores[1] == pytest.approx(scores[0], abs=1e-5) and scores[2] == pytest.approx(scores[0], abs=1e-5)
-    with pytest.raises(UsageError, match="^--attention batched: nothing here is computed by a packed encoder"):
+    with pytest.raises(UsageError, match=r"^--attention batched: nothing here is computed by a packed encoder"):
         list(library.score([record], ["bleu"], attention="batched"))
 
 
@@ -205,11 +205,13 @@ def test_what_does_not_compile_is_told_and_another_form_goes_on(monkeypatch):
         found = PairScorer(network("bert"), Inputs(network("bert").config), CPU, torch.float32)
     assert how.lines() == ["attention: flex"]
     monkeypatch.setattr(Machine, "of", classmethod(lambda cls, device: Machine("cuda", (7, 5), triton=True)))
-    with pytest.warns(BlendkitWarning, match=r"^attention: varlen from here on, as torch cannot compile flex here \(RuntimeError: BackendCompilerFailed: fatal"):
+    with pytest.warns(
+        BlendkitWarning, match=r"^attention: varlen from here on, as torch cannot compile flex here \(RuntimeError: BackendCompilerFailed: fatal"
+    ):
         torch.testing.assert_close(found(rows()), exact, atol=1e-5, rtol=0)
     assert how.described() == {"attention": "varlen"} and how.chosen[0][1].why.startswith("flex does not compile: ")
     asked = made("bert", "flex")
-    with pytest.raises(UsageError, match="^--attention flex: torch cannot compile it here"):
+    with pytest.raises(UsageError, match=r"^--attention flex: torch cannot compile it here"):
         asked(rows())
     # What another form would meet as well is no reason to take one.
     monkeypatch.setattr(attention, "_flex", lambda device: lambda *given, **named: (_ for _ in ()).throw(RuntimeError("CUDA out of memory")))
@@ -306,7 +308,11 @@ class Seen(TorchDispatchMode):
 
     def __torch_dispatch__(self, function, types, args=(), kwargs=None):
         found = function(*args, **(kwargs or {}))
-        masks = any(isinstance(one, torch.Tensor) and one.dtype == torch.bool for one in args[1] or ()) if "index" in str(function) and isinstance(args[1], list) else False
+        masks = (
+            any(isinstance(one, torch.Tensor) and one.dtype == torch.bool for one in args[1] or ())
+            if "index" in str(function) and isinstance(args[1], list)
+            else False
+        )
         self.names.append(f"{function}{' by a mask' if masks else ''}")
         if isinstance(found, torch.Tensor) and not function.is_view:
             self.largest = max(self.largest, found.numel())
@@ -376,5 +382,5 @@ def test_inputs_share_rows_with_their_like():
 
 
 def test_nothing_is_told_of_a_cpu_that_was_not_asked():
-    assert Attending(chosen=[("cpu", Choice("per-input"))]).lines() == []
-    assert Attending(chosen=[("cuda", Choice("flex")), ("cuda", Choice("flex"))]).lines() == ["attention: flex"]
+    assert Attending(chosen=[("cpu", Chosen("per-input"))]).lines() == []
+    assert Attending(chosen=[("cuda", Chosen("flex")), ("cuda", Chosen("flex"))]).lines() == ["attention: flex"]

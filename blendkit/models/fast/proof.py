@@ -9,11 +9,7 @@ import torch
 from torch import Tensor
 
 from blendkit.errors import BlendkitError
-from blendkit.models.attention_forms import Choice, current
-
-# By how much a number may differ from the plain form's in float32: logits by this much, or by this share of the largest where that is above 1;
-# the states of an input by this share of their length. docs/performance.md names these bounds; checks and tests take them from here.
-BOUNDS = {"float32": 1e-3, "float16": 0.05, "bfloat16": 0.1}
+from blendkit.models.attention_forms import BOUNDS, Chosen, current
 
 
 def wanted(device: torch.device) -> bool:
@@ -30,7 +26,7 @@ def some_of(count: int) -> list[int]:
 class Proof:
     """What is compared, and where it was computed."""
 
-    choice: Choice
+    choice: Chosen
     device: torch.device
     dtype: torch.dtype
 
@@ -61,4 +57,6 @@ class Proof:
         ours, plain = (float(part.flatten()[worst]) for part in (found, expected))
         how = f"{self.choice.form} attention in {str(self.dtype).removeprefix('torch.')} on {self.device}"
         others = "another form (--attention) or number type (--dtype) may do, and --no-self-check goes on all the same"
-        raise BlendkitError(f"the first batch does not prove itself: {what} is {ours:.6g} with {how}, and {plain:.6g} by the plain form in float32; {allowed}; {others}")
+        raise BlendkitError(
+            f"the first batch does not prove itself: {what} is {ours:.6g} with {how}, and {plain:.6g} by the plain form in float32; {allowed}; {others}"
+        )

@@ -48,8 +48,8 @@ class Batched:
                 found = self._disentangled(q, k, v, rows, relative)
             else:
                 mask = self._mask(batch, rows, window, qkv.dtype)
-                turned = (part.transpose(0, 1) for part in (q, k, v))
-                found = functional.scaled_dot_product_attention(*turned, attn_mask=mask, scale=1.0).transpose(0, 1)
+                q, k, v = (part.transpose(0, 1) for part in (q, k, v))
+                found = functional.scaled_dot_product_attention(q, k, v, attn_mask=mask, scale=1.0).transpose(0, 1)
             found = found.permute(1, 2, 0, 3).flatten(0, 1)
             contexts.index_copy_(0, rows.tokens, found if rows.real is None else found.index_select(0, rows.cells))
         return contexts.flatten(1)
@@ -98,7 +98,7 @@ def _add(scores: Tensor, states: Tensor, table: Tensor) -> None:
         some = states[:, :, first : first + rows].reshape(heads, count * rows, -1)
         product = (some @ table[:, begin : begin + width].transpose(1, 2)).view(heads, count, rows * width)
         # Each row begins one place earlier than the one before it: the same numbers, read in rows that are one shorter.
-        skewed = product[:, :, rows - 1 : rows - 1 + rows * (width - 1)].unflatten(2, (rows, width - 1))[..., :length]
+        skewed = product[:, :, rows - 1 : rows - 1 + rows * (width - 1)].view(heads, count, rows, width - 1)[..., :length]
         scores[:, :, first : first + rows] += skewed
 
 

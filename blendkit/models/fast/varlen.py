@@ -36,8 +36,8 @@ class Varlen:
             warnings.filterwarnings("ignore", message=".*nested tensors is in prototype stage")
             parts = (qkv[:, part].clone(memory_format=torch.contiguous_format) for part in range(3))
             offsets = ends.long()
-            nested = (torch.nested.nested_tensor_from_jagged(part, offsets, min_seqlen=shortest, max_seqlen=longest).transpose(1, 2) for part in parts)
-            return functional.scaled_dot_product_attention(*nested, scale=1.0).transpose(1, 2).values().flatten(1)
+            q, k, v = (torch.nested.nested_tensor_from_jagged(part, offsets, min_seqlen=shortest, max_seqlen=longest).transpose(1, 2) for part in parts)
+            return functional.scaled_dot_product_attention(q, k, v, scale=1.0).transpose(1, 2).values().flatten(1)
 
     def _ends(self, batch: Packed) -> tuple[Tensor, int, int]:
         """Where inputs begin and the last one ends, [n + 1] (int32), and the tokens of the shortest and the longest. The filling is one more input."""
