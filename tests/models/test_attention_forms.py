@@ -358,7 +358,10 @@ def test_tables_of_relative_scores_have_a_bound(monkeypatch):
     form = attention.Flex(buckets, 0.0)
     table = torch.randn(heads, 512, size)
     qkv = torch.randn(tokens, 3, heads, size)
-    for length, bound, parts in ((512, 1 << 22, [2, 2]), (512, 1 << 26, [4]), (30, 1 << 22, [4]), (512, 1, [1, 1, 1, 1])):
+    # Four heads of 512 rows are all that a batch of 32,768 tokens has room for.
+    assert len(form._heads(qkv, Relative(table, table))) == 1 and attention.TOKENS * 512 * heads == attention.TABLE
+    monkeypatch.setattr(attention, "TOKENS", 1)
+    for length, bound, parts in ((512, 1 << 22, [2, 2]), (512, 1 << 26, [4]), (30, 1 << 22, [2, 2]), (512, 1, [1, 1, 1, 1])):
         monkeypatch.setattr(attention, "TABLE", bound)
         calls.clear()
         batch = pack([[7] * length] * (tokens // length) + [[7] * (tokens % length)] * bool(tokens % length))

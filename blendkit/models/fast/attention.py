@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from torch.nn.attention.flex_attention import BlockMask
 
 # Numbers of one table of relative scores, [heads, T, rows]: 128 MB in bfloat16.
-TABLE = 1 << 26
+TABLE, TOKENS = 1 << 26, 1 << 15
 
 
 class PerInput:
@@ -75,19 +75,21 @@ class Flex:
         if blocks is None:
             blocks = batch.kept[window] = block_mask(batch, window)
         parts = []
-        for some in self._heads(qkv, batch, relative):
+        for some in self._heads(qkv, relative):
             q, k, v = (qkv[:, part, some].transpose(0, 1)[None] for part in range(3))
             score_mod = self._score_mod(q, k, batch, relative, some)
             parts.append(_flex(qkv.device.type)(q, k, v, score_mod=score_mod, block_mask=blocks, scale=1.0)[0].transpose(0, 1))
         return (parts[0] if len(parts) == 1 else torch.cat(parts, 1)).flatten(1)
 
-    def _heads(self, qkv: Tensor, batch: Packed, relative: Relative | None) -> list[slice]:
-        """The heads in equal parts, whose tables of relative scores take no more than TABLE numbers each, where one head's do not already."""
+    def _heads(self, qkv: Tensor, relative: Relative | None) -> list[slice]:
+        """The heads in equal parts, whose tables of relative scores take no more than TABLE numbers each, where one head's do not already.
+
+        Batches of up to TOKENS are in the same parts, as the kernel is compiled for their number of heads.
+        """
         heads = qkv.shape[2]
         if relative is None or self.buckets is None:
             return [slice(0, heads)]
-        low, high = self.buckets.met(batch.longest)
-        a_head = len(qkv) * (high - low)
+        a_head = max(len(qkv), TOKENS) * 2 * self.buckets.span
         most = next(some for some in range(heads, 0, -1) if heads % some == 0 and (some * a_head <= TABLE or some == 1))
         return [slice(first, first + most) for first in range(0, heads, most)]
 
@@ -112,15 +114,16 @@ class Flex:
             return disentangled
         shared = self.shared
         if self.candidate_bias or shared is not None:
-            # Two vectors: the compiler fails on a captured Python number, and on whole numbers in a score.
+            # Two vectors: the compiler fails on whole numbers in a score, and on a captured one that is no whole number.
             first, second = ((types == role).to(q.dtype) for role in (1, 2))
             first = first * self.candidate_bias
             if shared is not None:
-                places, by_distance, furthest = batch.places, shared.table, shared.centre
+                places, by_distance, furthest, end = batch.places, shared.table, shared.centre, shared.table.shape[1] - 1
 
             def apart(score: Tensor, b: Tensor, h: Tensor, i: Tensor, j: Tensor) -> Tensor:
                 if shared is not None:
-                    score = score + by_distance[h, (places[i] - places[j]).clamp(-furthest, furthest) + furthest]
+                    # As DeBERTa's above: the compiler fails on a captured number that is turned or multiplied.
+                    score = score + by_distance[h, (places[i] - places[j] + furthest).clamp(0, end)]
                 return score + first[i] * second[j] + first[j] * second[i]
 
             return apart
@@ -170,4 +173,5 @@ def _flex(device: str) -> Any:
     """FlexAttention, compiled for a GPU; elsewhere its eager form, which is the same function written out."""
     from torch.nn.attention.flex_attention import flex_attention
 
-    return torch.compile(flex_attention, dynamic=True) if device == "cuda" else flex_attention
+    # With `fullgraph` it fails, and is told, where it would otherwise give up in silence and write all T×T scores.
+    return torch.compile(flex_attention, dynamic=True, fullgraph=True) if device == "cuda" else flex_attention
