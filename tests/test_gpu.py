@@ -64,7 +64,7 @@ def test_a_first_batch_that_is_wrong_stops_the_run(monkeypatch):
 
     inner = Batched.__call__
     monkeypatch.setattr(Batched, "__call__", lambda *given: inner(*given).roll(1, 0))
-    with pytest.raises(BlendkitError, match="the first batch does not prove itself: a logit is .* with batched attention in float32 on cuda"):
+    with pytest.raises(BlendkitError, match=r"the first batch does not prove itself: a logit is .* with batched attention in float32 on cuda"):
         list(library.pair(examples(1), device="cuda", dtype="float32", attention="batched"))
     list(library.pair(examples(1), device="cuda", dtype="float32", attention="batched", self_check=False))
 

@@ -69,7 +69,7 @@ class Needs:
 
 
 @dataclass
-class Chosen:
+class TakenForm:
     """The form, and what was in the way of one that would have been taken before it."""
 
     form: str
@@ -116,7 +116,7 @@ def _of_varlen(machine: Machine, needs: Needs) -> str:
     return ""
 
 
-def choose(asked: str, machine: Machine, needs: Needs, *without: str) -> Chosen:
+def choose(asked: str, machine: Machine, needs: Needs, *without: str) -> TakenForm:
     """The form that was asked for, or, for `auto`, the quickest that runs, other than those of `without`.
 
     Raises:
@@ -125,9 +125,9 @@ def choose(asked: str, machine: Machine, needs: Needs, *without: str) -> Chosen:
     if asked != "auto":
         if fault := obstacle(asked, machine, needs):
             raise UsageError(f"--attention {asked}: {fault}; try --attention {choose('auto', machine, needs).form}")
-        return Chosen(asked)
+        return TakenForm(asked)
     if machine.kind == "cpu":
-        return Chosen("per-input")
+        return TakenForm("per-input")
     found: list[str] = []
     # What nobody has tried on ROCm and MPS is not taken there unasked.
     first = ("flex", "varlen") if machine.kind == "cuda" and not machine.rocm else ("flex",)
@@ -136,9 +136,9 @@ def choose(asked: str, machine: Machine, needs: Needs, *without: str) -> Chosen:
             continue
         fault = obstacle(form, machine, needs)
         if not fault:
-            return Chosen(form, "; ".join(found))
+            return TakenForm(form, "; ".join(found))
         found.append(f"no {form}: {fault}")
-    return Chosen("batched", "; ".join(found))
+    return TakenForm("batched", "; ".join(found))
 
 
 def has_triton() -> bool:
@@ -186,9 +186,9 @@ class Attending:
 
     asked: str = "auto"
     self_check: bool = True
-    chosen: list[tuple[str, Chosen]] = field(default_factory=list)
+    chosen: list[tuple[str, TakenForm]] = field(default_factory=list)
 
-    def take(self, device: torch.device, needs: Needs) -> Chosen:
+    def take(self, device: torch.device, needs: Needs) -> TakenForm:
         """The choice for one more encoder. Raises as `choose` does."""
         machine = Machine.of(device)
         choice = choose(self.asked, machine, needs)

@@ -18,7 +18,7 @@ from transformers import AutoConfig, AutoModel
 import blendkit as library
 from blendkit.errors import BlendkitError, BlendkitWarning, UsageError
 from blendkit.models import attention_forms, encoder_reader
-from blendkit.models.attention_forms import Attending, Chosen, Machine, Needs, attending, choose, compiler_fault, has_triton
+from blendkit.models.attention_forms import Attending, Machine, Needs, TakenForm, attending, choose, compiler_fault, has_triton
 from blendkit.models.encoder_reader import EncoderReader
 from blendkit.models.fast import attention, forms, scorer, varlen
 from blendkit.models.fast import rows as in_rows
@@ -112,7 +112,7 @@ def test_each_machine_gets_a_form_that_runs_there(machine, needs, form, why):
     assert bool(found.why) == bool(why)
     assert re.search(why, found.why)
     for plain in ("batched", "per-input"):
-        assert choose(plain, machine, needs) == Chosen(plain)
+        assert choose(plain, machine, needs) == TakenForm(plain)
 
 
 def test_a_form_that_was_asked_for_and_cannot_run_is_one_line():
@@ -385,5 +385,5 @@ def test_inputs_share_rows_with_their_like():
 
 
 def test_nothing_is_told_of_a_cpu_that_was_not_asked():
-    assert Attending(chosen=[("cpu", Chosen("per-input"))]).lines() == []
-    assert Attending(chosen=[("cuda", Chosen("flex")), ("cuda", Chosen("flex"))]).lines() == ["attention: flex"]
+    assert Attending(chosen=[("cpu", TakenForm("per-input"))]).lines() == []
+    assert Attending(chosen=[("cuda", TakenForm("flex")), ("cuda", TakenForm("flex"))]).lines() == ["attention: flex"]

@@ -15,9 +15,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from blendkit.models.attention_forms import Chosen, Needs, current
+from blendkit.models.attention_forms import Needs, TakenForm, current
 from blendkit.models.fast.attention import PerInput
-from blendkit.models.fast.forms import Form, form_of
+from blendkit.models.fast.forms import AttentionForm, form_of
 from blendkit.models.fast.layers import Layer, Norm, PostNormLayer, PreNormLayer, stream_dtype
 from blendkit.models.fast.linear import Linear, keeping_gradients, moved, taken
 from blendkit.models.fast.packing import Packed
@@ -41,8 +41,8 @@ class PackedEncoder(ABC):
         self.stream = stream_dtype(*self.where)
         self.embeddings = moved(encoder.embeddings, device, self.stream)
         self.build(encoder)
-        self.choice = Chosen("per-input")
-        self.attention: Form = PerInput(self.buckets, candidate_bias, self.shared)
+        self.choice = TakenForm("per-input")
+        self.attention: AttentionForm = PerInput(self.buckets, candidate_bias, self.shared)
 
     @classmethod
     def handles(cls, config: Any) -> bool:

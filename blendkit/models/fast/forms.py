@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from blendkit.errors import BlendkitWarning, UsageError, out_of_memory
-from blendkit.models.attention_forms import Chosen, Machine, Needs, choose
+from blendkit.models.attention_forms import Machine, Needs, TakenForm, choose
 from blendkit.models.fast.attention import Flex, PerInput
 from blendkit.models.fast.packing import Packed
 from blendkit.models.fast.relative import Buckets, Relative, Shared
@@ -17,7 +17,7 @@ from blendkit.models.fast.rows import Batched
 from blendkit.models.fast.varlen import Varlen
 
 
-class Form(Protocol):
+class AttentionForm(Protocol):
     """Any form: contexts [T, h·d] of queries (scaled), keys and values [T, 3, h, d]."""
 
     def __call__(self, qkv: Tensor, batch: Packed, relative: Relative | None, window: int | None) -> Tensor: ...
@@ -28,7 +28,7 @@ FORMS: dict[str, type[Flex] | type[PerInput] | type[Batched] | type[Varlen]] = {
 Added = tuple[Buckets | None, float, Shared | None]
 
 
-def form_of(choice: Chosen, asked: str, device: torch.device, needs: Needs, added: Added) -> Form:
+def form_of(choice: TakenForm, asked: str, device: torch.device, needs: Needs, added: Added) -> AttentionForm:
     """The form that was chosen."""
     made = FORMS[choice.form](*added)
     return OrAnother(made, choice, asked, device, needs, added) if choice.form == "flex" else made
@@ -40,12 +40,12 @@ class OrAnother:
     One that was asked for by name is not replaced: the run ends with what torch said.
     """
 
-    def __init__(self, form: Form, choice: Chosen, asked: str, device: torch.device, needs: Needs, added: Added) -> None:
+    def __init__(self, form: AttentionForm, choice: TakenForm, asked: str, device: torch.device, needs: Needs, added: Added) -> None:
         self.form, self.choice, self.asked = form, choice, asked
         self.device, self.needs, self.added = device, needs, added
 
     def __call__(self, qkv: Tensor, batch: Packed, relative: Relative | None, window: int | None) -> Tensor:
-        """As `Form`. Raises UsageError where the form was asked for by name and does not compile."""
+        """As `AttentionForm`. Raises UsageError where the form was asked for by name and does not compile."""
         try:
             return self.form(qkv, batch, relative, window)
         except Exception as error:

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from blendkit.errors import BlendkitError
-from blendkit.models.attention_forms import BOUNDS, Chosen, current
+from blendkit.models.attention_forms import BOUNDS, TakenForm, current
 
 
 def wanted(device: torch.device) -> bool:
@@ -26,7 +26,7 @@ def some_of(count: int) -> list[int]:
 class Proof:
     """What is compared, and where it was computed."""
 
-    choice: Chosen
+    choice: TakenForm
     device: torch.device
     dtype: torch.dtype
 
