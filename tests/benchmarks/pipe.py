@@ -1,0 +1,94 @@
+"""What a pipe costs whose stages compute on the same cores: seconds of its stages one after the other, and of the whole pipe.
+
+    bin/bench pipe [--records 20] [--rounds 1]
+
+pair | rank | fuse | score | judge with the embedded model, on dev records of eleven candidates (the repository's examples where those are
+not at hand). Each round runs the stages one after the other, the pipe in turns (as it is by default), and the pipe with all cores a stage
+(`--threads` with their number). Start-up is in all figures: `import torch` and the models, in each stage.
+"""
+
+from __future__ import annotations
+
+import argparse
+import gzip
+import subprocess
+import sys
+import tempfile
+import time
+from itertools import islice
+from pathlib import Path
+
+from pair import DEV, EXAMPLES
+
+from blendkit.pipeline.turns import cores
+
+STAGES = {
+    "pair": ["--schedule", "swiss:4"],
+    "rank": ["--top", "3"],
+    "fuse": ["--model", "consensus"],
+    "score": ["--metric", "bertscore", "--metric", "bleu"],
+    "judge": ["--model", "embedded", "--schedule", "swiss:4"],
+}
+
+
+def command(name: str, threads: str | None) -> list[str]:
+    """The stage in this interpreter; `rank` runs no model."""
+    return [sys.executable, "-m", "blendkit", name, *STAGES[name], "-q", *(["--threads", threads] if threads and name != "rank" else [])]
+
+
+def in_turn(source: Path, folder: Path) -> dict[str, float]:
+    """Seconds of each stage, which reads the file that the one before it has written."""
+    seconds = {}
+    for name in STAGES:
+        started, target = time.monotonic(), folder / f"{name}.jsonl"
+        with source.open("rb") as given, target.open("wb") as taken:
+            subprocess.run(command(name, None), stdin=given, stdout=taken, check=True)
+        seconds[name] = time.monotonic() - started
+        source = target
+    return seconds
+
+
+def piped(source: Path, target: Path, threads: str | None = None) -> tuple[float, float]:
+    """Seconds of the whole pipe, and until its first record came out."""
+    started = time.monotonic()
+    running: list[subprocess.Popen[bytes]] = []
+    with source.open("rb") as given:
+        for name in STAGES:
+            before = running[-1].stdout if running else given
+            running.append(subprocess.Popen(command(name, threads), stdin=before, stdout=subprocess.PIPE))
+            before.close()
+    first = 0.0
+    with target.open("wb") as taken:
+        for line in running[-1].stdout:
+            first = first or time.monotonic() - started
+            taken.write(line)
+    if any([process.wait() for process in running]):
+        sys.exit(f"exit codes {[process.returncode for process in running]}")
+    return time.monotonic() - started, first
+
+
+def main() -> None:
+    """Prints a table as Markdown."""
+    parser = argparse.ArgumentParser(prog="bin/bench pipe", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--records", type=int, default=20)
+    parser.add_argument("--rounds", type=int, default=1)
+    options = parser.parse_args()
+    print("| records | how | seconds | to the first record | of the stages one after the other |\n|---|---|---|---|---|")
+    with tempfile.TemporaryDirectory(prefix="blendkit-pipe-") as name:
+        folder = Path(name)
+        source = folder / "given.jsonl"
+        with gzip.open(DEV) if DEV.is_file() else EXAMPLES.open("rb") as lines:
+            source.write_bytes(b"".join(islice(lines, options.records)))
+        for _ in range(options.rounds):
+            stages = in_turn(source, folder)
+            whole, before = sum(stages.values()), sum(seconds for stage, seconds in stages.items() if stage != "judge")
+            told = ", ".join(f"{stage} {seconds:.1f}" for stage, seconds in stages.items())
+            print(f"| {options.records} | one after the other ({told}) | {whole:.1f} | after {before:.1f} | 1 |", flush=True)
+            for how, threads in (("pipe", None), (f"pipe, --threads {len(cores())}", str(len(cores())))):
+                seconds, first = piped(source, folder / "piped.jsonl", threads)
+                same = (folder / "piped.jsonl").read_bytes() == (folder / "judge.jsonl").read_bytes()
+                print(f"| {options.records} | {how}{'' if same else ' (OTHER OUTPUT)'} | {seconds:.1f} | {first:.1f} | {seconds / whole:.2f} |", flush=True)
+
+
+if __name__ == "__main__":
+    main()
