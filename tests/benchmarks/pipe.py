@@ -4,7 +4,7 @@
 
 pair | rank | fuse | score | judge with the embedded model, on dev records of eleven candidates (the repository's examples where those are
 not at hand). Each round runs the stages one after the other, the pipe as it is by default (in turns), and the pipe with all cores for each
-stage, first with blendkit's short wait of idle threads, then with GNU OpenMP's own. Start-up is in all figures: `import torch` and the
+stage, first with GNU OpenMP's own wait of idle threads, then with blendkit's short one. Start-up is in all figures: `import torch` and the
 models, in each stage. Small windows make the stages of a short stream work side by side, as those of a long one do.
 """
 
@@ -70,8 +70,9 @@ def piped(source: Path, target: Path, window: int, threads: str | None, env: dic
         for line in running[-1].stdout:
             first = first or time.monotonic() - started
             taken.write(line)
-    if any([process.wait() for process in running]):
-        sys.exit(f"exit codes {[process.returncode for process in running]}")
+    codes = [process.wait() for process in running]
+    if any(codes):
+        sys.exit(f"exit codes {codes}")
     return time.monotonic() - started, first
 
 
@@ -95,8 +96,8 @@ def main() -> None:
             print(f"| {options.records} | one after the other ({told}) | {whole:.1f} | after {before:.1f} | 1 |", flush=True)
             for how, threads, env in (
                 ("pipe", None, {}),
-                (f"pipe, --threads {ALL}", ALL, {}),
                 (f"pipe, --threads {ALL}, OpenMP's own wait", ALL, LONG_WAIT),
+                (f"pipe, --threads {ALL}", ALL, {}),
             ):
                 seconds, first = piped(source, folder / "piped.jsonl", options.window, threads, env)
                 same = (folder / "piped.jsonl").read_bytes() == (folder / "judge.jsonl").read_bytes()

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import json
 import sys
 import threading
 import types
+from pathlib import Path
 
 import pytest
 
@@ -14,6 +16,9 @@ from blendkit.pipeline.engines.pool import About, Outcome, Pool, WorkerDied
 from blendkit.pipeline.engines.ray import RayPool, gpu_share, places
 from blendkit.pipeline.stage import Stage
 from blendkit.streams.counts import Counts
+
+sys.path.insert(0, str(Path(__file__).parent.parent / "benchmarks"))
+from engines import simulated
 
 
 class Quiet(Stage):
@@ -163,3 +168,12 @@ def test_a_worker_that_cannot_be_started_anew_leaves_no_window_waiting():
     pool.start = lambda place: (_ for _ in ()).throw(OSError("no more processes"))
     assert isinstance(soon(lambda: pool.work(WINDOW, 1)), OSError)
     assert soon(lambda: pool.work(WINDOW, 1)) is DONE
+
+
+def test_a_simulated_cluster_keeps_its_order_and_its_workers_busy(tmp_path):
+    count, seconds, busy = simulated(tmp_path, workers=4, rate=2000, pairs=20, seconds=0.5, window=4)
+    written = [json.loads(line) for line in (tmp_path / "out.jsonl").read_text().splitlines()]
+    assert [record["id"] for record in written] == [f"simulated/{number}" for number in range(count)]
+    assert all(len(record["comparisons"]["pairrm"]["pairs"]) == 20 for record in written)
+    # 200 records of 10 ms each by four workers take half a second; a driver that has one of them work at a time would need two.
+    assert count == 200 and busy == pytest.approx(2 / (4 * seconds)) and busy > 0.3

@@ -9,12 +9,14 @@ import subprocess
 import sys
 import threading
 import time
+import warnings
 from contextlib import nullcontext
 
 import pytest
 import torch
 from conftest import examples, lines
 
+from blendkit import cli
 from blendkit.pipeline import run, turns
 from blendkit.pipeline.plan import Plan
 from blendkit.pipeline.runner import process
@@ -224,6 +226,18 @@ def test_threads_are_set_before_and_after_torch_is_loaded():
     code = "import sys; from blendkit.pipeline.turns import use_threads; use_threads(1); import torch; n = torch.get_num_threads(); use_threads(2)"
     done = subprocess.run([sys.executable, "-c", f"{code}; print(n, torch.get_num_threads())"], capture_output=True, text=True)
     assert done.stdout == "1 2\n", done.stderr
+
+
+@pytest.mark.parametrize(("given", "found"), [({}, "10000"), ({"GOMP_SPINCOUNT": "7"}, "7"), ({"OMP_WAIT_POLICY": "active"}, None)])
+def test_idle_threads_wait_shortly_unless_the_user_says_otherwise(monkeypatch, given, found):
+    for name in ("GOMP_SPINCOUNT", "OMP_WAIT_POLICY"):
+        monkeypatch.setenv(name, "")
+        monkeypatch.delenv(name)
+    for name, value in given.items():
+        monkeypatch.setenv(name, value)
+    with warnings.catch_warnings():
+        cli.quiet_libraries()
+    assert os.environ.get("GOMP_SPINCOUNT") == found
 
 
 def test_there_is_a_core():
