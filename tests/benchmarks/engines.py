@@ -123,7 +123,8 @@ class Simulated(Pool):
 
 def simulated(folder: Path, workers: int, rate: float, pairs: int, seconds: float, window: int) -> tuple[int, float, float]:
     """Records, seconds, and the share of the workers' time in which they computed; the output is `out.jsonl`."""
-    count = max(window * workers, int(seconds * workers * rate / pairs) // window * window)
+    # As many windows for each worker: that some are idle at the very end is of no weight in a long run.
+    count = max(1, round(seconds * rate / pairs / window)) * window * workers
     made = [
         {name: record[name] for name in ("id", "instruction", "input", "output", "candidates")} for record in records(500, Path(__file__).read_text().split())
     ]
