@@ -10,10 +10,11 @@ from typing import Any
 from blendkit.errors import BlendkitError, DataError, RecordError, SkippedRecords, UsageError
 from blendkit.models.attention_forms import attending
 from blendkit.pipeline.engines import distributed
-from blendkit.pipeline.engines.options import EngineOptions
+from blendkit.pipeline.engines.options import AUTO, EngineOptions
 from blendkit.pipeline.plan import Plan
 from blendkit.pipeline.runner import process
 from blendkit.pipeline.stage import Stage
+from blendkit.pipeline.turns import turns_of, use_threads
 from blendkit.records import verdicts_of
 from blendkit.streams import FORCE, PLAIN
 from blendkit.streams.counts import Counts
@@ -111,7 +112,13 @@ def run_stage(make: Callable[[], Stage], options: RunOptions) -> Stage:
         stage.attending = how
         return stage
 
+    threads = options.engine.threads
+    if threads != AUTO:
+        use_threads(int(threads))
     stage = distributed(attending_as_asked, options.engine)
+    if threads != AUTO:
+        # By now torch is loaded where it is needed, and takes more threads than there are cores, too.
+        use_threads(int(threads))
     if not options.quiet and stage.attending:
         for line in stage.attending.lines():
             say(line, options.command)
@@ -142,7 +149,7 @@ def run_stage(make: Callable[[], Stage], options: RunOptions) -> Stage:
         stage.skipped(f"{reader.name}:{bad.number}", str(bad.error))
         output.skip(bad)
 
-    plan = Plan(options.window or stage.window, options.batch_tokens or stage.batch_tokens, skip, tick)
+    plan = Plan(options.window or stage.window, options.batch_tokens or stage.batch_tokens, skip, tick, turns_of(options.device, threads))
     progress.update(plan.counts)  # what is in hand shows before the first batch is done
     with rejects, progress, Manifest(options.manifest, known, plan.counts, stage.described):
         try:
