@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional
 
+from blendkit.models.fast.compiled import compiled
 from blendkit.models.fast.packing import Packed
 from blendkit.models.fast.relative import Buckets, Disentangled, Relative, Shared
 
@@ -153,4 +154,4 @@ def _flex(device: str) -> Any:
     """FlexAttention, compiled for a GPU; elsewhere its eager form, which is the same function written out."""
     from torch.nn.attention.flex_attention import flex_attention
 
-    return torch.compile(flex_attention, dynamic=True) if device == "cuda" else flex_attention
+    return compiled(flex_attention) if device == "cuda" else flex_attention
