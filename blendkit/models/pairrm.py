@@ -25,6 +25,9 @@ from blendkit.models.pretrained import pretrained, untrained
 # Adam moves a weight by about the learning rate a step: at 3e-5, a thousand steps move a head's bias by 3.
 PACE = 100.0
 FILES = ("config.json", "model.safetensors", "tokenizer.json")
+VOCABULARY = "pretrained_model.embeddings.word_embeddings.weight"
+# Behind the name of a matrix that is kept in int8: what each of its rows is multiplied by.
+SCALES = ".scales"
 
 
 @dataclass
@@ -136,9 +139,9 @@ def load_pairrm(name: str, packed_only: bool = False) -> tuple[PairRM, Any]:
     )
     if config.positions not in ("running", "segment"):
         raise NoInputError(f"{name}: config.json: positions: expected running or segment, got {str(config.positions)[:60]!r}")
-    weights = read_weights(folder)
+    weights = _scaled(read_weights(folder))
     encoder: Any = PackedOnlyBert(encoder_config, name) if light else untrained(encoder_config, folder, name, "PairRanker's encoder")
-    vocabulary = weights.get("pretrained_model.embeddings.word_embeddings.weight")
+    vocabulary = weights.get(VOCABULARY)
     if vocabulary is not None and len(vocabulary) != encoder.config.vocab_size:
         encoder.resize_token_embeddings(len(vocabulary), mean_resizing=False)
     model = PairRM(config, encoder)
@@ -147,8 +150,11 @@ def load_pairrm(name: str, packed_only: bool = False) -> tuple[PairRM, Any]:
     return model.float().eval(), tokenizer
 
 
-def save_pairrm(folder: Path, model: PairRM, tokenizer: Any, dtype: torch.dtype = torch.float16) -> None:
-    """Writes config.json, model.safetensors and the tokenizer, so that `load_pairrm` reads them back."""
+def save_pairrm(folder: Path, model: PairRM, tokenizer: Any, dtype: torch.dtype = torch.float16, small_vocabulary: bool = False) -> None:
+    """Writes config.json, model.safetensors and the tokenizer, so that `load_pairrm` reads them back.
+
+    `small_vocabulary` keeps the vocabulary's embeddings in int8 with a scale a row, half as large as in float16.
+    """
     from safetensors.torch import save_file
 
     folder.mkdir(parents=True, exist_ok=True)
@@ -156,7 +162,17 @@ def save_pairrm(folder: Path, model: PairRM, tokenizer: Any, dtype: torch.dtype 
     config = {"ranker_type": "pairranker", **asdict(model.config)}
     (folder / "config.json").write_text(json.dumps(config, indent=1) + "\n")
     weights = {key: value.detach().to(dtype).contiguous() for key, value in model.state_dict().items() if value.is_floating_point() and ".pooler." not in key}
+    if small_vocabulary and VOCABULARY in weights:
+        rows = model.state_dict()[VOCABULARY].detach().float()
+        scales = rows.abs().amax(1, keepdim=True).clamp(min=torch.finfo(torch.float32).tiny) / 127
+        weights |= {VOCABULARY: (rows / scales).round().to(torch.int8), VOCABULARY + SCALES: scales}
     save_file(weights, folder / "model.safetensors")
+
+
+def _scaled(weights: dict[str, Tensor]) -> dict[str, Tensor]:
+    """The weights, with those that are kept in int8 multiplied by their scales."""
+    scales = {name.removesuffix(SCALES): weights.pop(name) for name in list(weights) if name.endswith(SCALES)}
+    return weights | {name: weights[name] * found for name, found in scales.items() if name in weights}
 
 
 def _tokenizer(name: str) -> Any:

@@ -100,17 +100,20 @@ class Late:
             for layer in self.encoder.layers:
                 layer.dropout = float(getattr(self.encoder.config, "hidden_dropout_prob", 0.0))
         self.attention = InRows(self.encoder) if gradients else self.encoder.attention
+        # Torch's fused attention takes most of a step on a CPU: it has rows of one length, and is slow at small heads.
+        self.text_by_text = gradients and device.type == "cpu"
 
     def read(self, groups: Sequence[tuple[Ids, Sequence[Ids]]]) -> list[list[Read]]:
         """The candidates of each (x, candidates), x read once a group."""
         encoder, number = self.encoder, self.first
         tokens, inputs, back, at = self._laid_out(groups)
-        x = encoder.embed(tokens)
-        for shared in range(number):
-            step = (x, shared, tokens, inputs, back)
-            x = checkpoint(self._shared, *step, use_reentrant=False) if self.checkpointing else self._shared(*step)
         spans = iter(tokens.bounds)
         layout = [[next(spans) for _ in (source, *candidates)] for source, candidates in groups]
+        x = encoder.embed(tokens)
+        for shared in range(number):
+            step = (x, shared, tokens, at, layout) if self.text_by_text else (x, shared, tokens, inputs, back)
+            function = self._shared_by_text if self.text_by_text else self._shared
+            x = checkpoint(function, *step, use_reentrant=False) if self.checkpointing else function(*step)
         if self.paired < 2:
             return self._enter_last(x, tokens, at, layout)
         qkv = encoder.turned(encoder.layers[number].project(x).to(encoder.stream), number, tokens)
@@ -180,8 +183,24 @@ class Late:
         contexts = self.attention(qkv[inputs.ids], inputs, encoder.relative(number), encoder.window(number))
         return layer.finish(x, contexts[back])
 
-    def _look(self, number: int, queries: Tensor, at: Tensor, shown: Keys) -> tuple[Tensor, Tensor]:
-        """Attention of queries [Q, h, d] over one block of keys: logarithms of the sums of exponentials [h, Q], and contexts [Q, h·d]."""
+    def _shared_by_text(self, x: Tensor, number: int, tokens: Packed, at: Tensor, layout: list[list[tuple[int, int]]]) -> Tensor:
+        encoder, layer = self.encoder, self.encoder.layers[number]
+        qkv = encoder.turned(layer.project(x).to(encoder.stream), number, tokens)
+        # Split once, not sliced: a slice's gradient is as large as what it was taken from.
+        texts, contexts = iter(zip(*(torch.split(part, [*tokens.lengths, len(x) - sum(tokens.lengths)]) for part in (qkv, at)), strict=True)), []
+        for group in layout:
+            source: Keys | None = None
+            for _ in group:
+                own, places = next(texts)
+                queries, keys, values = own.unbind(1)
+                shown = Keys(keys, values, places)
+                source, shown = (source, shown.behind(source)) if source else (shown, shown)
+                weights = self._scores(number, queries, places, shown).softmax(-1).to(shown.values.dtype)
+                contexts.append((weights @ shown.values.transpose(0, 1)).transpose(0, 1).flatten(1))
+        return layer.finish(x, functional.pad(torch.cat(contexts), (0, 0, 0, len(x) - sum(tokens.lengths))))
+
+    def _scores(self, number: int, queries: Tensor, at: Tensor, shown: Keys) -> Tensor:
+        """Scores [h, Q, L], float32, of queries [Q, h, d] at the places [Q] for all keys that are shown."""
         encoder = self.encoder
         q, k = queries.transpose(0, 1), shown.keys.transpose(0, 1)
         distance = at[:, None] - shown.at
@@ -193,12 +212,17 @@ class Late:
         window = encoder.window(number)
         if window is not None:
             scores = scores.masked_fill(distance.abs() > window, NEVER)
+        return scores
+
+    def _look(self, number: int, queries: Tensor, at: Tensor, shown: Keys) -> tuple[Tensor, Tensor]:
+        """Attention of queries [Q, h, d] over one block of keys: logarithms of the sums of exponentials [h, Q], and contexts [Q, h·d]."""
+        scores = self._scores(number, queries, at, shown)
         sums = scores.logsumexp(-1)
         weights = (scores - sums[..., None]).exp().to(shown.values.dtype)
         if number < self.last:
             return sums, (weights @ shown.values.transpose(0, 1)).transpose(0, 1).flatten(1)
         mixed = weights.flatten(0, 1) @ shown.values
-        return sums, encoder.layers[number].values_of(mixed.view(*sums.shape, -1).transpose(0, 1))
+        return sums, self.encoder.layers[number].values_of(mixed.view(*sums.shape, -1).transpose(0, 1))
 
     def _mixed(self, number: int, own: Tensor, own_sums: Tensor, other: Tensor, other_sums: Tensor) -> Tensor:
         """Contexts [Q, h·d] of attention over both, of those over each and of their sums [h, Q]."""
@@ -241,7 +265,9 @@ class Late:
         queries, keys, values = layer.project_last(x, rows)
         queries = encoder.turned(queries.to(encoder.stream), number, tokens, rows)
         keys = encoder.turned(keys.to(encoder.stream), number, tokens)
-        shown = [Keys(keys[start:end], values[start:end], at[start:end]) for start, end in spans]
+        lengths = [end - start for start, end in spans]
+        lengths.append(len(x) - sum(lengths))
+        shown = [Keys(*parts) for parts in zip(*(torch.split(part, lengths) for part in (keys, values, at)), strict=True)][:-1]
         marked = [(queries[n : n + 1], at[start + 1 : start + 2]) for n, (start, _) in enumerate(spans)]
         return shown, marked, list(torch.split(x[rows], 1)), [tokens.positions[start:end] for start, end in spans]
 
