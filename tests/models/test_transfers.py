@@ -9,7 +9,9 @@ from tiny_scorers import spec
 from torch.nn import functional
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from blendkit.models.fast.attention import block_mask
 from blendkit.models.fast.meetings import InBlocks, OneByOne
+from blendkit.models.fast.packing import pack
 from blendkit.models.fast.transfer import counted, sent
 from blendkit.pipeline import runner
 from blendkit.pipeline.plan import Plan
@@ -114,6 +116,14 @@ def test_parts_come_to_the_device_as_they_were():
     assert [part.shape for part in sent(parts, META)] == [part.shape for part in parts]
     assert all(torch.equal(found, part) for found, part in zip(sent(parts, torch.device("cpu")), parts, strict=True))
     assert counted([3, 0, 2]).tolist() == [0, 1, 2, 0, 1] and counted([]).tolist() == []
+
+
+def test_a_mask_of_blocks_is_one_copy():
+    batch = pack([[1] * 300, [2] * 90, [3] * 200]).to(META)
+    with Copies() as counter:
+        for window in (None, 64):
+            block_mask(batch, window)
+    assert (counter.there, counter.back) == (2, 0)
 
 
 def test_attention_in_blocks_is_attention_span_by_span(monkeypatch):

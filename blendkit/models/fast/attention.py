@@ -15,6 +15,7 @@ from torch.nn import functional
 from blendkit.models.fast.compiled import compiled
 from blendkit.models.fast.packing import Packed
 from blendkit.models.fast.relative import Buckets, Disentangled, Relative, Shared
+from blendkit.models.fast.transfer import sent
 
 if TYPE_CHECKING:
     from torch.nn.attention.flex_attention import BlockMask
@@ -142,11 +143,11 @@ def block_mask(batch: Packed, window: int | None, side: int = 128) -> BlockMask:
     whole = inside if window is None else np.zeros_like(seen)
 
     def listed(blocks: NDArray[np.bool_]) -> tuple[Tensor, Tensor]:
-        order = np.argsort(~blocks, axis=1, kind="stable").astype(np.int32)
-        counts = blocks.sum(axis=1).astype(np.int32)
-        return tuple(torch.from_numpy(part)[None, None].to(batch.ids.device) for part in (counts, order))  # type: ignore[return-value]
+        order = np.argsort(~blocks, axis=1, kind="stable")
+        return torch.from_numpy(blocks.sum(axis=1)), torch.from_numpy(order)
 
-    return BlockMask.from_kv_blocks(*listed(seen & ~whole), *listed(whole), BLOCK_SIZE=side, mask_mod=same_input, seq_lengths=(tokens, tokens))
+    parts = [part[None, None].int() for part in sent((*listed(seen & ~whole), *listed(whole)), batch.ids.device)]
+    return BlockMask.from_kv_blocks(*parts, BLOCK_SIZE=side, mask_mod=same_input, seq_lengths=(tokens, tokens))
 
 
 @cache
