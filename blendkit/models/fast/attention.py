@@ -146,8 +146,8 @@ def block_mask(batch: Packed, window: int | None, side: int = 128) -> BlockMask:
         order = np.argsort(~blocks, axis=1, kind="stable")
         return torch.from_numpy(blocks.sum(axis=1)), torch.from_numpy(order)
 
-    parts = [part[None, None].int() for part in sent((*listed(seen & ~whole), *listed(whole)), batch.ids.device)]
-    return BlockMask.from_kv_blocks(*parts, BLOCK_SIZE=side, mask_mod=same_input, seq_lengths=(tokens, tokens))
+    some, where, full, where_full = (part[None, None].int() for part in sent((*listed(seen & ~whole), *listed(whole)), batch.ids.device))
+    return BlockMask.from_kv_blocks(some, where, full, where_full, BLOCK_SIZE=side, mask_mod=same_input, seq_lengths=(tokens, tokens))
 
 
 @cache

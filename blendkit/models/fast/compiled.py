@@ -33,7 +33,7 @@ def keep_kernels() -> None:
 
     A folder that the environment names is left as it is, and so is torch's own where the user's cache cannot be written.
     """
-    from torch._inductor.runtime.runtime_utils import default_cache_dir
+    from torch._inductor.runtime.runtime_utils import default_cache_dir  # type: ignore[attr-defined]
 
     # Importing it may have put its own place there.
     if os.environ.get(KEPT) not in (None, "", default_cache_dir()):
