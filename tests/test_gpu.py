@@ -77,3 +77,40 @@ def same_on_both(model: str, dtype: str, form: str = "auto") -> None:
     assert [[pair[:2] for pair in record] for record in pairs[0]] == [[pair[:2] for pair in record] for record in pairs[1]]
     logits = [[logit for record in side for *_, logit in record] for side in pairs]
     assert logits[1] == pytest.approx(logits[0], abs=BOUNDS[dtype] * max(1.0, *map(abs, logits[0])))
+
+
+def test_what_is_sent_arrives_and_windows_follow_the_budget():
+    import torch
+
+    from blendkit.models.fast.transfer import sent
+    from blendkit.pipeline.plan import Plan
+    from blendkit.pipeline.runner import process
+    from blendkit.rankers.pairranker import PairRanker
+    from blendkit.streams.lines import Line
+
+    parts = [torch.arange(6).view(2, 3), torch.tensor([7])]
+    assert all(torch.equal(found.cpu(), part) for found, part in zip(sent(parts, torch.device("cuda")), parts, strict=True))
+    stage = PairRanker("embedded", device="cuda")
+    records = [dict(record, id=str(number), candidates=record["candidates"][:2]) for number, record in enumerate(examples(5) * 8)]
+    lines = [Line(number, b"", record) for number, record in enumerate(records)]
+    assert len(list(process(stage, lines, Plan(window=stage.in_flight, batch_tokens=stage.batch_tokens)))) == 1
+
+
+@pytest.mark.parametrize("metric", ["bertscore", "cosine", "bartscore", "bleurt", "mlm", "simcls", "summareranker"])
+def test_scores_on_the_gpu_are_those_of_the_cpu(tiny, metric):
+    from tiny_scorers import spec
+
+    scored = [list(library.score(examples(4), [spec(tiny, metric)], device=device, dtype="float32")) for device in ("cpu", "cuda")]
+    values = [[candidate["scores"][metric] for record in records for candidate in record["candidates"]] for records in scored]
+    assert values[1] == pytest.approx(values[0], abs=BOUNDS["float32"], rel=BOUNDS["float32"])
+
+
+def test_batches_are_by_the_gpus_memory_and_draws_by_the_seed(tiny_t5, tiny_chat):
+    from blendkit.fusers.genfuser import GenFuser
+    from blendkit.models.loading import DECODED
+
+    assert GenFuser(str(tiny_t5), device="cuda").batch_tokens > DECODED
+    asked = [{"id": record["id"], "instruction": record["instruction"]} for record in examples(4)]
+    settings = {"device": "cuda", "dtype": "float32", "temperature": 1.0, "max_new_tokens": 8}
+    whole, again, alone = (list(library.generate(asked, [str(tiny_chat)], **settings, **more)) for more in ({}, {}, {"batch_tokens": 1}))
+    assert whole == again == alone

@@ -30,7 +30,7 @@ ENDPOINTS_MATTER = ("api", "extra_body")
 
 STREAM, COMPUTE, ENGINE, REPORT = "Stream", "Computing", "Engine", "Reporting"
 # The stages' own `window`, told in one line for all; a test holds it to them.
-WINDOWS = "pair 8, score and judge 16, generate and fuse 32 (more for servers and large batches), others 64"
+WINDOWS = "pair 8, score and judge 16, generate and fuse 32 (more for servers and large batches and on GPUs), others 64"
 
 SHARED: dict[str, tuple[Any, Any]] = {
     "input": (Annotated[str | None, typer.Option("-i", "--input", help="Read this file (.gz, .zst) instead of stdin.", rich_help_panel=STREAM)], None),

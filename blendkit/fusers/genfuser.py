@@ -14,7 +14,7 @@ import torch
 from blendkit.errors import RecordError, expect_at_least
 from blendkit.fusers.base import appended, top_candidates
 from blendkit.models.cuts import Cuts, check_on_truncate, read_to
-from blendkit.models.loading import choose_device, choose_dtype, fingerprint
+from blendkit.models.loading import choose_device, choose_dtype, decoding_budget, fingerprint
 from blendkit.models.pretrained import pretrained
 from blendkit.models.text_tokenizer import TextTokenizer
 from blendkit.pipeline.stage import Stage
@@ -70,6 +70,10 @@ class GenFuser(Stage):
         # Everything that `generate` takes may stand here; what the signature names is set by the arguments.
         self.generation: dict[str, Any] = {"num_beams": num_beams, "max_new_tokens": max_new_tokens, "do_sample": False}
         self.job = Job(self.fused_name, self._fused)
+        # The weights are there already.
+        self.batch_tokens = decoding_budget(self.device, self.model.config.get_text_config(decoder=True), self.dtype.itemsize, 0)
+        if self.device.type == "cuda":
+            self.window = 128
         self.max_length, self.candidate_maxlength = max_length, candidate_maxlength
         self.on_truncate, self.prompts, self.candidates = on_truncate, Cuts(), Cuts()
         lengths = {"candidate": candidate_maxlength, "input": max_length, "new": max_new_tokens}
@@ -94,7 +98,8 @@ class GenFuser(Stage):
             self._refuse("", "the prompt has", prompts, "max_length")
         self.prompts.add(prompts)
         self.candidates.add(candidates)
-        return [Work(self.job, ids, len(ids), ids)]
+        # Each beam keeps keys and values of what it reads and of all that it may write.
+        return [Work(self.job, ids, self.generation["num_beams"] * (len(ids) + self.generation["max_new_tokens"]), ids)]
 
     def _refuse(self, field: str, what: str, cuts: Cuts, length: str) -> None:
         if cuts.inputs_cut:

@@ -20,7 +20,10 @@ BLOCK = 128
 
 
 class Uniforms:
-    """Numbers in [0, 1) by (seed, step), of a counter-based generator: Philox 4x64 (Salmon et al. 2011), the seed its key."""
+    """Numbers in [0, 1) by (seed, step), of a counter-based generator: Philox 4x64 (Salmon et al. 2011), the seed its key.
+
+    They are drawn on the CPU, so that a seed's are the same on every device: one a row and step, for so many steps at once.
+    """
 
     def __init__(self, seeds: list[int], device: torch.device) -> None:
         from numpy.random import Philox

@@ -61,7 +61,8 @@ class LocalModel(TextModel):
         self.room, self.truncation = Room(), PromptTruncation()
         # As many rows as a batch is the quicker for.
         self.window = 256 if self.device.type == "cuda" else 96
-        if not self.seq2seq:
+        # On a CPU, an encoder's states of a batch and their scores need more than the decoder's keys and values.
+        if not self.seq2seq or self.device.type == "cuda":
             self.batch_tokens = decoding_budget(self.device, config.get_text_config(decoder=True), self.dtype.itemsize, self._stored())
         self._steps = 0
 

@@ -18,6 +18,7 @@ from blendkit.generators.unparsed import QUOTED, why_unread
 from blendkit.judges.base import LLM, Juror, Opinion, Opinions, Shown
 from blendkit.judges.lists import ListPrompt
 from blendkit.judges.prompting import AUTO, WITH_REFERENCE, JudgePrompt, prompts_of
+from blendkit.models.loading import batch_budget, choose_device
 from blendkit.pipeline.work import Job, Work
 from blendkit.records import Record, reference_of, source_text
 from blendkit.seeding import seeded
@@ -65,6 +66,9 @@ class LLMJudge(Juror):
         self.way = self._way(one.spec, verdict_by)
         if self.local and self.way == "text":
             self.batch_tokens = self.model.batch_tokens
+        elif self.local and (where := choose_device(device)).type == "cuda":
+            # One pass over the prompts, whose activations need room beside their keys and values.
+            self.batch_tokens = min(self.model.batch_tokens, batch_budget(where))
         tokens = max_new_tokens or self.prompt.max_new_tokens
         self.sampling = one.sampling(Sampling(max_new_tokens=tokens, temperature=0, stop=tuple(self.prompt.stop), effort=reasoning_effort))
         self.unparsed = self.asked = self.waiting = 0

@@ -217,8 +217,9 @@ def decoding_budget(device: torch.device, config: Any, bytes_each: int, weights:
 
 
 def key_value_numbers(config: Any) -> int:
-    """Numbers that a decoder keeps for each token, by its config; 0 where that does not say."""
-    layers, heads = getattr(config, "num_hidden_layers", None), getattr(config, "num_attention_heads", None)
+    """Numbers that a decoder keeps for each token that it writes, or reads in an encoder's stead, by its config; 0 where that does not say."""
+    layers = getattr(config, "num_decoder_layers", None) or getattr(config, "num_hidden_layers", None)
+    heads = getattr(config, "num_attention_heads", None)
     if not isinstance(layers, int) or not isinstance(heads, int) or not heads:
         return 0
     width = getattr(config, "head_dim", None) or (getattr(config, "hidden_size", None) or 0) // heads

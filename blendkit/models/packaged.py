@@ -84,14 +84,19 @@ def _source(name: str) -> tuple[Path, str]:
 @cache
 def _folder(name: str, caches: str) -> Path:
     digest = packaged_hash(name)
-    folder = _home(caches) / "blendkit" / f"{name}-{digest[:16]}-{FORM}"
+    folder = user_caches(caches) / "blendkit" / f"{name}-{digest[:16]}-{FORM}"
     if not _whole(folder):
         with _written_to(folder, name):
             _make(name, folder)
     return folder
 
 
-def _home(caches: str) -> Path:
+def user_caches(caches: str) -> Path:
+    """Where programs of this user keep what they can make anew; `caches` is $XDG_CACHE_HOME.
+
+    Raises:
+        OutputError: there is no home directory.
+    """
     # A path that is not absolute is to be passed over: https://specifications.freedesktop.org/basedir-spec/
     if os.path.isabs(caches):
         return Path(caches)

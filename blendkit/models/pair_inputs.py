@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from blendkit.models.fast.packing import Packed
+from blendkit.models.fast.transfer import counted
 from blendkit.models.pairrm import PairRMConfig
 from blendkit.models.text_tokenizer import TextTokenizer
 from blendkit.models.unread import UnknownTokens
@@ -92,24 +93,23 @@ class PairInputs:
     def pack(self, rows: Sequence[Sequence[Segment]]) -> Packed:
         """The same inputs end to end, without padding."""
         ids: list[int] = []
-        positions: list[Tensor] = []
-        types, lengths, markers = [], [], []
-        segmented = self.config.positions == "segment"
+        roles, sizes, lengths, markers = [], [], [], []
         for row in rows:
             start = len(ids)
             places = []
             for segment in row:
                 places.append(len(ids) + 1)  # behind [CLS]
                 ids += segment.ids
-                if segmented:
-                    positions.append(torch.arange(len(segment.ids)))
-                    types.append(torch.full((len(segment.ids),), segment.role))
+                roles.append(segment.role)
+                sizes.append(len(segment.ids))
             lengths.append(len(ids) - start)
             markers.append(places)
-            if not segmented:
-                positions.append(torch.arange(lengths[-1]))
-        roles = torch.cat(types) if segmented else torch.zeros(len(ids), dtype=torch.long)
-        return Packed(torch.tensor(ids), torch.cat(positions), roles, lengths, torch.tensor(markers))
+        found = torch.tensor(ids)
+        if self.config.positions == "segment":
+            positions, types = counted(sizes), torch.repeat_interleave(torch.tensor(roles), torch.tensor(sizes))
+        else:
+            positions, types = counted(lengths), torch.zeros_like(found)
+        return Packed(found, positions, types, lengths, torch.tensor(markers))
 
     def _encode(self, marker: str, texts: Sequence[str]) -> list[list[int]]:
         if not texts:

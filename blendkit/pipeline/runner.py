@@ -9,15 +9,17 @@ from __future__ import annotations
 
 import math
 import sys
+import threading
 import warnings
 from collections.abc import Callable, Hashable, Iterable, Iterator
-from contextlib import nullcontext
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
 from blendkit.errors import BlendkitError, BlendkitWarning, Interrupted, NoInputError, OutOfMemory, RecordError, expect_at_least, out_of_memory
 from blendkit.models.pretrained import reason
+from blendkit.pipeline.ahead import BATCHES, gathered
 from blendkit.pipeline.plan import Plan, Window
 from blendkit.pipeline.stage import Stage
 from blendkit.pipeline.threads import overlapped
@@ -34,7 +36,7 @@ def process(stage: Stage, lines: Iterable[Line | BadLine], plan: Plan) -> Iterat
 
     When a record is bad, all records before it are yielded first.
     """
-    for window, done, fault in _worked(stage, windows(lines, plan.window), plan):
+    for window, done, fault in _worked(stage, lines, plan):
         plan.counts.add(records=len(done), input_bytes=sum(len(line.raw) + 1 for line in window))
         if done:
             yield done
@@ -43,11 +45,14 @@ def process(stage: Stage, lines: Iterable[Line | BadLine], plan: Plan) -> Iterat
         plan.tick(plan.counts)
 
 
-def _worked(stage: Stage, parts: Iterator[Window], plan: Plan) -> Iterator[tuple[Window, list[Line], BaseException | None]]:
+def _worked(stage: Stage, lines: Iterable[Line | BadLine], plan: Plan) -> Iterator[tuple[Window, list[Line], BaseException | None]]:
     """Each window, its finished lines and its fault, in order."""
+    if stage.ahead:
+        yield from _planned_ahead(stage, lines, plan)
+        return
     work = stage.elsewhere or partial(do_window, stage)
     if stage.overlap == 1:
-        for window in parts:
+        for window in windows(lines, plan.window):
             yield window, *work(window, plan)
         return
 
@@ -61,21 +66,39 @@ def _worked(stage: Stage, parts: Iterator[Window], plan: Plan) -> Iterator[tuple
 
         return window, *work(window, replace(plan, on_bad=on_bad))
 
-    yield from overlapped(do, parts, stage.overlap)
+    yield from overlapped(do, windows(lines, plan.window), stage.overlap)
+
+
+def _planned_ahead(stage: Stage, lines: Iterable[Line | BadLine], plan: Plan) -> Iterator[tuple[Window, list[Line], BaseException | None]]:
+    """`_worked` for a stage whose records are read and planned in a thread while a device computes."""
+    # A stage's planning is one thread's at a time.
+    planning = threading.Lock()
+
+    def begin(line: Line | BadLine) -> _InFlight:
+        with planning:
+            return _begun(stage, line)
+
+    def tokens(flight: _InFlight) -> int:
+        return sum(work.length for work in flight.works or () if work.job.budgeted)
+
+    for flights in gathered(begin, lines, tokens, plan.window, BATCHES * plan.batch_tokens):
+        window = [flight.line for flight in flights]
+        yield window, *_finished(flights, window, plan, planning)
 
 
 @dataclass
 class _InFlight:
     """A record between its rounds: what it waits for, or the fault that ended it."""
 
-    line: Line
-    rounds: Rounds[None]
+    line: Line | BadLine
+    rounds: Rounds[None] | None
     works: list[Work] | None = None
     fault: Exception | None = None
     done: bool = False
 
     def go_on(self, results: Results) -> None:
         """Sends the round's results in, and takes the next round's works out; the first call starts the first round."""
+        assert self.rounds is not None
         try:
             if self.works is None:
                 self.works = next(self.rounds)
@@ -95,29 +118,35 @@ class _InFlight:
         return all((work.job, work.key) in results for work in self.works or ())
 
 
+def _begun(stage: Stage, line: Line | BadLine) -> _InFlight:
+    """A record whose first round is planned; of a bad line, its fault."""
+    if isinstance(line, BadLine):
+        return _InFlight(line, None, fault=line.error, done=True)
+    flight = _InFlight(line, stage.rounds(line.record))
+    flight.go_on({})
+    return flight
+
+
 def do_window(stage: Stage, window: Window, plan: Plan) -> tuple[list[Line], BaseException | None]:
     """Works on one window: its finished lines before the first fault that ends the run, and that fault.
 
     An interrupt is such a fault: the records before the first one that still waits for results are finished.
     """
+    return _finished((_begun(stage, line) for line in window), window, plan, nullcontext())
+
+
+def _finished(begun: Iterable[_InFlight], window: Window, plan: Plan, planning: AbstractContextManager[Any]) -> tuple[list[Line], BaseException | None]:
+    """`do_window` for records as they are begun; no round goes on outside of `planning`."""
     size = {"records": len(window), "input_bytes": sum(len(line.raw) + 1 for line in window)}
     plan.counts.take(**size)
     flights: list[_InFlight] = []
     fault: BaseException | None = None
-    for line in window:
-        try:
-            if isinstance(line, BadLine):
-                raise line.error
-            flight = _InFlight(line, stage.rounds(line.record))
-            flight.go_on({})
-            if flight.fault is not None:
-                raise flight.fault
+    for flight in begun:
+        if flight.fault is None:
             flights.append(flight)
-        except RecordError as error:
-            if fault := _reject(plan, line, error):
-                break
-        except BlendkitError as error:
-            fault = error
+            continue
+        fault = _reject(plan, flight.line, flight.fault) if isinstance(flight.fault, RecordError) else flight.fault
+        if fault is not None:
             break
     results: Results = {}
     stopped: Interrupted | None = None
@@ -126,16 +155,17 @@ def do_window(stage: Stage, window: Window, plan: Plan) -> tuple[list[Line], Bas
             run_works([work for flight in waiting for work in flight.works or ()], plan, results)
         except Interrupted as signal:
             stopped = signal
-        for flight in waiting:
-            if stopped is not None and not flight.has_all(results):
-                break
-            flight.go_on(results)
+        with planning:
+            for flight in waiting:
+                if stopped is not None and not flight.has_all(results):
+                    break
+                flight.go_on(results)
     plan.counts.take(**{name: -number for name, number in size.items()}, works=-len(results), computed=-len(results))
     done: list[Line] = []
     for flight in flights:
         if not flight.done:
             break
-        if flight.fault is None:
+        if flight.fault is None and isinstance(flight.line, Line):
             done.append(flight.line)
         elif not isinstance(flight.fault, RecordError):
             return done, flight.fault
@@ -252,7 +282,7 @@ def apply(stage: Stage, records: Iterable[Record], *, window: int | None = None,
     """
     expect_at_least({"window": 1, "batch_tokens": 1}, {"window": window, "batch_tokens": batch_tokens})
     lines = (_line(place, record) for place, record in enumerate(records))
-    plan = Plan(window or stage.window, batch_tokens or stage.batch_tokens)
+    plan = Plan(window or stage.in_flight, batch_tokens or stage.batch_tokens)
     try:
         for done in stage.passing(process(stage, lines, plan)):
             for line in done:

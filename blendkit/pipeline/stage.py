@@ -34,14 +34,22 @@ class Stage:
     batch_tokens: int = 8192
     # Windows in work at a time: more than one for a stage that waits for servers, and whose jobs may run in several threads.
     overlap: int = 1
+    # Records that a window may have where a thread reads and plans them while a device computes, and a window ends when its first round
+    # fills batches; 0 for a stage that plans each window when its turn comes. No job of such a stage may share with the planning what only
+    # one thread may use, such as a tokenizer.
+    ahead: int = 0
     # Set by an engine: it has a whole window worked on outside this process, and returns the lines that were finished before the
     # first fault that ends the run, and that fault. None: the runner does the work in this process.
     elsewhere: Callable[[Window, Plan], tuple[list[Line], BaseException | None]] | None = None
     # False: the stage reads records and writes `rows` at the end instead of them.
     passes_records: bool = True
-
     # How its packed encoders attend, for a stage that was made within `attending`.
     attending: Attending | None = None
+
+    @property
+    def in_flight(self) -> int:
+        """Records of a window at most, unless the user says otherwise."""
+        return self.ahead or self.window
 
     def plan(self, record: Record) -> list[Work]:
         """The record's work, none by default. Raises RecordError when the record lacks what is needed."""

@@ -98,9 +98,11 @@ class PairRanker(Stage):
         self.job = Job(f"pairrm:{model}", self._logits)
         # A late-paired ranker reads each candidate once, whatever the schedule asks for. What it has read stays in memory for a window.
         self.reading = Job(f"pairrm:{model}, candidates", self.scorer.read) if self.scorer.late else None
-        # A schedule of many small rounds needs many records in flight to fill a batch.
         if self.device.type != "cpu":
+            # A schedule of many small rounds needs many records in flight to fill a batch; engines hand windows out by this number.
             self.window = 32 if self.reading else 8 if schedule in ("full", "single") else 256
+            if self.prefilter is None or self.prefilter.plans_ahead:
+                self.ahead = 32 if self.reading else 256
         number_type = str(self.dtype).removeprefix("torch.")
         how = {"sched": schedule, "prefilter": prefilter or None, "dtype": number_type}
         self.signature = str(Signature("pairrm", model=f"{model}@{fingerprint(model)}", **how, v=VERSION))

@@ -48,6 +48,11 @@ class Prefilter:
         return [chosen[place] for place in sorted(best)]
 
     @property
+    def plans_ahead(self) -> bool:
+        """As the scorer has it."""
+        return self.scorer is None or self.scorer.plans_ahead
+
+    @property
     def signature(self) -> str:
         """The scorer's signature, or the name of the field that was read."""
         return self.scorer.signature if self.scorer else f"field:{self.name}"

@@ -39,6 +39,7 @@ class BartScore(ModelScorer):
     about = "BARTScore F: the mean of precision and recall; bartscore:MODEL+FILE.pth lays other weights over MODEL (ParaBank)"
     paper, bounds = "Yuan et al. 2021", "below 0 (nats)"
     default_model = "facebook/bart-large-cnn"
+    plans_ahead = True
     empty = "that of no words"
 
     def __init__(self, name: str, model: str = default_model, device: str = "auto", dtype: str = "auto") -> None:

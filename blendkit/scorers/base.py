@@ -76,6 +76,8 @@ class Scorer(ABC):
     lower_is_better: ClassVar[bool] = False
     # What an empty candidate or reference gets.
     empty: ClassVar[str] = "0"
+    # On a GPU, rounds of later records may be planned in a thread while its jobs run: only rounds tokenize, or there is nothing to tokenize.
+    plans_ahead: bool = False
     # Windows of records that it may work on at a time (see Stage).
     overlap: int = 1
 
@@ -126,6 +128,7 @@ class Scorer(ABC):
 class TextScorer(Scorer):
     """A scorer without a model: one number from an item's texts, in one round. Equal `settings` give equal scores."""
 
+    plans_ahead = True
     settings: tuple[Hashable, ...] = ()
 
     def rounds(self, items: list[Item]) -> Scores:

@@ -41,6 +41,7 @@ class BertScore(ModelScorer):
 
     about, paper, bounds = "BERTScore F1, equal to the bert-score package's", "Zhang et al. 2020", "-1 to 1"
     default_model = EMBEDDED
+    plans_ahead = True
     column = F1
 
     def __init__(
@@ -79,13 +80,13 @@ class BertScore(ModelScorer):
 
         tokenizer = self.encoder.tokenizer
         unit = {tokenizer.cls_token_id: 0.0, tokenizer.sep_token_id: 0.0}
-        found = []
-        for row, states in zip(rows, self.encoder.reader.states(rows), strict=True):
-            weights = torch.tensor([self.idf[token] if self.idf is not None else unit.get(token, 1.0) for token in row])
-            total = float(weights.sum())
-            weights = weights / total if total else weights * 0
-            found.append(Encoded(functional.normalize(states, dim=-1), weights.to(states.device)))
-        return found
+        weights = []
+        for row in rows:
+            own = torch.tensor([self.idf[token] if self.idf is not None else unit.get(token, 1.0) for token in row])
+            total = float(own.sum())
+            weights.append(own / total if total else own * 0)
+        everywhere = torch.split(torch.cat(weights).to(self.encoder.device), [len(row) for row in rows])
+        return [Encoded(functional.normalize(states, dim=-1), own) for states, own in zip(self.encoder.reader.states(rows), everywhere, strict=True)]
 
     def _rescaled(self, score: float) -> float:
         return score if self.baseline is None else (score - self.baseline[self.column]) / (1 - self.baseline[self.column])

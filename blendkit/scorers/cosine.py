@@ -17,6 +17,7 @@ class Cosine(ModelScorer):
     about, paper, bounds = "cosine of the embeddings of x and candidate", "Reimers and Gurevych 2019", "-1 to 1"
     needs_reference, needs_source = False, True
     default_model = EMBEDDED
+    plans_ahead = True
     empty = "that of an embedding of no words"
 
     def __init__(self, name: str, model: str = EMBEDDED, device: str = "auto", dtype: str = "auto") -> None:

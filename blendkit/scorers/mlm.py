@@ -77,6 +77,7 @@ class MaskedLM(ModelScorer):
     paper, bounds = "Salazar et al. 2020", "0 and below (nats)"
     needs_reference = False
     default_model = "roberta-large"
+    plans_ahead = True
     empty = f"{EMPTY:g}"
 
     def __init__(self, name: str, model: str = default_model, device: str = "auto", dtype: str = "auto") -> None:

@@ -24,6 +24,7 @@ class Perplexity(ModelScorer):
     paper, bounds = "Jelinek et al. 1977", f"1 to {WORST:g}"
     needs_reference, needs_source, lower_is_better = False, True, True
     default_model = "gpt2"
+    plans_ahead = True
     empty = f"{WORST:g}"
 
     def __init__(self, name: str, model: str = default_model, device: str = "auto", dtype: str = "auto") -> None:

@@ -27,6 +27,7 @@ class RegressionScorer(ModelScorer):
     """A subclass says how an item is tokenized, and which of the model's labels is the score (`place`)."""
 
     bounds = "the model's"
+    plans_ahead = True
     empty = "the model's"
 
     def __init__(self, name: str, model: str, device: str = "auto", dtype: str = "auto") -> None:

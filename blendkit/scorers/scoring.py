@@ -70,7 +70,10 @@ class Scoring(Stage):
         # All that records got, in the order in which they came.
         self.signatures = dict.fromkeys(scorer.signature for scorer in self.scorers.values())
         if any(scorer.models for scorer in self.scorers.values()):
-            self.batch_tokens = batch_budget(choose_device(device))
+            chosen = choose_device(device)
+            self.batch_tokens = batch_budget(chosen)
+            if chosen.type != "cpu" and all(scorer.plans_ahead for scorer in self.scorers.values()):
+                self.ahead = 64
 
     def rounds(self, record: Record) -> Rounds[None]:
         """All scorers' rounds side by side; then the scores are added.

@@ -50,6 +50,7 @@ class SimCLS(ModelScorer):
     about, paper, bounds = "cosine of x and candidate under a dual encoder trained to rank", "Liu and Liu 2021", "-1 to 1"
     needs_reference, needs_source = False, True
     default_model = ""
+    plans_ahead = True
     empty = "the model's"
 
     def __init__(self, name: str, model: str, device: str = "auto", dtype: str = "auto") -> None:

@@ -33,6 +33,7 @@ class SummaReranker(ModelScorer):
     about, paper, bounds = "probability of being the best, from a mixture of experts on x and candidate", "Ravaut et al. 2022", "0 to 1"
     needs_reference, needs_source = False, True
     default_model = ""
+    plans_ahead = True
     empty = "the model's"
 
     def __init__(self, name: str, model: str, device: str = "auto", dtype: str = "auto") -> None:

@@ -52,6 +52,29 @@ def test_genfuser_takes_any_number_of_candidates(tiny_t5, top):
         assert record["candidates"][-1]["sources"] == record["top"]
 
 
+def test_a_genfuser_work_is_as_long_as_all_that_its_beams_keep(tiny_t5, monkeypatch):
+    from blendkit.models import loading
+
+    monkeypatch.setattr(loading, "memory_left", lambda device: 1 << 40)
+    stage = GenFuser(str(tiny_t5), device="cpu", num_beams=3, max_new_tokens=5)
+    (work,) = stage.plan(ranked(1)[0])
+    assert work.length == 3 * (len(work.payload) + 5)
+    assert stage.batch_tokens == loading.DECODED_AT_MOST["cpu"]
+    stage = GenFuser(str(tiny_t5), device="cpu", num_beams=1, max_new_tokens=5)
+    run, sizes = stage.job.run, []
+    (first,) = stage.plan(ranked(1)[0])
+
+    def short(payloads):
+        sizes.append(len(payloads))
+        if len(payloads) > 1:
+            raise MemoryError
+        return run(payloads)
+
+    object.__setattr__(stage.job, "run", short)
+    assert len(list(apply(stage, ranked(3), batch_tokens=3 * first.length + 1000))) == 3
+    assert sizes[0] > 1 and sizes[-3:] == [1, 1, 1]
+
+
 def test_a_chat_model_reads_all_top_candidates_quoted(blendkit, server):
     done = blendkit("fuse", "-m", "openai:x", "--base-url", server.url, "--name", "blend", stdin=lines(ranked()))
     assert done.returncode == 0, done.stderr

@@ -388,3 +388,23 @@ def test_a_second_run_asks_nothing(blendkit, serve, tmp_path):
     assert len(server.bodies) == asked == 6
     model = json.loads((tmp_path / "m.json").read_text())["models"]["j"]
     assert model["cost"] == pytest.approx(6 * (10 + 2 * 5) / 1e6)
+
+
+def test_a_local_judges_batches_are_by_a_gpus_memory(tiny_chat, monkeypatch):
+    import torch
+
+    from blendkit.generators import local
+    from blendkit.judges import llm
+    from blendkit.models import loading
+
+    for module in (llm, local):
+        monkeypatch.setattr(module, "choose_device", lambda name: torch.device("cuda"))
+    left = 1 << 50
+    monkeypatch.setattr(loading, "memory_left", lambda device: left)
+
+    def budgets():
+        return [llm.LLMJudge(str(tiny_chat), verdict_by=way, device="cuda", dtype="float32").batch_tokens for way in ("likelihood", "text")]
+
+    assert budgets() == [32768, loading.DECODED_AT_MOST["cuda"]]
+    left = 0
+    assert budgets() == [loading.DECODED] * 2

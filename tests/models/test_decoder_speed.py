@@ -52,3 +52,15 @@ def test_a_batch_is_as_large_as_free_memory_and_device_let_it_be(network, monkey
     left["bytes"] = 0
     assert loading.decoding_budget(cuda, network.config, 2, 10**9) == loading.DECODED
     assert loading.decoding_budget(cpu, object(), 4, 0) == loading.DECODED
+
+
+def test_a_seq2seq_models_budget_is_by_its_decoders_keys_and_values(monkeypatch):
+    from transformers import BartConfig, T5Config
+
+    t5 = T5Config(num_layers=24, num_decoder_layers=12, num_heads=32, d_kv=64, d_model=2048)
+    bart = BartConfig(encoder_layers=2, decoder_layers=6, encoder_attention_heads=4, decoder_attention_heads=8, d_model=512)
+    assert loading.key_value_numbers(t5.get_text_config(decoder=True)) == 2 * 12 * 32 * 64
+    assert loading.key_value_numbers(bart.get_text_config(decoder=True)) == 2 * 6 * 512
+    monkeypatch.setattr(loading, "memory_left", lambda device: 40 << 30)
+    # Half of 40 GiB by 96 KiB a token in bfloat16.
+    assert loading.decoding_budget(torch.device("cuda"), t5.get_text_config(decoder=True), 2, 0) == (20 << 30) // (96 << 10)

@@ -12,8 +12,10 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional
 
+from blendkit.models.fast.compiled import compiled
 from blendkit.models.fast.packing import Packed
 from blendkit.models.fast.relative import Buckets, Disentangled, Relative, Shared
+from blendkit.models.fast.transfer import sent
 
 if TYPE_CHECKING:
     from torch.nn.attention.flex_attention import BlockMask
@@ -161,11 +163,11 @@ def block_mask(batch: Packed, window: int | None, side: int = 128) -> BlockMask:
     whole = inside if window is None else np.zeros_like(seen)
 
     def listed(blocks: NDArray[np.bool_]) -> tuple[Tensor, Tensor]:
-        order = np.argsort(~blocks, axis=1, kind="stable").astype(np.int32)
-        counts = blocks.sum(axis=1).astype(np.int32)
-        return tuple(torch.from_numpy(part)[None, None].to(batch.ids.device) for part in (counts, order))  # type: ignore[return-value]
+        order = np.argsort(~blocks, axis=1, kind="stable")
+        return torch.from_numpy(blocks.sum(axis=1)), torch.from_numpy(order)
 
-    return BlockMask.from_kv_blocks(*listed(seen & ~whole), *listed(whole), BLOCK_SIZE=side, mask_mod=same_input, seq_lengths=(tokens, tokens))
+    some, where, full, where_full = (part[None, None].int() for part in sent((*listed(seen & ~whole), *listed(whole)), batch.ids.device))
+    return BlockMask.from_kv_blocks(some, where, full, where_full, BLOCK_SIZE=side, mask_mod=same_input, seq_lengths=(tokens, tokens))
 
 
 @cache
@@ -173,5 +175,4 @@ def _flex(device: str) -> Any:
     """FlexAttention, compiled for a GPU; elsewhere its eager form, which is the same function written out."""
     from torch.nn.attention.flex_attention import flex_attention
 
-    # With `fullgraph` it fails, and is told, where it would otherwise give up in silence and write all T×T scores.
-    return torch.compile(flex_attention, dynamic=True, fullgraph=True) if device == "cuda" else flex_attention
+    return compiled(flex_attention) if device == "cuda" else flex_attention

@@ -1,7 +1,8 @@
 """BART over packed inputs: log-probabilities of targets given sources (Lewis et al. 2020).
 
 Against the plain forward pass: no padding; a source is encoded once, and its keys and values for the decoder are
-projected once, however many targets it has; probabilities are taken a block of tokens at a time.
+projected once, however many targets it has; probabilities are taken a block of tokens at a time. On a GPU attention alone is
+padded: one call for all spans of about one length, where a CPU takes them one by one.
 """
 
 from __future__ import annotations
@@ -13,16 +14,16 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.nn import functional
 
 from blendkit.models.fast.layers import Norm, stream_dtype
 from blendkit.models.fast.linear import Linear
+from blendkit.models.fast.meetings import InBlocks, Meeting, OneByOne, Spans
+from blendkit.models.fast.transfer import counted, sent
 
 # Rows of logits at a time: with BART's 50,265 words, 50 MB in float32.
 LOGITS = 256
 
 Where = tuple[torch.device, torch.dtype]
-Spans = list[tuple[int, int]]
 
 
 class Bart:
@@ -42,13 +43,17 @@ class Bart:
         self.encoder = [EncoderLayer(layer, config.encoder_attention_heads, where) for layer in model.model.encoder.layers]
         self.decoder = [DecoderLayer(layer, config.decoder_attention_heads, where) for layer in model.model.decoder.layers]
         self.out = Linear(model.lm_head.weight, model.final_logits_bias[0], device, dtype)
+        self.meeting: type[OneByOne | InBlocks] = OneByOne if device.type == "cpu" else InBlocks
 
     @torch.inference_mode()
     def encode(self, rows: Sequence[Sequence[int]]) -> list[Tensor]:
         """Encoder states of each source, [L, H]."""
-        x, spans = self._embedded(rows, 0), _spans(rows)
+        spans = _spans(rows)
+        within = self.meeting(spans, spans)
+        ids, places = self._sent(_numbers(rows), within)
+        x = self._embedded(ids, places, 0)
         for layer in self.encoder:
-            x = layer(x, spans)
+            x = layer(x, within)
         return list(torch.split(x, [len(row) for row in rows]))
 
     @torch.inference_mode()
@@ -64,26 +69,35 @@ class Bart:
             last = first + len(group)
             readers.append((spans[first][0], spans[last - 1][1]))
             first = last
-        x = self._embedded([[self.start, *target[:-1]] for target in targets], 1)
+        within, across = self.meeting(spans, spans), self.meeting(readers, sources)
+        shifted = [[self.start, *target[:-1]] for target in targets]
+        ids, places, gold = self._sent([*_numbers(shifted), _numbers(targets)[0]], within, across)
+        x = self._embedded(ids, places, 1)
         for layer in self.decoder:
-            x = layer(x, spans, memory, sources, readers)
-        gold = torch.tensor([token for target in targets for token in target], device=self.device)
+            x = layer(x, within, memory, across)
         parts = []
         for part, tokens in zip(torch.split(x, LOGITS), torch.split(gold, LOGITS), strict=True):
             logits = self.out(part).float()
             parts.append(logits.gather(1, tokens[:, None])[:, 0] - logits.logsumexp(-1))
-        means = torch.stack([tokens.mean() for tokens in torch.split(torch.cat(parts), [len(target) for target in targets])]).tolist()
+        values = torch.split(torch.cat(parts).cpu(), [len(target) for target in targets])
+        means = torch.stack([tokens.mean() for tokens in values]).tolist()
         found, first = [], 0
         for _, group in work:
             found.append(means[first : first + len(group)])
             first += len(group)
         return found
 
-    def _embedded(self, rows: Sequence[Sequence[int]], side: int) -> Tensor:
-        ids = torch.tensor([token for row in rows for token in row], device=self.device)
+    def _sent(self, numbers: Sequence[Tensor], *meetings: Meeting) -> list[Tensor]:
+        """The numbers on the device, in one transfer with those of the meetings."""
+        found = iter(sent([*numbers, *(part for meeting in meetings for part in meeting.parts)], self.device))
+        moved = [next(found) for _ in numbers]
+        for meeting in meetings:
+            meeting.parts = tuple(next(found) for _ in meeting.parts)
+        return moved
+
+    def _embedded(self, ids: Tensor, places: Tensor, side: int) -> Tensor:
         # BART counts positions from 2.
-        places = torch.cat([torch.arange(2, len(row) + 2) for row in rows]).to(self.device)
-        return self.norms[side](self.words[ids] * self.scale + self.positions[side][places])
+        return self.norms[side](self.words[ids] * self.scale + self.positions[side][places + 2])
 
 
 class Attention:
@@ -99,25 +113,17 @@ class Attention:
         self.out = Linear(attention.out_proj.weight, attention.out_proj.bias, *where)
         self.stream = stream_dtype(*where)
 
-    def within(self, x: Tensor, spans: Spans, causal: bool) -> Tensor:
+    def within(self, x: Tensor, spans: Meeting, causal: bool) -> Tensor:
         """Each input's tokens attend to each other, [T, H]."""
         q, k, v = self.rest(x).to(self.stream).view(len(x), 3, self.heads, -1).unbind(1)
-        return self._attend(q, k, v, spans, spans, causal)
+        return self.out(spans(q, k, v, causal).flatten(1))
 
-    def across(self, x: Tensor, readers: Spans, memory: Tensor, sources: Spans) -> Tensor:
+    def across(self, x: Tensor, memory: Tensor, readers: Meeting) -> Tensor:
         """The readers of each source attend to its tokens, [T, H]."""
         assert self.query is not None
         q = self.query(x).to(self.stream).view(len(x), self.heads, -1)
         k, v = self.rest(memory).to(self.stream).view(len(memory), 2, self.heads, -1).unbind(1)
-        return self._attend(q, k, v, readers, sources, False)
-
-    def _attend(self, q: Tensor, k: Tensor, v: Tensor, readers: Spans, sources: Spans, causal: bool) -> Tensor:
-        contexts = torch.empty_like(q)
-        for (start, end), (first, last) in zip(readers, sources, strict=True):
-            asking, keys, values = (part.transpose(0, 1)[None] for part in (q[start:end], k[first:last], v[first:last]))
-            found = functional.scaled_dot_product_attention(asking, keys, values, is_causal=causal, scale=1.0)
-            contexts[start:end] = found[0].transpose(0, 1)
-        return self.out(contexts.flatten(1))
+        return self.out(readers(q, k, v, False).flatten(1))
 
 
 class EncoderLayer:
@@ -131,7 +137,7 @@ class EncoderLayer:
         self.down = Linear(layer.fc2.weight, layer.fc2.bias, *where)
         self.last_norm = Norm(layer.final_layer_norm, where[0], stream)
 
-    def __call__(self, x: Tensor, spans: Spans) -> Tensor:
+    def __call__(self, x: Tensor, spans: Meeting) -> Tensor:
         return self.feed_forward(self.norm(x + self.attention.within(x, spans, causal=False)))
 
     def feed_forward(self, x: Tensor) -> Tensor:
@@ -146,11 +152,16 @@ class DecoderLayer(EncoderLayer):
         self.reading = Attention(layer.encoder_attn, heads, where, cross=True)
         self.reading_norm = Norm(layer.encoder_attn_layer_norm, where[0], stream_dtype(*where))
 
-    def __call__(self, x: Tensor, spans: Spans, memory: Tensor | None = None, sources: Spans | None = None, readers: Spans | None = None) -> Tensor:
-        assert memory is not None and sources is not None and readers is not None
+    def __call__(self, x: Tensor, spans: Meeting, memory: Tensor | None = None, readers: Meeting | None = None) -> Tensor:
+        assert memory is not None and readers is not None
         x = self.norm(x + self.attention.within(x, spans, causal=True))
-        x = self.reading_norm(x + self.reading.across(x, readers, memory, sources))
+        x = self.reading_norm(x + self.reading.across(x, memory, readers))
         return self.feed_forward(x)
+
+
+def _numbers(rows: Sequence[Sequence[int]]) -> tuple[Tensor, Tensor]:
+    """Ids of the rows end to end, and each one's place in its row."""
+    return torch.tensor([token for row in rows for token in row]), counted([len(row) for row in rows])
 
 
 def _joined(parts: list[tuple[Tensor, Tensor]], where: Where) -> Linear:

@@ -29,6 +29,7 @@ from blendkit.errors import NoInputError
 from blendkit.models.fast.encoder import FAMILIES, PackedEncoder, packed_encoder
 from blendkit.models.fast.packing import Packed
 from blendkit.models.fast.relative import Relative
+from blendkit.models.fast.transfer import sent
 from blendkit.models.pairrm import PairRM
 from blendkit.terminal_text import count_of
 
@@ -172,7 +173,7 @@ class Late:
         attended = Packed(seen, torch.zeros_like(seen), torch.zeros_like(seen), whole, torch.zeros(1, 1, dtype=torch.long))
         tokens, attended = (self.encoder.rounded(batch.to(self.device)) for batch in (tokens, attended))
         filling = (0, len(tokens.ids) - len(ids))
-        own, at = (functional.pad(torch.cat(part).to(self.device), filling) for part in (back, places))
+        own, at = (functional.pad(part, filling) for part in sent((torch.cat(back), torch.cat(places)), self.device))
         return tokens, attended, own, at
 
     def _shared(self, x: Tensor, number: int, tokens: Packed, inputs: Packed, back: Tensor) -> Tensor:

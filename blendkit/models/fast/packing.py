@@ -12,6 +12,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from blendkit.models.fast.transfer import counted, sent
+
 
 @dataclass
 class Packed:
@@ -41,13 +43,13 @@ class Packed:
     @cached_property
     def starts(self) -> Tensor:
         """Where each input begins, and behind the last one the filling, [n + 1]."""
-        return torch.tensor([0, *(end for _, end in self.bounds)], device=self.ids.device)
+        return torch.tensor([0, *accumulate(self.lengths)], device=self.ids.device)
 
     @cached_property
     def owner(self) -> Tensor:
         """Which input a token belongs to, [T] (int32); the filling is number n."""
-        lengths = torch.tensor([*self.lengths, len(self.ids) - sum(self.lengths)], device=self.ids.device)
-        return torch.repeat_interleave(torch.arange(len(lengths), dtype=torch.int32, device=self.ids.device), lengths, output_size=len(self.ids))
+        tokens = torch.arange(len(self.ids), device=self.ids.device)
+        return torch.searchsorted(self.starts, tokens, right=True, out_int32=True) - 1
 
     @cached_property
     def offsets(self) -> Tensor:
@@ -64,7 +66,7 @@ class Packed:
     def grid(self) -> tuple[Tensor, Tensor]:
         """The tokens in rows: their places among the T, [n, longest], and which of them are real, [n, longest]."""
         columns = torch.arange(self.longest, device=self.ids.device)
-        real = columns < torch.tensor(self.lengths, device=self.ids.device)[:, None]
+        real = columns < self.starts.diff()[:, None]
         return torch.where(real, self.starts[:-1, None] + columns, 0), real
 
     @cached_property
@@ -78,13 +80,19 @@ class Packed:
         Libraries keep a plan for each shape that they meet; without this their memory grows with the stream.
         """
         extra = -len(self.ids) % multiple
+        if not extra:
+            return self
         ids, positions, types = (functional.pad(part, (0, extra)) for part in (self.ids, self.positions, self.types))
-        return replace(self, ids=ids, positions=positions, types=types)
+        return self._with(ids, positions, types, self.markers, self.starts)
 
     def to(self, device: torch.device) -> Packed:
-        """The same batch on another device."""
-        ids, positions, types, markers = (part.to(device, non_blocking=True) for part in (self.ids, self.positions, self.types, self.markers))
-        return replace(self, ids=ids, positions=positions, types=types, markers=markers)
+        """The same batch on another device, in one transfer: all else that is asked of it is computed there."""
+        return self._with(*sent((self.ids, self.positions, self.types, self.markers, self.starts), device))
+
+    def _with(self, ids: Tensor, positions: Tensor, types: Tensor, markers: Tensor, starts: Tensor) -> Packed:
+        found = replace(self, ids=ids, positions=positions, types=types, markers=markers)
+        found.starts = starts
+        return found
 
 
 def pack(rows: Sequence[Sequence[int]], types: Sequence[Sequence[int]] | None = None, markers: Sequence[Sequence[int]] | None = None) -> Packed:
@@ -97,4 +105,4 @@ def pack(rows: Sequence[Sequence[int]], types: Sequence[Sequence[int]] | None = 
     ids = torch.tensor([token for row in rows for token in row])
     kinds = torch.zeros_like(ids) if types is None else torch.tensor([kind for row in types for kind in row])
     places = [[start + place for place in row] for start, row in zip(starts, markers, strict=True)] if markers else [[start] for start in starts]
-    return Packed(ids, torch.cat([torch.arange(length) for length in lengths]), kinds, lengths, torch.tensor(places))
+    return Packed(ids, counted(lengths), kinds, lengths, torch.tensor(places))

@@ -12,6 +12,7 @@ from torch.nn import functional
 
 from blendkit.models.fast.packing import Packed
 from blendkit.models.fast.relative import BLOCK, Buckets, Relative, Shared
+from blendkit.models.fast.transfer import sent
 
 # Scores that are in memory at a time: 128 MB in bfloat16. One input may have more.
 CELLS = 1 << 26
@@ -130,5 +131,6 @@ def _laid_out(batch: Packed, group: list[int]) -> Rows:
     column = np.arange(length)
     real = column < lengths[:, None]
     places = np.where(real, bounds[:, :1] + column, 0)
-    places_there, cells, tokens = (torch.from_numpy(part).to(device, non_blocking=True) for part in (places, np.flatnonzero(real), places[real]))
-    return Rows(places_there, None if real.all() else torch.from_numpy(real).to(device, non_blocking=True), cells, tokens, length)
+    numbers = (places, np.flatnonzero(real), places[real], real.astype(np.int64))
+    places_there, cells, tokens, real_there = sent([torch.from_numpy(part) for part in numbers], device)
+    return Rows(places_there, None if real.all() else real_there.bool(), cells, tokens, length)

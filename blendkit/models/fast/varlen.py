@@ -14,6 +14,7 @@ from torch.nn import functional
 from blendkit.models.attention_forms import has_varlen_kernel
 from blendkit.models.fast.packing import Packed
 from blendkit.models.fast.relative import Buckets, Relative, Shared
+from blendkit.models.fast.transfer import sent
 
 
 class Varlen:
@@ -48,7 +49,7 @@ class Varlen:
             ends = [0, *(end for _, end in batch.bounds), *([len(batch.ids)] if filling else [])]
             # Nested tensors take none of inference mode.
             with torch.inference_mode(False):
-                there = torch.tensor(ends, dtype=torch.int32).to(batch.ids.device, non_blocking=True)
+                there = sent([torch.tensor(ends)], batch.ids.device)[0].int()
             found = batch.kept["ends"] = there, min(lengths), max(lengths)
         return found
 
