@@ -10,6 +10,7 @@ from torch import Tensor
 
 from blendkit.errors import NoInputError
 from blendkit.models.fast.encoder import packed_encoder
+from blendkit.models.fast.int8 import placed
 from blendkit.models.fast.packing import pack
 from blendkit.models.loading import length_in, to_device
 
@@ -27,7 +28,7 @@ class EncoderReader:
         self.device, self.pad = device, pad or 0
         self.name, self.size = encoder.name_or_path, encoder.get_input_embeddings().num_embeddings
         self.packed = packed_encoder(encoder, 0.0, device, dtype, places_only) if packed else None
-        self.encoder = None if self.packed else encoder.to(device, dtype).eval()
+        self.encoder = None if self.packed else placed(encoder, device, dtype)
 
     @torch.inference_mode()
     def states(self, rows: Sequence[Ids]) -> list[Tensor]:

@@ -33,6 +33,7 @@ class MBR(Scorer):
             model, device=device, dtype=dtype, seed=seed, bertscore_layer=bertscore_layer, bertscore_idf=bertscore_idf,
             bertscore_baseline=bertscore_baseline, tokenize=tokenize,
         )  # fmt: skip
+        self.dtype = getattr(self.metric, "dtype", None)
         if not self.metric.needs_reference:
             raise UsageError(f"--metric mbr:{model}: {self.metric.name} compares with no reference; try mbr:bertscore or mbr:rouge2")
 
