@@ -72,7 +72,12 @@ SHARED: dict[str, tuple[Any, Any]] = {
         None,
     ),
     "device": (Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:N or mps.", rich_help_panel=COMPUTE)], "auto"),
-    "dtype": (Annotated[str, typer.Option(help="auto, float32, bfloat16, float16, or int8 (pair, and scorers that read an encoder, on a CPU).", rich_help_panel=COMPUTE)], "auto"),
+    "dtype": (
+        Annotated[
+            str, typer.Option(help="auto, float32, bfloat16, float16, or int8 (pair, and scorers that read an encoder, on a CPU).", rich_help_panel=COMPUTE)
+        ],
+        "auto",
+    ),
     "seed": (Annotated[int, typer.Option(help="Fixes every random choice.", rich_help_panel=COMPUTE)], 0),
     "manifest": (Annotated[str | None, typer.Option(help="Write what ran, with which models and counts, to this JSON file.", rich_help_panel=REPORT)], None),
     "progress": (Annotated[str, typer.Option(help="auto (a bar on a terminal), bar, json or none.", rich_help_panel=REPORT)], "auto"),

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
 # Where this variable has a type, `auto` takes it on a CPU and measures nothing.
 VARIABLE = "BLENDKIT_AUTO_DTYPE"
-# So many times as fast must a type be to be worth the difference: less may be chance, and the next start would take the other.
+# A type must be so many times as fast to be taken, or to be told of: less may be chance.
 CLEARLY = 1.25
 # A product of fewer weights takes no time in any type.
 SMALLEST = 1 << 16
@@ -79,7 +79,7 @@ def _times(config: Any) -> Times | None:
 
 @cache
 def known(key: str, hidden: int, intermediate: int) -> Times:
-    """What was measured under this key, by this process or an earlier one; measured now where none was. A cache that is broken or cannot be written is no fault."""
+    """What was measured under this key, by this process or an earlier one, or else is now. A cache that is broken or cannot be written is no fault."""
     file = _cache_file()
     kept = _read(file)
     if key not in kept:
@@ -91,7 +91,7 @@ def known(key: str, hidden: int, intermediate: int) -> Times:
 
 
 def measured(hidden: int, intermediate: int) -> Times:
-    """Seconds of [256, hidden] x [hidden, intermediate], the best of some in turn, in float32 and in bfloat16."""
+    """Processor seconds, which other processes have little to do with, of [256, hidden] x [hidden, intermediate]: the best of some, the types in turn."""
     import torch
 
     from blendkit.models.fast.linear import Linear
@@ -99,16 +99,16 @@ def measured(hidden: int, intermediate: int) -> Times:
     x, weight = torch.randn(TOKENS, hidden), torch.randn(intermediate, hidden)
     products = {name: Linear(weight, None, torch.device("cpu"), choose_dtype(name, torch.device("cpu"))) for name in ("float32", "bfloat16")}
     found: Times = {}
-    until = time.perf_counter() + SECONDS
+    until = time.process_time() + SECONDS
     with torch.inference_mode():
         for number in range(ROUNDS):
             for name, product in products.items():
-                start = time.perf_counter()
+                start = time.process_time()
                 product(x)
-                took = time.perf_counter() - start
+                took = time.process_time() - start
                 # The first calls set the kernels up.
                 found[name] = min(found.get(name, took), took) if number > 1 else took
-            if number and time.perf_counter() > until:
+            if number and time.process_time() > until:
                 break
     return found
 

@@ -29,13 +29,19 @@ class Int8Linear:
 
     def __call__(self, x: Tensor) -> Tensor:
         x = x.float()
-        y = x.new_empty(len(x), len(self.scales))
-        for rows, out in zip(x.split(ROWS), y.split(ROWS), strict=True):
-            scales = _scales(rows)
-            whole = (rows * scales.reciprocal()).round_().to(torch.int8)
-            product = torch._int_mm(whole, self.weight).float().mul_(self.scales)
-            torch.addcmul(self.bias, product, scales, out=out)
+        if len(x) <= ROWS:
+            y = self._product(x)
+        else:
+            y = x.new_empty(len(x), len(self.scales))
+            for rows, out in zip(x.split(ROWS), y.split(ROWS), strict=True):
+                self._product(rows, out)
         return y if self.activation is None else self.activation(y)  # type: ignore[no-any-return]
+
+    def _product(self, rows: Tensor, out: Tensor | None = None) -> Tensor:
+        scales = _scales(rows)
+        whole = (rows * scales.reciprocal()).round_().to(torch.int8)
+        product = torch._int_mm(whole, self.weight).float().mul_(self.scales)
+        return torch.addcmul(self.bias, product, scales, out=product if out is None else out)
 
 
 def _scales(rows: Tensor) -> Tensor:
@@ -44,7 +50,7 @@ def _scales(rows: Tensor) -> Tensor:
 
 
 def placed(network: nn.Module, device: torch.device, dtype: torch.dtype) -> nn.Module:
-    """A network that runs as transformers has it, ready for inference on the device in a number type; in int8 its linear layers are, and the rest is float32."""
+    """A network as transformers has it, ready for inference on a device in a number type; of int8 its linear layers, the rest being float32."""
     if dtype != torch.int8:
         return network.to(device, dtype).eval()
     network = network.to(device, torch.float32).eval()
