@@ -95,8 +95,9 @@ def test_every_command_that_takes_it_is_near_float32(called, tiny, tiny_ranker, 
     for name, values in exact.items():
         near, values = torch.tensor(found[name]), torch.tensor(values)
         assert not torch.equal(near, values), name
-        # Rewards and logits go beyond 1, similarities are all near 1.
-        assert (near - values).abs().mean() < 0.02 + 0.1 * values.std(), name
+        # Of so small a model all scores may be off by as much, which no ranking feels.
+        assert (near - values).std() < 0.02 + 0.1 * values.std(), name
+        assert (near - values).abs().mean() < 0.02 + 0.1 * values.abs().mean(), name
     assert not set(of_floats) & set(of_bytes)
 
 
