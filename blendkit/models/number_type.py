@@ -74,7 +74,7 @@ def _times(config: Any) -> Times | None:
     shape = getattr(text, "hidden_size", None), getattr(text, "intermediate_size", None)
     if not all(isinstance(side, int) for side in shape) or shape[0] * shape[1] < SMALLEST:  # type: ignore[operator]
         return None
-    return known(f"{processor()}, torch {torch.__version__}, {torch.get_num_threads()} threads, {shape[0]}x{shape[1]}", *shape)  # type: ignore[arg-type]
+    return known(f"{processor()}, torch {torch.__version__}, {torch.get_num_threads()} threads, {shape[0]}x{shape[1]}", *shape)
 
 
 @cache

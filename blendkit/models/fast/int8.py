@@ -33,9 +33,9 @@ class Int8Linear:
             y = self._product(x)
         else:
             y = x.new_empty(len(x), len(self.scales))
-            for rows, out in zip(x.split(ROWS), y.split(ROWS), strict=True):
+            for rows, out in zip(torch.split(x, ROWS), torch.split(y, ROWS), strict=True):
                 self._product(rows, out)
-        return y if self.activation is None else self.activation(y)  # type: ignore[no-any-return]
+        return y if self.activation is None else self.activation(y)
 
     def _product(self, rows: Tensor, out: Tensor | None = None) -> Tensor:
         scales = _scales(rows)
@@ -81,5 +81,5 @@ def expect_int8(device: torch.device) -> None:
 def has_int8() -> bool:
     """Whether this processor and this build of torch have products of bytes."""
     there: bool = torch.backends.mkldnn.is_available()  # type: ignore[no-untyped-call]
-    can = getattr(torch.cpu, "get_capabilities", dict)()
+    can: dict[str, bool] = getattr(torch.cpu, "get_capabilities", dict)()
     return there and hasattr(torch, "_int_mm") and any(can.get(name) for name in ("avx512_vnni", "avx_vnni", "amx_int8"))

@@ -82,7 +82,7 @@ class Layer(ABC):
         if not self.by_rows or len(x) <= ROWS:
             return self.finished(x, context)
         # An int8 layer is many small steps, and quicker where what lies between them stays in cache.
-        return torch.cat([self.finished(*rows) for rows in zip(x.split(ROWS), context.split(ROWS), strict=True)])
+        return torch.cat([self.finished(*rows) for rows in zip(torch.split(x, ROWS), torch.split(context, ROWS), strict=True)])
 
     @abstractmethod
     def finished(self, x: Tensor, context: Tensor) -> Tensor:
