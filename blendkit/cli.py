@@ -129,6 +129,9 @@ def quiet_libraries() -> None:
     """Model libraries chat on stderr, where only progress and warnings of ours belong. To be called before they are imported."""
     for name, value in QUIET.items():
         os.environ.setdefault(name, value)
+    if "OMP_WAIT_POLICY" not in os.environ:
+        # GNU OpenMP's idle threads look for work some 20 ms long before they sleep, and keep other processes from the cores: half a millisecond is enough.
+        os.environ.setdefault("GOMP_SPINCOUNT", "10000")
     if not sys.warnoptions:
         warnings.simplefilter("ignore")
 

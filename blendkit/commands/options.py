@@ -18,7 +18,7 @@ from blendkit.credentials import Secrets, hold, in_urls
 from blendkit.generators.extra_body import extra_body_of
 from blendkit.generators.models_file import Entry
 from blendkit.generators.options import EndpointOptions
-from blendkit.pipeline.engines.options import ENGINES, EngineOptions
+from blendkit.pipeline.engines.options import AUTO, ENGINES, EngineOptions
 from blendkit.pipeline.run import RunOptions
 from blendkit.registry import Registry, flag_of
 from blendkit.streams.files import file_hash, one_role_each, roles_of
@@ -88,6 +88,17 @@ SHARED: dict[str, tuple[Any, Any]] = {
 
 # For commands that run models or ask endpoints.
 ENGINE_FLAGS: dict[str, tuple[Any, Any]] = {
+    "threads": (
+        Annotated[
+            str,
+            typer.Option(
+                help="Threads that compute on the CPU: a number, or auto, which is all cores, a batch at a time in turns with your other stages "
+                "that run on them.",
+                rich_help_panel=COMPUTE,
+            ),
+        ],
+        AUTO,
+    ),
     "engine": (Annotated[str, typer.Option(help=f"{ENGINES.explained()}.", rich_help_panel=ENGINE)], "local"),
     "workers": (
         Annotated[int, typer.Option(help="Model replicas, each in a process of its own where there are several.", min=1, rich_help_panel=ENGINE)],

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 
 from blendkit.pipeline.work import Job
@@ -24,6 +25,7 @@ class Plan:
     batch_tokens: int = 8192
     on_bad: Callable[[BadLine], None] | None = None
     tick: Callable[[Counts], None] = lambda counts: None
+    turn: Callable[[], AbstractContextManager[None]] = nullcontext
     counts: Counts = field(default_factory=Counts)
     budgets: dict[Job, float] = field(default_factory=dict)
 

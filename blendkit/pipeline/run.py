@@ -9,10 +9,11 @@ from typing import Any
 
 from blendkit.errors import BlendkitError, DataError, RecordError, SkippedRecords, UsageError
 from blendkit.pipeline.engines import distributed
-from blendkit.pipeline.engines.options import EngineOptions
+from blendkit.pipeline.engines.options import AUTO, EngineOptions
 from blendkit.pipeline.plan import Plan
 from blendkit.pipeline.runner import process
 from blendkit.pipeline.stage import Stage
+from blendkit.pipeline.turns import turns_of, use_threads
 from blendkit.records import verdicts_of
 from blendkit.streams import FORCE, PLAIN
 from blendkit.streams.counts import Counts
@@ -101,7 +102,13 @@ def run_stage(make: Callable[[], Stage], options: RunOptions) -> Stage:
     options.check()
     reader = options.reader()
     remaining = Remaining(recover(options.output), reader.name) if options.resume and options.output else None
+    threads = options.engine.threads
+    if threads != AUTO:
+        use_threads(int(threads))
     stage = distributed(make, options.engine)
+    if threads != AUTO:
+        # By now torch is loaded where it is needed, and takes more threads than there are cores, too.
+        use_threads(int(threads))
     lines: Iterator[Line | BadLine] = reader.records()
     try:
         # What models are costs reading their weights, so that it is asked where a file keeps it.
@@ -129,7 +136,7 @@ def run_stage(make: Callable[[], Stage], options: RunOptions) -> Stage:
         stage.skipped(f"{reader.name}:{bad.number}", str(bad.error))
         output.skip(bad)
 
-    plan = Plan(options.window or stage.window, options.batch_tokens or stage.batch_tokens, skip, tick)
+    plan = Plan(options.window or stage.window, options.batch_tokens or stage.batch_tokens, skip, tick, turns_of(options.device, threads))
     progress.update(plan.counts)  # what is in hand shows before the first batch is done
     with rejects, progress, Manifest(options.manifest, known, plan.counts, stage.describe):
         try:

@@ -11,6 +11,7 @@ import math
 import sys
 import warnings
 from collections.abc import Callable, Hashable, Iterable, Iterator
+from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
@@ -187,7 +188,8 @@ def run_works(works: list[Work], plan: Plan, results: Results) -> None:
             # Longest first: the first piece's length is the width of the padded batch.
             size = max(1, int(min(len(waiting), plan.budgets[job] // max(1, waiting[0].length))))
             batch, waiting = waiting[:size], waiting[size:]
-            found = _run_batch(job, batch)
+            with plan.turn() if job.budgeted else nullcontext():
+                found = _run_batch(job, batch)
             if found is None:
                 plan.budgets[job] = max(1, batch[0].length * len(batch) // 2)
                 plan.counts.add(budget_halvings=1)

@@ -102,6 +102,23 @@ def write(path: Path, found) -> None:
             file.write(orjson.dumps(record, option=orjson.OPT_APPEND_NEWLINE))
 
 
+def tokenizing(source: Path, count: int) -> tuple[float, float, int]:
+    """Records, megabytes and tokens a second of the embedded ranker's tokenizer in one thread: x and each candidate once, as `pair` does."""
+    from blendkit.rankers.pairranker import PairRanker
+    from blendkit.records import source_text
+
+    inputs = PairRanker("embedded", device="cpu").inputs
+    with source.open("rb") as file:
+        lines = list(itertools.islice(file, count))
+    tokens, started = 0, time.monotonic()
+    for line in lines:
+        record = orjson.loads(line)
+        x = inputs.source(source_text(record))
+        tokens += len(x) + sum(map(len, inputs.candidates([candidate["text"] for candidate in record["candidates"]], x)))
+    seconds = time.monotonic() - started
+    return len(lines) / seconds, sum(map(len, lines)) / 1e6 / seconds, int(tokens / seconds)
+
+
 def endurance(folder: Path, count: int) -> None:
     """Runs score | pair | rank | evaluate, and prints what memory each held in the quarters of the run."""
     source = folder / "pipe.jsonl"
@@ -180,6 +197,8 @@ def main() -> None:
             seconds, memory = min(run(command) for _ in range(options.runs))
             bare = bare or seconds
             print(f"| {name} | {options.records / seconds:,.0f} | {size / 1e6 / seconds:,.0f} | {seconds / bare:.2f} | {memory:,.0f} |", flush=True)
+        rate, megabytes, tokens = tokenizing(source, 2000)
+        print(f"| the embedded ranker's tokenizer, {tokens:,} tokens/s | {rate:,.0f} | {megabytes:,.0f} | | |")
     finally:
         if not options.folder:
             shutil.rmtree(folder, ignore_errors=True)

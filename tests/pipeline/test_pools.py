@@ -2,18 +2,24 @@
 
 from __future__ import annotations
 
+import json
 import sys
 import threading
+import time
 import types
+from pathlib import Path
 
 import pytest
 
 from blendkit.errors import UsageError, WorkerLost
 from blendkit.pipeline.engines.options import EngineOptions
-from blendkit.pipeline.engines.pool import About, Outcome, Pool, WorkerDied
+from blendkit.pipeline.engines.pool import About, Idle, Outcome, Pool, WorkerDied
 from blendkit.pipeline.engines.ray import RayPool, gpu_share, places
 from blendkit.pipeline.stage import Stage
 from blendkit.streams.counts import Counts
+
+sys.path.insert(0, str(Path(__file__).parent.parent / "benchmarks"))
+from engines import simulated
 
 
 class Quiet(Stage):
@@ -163,3 +169,33 @@ def test_a_worker_that_cannot_be_started_anew_leaves_no_window_waiting():
     pool.start = lambda place: (_ for _ in ()).throw(OSError("no more processes"))
     assert isinstance(soon(lambda: pool.work(WINDOW, 1)), OSError)
     assert soon(lambda: pool.work(WINDOW, 1)) is DONE
+
+
+def test_the_earliest_window_that_waits_gets_the_next_worker():
+    idle, got = Idle(), []
+    idle.put(3, "worker")
+    place, worker = idle.get(1)
+
+    def wait(line):
+        got.append((line, idle.get(line)))
+        idle.put(*got[-1][1])
+
+    threads = [threading.Thread(target=wait, args=(line,)) for line in (33, 17, 25, 9)]
+    for number, thread in enumerate(threads):
+        thread.start()
+        while len(idle._waiting) <= number:
+            time.sleep(0.001)
+    idle.put(place, worker)
+    for thread in threads:
+        thread.join(60)
+    assert got == [(line, (3, "worker")) for line in (9, 17, 25, 33)]
+    assert idle.all() == {3: "worker"} and idle.all() == {}
+
+
+def test_a_simulated_cluster_keeps_its_order_and_its_workers_busy(tmp_path):
+    count, seconds, busy = simulated(tmp_path, workers=4, rate=2000, pairs=20, seconds=0.52, window=4)
+    written = [json.loads(line) for line in (tmp_path / "out.jsonl").read_text().splitlines()]
+    assert [record["id"] for record in written] == [f"simulated/{number}" for number in range(count)]
+    assert all(len(record["comparisons"]["pairrm"]["pairs"]) == 20 for record in written)
+    # 208 records of 10 ms each by four workers take half a second; a driver that has one of them work at a time would need two.
+    assert count == 208 and busy == pytest.approx(2.08 / (4 * seconds)) and busy > 0.3

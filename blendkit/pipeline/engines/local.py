@@ -16,6 +16,7 @@ from blendkit.pipeline.engines.options import EngineOptions
 from blendkit.pipeline.engines.pool import Pool, Worker, WorkerDied
 from blendkit.pipeline.engines.worker import Answer, Asking, Served, pickled
 from blendkit.pipeline.stage import Stage
+from blendkit.pipeline.turns import cores
 from blendkit.streams.standard_streams import make_safe
 
 
@@ -24,8 +25,7 @@ class ProcessPool(Pool):
 
     def __init__(self, make: Callable[[], Stage], options: EngineOptions) -> None:
         self._pickled = pickled(make)
-        cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-        self._threads = max(1, int(options.cpus_per_worker or cores // options.workers))
+        self._threads = max(1, int(options.cpus_per_worker or len(cores()) // options.workers))
         super().__init__(make, options)
 
     def start(self, place: int) -> Worker:

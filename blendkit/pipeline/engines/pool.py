@@ -6,11 +6,15 @@ this side tells them in the order of the stream, so that messages, exit codes an
 
 from __future__ import annotations
 
+import heapq
 import queue
+import threading
 from abc import ABC, abstractmethod
+from collections import deque
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
+from itertools import count
 from typing import Any, Protocol
 
 from blendkit.errors import BlendkitError, RecordError, WorkerLost
@@ -100,13 +104,46 @@ class Replica:
         return Said(self.stage.describe(), self.stage.warnings(), self.stage.account())
 
 
+class Idle:
+    """Workers that wait for windows. The earliest window that waits gets the next one: while it is not done, none behind it can be written or make room."""
+
+    def __init__(self) -> None:
+        self._lock, self._numbers = threading.Lock(), count()
+        self._workers: deque[tuple[int, Worker]] = deque()
+        self._waiting: list[tuple[int, int, queue.SimpleQueue[tuple[int, Worker]]]] = []
+
+    def put(self, place: int, worker: Worker) -> None:
+        """This worker is idle."""
+        with self._lock:
+            if self._waiting:
+                heapq.heappop(self._waiting)[2].put((place, worker))
+            else:
+                self._workers.append((place, worker))
+
+    def get(self, line: int) -> tuple[int, Worker]:
+        """A worker and its place for the window that begins with this line, once there is one."""
+        mine: queue.SimpleQueue[tuple[int, Worker]] = queue.SimpleQueue()
+        with self._lock:
+            if self._workers:
+                return self._workers.popleft()
+            heapq.heappush(self._waiting, (line, next(self._numbers), mine))
+        return mine.get()
+
+    def all(self) -> dict[int, Worker]:
+        """Takes all that are idle now."""
+        with self._lock:
+            found = dict(sorted(self._workers, key=lambda one: one[0]))
+            self._workers.clear()
+        return found
+
+
 class Pool(ABC):
     """Workers that wait for windows. Threads may call `work` side by side."""
 
     def __init__(self, make: Callable[[], Stage], options: EngineOptions) -> None:
         """Starts the workers, and waits until each has its stage."""
         self.make, self.options = make, options
-        self._idle: queue.SimpleQueue[tuple[int, Worker]] = queue.SimpleQueue()
+        self._idle = Idle()
         self.workers: dict[int, Worker] = {}
         self._closed = False
         try:
@@ -117,7 +154,7 @@ class Pool(ABC):
                     self.about = worker.about()
                 except WorkerDied as error:
                     raise WorkerLost(f"a worker ended before it had its model: {error}") from error
-                self._idle.put((place, worker))
+                self._idle.put(place, worker)
         except BaseException:
             self.close()
             raise
@@ -134,7 +171,7 @@ class Pool(ABC):
         """
         reason = ""
         for _ in range(TRIES):
-            place, worker = self._idle.get()
+            place, worker = self._idle.get(window[0][0])
             try:
                 return worker.work(window, batch_tokens)
             except WorkerDied as error:
@@ -144,7 +181,7 @@ class Pool(ABC):
                 worker = self.workers[place] = self.start(place)
             finally:
                 # Whatever happened, the place is free for the next window.
-                self._idle.put((place, worker))
+                self._idle.put(place, worker)
         raise WorkerLost(
             f"{TRIES} workers ended over the records of the lines {window[0][0]} to {window[-1][0]} ({reason}); "
             "if memory ran out, take fewer --workers or a smaller --batch-tokens"
@@ -153,11 +190,10 @@ class Pool(ABC):
     def describe(self) -> dict[int, Said]:
         """What each idle worker says; busy workers are not waited for."""
         found = {}
-        while not self._idle.empty():
-            with suppress(queue.Empty, WorkerDied):
-                place, worker = self._idle.get_nowait()
+        for place, worker in self._idle.all().items():
+            with suppress(WorkerDied):
                 found[place] = worker.describe()
-        return dict(sorted(found.items()))
+        return found
 
     def close(self) -> None:
         """Ends all workers."""
