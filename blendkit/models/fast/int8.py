@@ -56,11 +56,11 @@ def placed(network: nn.Module, device: torch.device, dtype: torch.dtype) -> nn.M
     network = network.to(device, torch.float32).eval()
     for module in network.modules():
         if type(module) is nn.Linear and "forward" not in vars(module):
-            module.forward = _Forward(module)  # type: ignore[method-assign]
+            module.forward = _Int8Forward(module)  # type: ignore[method-assign]
     return network
 
 
-class _Forward:
+class _Int8Forward:
     """`forward` of a layer in int8."""
 
     def __init__(self, layer: nn.Linear) -> None:
