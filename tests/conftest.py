@@ -23,6 +23,8 @@ ROOT = Path(__file__).parent.parent
 EXAMPLES = ROOT / "docs" / "examples"
 SHARED = ROOT.parent / "shared"
 os.environ["HF_HUB_OFFLINE"] = "1"
+# Whatever processor tests run on.
+os.environ["BLENDKIT_AUTO_DTYPE"] = "float32"
 # Servers of tests are on the loopback interface, which a proxy of the environment would not find.
 for _name in [name for name in os.environ if name.lower() in ("http_proxy", "https_proxy", "all_proxy", "no_proxy")]:
     del os.environ[_name]

@@ -96,7 +96,7 @@ def generate(
         window: records in flight; None is the stage's own.
         batch_tokens: padded tokens a batch; None is the stage's own.
         device: auto, cpu, cuda, cuda:N or mps.
-        dtype: auto, float32, bfloat16 or float16.
+        dtype: auto, float32, bfloat16, float16, or int8 (`pair`, and scorers that read an encoder, on a CPU).
         seed: fixes every random choice.
 
     Raises:

@@ -72,7 +72,12 @@ SHARED: dict[str, tuple[Any, Any]] = {
         None,
     ),
     "device": (Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:N or mps.", rich_help_panel=COMPUTE)], "auto"),
-    "dtype": (Annotated[str, typer.Option(help="auto, float32, bfloat16 or float16.", rich_help_panel=COMPUTE)], "auto"),
+    "dtype": (
+        Annotated[
+            str, typer.Option(help="auto, float32, bfloat16, float16, or int8 (pair, and scorers that read an encoder, on a CPU).", rich_help_panel=COMPUTE)
+        ],
+        "auto",
+    ),
     "attention": (
         Annotated[
             str,

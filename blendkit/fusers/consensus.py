@@ -86,9 +86,9 @@ class Consensus(Stage):
         }
 
     def warnings(self) -> list[str]:
-        """Sentences that are too long for the encoder, or that it does not know."""
+        """A slow number type; sentences that are too long for the encoder, or that it does not know."""
         unread = self.unread.message(UNKNOWN.format(self.encoder.name), "another model fuses them, such as -m openai:MODEL")
-        return [*self.cuts.message(f"sentences read by {self.encoder.name}"), *unread]
+        return [*self.encoder.hints, *self.cuts.message(f"sentences read by {self.encoder.name}"), *unread]
 
 
 def units(text: str) -> list[tuple[str, str]]:

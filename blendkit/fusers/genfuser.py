@@ -61,7 +61,7 @@ class GenFuser(Stage):
             {"num_beams": num_beams, "max_new_tokens": max_new_tokens, "max_length": max_length, "candidate_maxlength": candidate_maxlength},
         )
         self.device = choose_device(device)
-        self.dtype = choose_dtype(dtype, self.device)
+        self.dtype = choose_dtype(dtype, self.device, "GenFuser")
         self.model_name, self.fused_name = model, name or default_name(model)
         what = "seq2seq model that GenFuser could be"
         self.model = pretrained(AutoModelForSeq2SeqLM, model, what, dtype=self.dtype).to(self.device).eval()

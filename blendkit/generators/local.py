@@ -46,7 +46,7 @@ class LocalModel(TextModel):
 
         self.spec, self.trust = name, trust_remote_code
         self.device = choose_device(device)
-        self.dtype = choose_dtype(dtype, self.device)
+        self.dtype = choose_dtype(dtype, self.device, "a model that writes")
         self._network: Any = None
         config = pretrained(AutoConfig, name, WHAT, trust_remote_code=trust_remote_code)
         self.seq2seq = bool(config.is_encoder_decoder)

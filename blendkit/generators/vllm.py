@@ -62,7 +62,7 @@ class VllmModel(TextModel):
         if choose_device(device).type != self.device or ":" in device:
             raise UsageError(f"--device {device}: vLLM takes the device that it was built for, here {self.device}; of GPUs CUDA_VISIBLE_DEVICES names which")
         # Of a quantised model vLLM knows best which type it needs.
-        self.dtype = "auto" if dtype == "auto" and self.device == "cuda" else str(choose_dtype(dtype, choose_device("auto"))).removeprefix("torch.")
+        self.dtype = "auto" if dtype == "auto" and self.device == "cuda" else str(choose_dtype(dtype, choose_device("auto"), "vLLM")).removeprefix("torch.")
         config = pretrained(AutoConfig, self.name, WHAT, trust_remote_code=trust_remote_code)
         tokenizer = pretrained(AutoTokenizer, self.name, WHAT, trust_remote_code=trust_remote_code)
         # vLLM knows better, once it has started.

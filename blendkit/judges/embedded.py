@@ -47,8 +47,8 @@ class EmbeddedJudge(Juror):
 
     def describe(self) -> dict[str, Any]:
         cut = {"truncation": asdict(self.scorer.cuts)} if self.scorer.cuts.inputs_cut else {}
-        return cut | ({"unread": asdict(self.scorer.unread)} if self.scorer.unread.unread else {})
+        return {"dtype": str(self.scorer.dtype)} | cut | ({"unread": asdict(self.scorer.unread)} if self.scorer.unread.unread else {})
 
     def warnings(self) -> list[str]:
         unread = self.scorer.unread.message(UNKNOWN.format(self.scorer.model_name), "a language model judges them: -m openai:MODEL")
-        return [*self.scorer.cuts.message(self.scorer.name), *unread]
+        return [*self.scorer.hints, *self.scorer.cuts.message(self.scorer.name), *unread]

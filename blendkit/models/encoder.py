@@ -14,7 +14,8 @@ from blendkit.models.chat_inputs import started
 from blendkit.models.cuts import Cuts, cut_to
 from blendkit.models.encoder_reader import EncoderReader, Ids, longest_input
 from blendkit.models.fast.proof import wanted
-from blendkit.models.loading import EMBEDDED, architecture, choose_device, choose_dtype
+from blendkit.models.loading import EMBEDDED, architecture, choose_device
+from blendkit.models.number_type import encoder_dtype
 from blendkit.models.pretrained import pretrained
 from blendkit.models.text_tokenizer import TextTokenizer
 from blendkit.models.unread import UnknownTokens
@@ -34,8 +35,9 @@ class Encoder:
     def __init__(self, name: str = EMBEDDED, layers: int | None = None, device: str = "auto", dtype: str = "auto") -> None:
         self.name = name
         self.device = choose_device(device)
-        self.dtype = choose_dtype(dtype, self.device)
         model, self.tokenizer = load_encoder(name, packed_only=not wanted(self.device))
+        self.hints: list[str] = []
+        self.dtype = encoder_dtype(dtype, self.device, model.config, self.hints)
         self.layers = layers or (EMBEDDED_LAYER if name == EMBEDDED else default_layer(name)) or model.config.num_hidden_layers
         if not 1 <= self.layers <= model.config.num_hidden_layers:
             raise NoInputError(f"{name} has {count_of(model.config.num_hidden_layers, 'layer')}; layer {self.layers} was asked for")

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from blendkit.errors import NoInputError
 from blendkit.models.fast.encoder import PackedEncoder, packed_encoder
+from blendkit.models.fast.int8 import placed
 from blendkit.models.fast.packing import pack
 from blendkit.models.fast.proof import Proof, some_of, wanted
 from blendkit.models.loading import length_in, to_device
@@ -30,7 +31,7 @@ class EncoderReader:
         self.device, self.pad = device, pad or 0
         self.name, self.size = encoder.name_or_path, encoder.get_input_embeddings().num_embeddings
         self.packed = packed_encoder(encoder, 0.0, device, dtype, places_only) if packed else None
-        self.encoder = None if self.packed else encoder.to(device, dtype).eval()
+        self.encoder = None if self.packed else placed(encoder, device, dtype)
         # The plain form's weights, until the first batch is compared with it.
         self.plain = encoder if self.packed is not None and wanted(device) else None
 

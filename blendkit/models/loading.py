@@ -23,6 +23,8 @@ if TYPE_CHECKING:
     import torch
 
 EMBEDDED = "embedded"
+# Who takes --dtype int8, pair aside.
+INT8 = "bertscore, cosine, simcls, summareranker, bleurt, regression and reward"
 T = TypeVar("T")
 
 
@@ -239,15 +241,21 @@ def memory_left(device: torch.device) -> int:
     return next((int(line.split()[1]) << 10 for line in lines if line.startswith("MemAvailable:")), 0)
 
 
-def choose_dtype(name: str, device: torch.device) -> torch.dtype:
-    """`auto` takes bfloat16 on a GPU that has it, float16 on one that has not, and float32 on the CPU."""
+def choose_dtype(name: str, device: torch.device, what: str = "this model") -> torch.dtype:
+    """`auto` takes bfloat16 on a GPU that has it, float16 on one that has not, and float32 on the CPU; of encoders see `number_type.encoder_dtype`.
+
+    Raises:
+        UsageError: there is no such type, or it is int8, which `what` cannot run in.
+    """
     import torch
 
     names = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
     if name in names:
         return names[name]
+    if name == "int8":
+        raise UsageError(f"--dtype int8: {what} does not run in it, but pair and the scorers {INT8} do; expected auto, float32, bfloat16 or float16")
     if name != "auto":
-        raise UsageError(f"--dtype {name}: expected auto, float32, bfloat16 or float16")
+        raise UsageError(f"--dtype {name}: expected auto, float32, bfloat16, float16 or int8")
     if device.type == "cuda":
         return torch.bfloat16 if torch.cuda.is_bf16_supported() else torch.float16
     return torch.float32

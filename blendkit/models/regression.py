@@ -12,7 +12,9 @@ from torch import Tensor
 from blendkit.errors import NoInputError
 from blendkit.models.encoder_reader import EncoderReader, Ids, expect_embeddings, longest_input, padded
 from blendkit.models.fast.encoder import FAMILIES
-from blendkit.models.loading import architecture, choose_device, choose_dtype, locate, read_config, read_weights, take_weights, to_device
+from blendkit.models.fast.int8 import placed
+from blendkit.models.loading import architecture, choose_device, locate, read_config, read_weights, take_weights, to_device
+from blendkit.models.number_type import encoder_dtype
 from blendkit.models.pretrained import pretrained, untrained
 from blendkit.models.text_tokenizer import TextTokenizer
 
@@ -36,9 +38,10 @@ class Regressor:
     def __init__(self, name: str, device: str = "auto", dtype: str = "auto", packed: bool = True) -> None:
         self.name = name
         self.device = choose_device(device)
-        self.dtype = choose_dtype(dtype, self.device)
         self.model, self.tokenizer = _load(name)
         config = self.model.config
+        self.hints: list[str] = []
+        self.dtype = encoder_dtype(dtype, self.device, config, self.hints)
         self.size = self.model.get_input_embeddings().num_embeddings
         self.labels = [str(config.id2label.get(place, f"LABEL_{place}")) for place in range(config.num_labels)]
         self.texts = TextTokenizer(self.tokenizer)
@@ -48,7 +51,8 @@ class Regressor:
         head = _head(self.model) if packed else None
         self.reader = EncoderReader(self.model.base_model, 0, self.device, self.dtype, places_only=True) if head else None
         if head is None:
-            self.model = self.model.to(self.device, self.dtype)
+            placed(self.model.base_model, self.device, self.dtype)
+            self.model = self.model.to(self.device, torch.float32 if self.dtype == torch.int8 else self.dtype)
             if self.causal:
                 # A reward in bfloat16 has steps of a hundredth of itself, and candidates would tie.
                 self.model.score.float()

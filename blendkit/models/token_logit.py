@@ -10,7 +10,9 @@ import torch
 from blendkit.errors import UsageError
 from blendkit.models.encoder import load_pretrained
 from blendkit.models.encoder_reader import Ids, expect_embeddings, longest_input
-from blendkit.models.loading import choose_device, choose_dtype
+from blendkit.models.fast.int8 import placed
+from blendkit.models.loading import choose_device
+from blendkit.models.number_type import encoder_dtype
 from blendkit.models.text_tokenizer import TextTokenizer
 from blendkit.terminal_text import count_of
 
@@ -29,7 +31,10 @@ class TokenLogit:
         self.name = name
         self.device = choose_device(device)
         model, self.tokenizer = load_pretrained(AutoModelForCausalLM, name, "causal language model")
-        self.model = model.to(self.device, choose_dtype(dtype, self.device))
+        self.hints: list[str] = []
+        self.dtype = encoder_dtype(dtype, self.device, model.config, self.hints)
+        placed(model.base_model, self.device, self.dtype)
+        self.model = model.to(self.device, torch.float32 if self.dtype == torch.int8 else self.dtype)
         self.size = model.get_input_embeddings().num_embeddings
         self.texts = TextTokenizer(self.tokenizer)
         self.longest = longest_input(model, self.tokenizer, otherwise=1 << 24)

@@ -11,7 +11,8 @@ from blendkit.errors import RecordError
 from blendkit.models.cuts import check_on_truncate
 from blendkit.models.fast.proof import wanted
 from blendkit.models.fast.scorer import PairScorer
-from blendkit.models.loading import EMBEDDED, batch_budget, choose_device, choose_dtype, fingerprint
+from blendkit.models.loading import EMBEDDED, batch_budget, choose_device, fingerprint
+from blendkit.models.number_type import encoder_dtype
 from blendkit.models.pair_inputs import Cut, PairInputs
 from blendkit.models.pairrm import load_pairrm
 from blendkit.models.unread import UNKNOWN, Unread
@@ -88,11 +89,12 @@ class PairRanker(Stage):
         self.schedule_name, self.schedule, self.seed = schedule, make_schedule(schedule), seed
         self.on_truncate, self.truncation, self.unread = on_truncate, Truncation(), Unread()
         self.device = choose_device(device)
-        self.dtype = choose_dtype(dtype, self.device)
         self.prefilter = Prefilter(prefilter, str(self.device), dtype, seed) if prefilter else None
         self.model_name, self.comparisons_name = model, name
         self.batch_tokens = batch_budget(self.device)
         network, tokenizer = load_pairrm(model, packed_only=packed and not wanted(self.device))
+        self.hints: list[str] = []
+        self.dtype = encoder_dtype(dtype, self.device, network.pretrained_model.config, self.hints)
         self.inputs = PairInputs(tokenizer, network.config)
         self.scorer = PairScorer(network, self.inputs, self.device, self.dtype, packed)
         self.job = Job(f"pairrm:{model}", self._logits)
@@ -213,7 +215,7 @@ class PairRanker(Stage):
         }
 
     def warnings(self) -> list[str]:
-        """What was cut and what was hardly read of the texts that are compared, and the prefilter's own lines."""
+        """A slow number type, what was cut and what was hardly read of the texts that are compared, and the prefilter's own lines."""
         instead = "a ranker of a multilingual backbone can (train ranker --backbone), or a judge (judge -m openai:MODEL)"
         unread = self.unread.message(UNKNOWN.format(self.model_name), instead)
-        return [*self.truncation.message(), *unread, *(self.prefilter.warnings() if self.prefilter else [])]
+        return [*self.hints, *self.truncation.message(), *unread, *(self.prefilter.warnings() if self.prefilter else [])]

@@ -140,7 +140,7 @@ def load_bart(name: str, device: str, dtype: str) -> tuple[Any, Any, int]:
             raise NoInputError(f"{name}: {Path(file).name} lacks {count_of(len(missing), 'weight')}, {missing[0]} first")
     chosen = choose_device(device)
     longest = min(longest_input(model, tokenizer), 1024)
-    return Bart(model, chosen, choose_dtype(dtype, chosen)), tokenizer, longest
+    return Bart(model, chosen, choose_dtype(dtype, chosen, "BARTScore")), tokenizer, longest
 
 
 def _parts(targets: list[str], ids: dict[str, tuple[int, ...]]) -> list[list[str]]:

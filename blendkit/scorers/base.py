@@ -6,13 +6,16 @@ from abc import ABC, abstractmethod
 from collections.abc import Hashable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from blendkit.models.cuts import Cuts
 from blendkit.models.loading import fingerprint, shared
 from blendkit.models.unread import Unread
 from blendkit.pipeline.work import Job, Rounds, Work
 from blendkit.records import Record
+
+if TYPE_CHECKING:
+    import torch
 
 # What an empty text gets where a sum over its tokens would make it the best of all.
 EMPTY = -1e4
@@ -154,6 +157,9 @@ class ModelScorer(Scorer):
     def __init__(self, name: str, model: str) -> None:
         super().__init__(name)
         self.model_name = model
+        # An encoder's number type, and a line where another one is clearly quicker.
+        self.dtype: torch.dtype | None = None
+        self.hints: list[str] = []
 
     @property
     def revision(self) -> str:
@@ -162,8 +168,11 @@ class ModelScorer(Scorer):
 
     @property
     def model_at(self) -> str:
-        """`NAME@REVISION`, for signatures."""
-        return f"{self.model_name}@{self.revision}"
+        """`NAME@REVISION`, for signatures; `NAME@REVISION,int8` of a model in int8, whose scores are others."""
+        return f"{self.model_name}@{self.revision}{',int8' if str(self.dtype) == 'torch.int8' else ''}"
+
+    def warnings(self) -> list[str]:
+        return [*self.hints, *super().warnings()]
 
     @property
     def models(self) -> dict[str, str]:

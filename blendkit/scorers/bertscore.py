@@ -56,6 +56,7 @@ class BertScore(ModelScorer):
 
         super().__init__(name, model)
         self.encoder = shared(("encoder", model, layers, device, dtype), lambda: Encoder(model, layers, device, dtype))
+        self.dtype, self.hints = self.encoder.dtype, self.encoder.hints
         self.baseline_name, self.baseline = baseline, _baseline(baseline, model, self.encoder.layers) if baseline else None
         self.idf_name, self.idf = idf, self._idf(idf) if idf else None
         # Precision, recall and F1 of the same encoder and weights share their works.

@@ -25,6 +25,7 @@ class Cosine(ModelScorer):
 
         super().__init__(name, model)
         self.encoder = shared(("encoder", model, None, device, dtype), lambda: Encoder(model, None, device, dtype))
+        self.dtype, self.hints = self.encoder.dtype, self.encoder.hints
         self.job = shared(("embed", self.encoder), lambda: Job(f"cosine:{model}", self._embeddings))
 
     def rounds(self, items: list[Item]) -> Scores:

@@ -34,6 +34,7 @@ class MBR(Scorer):
             bertscore_baseline=bertscore_baseline, tokenize=tokenize,
         )  # fmt: skip
         self.plans_ahead = self.metric.plans_ahead
+        self.dtype = getattr(self.metric, "dtype", None)
         if not self.metric.needs_reference:
             raise UsageError(f"--metric mbr:{model}: {self.metric.name} compares with no reference; try mbr:bertscore or mbr:rouge2")
 

@@ -47,7 +47,7 @@ class LoadedMLM:
             raise NoInputError(f"{model}: its tokenizer has no mask token, so it is no masked language model")
         self.texts = TextTokenizer(self.tokenizer)
         self.longest = longest_input(network, self.tokenizer)
-        number_type = choose_dtype(dtype, where)
+        number_type = choose_dtype(dtype, where, "the metric mlm")
         head = _head(network, model)
         if number_type != torch.float32:
             # Its words are the encoder's embeddings, which shall have the number type, while the head stays in float32.

@@ -38,7 +38,7 @@ class Perplexity(ModelScorer):
         network, self.tokenizer = load_pretrained(AutoModelForCausalLM, model, "causal language model")
         self.texts = TextTokenizer(self.tokenizer)
         self.chats = Conversations(self.texts)
-        self.network = network.to(self.device, choose_dtype(dtype, self.device))
+        self.network = network.to(self.device, choose_dtype(dtype, self.device, "the metric perplexity"))
         self.longest = longest_input(network, self.tokenizer, otherwise=1 << 24)
         self.job = Job(f"perplexity:{model}", self._perplexities)
 

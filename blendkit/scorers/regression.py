@@ -33,6 +33,7 @@ class RegressionScorer(ModelScorer):
     def __init__(self, name: str, model: str, device: str = "auto", dtype: str = "auto") -> None:
         super().__init__(name, model)
         self.regressor = self.loaded(device, dtype)
+        self.dtype, self.hints = self.regressor.dtype, self.regressor.hints
         # Scores by several labels of one model share its works.
         self.job = shared(("regress", self.regressor), lambda: Job(f"regression:{model}", self._numbers))
         self.place = self.label_place()

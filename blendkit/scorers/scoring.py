@@ -121,12 +121,14 @@ class Scoring(Stage):
         for scorer in self.scorers.values():
             models |= scorer.models
         truncation = {name: asdict(scorer.cuts) for name, scorer in self.scorers.items() if scorer.cuts.inputs}
+        dtypes = {name: str(dtype) for name, scorer in self.scorers.items() if (dtype := getattr(scorer, "dtype", None))}
         more = {name: described for name, scorer in self.scorers.items() if (described := scorer.describe())}
         unread = {name: asdict(scorer.unread) for name, scorer in self.scorers.items() if scorer.unread.unread}
         return {
             "signatures": list(self.signatures),
             "models": models,
             **(self.settings if models else {}),
+            **({"dtypes": dtypes} if dtypes else {}),
             **({"scorers": more} if more else {}),
             **({"truncation": truncation} if truncation else {}),
             **({"unread": unread} if unread else {}),

@@ -6,7 +6,8 @@ from typing import Any
 
 from blendkit.errors import NoInputError
 from blendkit.models.cuts import Cuts, read_to
-from blendkit.models.loading import choose_device, choose_dtype, length_in, locate, read_config
+from blendkit.models.loading import choose_device, length_in, locate, read_config
+from blendkit.models.number_type import encoder_dtype
 from blendkit.models.text_tokenizer import TextTokenizer
 from blendkit.pipeline.work import Job, Work
 from blendkit.scorers.base import Item, ModelScorer, Scores
@@ -65,7 +66,8 @@ class SimCLS(ModelScorer):
         raw = read_config(locate(model), model)
         fits = longest_input(network, self.tokenizer)
         self.lengths = min(length_in(raw, model, 128, "source_maxlength"), fits), min(length_in(raw, model, 128, "candidate_maxlength"), fits)
-        self.reader = EncoderReader(network, self.tokenizer.pad_token_id, self.device, choose_dtype(dtype, self.device), places_only=True)
+        self.dtype = encoder_dtype(dtype, self.device, network.config, self.hints)
+        self.reader = EncoderReader(network, self.tokenizer.pad_token_id, self.device, self.dtype, places_only=True)
         self.job = Job(f"simcls:{model}", self._states)
 
     def rounds(self, items: list[Item]) -> Scores:

@@ -6,7 +6,8 @@ from collections.abc import Sequence
 from typing import Any
 
 from blendkit.models.cuts import Cuts, read_to
-from blendkit.models.loading import choose_device, choose_dtype
+from blendkit.models.loading import choose_device
+from blendkit.models.number_type import encoder_dtype
 from blendkit.models.text_tokenizer import TextTokenizer
 from blendkit.pipeline.work import Job, Work
 from blendkit.scorers.base import Item, ModelScorer, Scores
@@ -47,7 +48,8 @@ class SummaReranker(ModelScorer):
         self.texts = TextTokenizer(self.tokenizer)
         self.source_maxlength, self.candidate_maxlength = config["source_maxlength"], config["candidate_maxlength"]
         self.head = head.to(self.device)
-        self.reader = EncoderReader(encoder, self.tokenizer.pad_token_id, self.device, choose_dtype(dtype, self.device), places_only=True)
+        self.dtype = encoder_dtype(dtype, self.device, encoder.config, self.hints)
+        self.reader = EncoderReader(encoder, self.tokenizer.pad_token_id, self.device, self.dtype, places_only=True)
         self.job = Job(f"summareranker:{model}", self._scores)
 
     def rounds(self, items: list[Item]) -> Scores:

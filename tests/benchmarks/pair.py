@@ -57,7 +57,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--batch-tokens", type=int, help="tokens a batch of ours; the command's own default")
     parser.add_argument("--device", default="auto")
     parser.add_argument("--plain-dtype", help="float32 on a CPU, float16 on a GPU (the reference's choices)")
-    parser.add_argument("--dtypes", nargs="+", help="ours: float32 and bfloat16 on a CPU, bfloat16 on a GPU")
+    parser.add_argument("--dtypes", nargs="+", help="ours: float32, bfloat16 and, where the processor has it, int8 on a CPU, bfloat16 on a GPU")
     parser.add_argument("--repeats", type=int, default=1, help="each variant this often, in turn; the fastest counts")
     parser.add_argument("--seconds", type=float, default=float("inf"), help="the plain implementation stops after these and counts what it has done")
     parser.add_argument("--seed", type=int, default=0)
@@ -127,14 +127,16 @@ def matmul_rate(device, dtype, tiny: bool = False) -> float:
     """FLOP/s of the best of some matrix products of this number type, with plain weights and with weights laid out for the processor."""
     import torch
 
+    from blendkit.models.fast.int8 import Int8Linear
     from blendkit.models.fast.linear import Linear
 
+    narrow = dtype == torch.int8
     side, times = (128, 2) if tiny else (2048, 2) if device.type == "cpu" else (8192, 10)
-    a, b = (torch.randn(side, side, device=device, dtype=dtype) for _ in range(2))
-    linear = Linear(b, None, device, dtype)
+    a, b = (torch.randn(side, side, device=device, dtype=torch.float32 if narrow else dtype) for _ in range(2))
+    linear = Int8Linear(b, None) if narrow else Linear(b, None, device, dtype)
     best = float("inf")
     with torch.inference_mode():
-        for product in [lambda: a @ b, lambda: linear(a)] * 6:
+        for product in [lambda: linear(a)] * 12 if narrow else [lambda: a @ b, lambda: linear(a)] * 6:
             synchronize(device)
             start = time.perf_counter()
             for _ in range(times):
@@ -174,12 +176,12 @@ def run_variant(options: argparse.Namespace) -> Iterator[dict]:
     kind, _, dtype_name = options.variant.partition(":")
     device, dtype = choose_device(options.device), getattr(torch, dtype_name)
     network, tokenizer = random_ranker(options.model)
-    is_late = kind.startswith("late")
-    is_packed = kind == "ours" or is_late
-    if is_late:
+    is_packed = kind == "ours" or kind.startswith("late")
+    if kind.startswith("late"):
         from blendkit.training.new_pairranker import late_paired
 
         network = late_paired(network, int(kind.removeprefix("late")))
+    is_late = is_packed and network.config.paired_layers is not None
     encoder_config = network.pretrained_model.config
     inputs = PairInputs(tokenizer, replace(network.config))
     if kind == "flashdeberta":
@@ -261,6 +263,7 @@ def run_variant(options: argparse.Namespace) -> Iterator[dict]:
         yield {
             "model": options.model,
             "variant": options.variant,
+            "late": is_late,
             "batch_size": None if is_packed else size,
             "pairs_per_s": len(done) / seconds,
             "records_per_s": len(done) / len(indices) / seconds,
@@ -303,12 +306,14 @@ def main() -> None:
     from rich.console import Console
     from rich.table import Table
 
-    from blendkit.models.loading import choose_device
+    from blendkit.models.fast.int8 import has_int8
+    from blendkit.models.loading import choose_device, locate, read_config
 
     on_gpu = choose_device(options.device).type == "cuda"
     plain = f"plain:{options.plain_dtype or ('float16' if on_gpu else 'float32')}"
-    variants = [plain, *(f"ours:{dtype}" for dtype in options.dtypes or (["bfloat16"] if on_gpu else ["float32", "bfloat16"]))]
-    if options.model == "embedded":
+    ours = ["bfloat16"] if on_gpu else ["float32", "bfloat16", *(["int8"] if has_int8() else [])]
+    variants = [plain, *(f"ours:{dtype}" for dtype in options.dtypes or ours)]
+    if options.model == "embedded" and read_config(locate("embedded"), "embedded").get("paired_layers") is None:
         # Another function of the same weights and shape, which no one has trained.
         variants += [f"late{paired}:{variant.partition(':')[2]}" for paired in (1, 2) for variant in variants[1:]]
     if on_gpu and find_spec("flashdeberta") and options.model != "embedded":
@@ -329,7 +334,7 @@ def main() -> None:
     for column in ("", "records/s", "pairs/s", "ratio", "tokens/s", "of matmul rate", "peak MiB", "largest difference"):
         table.add_column(column, justify="right" if column else "left", no_wrap=True)
     for variant, result in best.items():
-        late = variant.startswith("late")
+        late = result["late"]
         table.add_row(
             variant,
             f"{result['records_per_s']:.2f}",
@@ -338,7 +343,7 @@ def main() -> None:
             "–" if late else f"{result['tokens_per_s']:,.0f}",
             "–" if late else f"{result['of_matmul_rate']:.0%} of {result['matmul_gflops']:,.0f} GFLOP/s",
             f"{result['peak_mib']:,.0f}",
-            "another function" if late else f"{largest_difference(result, base):.1e}",
+            "another function" if variant.startswith("late") else f"{largest_difference(result, base):.1e}",
         )
     Console(width=130).print(table)
 

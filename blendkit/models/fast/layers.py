@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from blendkit.models.fast.int8 import ROWS, Int8Linear
 from blendkit.models.fast.linear import Linear, taken
 
 
@@ -38,18 +39,21 @@ class Layer(ABC):
         """`weight` [3·H', H] and `bias` [3·H'] are those of queries, keys and values, in this order."""
         size = len(weight) // 3
         self.heads, self.head_dim = heads, size // heads
+        self.by_rows = where[1] == torch.int8
         factor = torch.ones(3 * size, 1, device=weight.device)
         factor[:size] /= scale
         weight = taken(weight).float() * factor
         bias = torch.zeros(3 * size, device=weight.device) if bias is None else taken(bias).float() * factor[:, 0]
         if last:
             # Only three positions read the last layer's values, so the values are computed after attention's weights, for these positions.
-            self.query = Linear(weight[:size], bias[:size], *where)
-            self.key = Linear(weight[size : 2 * size], bias[size : 2 * size], *where)
-            self.value = weight[2 * size :].view(heads, self.head_dim, -1).to(*where)
-            self.value_bias = bias[2 * size :].to(*where)
+            self.query = _product(weight[:size], bias[:size], where)
+            self.key = _product(weight[size : 2 * size], bias[size : 2 * size], where)
+            # In int8 they stay in float32, as attention does.
+            values = where[0], torch.float32 if where[1] == torch.int8 else where[1]
+            self.value = weight[2 * size :].view(heads, self.head_dim, -1).to(*values)
+            self.value_bias = bias[2 * size :].to(*values)
         else:
-            self.qkv = Linear(weight, bias, *where)
+            self.qkv = _product(weight, bias, where)
 
     def project(self, x: Tensor) -> Tensor:
         """Queries (scaled), keys and values, [T, 3, h, d]."""
@@ -73,9 +77,16 @@ class Layer(ABC):
         """What attention reads."""
         return x
 
-    @abstractmethod
     def finish(self, x: Tensor, context: Tensor) -> Tensor:
         """The layer's output [T, H] from its input [T, H] and the attention's [T, h·d]."""
+        if not self.by_rows or len(x) <= ROWS:
+            return self.finished(x, context)
+        # An int8 layer is many small steps, and quicker where what lies between them stays in cache.
+        return torch.cat([self.finished(*rows) for rows in zip(torch.split(x, ROWS), torch.split(context, ROWS), strict=True)])
+
+    @abstractmethod
+    def finished(self, x: Tensor, context: Tensor) -> Tensor:
+        """`finish` of all rows at once."""
 
 
 class PostNormLayer(Layer):
@@ -94,7 +105,7 @@ class PostNormLayer(Layer):
         self.down = _linear(down.dense, where)
         self.down_norm = Norm(down.LayerNorm, where[0], stream)
 
-    def finish(self, x: Tensor, context: Tensor) -> Tensor:
+    def finished(self, x: Tensor, context: Tensor) -> Tensor:
         x = self.norm(x + self.dropped(self.out(context)))
         return self.down_norm(x + self.dropped(self.down(self.up(x))))
 
@@ -113,7 +124,7 @@ class PreNormLayer(Layer):
     def normed(self, x: Tensor) -> Tensor:
         return x if self.norm is None else self.norm(x)
 
-    def finish(self, x: Tensor, context: Tensor) -> Tensor:
+    def finished(self, x: Tensor, context: Tensor) -> Tensor:
         x = x + self.out(context)
         value, gate = self.up(self.mlp_norm(x)).chunk(2, dim=-1)
         return x + self.down(self.act(value) * gate)
@@ -131,5 +142,9 @@ def _parts(attention: Any) -> tuple[Any, Any, Any]:
     return attention.self, attention.output.dense, attention.output.LayerNorm
 
 
-def _linear(linear: Any, where: tuple[torch.device, torch.dtype], activation: Any = None) -> Linear:
-    return Linear(linear.weight, linear.bias, *where, activation)
+def _linear(linear: Any, where: tuple[torch.device, torch.dtype], activation: Any = None) -> Linear | Int8Linear:
+    return _product(linear.weight, linear.bias, where, activation)
+
+
+def _product(weight: Tensor, bias: Tensor | None, where: tuple[torch.device, torch.dtype], activation: Any = None) -> Linear | Int8Linear:
+    return Int8Linear(weight, bias, activation) if where[1] == torch.int8 else Linear(weight, bias, *where, activation)

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from blendkit.models.fast.encoder import PackedEncoder, packed_encoder
+from blendkit.models.fast.int8 import placed
 from blendkit.models.fast.late import Ids, Late, Read
 from blendkit.models.fast.linear import moved
 from blendkit.models.fast.proof import Proof, some_of, wanted
@@ -38,8 +39,9 @@ class PairScorer:
         self.written_out = WrittenOut(network, device, dtype) if late and not packed else None
         self.encoder = packed_encoder(network.pretrained_model, network.config.candidate_bias, device, dtype) if packed and not late else None
         if self.encoder is None and not late:
-            self.network = network.to(device, dtype).eval()
-        self.head = moved(network.head_layer, device, torch.float32 if self.encoder or late else dtype).eval()
+            placed(network.pretrained_model, device, dtype)
+            self.network = network.to(device, torch.float32 if dtype == torch.int8 else dtype).eval()
+        self.head = moved(network.head_layer, device, torch.float32 if self.encoder or late or dtype == torch.int8 else dtype).eval()
         # The plain form's weights, until the first batch is compared with it.
         self.plain = network if (self.encoder is not None or self.late is not None) and wanted(device) else None
 

@@ -1,0 +1,156 @@
+"""The number type that an encoder runs with. `auto` on a CPU takes the one in which a product of the model's own shape is quicker there.
+
+Whether bfloat16 is worth it depends on the processor: with AMX it is several times as fast as float32, without instructions of its
+own several times slower, and between the two both happen. What was measured is kept in the user's cache.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import platform
+import tempfile
+import time
+from contextlib import suppress
+from functools import cache
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from blendkit.errors import UsageError
+from blendkit.models.loading import choose_dtype
+
+if TYPE_CHECKING:
+    import torch
+
+# Where this variable has a type, `auto` takes it on a CPU and measures nothing.
+VARIABLE = "BLENDKIT_AUTO_DTYPE"
+# A type must be so many times as fast to be taken, or to be told of: less may be chance.
+CLEARLY = 1.25
+# A product of fewer weights takes no time in any type.
+SMALLEST = 1 << 16
+TOKENS, ROUNDS, SECONDS = 256, 9, 0.2
+FILE = "number-types.json"
+Times = dict[str, float]
+
+
+def encoder_dtype(name: str, device: torch.device, config: Any, hints: list[str] | None = None) -> torch.dtype:
+    """The type of `--dtype` for an encoder with this config of transformers; `hints` gets a line where the type is clearly the slower one.
+
+    Raises:
+        UsageError: there is no such type, or none of int8 on this device.
+    """
+    import torch
+
+    if name == "int8":
+        from blendkit.models.fast.int8 import expect_int8
+
+        expect_int8(device)
+        return torch.int8
+    chosen = choose_dtype(name, device)
+    if device.type != "cpu" or name not in ("auto", "float32", "bfloat16"):
+        return chosen
+    if given := os.environ.get(VARIABLE):
+        if given not in ("float32", "bfloat16"):
+            raise UsageError(f"{VARIABLE}: expected float32 or bfloat16, got {given[:60]!r}")
+        return choose_dtype(given if name == "auto" else name, device)
+    times = _times(config)
+    if not times:
+        return chosen
+    ratio = times["float32"] / times["bfloat16"]
+    if name == "auto":
+        return torch.bfloat16 if ratio >= CLEARLY else torch.float32
+    other, faster = ("bfloat16", ratio) if name == "float32" else ("float32", 1 / ratio)
+    if hints is not None and faster >= CLEARLY:
+        hints.append(f"--dtype {name}: products of this model's shape are {faster:.1f} times as fast in {other} on this processor")
+    return chosen
+
+
+def _times(config: Any) -> Times | None:
+    """Seconds of a product of the model's shape in either type; None where its config names no shape, or one too small to matter."""
+    import torch
+
+    text = config.get_text_config() if hasattr(config, "get_text_config") else config
+    shape = getattr(text, "hidden_size", None), getattr(text, "intermediate_size", None)
+    if not all(isinstance(side, int) for side in shape) or shape[0] * shape[1] < SMALLEST:  # type: ignore[operator]
+        return None
+    return known(f"{processor()}, torch {torch.__version__}, {torch.get_num_threads()} threads, {shape[0]}x{shape[1]}", *shape)
+
+
+@cache
+def known(key: str, hidden: int, intermediate: int) -> Times:
+    """What was measured under this key, by this process or an earlier one, or else is now. A cache that is broken or cannot be written is no fault."""
+    file = _cache_file()
+    kept = _read(file)
+    if key not in kept:
+        kept[key] = measured(hidden, intermediate)
+        if file is not None:
+            with suppress(OSError):
+                _write(file, kept)
+    return kept[key]
+
+
+def measured(hidden: int, intermediate: int) -> Times:
+    """Processor seconds, which other processes have little to do with, of [256, hidden] x [hidden, intermediate]: the best of some, the types in turn."""
+    import torch
+
+    from blendkit.models.fast.linear import Linear
+
+    x, weight = torch.randn(TOKENS, hidden), torch.randn(intermediate, hidden)
+    products = {name: Linear(weight, None, torch.device("cpu"), choose_dtype(name, torch.device("cpu"))) for name in ("float32", "bfloat16")}
+    found: Times = {}
+    until = time.process_time() + SECONDS
+    with torch.inference_mode():
+        for number in range(ROUNDS):
+            for name, product in products.items():
+                start = time.process_time()
+                product(x)
+                took = time.process_time() - start
+                # The first calls set the kernels up.
+                found[name] = min(found.get(name, took), took) if number > 1 else took
+            if number and time.process_time() > until:
+                break
+    return found
+
+
+@cache
+def processor() -> str:
+    """Its name, and a hash of what it can do."""
+    name, flags = platform.processor() or platform.machine(), ""
+    with suppress(OSError):
+        lines = dict(line.split(":", 1) for line in Path("/proc/cpuinfo").read_text().splitlines() if ":" in line)
+        said = {key.strip(): value.strip() for key, value in lines.items()}
+        name, flags = said.get("model name", name), said.get("flags") or said.get("Features") or ""
+    return f"{name} {hashlib.sha256(flags.encode()).hexdigest()[:12]}"
+
+
+def _cache_file() -> Path | None:
+    caches = os.environ.get("XDG_CACHE_HOME", "")
+    with suppress(RuntimeError):
+        return (Path(caches) if os.path.isabs(caches) else Path.home() / ".cache") / "blendkit" / FILE
+    return None
+
+
+def _read(file: Path | None) -> dict[str, Times]:
+    """What the file holds of use."""
+    if file is None:
+        return {}
+    try:
+        found = json.loads(file.read_bytes())
+    except (OSError, ValueError, RecursionError):
+        return {}
+    return {key: times for key, times in found.items() if _whole(times)} if isinstance(found, dict) else {}
+
+
+def _whole(times: Any) -> bool:
+    def seconds(name: str) -> bool:
+        return isinstance(times.get(name), float) and 0 < times[name] < 60
+
+    return isinstance(times, dict) and seconds("float32") and seconds("bfloat16")
+
+
+def _write(file: Path, kept: dict[str, Times]) -> None:
+    file.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.NamedTemporaryFile("w", dir=file.parent, prefix=f"{FILE}.", delete=False) as new:
+        json.dump(kept, new, indent=1)
+    os.replace(new.name, file)

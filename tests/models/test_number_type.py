@@ -1,0 +1,116 @@
+"""`--dtype auto` on a CPU goes by what a product of the model's shape takes, which is measured once and kept."""
+
+from __future__ import annotations
+
+import json
+from types import SimpleNamespace
+
+import pytest
+import torch
+from conftest import examples, lines
+
+from blendkit.errors import UsageError
+from blendkit.models import number_type
+from blendkit.models.number_type import FILE, VARIABLE, encoder_dtype
+
+CPU = torch.device("cpu")
+SHAPE = SimpleNamespace(hidden_size=384, intermediate_size=1536)
+
+
+@pytest.fixture
+def timed(monkeypatch, tmp_path):
+    """`timed(a, b)` gives products a and b seconds, in an empty cache of a process that has measured nothing; it gives back what was measured."""
+    monkeypatch.delenv(VARIABLE)
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+
+    def set_to(float32, bfloat16):
+        asked = []
+        number_type.known.cache_clear()
+        times = {"float32": float32, "bfloat16": bfloat16}
+        monkeypatch.setattr(number_type, "measured", lambda *shape: asked.append(shape) or times)
+        return asked
+
+    yield set_to
+    number_type.known.cache_clear()
+
+
+@pytest.mark.parametrize(
+    ("float32", "bfloat16", "auto", "slower"),
+    [(1.0, 0.5, "bfloat16", "float32"), (1.0, 0.9, "float32", None), (1.0, 1.1, "float32", None), (1.0, 4.7, "float32", "bfloat16")],
+)
+def test_auto_takes_the_quicker_type_and_a_slower_one_is_told(timed, float32, bfloat16, auto, slower):
+    asked = timed(float32, bfloat16)
+    assert encoder_dtype("auto", CPU, SHAPE) == getattr(torch, auto)
+    for name in ("float32", "bfloat16"):
+        hints: list[str] = []
+        assert encoder_dtype(name, CPU, SHAPE, hints) == getattr(torch, name)
+        assert len(hints) == (name == slower) and all(hint.startswith(f"--dtype {name}: products") for hint in hints)
+    assert asked == [(384, 1536)]
+
+
+def test_what_was_measured_is_kept_for_later_processes(timed, tmp_path):
+    timed(1.0, 0.25)
+    encoder_dtype("auto", CPU, SHAPE)
+    file = tmp_path / "blendkit" / FILE
+    ((key, kept),) = json.loads(file.read_text()).items()
+    assert kept == {"float32": 1.0, "bfloat16": 0.25}
+    for part in (number_type.processor(), torch.__version__, f"{torch.get_num_threads()} threads", "384x1536"):
+        assert part in key
+    asked = timed(1.0, 9.0)
+    assert encoder_dtype("auto", CPU, SHAPE) == torch.bfloat16 and not asked
+    # Another shape is measured, and the first one stays.
+    assert encoder_dtype("auto", CPU, SimpleNamespace(hidden_size=768, intermediate_size=3072)) == torch.float32 and asked == [(768, 3072)]
+    assert len(json.loads(file.read_text())) == 2 and [one.name for one in file.parent.iterdir()] == [FILE]
+
+
+@pytest.mark.parametrize("content", ["", "{", "[]", "3", "\xff", '{"KEY": 3}', '{"KEY": {"float32": 1.0}}', '{"KEY": {"float32": 0.0, "bfloat16": NaN}}'])
+def test_a_broken_cache_is_measured_anew(timed, tmp_path, content):
+    asked = timed(1.0, 0.5)
+    encoder_dtype("auto", CPU, SHAPE)
+    file = tmp_path / "blendkit" / FILE
+    (key,) = json.loads(file.read_text())
+    file.write_bytes(content.replace("KEY", key).encode("latin-1"))
+    number_type.known.cache_clear()
+    assert encoder_dtype("auto", CPU, SHAPE) == torch.bfloat16 and len(asked) == 2
+    assert json.loads(file.read_text()) == {key: {"float32": 1.0, "bfloat16": 0.5}}
+
+
+def test_a_cache_that_cannot_be_written_is_no_fault(timed, tmp_path):
+    asked = timed(1.0, 0.5)
+    (tmp_path / "blendkit").write_text("a file in the way")
+    assert encoder_dtype("auto", CPU, SHAPE) == torch.bfloat16 and len(asked) == 1
+
+
+def test_models_too_small_to_matter_and_gpus_are_not_measured(timed):
+    asked = timed(1.0, 0.5)
+    for config in (SimpleNamespace(hidden_size=64, intermediate_size=128), SimpleNamespace(hidden_size=None), SimpleNamespace()):
+        assert encoder_dtype("auto", CPU, config) == torch.float32
+    assert encoder_dtype("float16", CPU, SHAPE) == torch.float16 and not asked
+
+
+def test_the_environment_decides_before_any_measurement(timed, monkeypatch):
+    asked = timed(1.0, 0.5)
+    monkeypatch.setenv(VARIABLE, "float32")
+    assert encoder_dtype("auto", CPU, SHAPE) == torch.float32 and not asked
+    monkeypatch.setenv(VARIABLE, "float8")
+    with pytest.raises(UsageError, match="BLENDKIT_AUTO_DTYPE: expected float32 or bfloat16, got 'float8'"):
+        encoder_dtype("auto", CPU, SHAPE)
+
+
+def test_the_measurement_measures():
+    found = number_type.measured(64, 96)
+    assert set(found) == {"float32", "bfloat16"} and all(0 < took < 1 for took in found.values())
+
+
+def test_a_run_tells_its_type_and_its_slowness(timed, called, tmp_path):
+    timed(1.0, 3.0)
+    record = lines([record | {"candidates": record["candidates"][:2]} for record in examples(1)])
+    told = "blendkit: --dtype bfloat16: products of this model's shape are 3.0 times as fast in float32 on this processor\n"
+    manifest = tmp_path / "manifest.json"
+    for dtype, lines_told in (("auto", 0), ("bfloat16", 1)):
+        for command in (["pair"], ["score", "--metric", "cosine"]):
+            code, _, err = called(*command, "--device", "cpu", "--dtype", dtype, "--manifest", manifest, stdin=record)
+            said = json.loads(manifest.read_text())
+            chosen = "torch.float32" if dtype == "auto" else "torch.bfloat16"
+            assert code == 0 and err.count(told.removeprefix("blendkit: ")) == lines_told, err
+            assert (said["dtype"] if command == ["pair"] else said["dtypes"]["cosine"]) == chosen
