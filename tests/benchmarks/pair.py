@@ -7,7 +7,7 @@ shape; texts and their lengths are real. Each variant runs in a process of its o
     bin/bench pair                            a 6-layer model, on this machine's best device
     bin/bench pair --model large              DeBERTa-v3-large's shape
     bin/bench pair --records 8 --indices 110  the full matrix of 8 records
-    bin/bench pair --model embedded --indices 110   also late-paired rankers of its shape, whose candidates are read once
+    bin/bench pair --model embedded --indices 110   its weights, each pair read together, and late-paired, as it ships
 """
 
 from __future__ import annotations
@@ -81,7 +81,10 @@ def random_ranker(shape: str):
 
     network, tokenizer = load_pairrm("embedded")
     if shape == "embedded":
-        return network, tokenizer
+        # As the paper's ranker reads, each pair together.
+        whole = PairRM(replace(network.config, paired_layers=None), network.pretrained_model).eval()
+        whole.load_state_dict(network.state_dict(), strict=False)
+        return whole, tokenizer
     torch.manual_seed(0)
     config = DebertaV2Config(
         vocab_size=30592,
@@ -178,9 +181,11 @@ def run_variant(options: argparse.Namespace) -> Iterator[dict]:
     network, tokenizer = random_ranker(options.model)
     is_packed = kind == "ours" or kind.startswith("late")
     if kind.startswith("late"):
+        from blendkit.models.pairrm import load_pairrm
         from blendkit.training.new_pairranker import late_paired
 
-        network = late_paired(network, int(kind.removeprefix("late")))
+        shipped, paired = load_pairrm("embedded")[0], int(kind.removeprefix("late"))
+        network = shipped if shipped.config.paired_layers == paired else late_paired(network, paired)
     is_late = is_packed and network.config.paired_layers is not None
     encoder_config = network.pretrained_model.config
     inputs = PairInputs(tokenizer, replace(network.config))
@@ -307,14 +312,14 @@ def main() -> None:
     from rich.table import Table
 
     from blendkit.models.fast.int8 import has_int8
-    from blendkit.models.loading import choose_device, locate, read_config
+    from blendkit.models.loading import choose_device
 
     on_gpu = choose_device(options.device).type == "cuda"
     plain = f"plain:{options.plain_dtype or ('float16' if on_gpu else 'float32')}"
     ours = ["bfloat16"] if on_gpu else ["float32", "bfloat16", *(["int8"] if has_int8() else [])]
     variants = [plain, *(f"ours:{dtype}" for dtype in options.dtypes or ours)]
-    if options.model == "embedded" and read_config(locate("embedded"), "embedded").get("paired_layers") is None:
-        # Another function of the same weights and shape, which no one has trained.
+    if options.model == "embedded":
+        # Another function of the same weights and shape. The embedded ranker itself is late-paired, with one layer.
         variants += [f"late{paired}:{variant.partition(':')[2]}" for paired in (1, 2) for variant in variants[1:]]
     if on_gpu and find_spec("flashdeberta") and options.model != "embedded":
         variants.append("flashdeberta:float16")
