@@ -1,4 +1,4 @@
-"""The ranker that the package carries: python release.py OUTPUT RANKER … — the mean of the weights of trained rankers, one or several.
+"""A ranker for the package: python release.py OUTPUT RANKER … — the mean of the weights of trained rankers, one or several.
 
 The vocabulary's embeddings are written in int8 with a scale a row, all other weights in float16.
 """

@@ -21,7 +21,15 @@ from blendkit.scorers import SCORERS, make_scorer
 
 STAGES = ("generate", "score", "pair", "rank", "fuse", "judge")
 # A command's stream, its processes and its lists.
-OUTSIDE = {*SHARED, *ENGINE_FLAGS, "list_presets", "list_metrics", "list_columns", "form", "intervals"} - {"device", "dtype", "seed", "window", "batch_tokens", "attention", "self_check"}
+OUTSIDE = {*SHARED, *ENGINE_FLAGS, "list_presets", "list_metrics", "list_columns", "form", "intervals"} - {
+    "device",
+    "dtype",
+    "seed",
+    "window",
+    "batch_tokens",
+    "attention",
+    "self_check",
+}
 URL = "http://127.0.0.1:9/v1"
 NOWHERE = EndpointOptions(base_url=URL)
 
