@@ -51,7 +51,8 @@ class Consensus(Stage):
         self.embed = Job("consensus", lambda rows: list(self.encoder.embed(rows)))
         self.fused_name = name or "consensus"
         limits = {"same": SAME, "agreed": AGREED, "lone": LONE}
-        self.signature = str(Signature("consensus", model=f"{model}@{fingerprint(model)}", layer=self.encoder.layers, **limits, v=VERSION))
+        kind = "int8" if str(self.encoder.dtype) == "torch.int8" else None
+        self.signature = str(Signature("consensus", model=f"{model}@{fingerprint(model)}", layer=self.encoder.layers, dtype=kind, **limits, v=VERSION))
 
     def plan(self, record: Record) -> list[Work]:
         """Plans to embed every sentence of the top candidates; plans nothing where one candidate stands alone."""

@@ -99,7 +99,7 @@ class GenFuser(Stage):
         self.prompts.add(prompts)
         self.candidates.add(candidates)
         # Each beam keeps keys and values of what it reads and of all that it may write.
-        return [Work(self.job, ids, self.generation["num_beams"] * (len(ids) + self.generation["max_new_tokens"]), ids)]
+        return [Work(self.job, ids, self.generation["num_beams"] * (len(ids) + self.generation["max_new_tokens"]), ids, len(ids))]
 
     def _refuse(self, field: str, what: str, cuts: Cuts, length: str) -> None:
         if cuts.inputs_cut:

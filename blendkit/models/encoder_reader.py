@@ -65,8 +65,7 @@ class EncoderReader:
     def _prove(self, packed: PackedEncoder, found: list[Tensor], rows: Sequence[Ids], places: Sequence[Sequence[int]], types: Sequence[Ids] | None) -> None:
         """Holds what was found for some of the rows, at places of each, to what transformers has for them in float32."""
         # A copy, as heads may share modules with the encoder.
-        encoder: Any = deepcopy(self.plain)
-        encoder, self.plain = encoder.to(self.device, torch.float32).eval(), None
+        encoder: Any = deepcopy(self.plain).to(self.device, torch.float32).eval()  # type: ignore[union-attr]
         if "token_type_ids" not in inspect.signature(encoder.forward).parameters:
             types = None
         expected = []
@@ -75,6 +74,8 @@ class EncoderReader:
             states = encoder(**{name: torch.tensor([row], device=self.device) for name, row in given.items()}).last_hidden_state[0]
             expected.append(states[torch.tensor(places[number], device=self.device)])
         Proof(packed.choice, self.device, packed.where[1]).states(found, expected)
+        # Not before: where memory ran out for it, the smaller batch that is tried next is the first.
+        self.plain = None
 
     def _padded(self, rows: Sequence[Ids], types: Sequence[Ids] | None) -> Tensor:
         inputs = padded(rows, self.pad)

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 EMBEDDED = "embedded"
 # Who takes --dtype int8, pair aside.
-INT8 = "bertscore, cosine, simcls, summareranker, bleurt, regression and reward"
+INT8 = "bertscore, cosine, mbr, simcls, summareranker, bleurt, regression and reward"
 T = TypeVar("T")
 
 
@@ -224,7 +224,7 @@ def key_value_numbers(config: Any) -> int:
     heads = getattr(config, "num_attention_heads", None)
     if not isinstance(layers, int) or not isinstance(heads, int) or not heads:
         return 0
-    width = getattr(config, "head_dim", None) or (getattr(config, "hidden_size", None) or 0) // heads
+    width = getattr(config, "head_dim", None) or getattr(config, "d_kv", None) or (getattr(config, "hidden_size", None) or 0) // heads
     return 2 * layers * (getattr(config, "num_key_value_heads", None) or heads) * width
 
 
@@ -257,7 +257,9 @@ def choose_dtype(name: str, device: torch.device, what: str = "this model") -> t
     if name != "auto":
         raise UsageError(f"--dtype {name}: expected auto, float32, bfloat16, float16 or int8")
     if device.type == "cuda":
-        return torch.bfloat16 if torch.cuda.is_bf16_supported() else torch.float16
+        # torch calls bfloat16 supported where it is emulated, too.
+        has = torch.version.hip is not None or torch.cuda.get_device_capability(device) >= (8, 0)
+        return torch.bfloat16 if has else torch.float16
     return torch.float32
 
 
@@ -302,4 +304,4 @@ def shared(key: Hashable, make: Callable[[], T]) -> T:
 
 def to_device(tensors: dict[str, Any], device: torch.device) -> dict[str, Any]:
     """The same mapping with every tensor on `device`."""
-    return {key: value.to(device, non_blocking=True) for key, value in tensors.items()}
+    return {key: value.to(device, non_blocking=device.type == "cuda") for key, value in tensors.items()}

@@ -12,13 +12,15 @@ import os
 import platform
 import tempfile
 import time
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from blendkit.errors import UsageError
+from blendkit.errors import OutputError, UsageError
 from blendkit.models.loading import choose_dtype
+from blendkit.models.packaged import user_caches
 
 if TYPE_CHECKING:
     import torch
@@ -34,13 +36,17 @@ FILE = "number-types.json"
 Times = dict[str, float]
 
 
-def encoder_dtype(name: str, device: torch.device, config: Any, hints: list[str] | None = None) -> torch.dtype:
+def encoder_dtype(name: str, device: torch.device, config: Any, hints: list[str] | None = None, packed: bool = True) -> torch.dtype:
     """The type of `--dtype` for an encoder with this config of transformers; `hints` gets a line where the type is clearly the slower one.
+
+    What does not run `packed` (or is of no family that does) has other products than are measured, and a head in its own type: `auto` is float32.
 
     Raises:
         UsageError: there is no such type, or none of int8 on this device.
     """
     import torch
+
+    from blendkit.models.fast.encoder import FAMILIES
 
     if name == "int8":
         from blendkit.models.fast.int8 import expect_int8
@@ -48,7 +54,8 @@ def encoder_dtype(name: str, device: torch.device, config: Any, hints: list[str]
         expect_int8(device)
         return torch.int8
     chosen = choose_dtype(name, device)
-    if device.type != "cpu" or name not in ("auto", "float32", "bfloat16"):
+    packed = packed and getattr(config, "model_type", None) in FAMILIES
+    if device.type != "cpu" or not packed or name not in ("auto", "float32", "bfloat16"):
         return chosen
     if given := os.environ.get(VARIABLE):
         if given not in ("float32", "bfloat16"):
@@ -74,24 +81,37 @@ def _times(config: Any) -> Times | None:
     shape = getattr(text, "hidden_size", None), getattr(text, "intermediate_size", None)
     if not all(isinstance(side, int) for side in shape) or shape[0] * shape[1] < SMALLEST:  # type: ignore[operator]
         return None
-    return known(f"{processor()}, torch {torch.__version__}, {torch.get_num_threads()} threads, {shape[0]}x{shape[1]}", *shape)
+    return known(f"{processor()}, torch {torch.__version__}, {shape[0]}x{shape[1]}", *shape)
 
 
 @cache
 def known(key: str, hidden: int, intermediate: int) -> Times:
-    """What was measured under this key, by this process or an earlier one, or else is now. A cache that is broken or cannot be written is no fault."""
-    file = _cache_file()
-    kept = _read(file)
-    if key not in kept:
-        kept[key] = measured(hidden, intermediate)
-        if file is not None:
-            with suppress(OSError):
+    """What was measured under this key, by this process or an earlier one, or else is now; nothing where that cannot be kept.
+
+    One measurement decides for all processes, so that workers and stages of one run have one type: whoever is second waits for it.
+    A cache that is broken or cannot be written is no fault.
+    """
+    from filelock import FileLock
+
+    with suppress(OutputError, OSError):
+        file = user_caches(os.environ.get("XDG_CACHE_HOME", "")) / "blendkit" / FILE
+        if key in (kept := _read(file)):
+            return kept[key]
+        file.parent.mkdir(parents=True, exist_ok=True)
+        with FileLock(f"{file}.lock"):
+            kept = _read(file)
+            if key not in kept and _whole(times := measured(hidden, intermediate)):
+                kept[key] = times
                 _write(file, kept)
-    return kept[key]
+            return kept.get(key, {})
+    return {}
 
 
 def measured(hidden: int, intermediate: int) -> Times:
-    """Processor seconds, which other processes have little to do with, of [256, hidden] x [hidden, intermediate]: the best of some, the types in turn."""
+    """Processor seconds, which other processes have little to do with, of [256, hidden] x [hidden, intermediate]: the best of some, the types in turn.
+
+    By one thread, for the answer not to depend on how many there are.
+    """
     import torch
 
     from blendkit.models.fast.linear import Linear
@@ -100,7 +120,7 @@ def measured(hidden: int, intermediate: int) -> Times:
     products = {name: Linear(weight, None, torch.device("cpu"), choose_dtype(name, torch.device("cpu"))) for name in ("float32", "bfloat16")}
     found: Times = {}
     until = time.process_time() + SECONDS
-    with torch.inference_mode():
+    with _one_thread(), torch.inference_mode():
         for number in range(ROUNDS):
             for name, product in products.items():
                 start = time.process_time()
@@ -108,9 +128,21 @@ def measured(hidden: int, intermediate: int) -> Times:
                 took = time.process_time() - start
                 # The first calls set the kernels up.
                 found[name] = min(found.get(name, took), took) if number > 1 else took
-            if number and time.process_time() > until:
+            if number > 1 and time.process_time() > until:
                 break
     return found
+
+
+@contextmanager
+def _one_thread() -> Iterator[None]:
+    import torch
+
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
 
 
 @cache
@@ -124,17 +156,8 @@ def processor() -> str:
     return f"{name} {hashlib.sha256(flags.encode()).hexdigest()[:12]}"
 
 
-def _cache_file() -> Path | None:
-    caches = os.environ.get("XDG_CACHE_HOME", "")
-    with suppress(RuntimeError):
-        return (Path(caches) if os.path.isabs(caches) else Path.home() / ".cache") / "blendkit" / FILE
-    return None
-
-
-def _read(file: Path | None) -> dict[str, Times]:
+def _read(file: Path) -> dict[str, Times]:
     """What the file holds of use."""
-    if file is None:
-        return {}
     try:
         found = json.loads(file.read_bytes())
     except (OSError, ValueError, RecursionError):
@@ -150,7 +173,11 @@ def _whole(times: Any) -> bool:
 
 
 def _write(file: Path, kept: dict[str, Times]) -> None:
-    file.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.NamedTemporaryFile("w", dir=file.parent, prefix=f"{FILE}.", delete=False) as new:
-        json.dump(kept, new, indent=1)
-    os.replace(new.name, file)
+        try:
+            json.dump(kept, new, indent=1)
+            new.close()
+            os.replace(new.name, file)
+        except BaseException:
+            os.unlink(new.name)
+            raise

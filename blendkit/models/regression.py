@@ -40,15 +40,15 @@ class Regressor:
         self.device = choose_device(device)
         self.model, self.tokenizer = _load(name)
         config = self.model.config
+        head = _head(self.model) if packed else None
         self.hints: list[str] = []
-        self.dtype = encoder_dtype(dtype, self.device, config, self.hints)
+        self.dtype = encoder_dtype(dtype, self.device, config, self.hints, packed=head is not None)
         self.size = self.model.get_input_embeddings().num_embeddings
         self.labels = [str(config.id2label.get(place, f"LABEL_{place}")) for place in range(config.num_labels)]
         self.texts = TextTokenizer(self.tokenizer)
         # A causal model answers at its last token, and most of them read as far as their memory goes.
         self.causal = hasattr(self.model, "score") and not config.is_encoder_decoder
         self.longest = longest_input(self.model, self.tokenizer, otherwise=1 << 24 if self.causal else 512)
-        head = _head(self.model) if packed else None
         self.reader = EncoderReader(self.model.base_model, 0, self.device, self.dtype, places_only=True) if head else None
         if head is None:
             placed(self.model.base_model, self.device, self.dtype)

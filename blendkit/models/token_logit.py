@@ -32,7 +32,7 @@ class TokenLogit:
         self.device = choose_device(device)
         model, self.tokenizer = load_pretrained(AutoModelForCausalLM, name, "causal language model")
         self.hints: list[str] = []
-        self.dtype = encoder_dtype(dtype, self.device, model.config, self.hints)
+        self.dtype = encoder_dtype(dtype, self.device, model.config, self.hints, packed=False)
         placed(model.base_model, self.device, self.dtype)
         self.model = model.to(self.device, torch.float32 if self.dtype == torch.int8 else self.dtype)
         self.size = model.get_input_embeddings().num_embeddings

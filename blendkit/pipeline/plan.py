@@ -25,6 +25,8 @@ class Plan:
     batch_tokens: int = 8192
     on_bad: Callable[[BadLine], None] | None = None
     tick: Callable[[Counts], None] = lambda counts: None
+    # False: nobody else's thread reads the records, whatever the stage allows.
+    ahead: bool = True
     turn: Callable[[], AbstractContextManager[None]] = nullcontext
     counts: Counts = field(default_factory=Counts)
     budgets: dict[Job, float] = field(default_factory=dict)

@@ -149,7 +149,7 @@ def run_stage(make: Callable[[], Stage], options: RunOptions) -> Stage:
         stage.skipped(f"{reader.name}:{bad.number}", str(bad.error))
         output.skip(bad)
 
-    plan = Plan(options.window or stage.in_flight, options.batch_tokens or stage.batch_tokens, skip, tick, turns_of(options.device, threads))
+    plan = Plan(options.window or stage.in_flight, options.batch_tokens or stage.batch_tokens, skip, tick, turn=turns_of(options.device, threads))
     progress.update(plan.counts)  # what is in hand shows before the first batch is done
     with rejects, progress, Manifest(options.manifest, known, plan.counts, stage.described):
         try:

@@ -47,7 +47,7 @@ def process(stage: Stage, lines: Iterable[Line | BadLine], plan: Plan) -> Iterat
 
 def _worked(stage: Stage, lines: Iterable[Line | BadLine], plan: Plan) -> Iterator[tuple[Window, list[Line], BaseException | None]]:
     """Each window, its finished lines and its fault, in order."""
-    if stage.ahead:
+    if stage.ahead and plan.ahead:
         yield from _planned_ahead(stage, lines, plan)
         return
     work = stage.elsewhere or partial(do_window, stage)
@@ -228,7 +228,7 @@ def run_works(works: list[Work], plan: Plan, results: Results) -> None:
                 continue
             for work, result in zip(batch, found, strict=True):
                 results[job, work.key] = result
-            plan.counts.add(computed=len(batch), tokens=sum(work.length for work in batch))
+            plan.counts.add(computed=len(batch), tokens=sum(work.size for work in batch))
             plan.counts.take(computed=len(batch))
             plan.tick(plan.counts)
 
@@ -254,7 +254,7 @@ def _run_batch(job: Job, batch: list[Work]) -> list[Any] | None:
             ) from error
         if len(batch) == 1:
             raise OutOfMemory(
-                f"{job.name}: not enough memory for one input of {count_of(batch[0].length, 'token')}: use a smaller model or a larger device"
+                f"{job.name}: not enough memory for one input of {count_of(batch[0].size, 'token')}: use a smaller model or a larger device"
             ) from error
     return None
 
@@ -282,7 +282,8 @@ def apply(stage: Stage, records: Iterable[Record], *, window: int | None = None,
     """
     expect_at_least({"window": 1, "batch_tokens": 1}, {"window": window, "batch_tokens": batch_tokens})
     lines = (_line(place, record) for place, record in enumerate(records))
-    plan = Plan(window or stage.in_flight, batch_tokens or stage.batch_tokens)
+    # A caller's generator runs in the caller's thread, as it may hold a cursor or another stage.
+    plan = Plan(window or stage.in_flight, batch_tokens or stage.batch_tokens, ahead=isinstance(records, list | tuple))
     try:
         for done in stage.passing(process(stage, lines, plan)):
             for line in done:

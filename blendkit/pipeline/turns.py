@@ -19,6 +19,8 @@ from pathlib import Path
 from blendkit.models.loading import choose_device
 from blendkit.pipeline.engines.options import AUTO
 
+# What says how many threads compute.
+LIMITS = ("OMP_NUM_THREADS", "MKL_NUM_THREADS")
 # Seconds between two tries for a lock: cores are idle until the stage that is next has seen that they are free.
 NEXT, BEHIND = 0.002, 0.02
 # Seconds between two looks at whoever has the lock, and those after which it is not waited for any longer.
@@ -58,7 +60,7 @@ class Turns:
 
 
 def turns_of(device: str, threads: str) -> Callable[[], AbstractContextManager[None]]:
-    """What a stage has while it computes a batch: a turn where it computes on the CPU, with more than half of its cores by itself.
+    """What a stage has while it computes a batch: a turn where it computes on the CPU, and no variable leaves it half of its cores or fewer.
 
     Nothing on other devices, and where `threads` says how many threads it takes.
     """
@@ -69,8 +71,9 @@ def turns_of(device: str, threads: str) -> Callable[[], AbstractContextManager[N
     def turns() -> Turns | None:
         import torch
 
-        alone = choose_device(device).type == "cpu" and 2 * torch.get_num_threads() > len(cores())
-        return Turns() if alone else None
+        # By itself torch takes a thread for each core that is one, which may be half of those that the system counts.
+        few = any(os.environ.get(name) for name in LIMITS) and 2 * torch.get_num_threads() <= len(cores())
+        return Turns() if choose_device(device).type == "cpu" and not few else None
 
     def turn() -> AbstractContextManager[None]:
         found = turns()

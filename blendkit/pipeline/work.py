@@ -34,13 +34,20 @@ class Job:
 class Work:
     """One piece of work. Equal keys of a job are done once a window.
 
-    `length` is in tokens: it sorts the batches and counts against the token budget.
+    `length` is in tokens: it sorts the batches and counts against the token budget. `tokens` are those that it has, where its length
+    is what it will need room for.
     """
 
     job: Job
     key: Hashable
     length: int
     payload: Any
+    tokens: int | None = None
+
+    @property
+    def size(self) -> int:
+        """Tokens, as they are told to a person."""
+        return self.length if self.tokens is None else self.tokens
 
 
 # A record's work, round after round: it yields lists of works and is sent their results, in the same order.

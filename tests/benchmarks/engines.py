@@ -103,6 +103,9 @@ class Simulated(Pool):
         self.hosts = [spawn.Process(target=host, args=(ends[number::HOSTS], pickled(make)), daemon=True) for number in range(HOSTS)]
         for one in self.hosts:
             one.start()
+        # The hosts have them now: one that dies is met as an end of its pipes.
+        for end in ends:
+            end.close()
         super().__init__(make, options)
 
     def start(self, place: int) -> Asking:

@@ -219,6 +219,17 @@ def test_what_does_not_compile_is_told_and_another_form_goes_on(monkeypatch):
         made("bert", "flex")(rows())
 
 
+def test_what_compiled_before_and_fails_later_has_another_fault(monkeypatch):
+    working = attention._flex
+    found = made("bert", "flex")
+    found(rows())
+    monkeypatch.setattr(attention, "_flex", lambda device: lambda *given, **named: (_ for _ in ()).throw(RuntimeError("another fault")))
+    with pytest.raises(RuntimeError, match=r"^another fault"):
+        found(rows())
+    monkeypatch.setattr(attention, "_flex", working)
+    found(rows())
+
+
 class Wrong(forms.PerInput):
     """Attention that reads each input as if its last token were not there."""
 
@@ -258,6 +269,14 @@ def test_a_wrong_first_batch_stops_the_run_with_both_numbers(name, monkeypatch):
     said = r"the first batch does not prove itself: a logit is -?[\d.e-]+ with per-input attention in float32 on cpu, and -?[\d.e-]+ by the plain form"
     assert error.value.exit_code == 1 and error.match(said) and "\n" not in str(error.value) and "--no-self-check" in str(error.value)
     of(self_check=False, attention=Wrong)(batch)
+    # A first batch that memory runs out for is none: the next one proves itself.
+    wrong = of(attention=Wrong)
+    with monkeypatch.context() as full:
+        full.setattr(scorer.Proof, "logits", lambda *given: (_ for _ in ()).throw(torch.OutOfMemoryError("no room")))
+        with pytest.raises(torch.OutOfMemoryError):
+            wrong(batch)
+    with pytest.raises(BlendkitError, match="does not prove itself"):
+        wrong(batch)
 
 
 @pytest.mark.parametrize("name", ["bert", "mpnet", "deberta-own-projections"])

@@ -224,6 +224,7 @@ def test_no_fuser_reads_one(tiny_t5):
     def seen(text):
         record = {"id": "r", "instruction": text, "input": text, "candidates": [{"model": "m", "text": text}, {"model": "n", "text": text * 9}], "top": [0, 1]}
         (work,) = fuser.plan(record)
+        assert work.size == len(work.payload)
         # What each beam keeps: its prompt and what it may write.
         assert work.length == fuser.generation["num_beams"] * (len(work.payload) + fuser.generation["max_new_tokens"])
         return counted(fuser.tokenizer, [work.payload])

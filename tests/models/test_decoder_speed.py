@@ -61,6 +61,9 @@ def test_a_seq2seq_models_budget_is_by_its_decoders_keys_and_values(monkeypatch)
     bart = BartConfig(encoder_layers=2, decoder_layers=6, encoder_attention_heads=4, decoder_attention_heads=8, d_model=512)
     assert loading.key_value_numbers(t5.get_text_config(decoder=True)) == 2 * 12 * 32 * 64
     assert loading.key_value_numbers(bart.get_text_config(decoder=True)) == 2 * 6 * 512
+    # T5's heads have a width of their own: of t5-3b four times what its hidden size says.
+    wide = type(t5)(d_model=1024, d_kv=128, num_heads=32, num_layers=24)
+    assert loading.key_value_numbers(wide.get_text_config(decoder=True)) == 2 * 24 * 32 * 128
     monkeypatch.setattr(loading, "memory_left", lambda device: 40 << 30)
     # Half of 40 GiB by 96 KiB a token in bfloat16.
     assert loading.decoding_budget(torch.device("cuda"), t5.get_text_config(decoder=True), 2, 0) == (20 << 30) // (96 << 10)

@@ -122,3 +122,13 @@ def test_a_processor_or_device_without_it_is_one_line(called, tiny_ranker, monke
     assert (code, out, err.count("\n")) == (2, "", 1) and "this processor has no products of bytes" in err
     with pytest.raises(UsageError, match="it runs on a CPU, not on cuda"):
         int8.expect_int8(torch.device("cuda"))
+
+
+@bytes_here
+def test_a_network_without_linear_layers_is_refused_and_no_rows_are_no_fault():
+    from transformers.pytorch_utils import Conv1D
+
+    with pytest.raises(UsageError, match=r"^--dtype int8: this model's products are no plain linear layers"):
+        int8.placed(torch.nn.Sequential(Conv1D(4, 4)), CPU, torch.int8)
+    placed = int8.placed(torch.nn.Sequential(torch.nn.Linear(8, 16)), CPU, torch.int8)
+    assert placed(torch.randn(0, 8)).shape == (0, 16)

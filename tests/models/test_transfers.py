@@ -14,7 +14,7 @@ from blendkit.models.fast.attention import block_mask
 from blendkit.models.fast.meetings import InBlocks, OneByOne
 from blendkit.models.fast.packing import pack
 from blendkit.models.fast.transfer import counted, sent
-from blendkit.pipeline import runner
+from blendkit.pipeline import ahead, runner
 from blendkit.pipeline.plan import Plan
 from blendkit.pipeline.runner import process
 from blendkit.rankers.pairranker import PairRanker
@@ -53,6 +53,8 @@ class Copies(TorchDispatchMode):
 def copies(monkeypatch):
     """Runs a stage that `make` makes on the stand-in over 40 records of two candidates: the stage, copies there, copies back, batches of each job."""
     make_tensor = torch.tensor
+    # No window ends early because this machine is busy.
+    monkeypatch.setattr(ahead, "PATIENCE", 60.0)
 
     def run(make, attention="per-input", **plan):
         counter, batches = Copies(), {}

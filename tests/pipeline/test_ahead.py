@@ -17,6 +17,12 @@ from blendkit.pipeline.runner import apply, process
 from blendkit.streams.lines import BadLine, Line
 
 
+@pytest.fixture(autouse=True)
+def patient(monkeypatch):
+    """No window ends early because this machine is busy. A source that ends is not waited for."""
+    monkeypatch.setattr(ahead, "PATIENCE", 60.0)
+
+
 def same(item):
     return item
 
@@ -28,7 +34,8 @@ def test_a_window_is_as_many_items_as_fill_it_and_no_more_than_allowed():
     assert list(gathered(same, [], same, 4, 30)) == []
 
 
-def test_a_slow_sources_items_do_not_wait_for_those_that_follow():
+def test_a_slow_sources_items_do_not_wait_for_those_that_follow(monkeypatch):
+    monkeypatch.setattr(ahead, "PATIENCE", 0.2)
     more = threading.Event()
 
     def source():
@@ -106,6 +113,20 @@ def test_bad_records_are_told_in_order_and_all_before_the_first_is_given(skips):
         assert not skips and "nine" in str(error)
     good = [str(k) for k in range(1, 30) if k not in (10, 20)]
     assert (found, told) == ((good, [10, 20]) if skips else (good[:9], []))
+
+
+def test_a_callers_generator_is_read_by_the_callers_thread():
+    readers = []
+
+    def source():
+        for number in range(5):
+            readers.append(threading.current_thread())
+            yield {"id": str(number), "numbers": [number + 1]}
+
+    stage = Squares()
+    stage.ahead = 4
+    assert len(list(apply(stage, source()))) == 5
+    assert set(readers) == {threading.current_thread()}
 
 
 def test_pairs_are_those_of_a_stage_that_plans_each_window_in_its_turn(tiny_ranker):

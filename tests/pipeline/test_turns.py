@@ -182,10 +182,18 @@ def test_another_users_file_is_not_taken(tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize(
-    ("device", "threads", "computing", "waits"),
-    [("cpu", "auto", 2, True), ("auto", "auto", 2, True), ("cpu", "auto", 1, False), ("cpu", "2", 2, False), ("cuda", "auto", 2, False)],
-)
-def test_turns_are_taken_on_the_cpu_with_more_than_half_of_the_cores(tmp_path, monkeypatch, device, threads, computing, waits):
+    ("device", "threads", "limited", "computing", "waits"),
+    [
+        ("cpu", "auto", True, 2, True), ("auto", "auto", True, 2, True), ("cpu", "auto", True, 1, False), ("cpu", "2", True, 2, False),
+        # Two threads of each core: by itself torch takes one.
+        ("cpu", "auto", False, 1, True), ("cuda", "auto", False, 2, False),
+    ],
+)  # fmt: skip
+def test_turns_are_taken_on_the_cpu_unless_a_variable_leaves_half_of_it(tmp_path, monkeypatch, device, threads, limited, computing, waits):
+    for name in turns.LIMITS:
+        monkeypatch.delenv(name, raising=False)
+    if limited:
+        monkeypatch.setenv(turns.LIMITS[0], str(computing))
     monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
     monkeypatch.setattr(turns, "cores", lambda: [0, 1])
     monkeypatch.setattr(turns, "choose_device", lambda name: torch.device({"auto": "cpu"}.get(name, name)))
@@ -206,7 +214,7 @@ def test_a_command_takes_turns_unless_it_is_told_its_threads(called, tiny_ranker
     monkeypatch.setattr(turns, "cores", lambda: [0])  # so that one thread is more than half of them
     told = []
     monkeypatch.setattr(run, "use_threads", told.append)
-    pair = ("pair", "--model", tiny_ranker)
+    pair = ("pair", "--device", "cpu", "--model", tiny_ranker)
     given = lines(examples(1))
     code, written, err = called(*pair, "--threads", "3", stdin=given)
     assert code == 0, err

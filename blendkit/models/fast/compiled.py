@@ -18,12 +18,16 @@ from blendkit.terminal_text import say
 KEPT = "TORCHINDUCTOR_CACHE_DIR"
 # Seconds that a compilation takes before it is worth a word.
 SOON = 3.0
+# What torch may compile of one function in a process.
+KINDS = 64
 
 
 def compiled(function: Callable[..., Any]) -> Callable[..., Any]:
     """The function, compiled when it is called, for tensors of whatever lengths."""
     keep_kernels()
     _tell()
+    # Each width of a head, number type and kind of scores is compiled anew; by itself torch gives up behind the eighth of a process.
+    torch._dynamo.config.recompile_limit = max(torch._dynamo.config.recompile_limit, KINDS)
     # With `fullgraph` it fails, and is told, where it would otherwise give up in silence and compute step by step: FlexAttention all T×T scores.
     found: Callable[..., Any] = torch.compile(function, dynamic=True, fullgraph=True)
     return found

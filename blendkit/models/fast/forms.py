@@ -43,14 +43,17 @@ class OrAnother:
     def __init__(self, form: AttentionForm, choice: TakenForm, asked: str, device: torch.device, needs: Needs, added: Added) -> None:
         self.form, self.choice, self.asked = form, choice, asked
         self.device, self.needs, self.added = device, needs, added
+        self.worked = False
 
     def __call__(self, qkv: Tensor, batch: Packed, relative: Relative | None, window: int | None) -> Tensor:
         """As `AttentionForm`. Raises UsageError where the form was asked for by name and does not compile."""
         try:
-            return self.form(qkv, batch, relative, window)
+            found = self.form(qkv, batch, relative, window)
+            self.worked = True
+            return found
         except Exception as error:
-            # A fault of the device itself would meet the next form, too.
-            if self.choice.form != "flex" or out_of_memory(error) or type(error).__name__ == "AcceleratorError":
+            # What compiled before has another fault now, and one of the device itself would meet the next form, too.
+            if self.worked or self.choice.form != "flex" or out_of_memory(error) or type(error).__name__ == "AcceleratorError":
                 raise
             said = f"{type(error).__name__}: {first_line(error)}"
             if self.asked != "auto":

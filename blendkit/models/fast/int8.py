@@ -50,13 +50,19 @@ def _scales(rows: Tensor) -> Tensor:
 
 
 def placed(network: nn.Module, device: torch.device, dtype: torch.dtype) -> nn.Module:
-    """A network as transformers has it, ready for inference on a device in a number type; of int8 its linear layers, the rest being float32."""
+    """A network as transformers has it, ready for inference on a device in a number type; of int8 its linear layers, the rest being float32.
+
+    Raises:
+        UsageError: int8 is asked for, and it has no linear layers.
+    """
     if dtype != torch.int8:
         return network.to(device, dtype).eval()
     network = network.to(device, torch.float32).eval()
-    for module in network.modules():
-        if type(module) is nn.Linear and "forward" not in vars(module):
-            module.forward = _Int8Forward(module)  # type: ignore[method-assign]
+    found = [module for module in network.modules() if type(module) is nn.Linear and "forward" not in vars(module)]
+    if not found:
+        raise UsageError("--dtype int8: this model's products are no plain linear layers, which alone run in it; try --dtype float32")
+    for module in found:
+        module.forward = _Int8Forward(module)  # type: ignore[method-assign]
     return network
 
 
@@ -67,7 +73,8 @@ class _Int8Forward:
         self.product = Int8Linear(layer.weight, layer.bias)
 
     def __call__(self, input: Tensor) -> Tensor:
-        return self.product(input.flatten(0, -2)).view(*input.shape[:-1], -1)
+        # Of no rows at all, as an expert without tokens has them, -1 would say nothing.
+        return self.product(input.flatten(0, -2)).view(*input.shape[:-1], len(self.product.scales))
 
 
 def expect_int8(device: torch.device) -> None:

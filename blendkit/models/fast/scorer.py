@@ -62,9 +62,10 @@ class PairScorer:
     def _prove(self, encoder: PackedEncoder, found: Tensor, rows: Sequence[Sequence[Segment]]) -> None:
         """Holds what was found for some rows to the plain form in float32, once."""
         assert self.plain is not None
-        network, self.plain = self.plain, None
-        expected = PairScorer(network, self.inputs, self.device, torch.float32, packed=False)(rows)
+        expected = PairScorer(self.plain, self.inputs, self.device, torch.float32, packed=False)(rows)
         Proof(encoder.choice, self.device, encoder.where[1]).logits(found, expected)
+        # Not before: where memory ran out for it, the smaller batch that is tried next is the first.
+        self.plain = None
 
     @torch.inference_mode()
     def read(self, texts: Sequence[tuple[Ids, Ids]]) -> list[Read]:

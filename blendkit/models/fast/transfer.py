@@ -15,7 +15,8 @@ def sent(parts: Sequence[Tensor], device: torch.device) -> list[Tensor]:
     sizes = [part.numel() for part in parts]
     whole = torch.empty(sum(sizes), dtype=torch.long, pin_memory=device.type == "cuda")
     torch.cat([part.flatten() for part in parts], out=whole)
-    moved = whole.to(device, non_blocking=True)
+    # Pinned memory is kept until it was read; other memory would be gone before.
+    moved = whole.to(device, non_blocking=device.type == "cuda")
     return [piece.view(part.shape) for piece, part in zip(torch.split(moved, sizes), parts, strict=True)]
 
 

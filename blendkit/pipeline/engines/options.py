@@ -39,7 +39,7 @@ class EngineOptions:
                 if value is not None:
                     raise UsageError(f"{flag} needs --engine ray")
         if self.threads != AUTO:
-            if not self.threads.isascii() or not self.threads.isdigit() or not 1 <= int(self.threads) <= 1024:
+            if not self.threads.isascii() or not self.threads.isdigit() or len(self.threads) > 4 or not 1 <= int(self.threads) <= 1024:
                 raise UsageError(f"--threads {self.threads}: expected auto, or a number from 1 to 1024")
             if self.beside:
                 raise UsageError(f"--threads {self.threads}: this process computes nothing where others do; --cpus-per-worker says how many threads each takes")
