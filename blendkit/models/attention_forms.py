@@ -125,7 +125,7 @@ def choose(asked: str, machine: Machine, needs: Needs, *without: str) -> TakenFo
     if asked != "auto":
         if fault := obstacle(asked, machine, needs):
             raise UsageError(f"--attention {asked}: {fault}; try --attention {choose('auto', machine, needs).form}")
-        return TakenForm(asked)
+        return TakenForm(asked, "written out on a CPU, which is slow" if (asked, machine.kind) == ("flex", "cpu") else "")
     if machine.kind == "cpu":
         return TakenForm("per-input")
     found: list[str] = []

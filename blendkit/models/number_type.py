@@ -10,7 +10,6 @@ import hashlib
 import json
 import os
 import platform
-import tempfile
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -21,6 +20,7 @@ from typing import TYPE_CHECKING, Any
 from blendkit.errors import OutputError, UsageError
 from blendkit.models.loading import choose_dtype
 from blendkit.models.packaged import user_caches
+from blendkit.streams.fingerprint import replacing
 
 if TYPE_CHECKING:
     import torch
@@ -102,7 +102,8 @@ def known(key: str, hidden: int, intermediate: int) -> Times:
             kept = _read(file)
             if key not in kept and _whole(times := measured(hidden, intermediate)):
                 kept[key] = times
-                _write(file, kept)
+                with replacing(file, 0o600) as beside:
+                    Path(beside).write_text(json.dumps(kept, indent=1))
             return kept.get(key, {})
     return {}
 
@@ -117,7 +118,7 @@ def measured(hidden: int, intermediate: int) -> Times:
     from blendkit.models.fast.linear import Linear
 
     x, weight = torch.randn(TOKENS, hidden), torch.randn(intermediate, hidden)
-    products = {name: Linear(weight, None, torch.device("cpu"), choose_dtype(name, torch.device("cpu"))) for name in ("float32", "bfloat16")}
+    products = {name: Linear(weight, None, torch.device("cpu"), getattr(torch, name)) for name in ("float32", "bfloat16")}
     found: Times = {}
     until = time.process_time() + SECONDS
     with _one_thread(), torch.inference_mode():
@@ -170,14 +171,3 @@ def _whole(times: Any) -> bool:
         return isinstance(times.get(name), float) and 0 < times[name] < 60
 
     return isinstance(times, dict) and seconds("float32") and seconds("bfloat16")
-
-
-def _write(file: Path, kept: dict[str, Times]) -> None:
-    with tempfile.NamedTemporaryFile("w", dir=file.parent, prefix=f"{FILE}.", delete=False) as new:
-        try:
-            json.dump(kept, new, indent=1)
-            new.close()
-            os.replace(new.name, file)
-        except BaseException:
-            os.unlink(new.name)
-            raise

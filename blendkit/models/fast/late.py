@@ -187,7 +187,8 @@ class Late:
         encoder, layer = self.encoder, self.encoder.layers[number]
         qkv = encoder.turned(layer.project(x).to(encoder.stream), number, tokens)
         # Split once, not sliced: a slice's gradient is as large as what it was taken from.
-        texts, contexts = iter(zip(*(torch.split(part, [*tokens.lengths, len(x) - sum(tokens.lengths)]) for part in (qkv, at)), strict=True)), []
+        filling = len(x) - sum(tokens.lengths)
+        texts, contexts = iter(zip(*(torch.split(part, [*tokens.lengths, filling]) for part in (qkv, at)), strict=True)), []
         for group in layout:
             source: Keys | None = None
             for _ in group:
@@ -197,7 +198,7 @@ class Late:
                 source, shown = (source, shown.behind(source)) if source else (shown, shown)
                 weights = self._scores(number, queries, places, shown).softmax(-1).to(shown.values.dtype)
                 contexts.append((weights @ shown.values.transpose(0, 1)).transpose(0, 1).flatten(1))
-        return layer.finish(x, functional.pad(torch.cat(contexts), (0, 0, 0, len(x) - sum(tokens.lengths))))
+        return layer.finish(x, functional.pad(torch.cat(contexts), (0, 0, 0, filling)))
 
     def _scores(self, number: int, queries: Tensor, at: Tensor, shown: Keys) -> Tensor:
         """Scores [h, Q, L], float32, of queries [Q, h, d] at the places [Q] for all keys that are shown."""
