@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import gc
 import os
 import sys
 import traceback
@@ -17,7 +16,7 @@ from typer.core import TyperCommand, TyperGroup
 from blendkit.credentials import Secrets
 from blendkit.errors import BlendkitError, Interrupted, OutOfMemory, OutputError, UsageError, out_of_memory
 from blendkit.registry import nearest
-from blendkit.streams import PLAIN
+from blendkit.streams import PLAIN, collect_seldom
 from blendkit.streams.signals import catch_signals, raise_if_signalled
 from blendkit.streams.standard_streams import ReaderGone, make_safe, say_warnings
 from blendkit.terminal_text import say, standing
@@ -93,8 +92,7 @@ def main() -> None:
     """The console script: runs a command, and turns what went wrong into one line and an exit code."""
     make_safe()
     catch_signals()
-    # Records are trees without cycles, and a window holds many small objects: Python would look through all of them again and again.
-    gc.set_threshold(200_000, 20, 100)
+    collect_seldom()
     quiet_libraries()
     say_warnings()
     if foreign := next((argument for argument in sys.argv[1:] if not _is_utf8(argument)), None):

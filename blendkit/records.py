@@ -114,17 +114,25 @@ def json_schema() -> dict[str, Any]:
     return {**head, **schema}
 
 
-def parse(line: bytes, number: int) -> Record:
-    """One line of a stream into a valid record; a missing `id` becomes the line's number.
+def read(line: bytes, number: int) -> Record:
+    """One line of a stream into a record whose fields are not checked; a missing `id` becomes the line's number.
 
     Raises:
-        RecordError: not UTF-8, not JSON, not an object, or a field is of the wrong type.
+        RecordError: not UTF-8, not JSON, or not an object.
     """
     record = json_value(line)
     if not isinstance(record, dict):
         raise RecordError("", f"expected a JSON object, got {kind_of(record)}")
-    if "id" not in record:
-        record = {"id": str(number), **record}
+    return record if "id" in record else {"id": str(number), **record}
+
+
+def parse(line: bytes, number: int) -> Record:
+    """`read`, into a valid record.
+
+    Raises:
+        RecordError: not UTF-8, not JSON, not an object, or a field is of the wrong type.
+    """
+    record = read(line, number)
     validate(record)
     # Most brackets are those of pairs, verdicts and candidates, of which a value lies in a few at most; what is left bounds the depth.
     if line.count(b"[") + line.count(b"{") - _containers(record) > NESTED - 8:

@@ -1,4 +1,14 @@
 """What comes in and goes out: lines, files, resume, rejects, manifests, progress."""
 
+import gc
+
 # The values of `--resume`, here because the command line needs them before anything else.
 PLAIN, FORCE = "plain", "force"
+
+
+def collect_seldom() -> None:
+    """From here on, Python looks for garbage that holds itself less often; a process of ours calls this, and never a library's user.
+
+    Records are trees without cycles, and a window holds many small objects: Python would look through all of them again and again.
+    """
+    gc.set_threshold(200_000, 20, 100)

@@ -32,11 +32,19 @@ Shard = tuple[int, int]
 
 @dataclass(slots=True)
 class Line:
-    """A record with its place in the stream, for messages and rejects."""
+    """A record with its place in the stream, for messages and rejects.
+
+    `text` is the finished record as it is written, where a worker made the line of it; of `record`, only the id is left then.
+    """
 
     number: int
     raw: bytes
     record: Record
+    text: bytes | None = None
+
+    def written(self) -> bytes:
+        """The line of the output."""
+        return as_line(self.record) if self.text is None else self.text
 
 
 @dataclass(slots=True)

@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import IO
 
 from blendkit.errors import OutputError
-from blendkit.records import as_line
 from blendkit.streams.compression import decompressed
 from blendkit.streams.fingerprint import ENTRY_BYTES, Fingerprint, MadeBy, Past, entry_of, id_hash, path_of, write_anew
 from blendkit.streams.lines import BOM, BadLine, Line, Writer
@@ -46,7 +45,8 @@ class Output:
         """Adds a block of finished records."""
         new = [line for line in done if line.number not in self._edited]
         self._fingerprint.add(new)
-        self._writer.write(line.record for line in new)
+        if data := b"".join(line.written() for line in new):
+            self._writer.write_bytes(data)
         if len(new) < len(done):
             self._keep([line for line in done if line.number in self._edited])
         if self.remaining is not None:
@@ -71,7 +71,7 @@ class Output:
             if self._again is None:
                 self._again = tempfile.TemporaryFile(dir=Path(os.path.realpath(self._path)).parent)  # noqa: SIM115
             for line in lines:
-                self._again.write(entry_of(line).hex().encode() + as_line(line.record))
+                self._again.write(entry_of(line).hex().encode() + line.written())
             self._again.flush()
         except OSError as error:
             raise OutputError(f"{self._path}: cannot write beside it: {error.strerror}") from error

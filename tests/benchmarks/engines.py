@@ -37,6 +37,7 @@ from blendkit.pipeline.run import RunOptions, run_stage
 from blendkit.pipeline.runner import process
 from blendkit.pipeline.stage import Stage
 from blendkit.pipeline.work import Job, Work
+from blendkit.streams import collect_seldom
 from blendkit.streams.lines import Line
 
 HOSTS = 2
@@ -154,7 +155,7 @@ def ways(options) -> None:
         lines = (Line(number, b"", made[number % len(made)]) for number in range(options.records))
         started = time.monotonic()
         for done in process(stage, lines, Plan(window=stage.window)):
-            b"".join(orjson.dumps(line.record) for line in done)
+            b"".join(line.written() for line in done)
         rate = options.records / (time.monotonic() - started)
         stage.close()
         print(f"| {name} | {rate:,.0f} | {rate * size / 1e6:,.0f} |")
@@ -172,6 +173,8 @@ def main() -> None:
     parser.add_argument("--seconds", type=float, default=20)
     parser.add_argument("--window", type=int, default=8, help="records a window, 8 as `pair`'s own")
     options = parser.parse_args()
+    # As the console script does.
+    collect_seldom()
     if not options.simulate:
         ways(options)
         return

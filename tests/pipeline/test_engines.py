@@ -161,7 +161,7 @@ def test_memory_that_runs_out_in_a_worker_is_told_as_such():
         def finish(self, record, results):
             raise MemoryError
 
-    fine, error = Served(pickled(Large)).answer("work", ([(1, {"id": "1"})], 100))
+    fine, error = Served(pickled(Large)).answer("work", ([(1, b'{"id":"1"}')], 100))
     assert not fine and isinstance(error, OutOfMemory) and "MemoryError" in str(error)
 
 

@@ -3,20 +3,26 @@
 from __future__ import annotations
 
 import json
+import pickle
 import sys
 import threading
 import time
 import types
+from functools import partial
 from pathlib import Path
 
 import pytest
 
-from blendkit.errors import UsageError, WorkerLost
+from blendkit.errors import SkippedRecords, UsageError, WorkerLost
 from blendkit.pipeline.engines.options import EngineOptions
-from blendkit.pipeline.engines.pool import About, Idle, Outcome, Pool, WorkerDied
+from blendkit.pipeline.engines.pool import About, Distributed, Idle, Outcome, Pool, WorkerDied
 from blendkit.pipeline.engines.ray import RayPool, gpu_share, places
+from blendkit.pipeline.engines.worker import Asking, Served, pickled
+from blendkit.pipeline.plan import Plan
+from blendkit.pipeline.run import RunOptions, run_stage
 from blendkit.pipeline.stage import Stage
 from blendkit.streams.counts import Counts
+from blendkit.streams.lines import Line
 
 sys.path.insert(0, str(Path(__file__).parent.parent / "benchmarks"))
 from engines import simulated
@@ -80,7 +86,7 @@ def test_three_ray_workers_share_two_gpus(monkeypatch):
     ray = cluster(monkeypatch, (True, {"CPU": 8.0, "GPU": 2.0}))
     pool = RayPool(Quiet, EngineOptions("ray", workers=3))
     assert ("remote", 0.5) in ray.calls and len(pool.workers) == 3
-    assert pool.work([(1, {"id": "a"})], 100).done == [(1, {"id": "a", "done": True})]
+    assert pool.work([(1, b"{}")], 100).done == [(1, b'{"id":"1","done":true}\n')]
     pool.close()
     assert ray.calls.count(("kill",)) == 3 and ray.calls[-1] == ("shutdown",)
 
@@ -143,7 +149,7 @@ def soon(call):
     return found[0]
 
 
-WINDOW = [(1, {"id": "a"})]
+WINDOW = [(1, b'{"id":"a"}')]
 DONE = Outcome(WINDOW, [], None, Counts())
 
 
@@ -190,6 +196,47 @@ def test_the_earliest_window_that_waits_gets_the_next_worker():
         thread.join(60)
     assert got == [(line, (3, "worker")) for line in (9, 17, 25, 33)]
     assert idle.all() == {3: "worker"} and idle.all() == {}
+
+
+class InThreads(Pool):
+    """Workers in this process; what they are asked and answer is pickled, as on its way to others."""
+
+    def start(self, place):
+        served = Served(pickled(self.make))
+        return Asking(lambda *question: pickle.loads(pickle.dumps(served.answer(*pickle.loads(pickle.dumps(question))))), lambda: None)
+
+
+def test_workers_write_the_bytes_that_one_process_writes(tmp_path):
+    numbers = '"large":123456789012345678901234567890,"small":-0.0,"float":1e5,"null":null'
+    given = [
+        '{"id":"a","instruction":"é \\u00e9 \\ud83d\\ude00 \\u2028","candidates":[{"model":"m","text":"\\t"}]}',
+        '{"instruction":"without an id",' + numbers + "}",
+        "[1]",
+        '{"id":"a","instruction":"an id again"}',
+        "  ",
+        '{"instruction":"its fields in another order","id":"b","id":"c"}',
+        '{"id":"d","instruction":5}',
+        *(f'{{"id":"{number}"}}' for number in range(40)),
+    ]
+    (tmp_path / "in.jsonl").write_text("\n".join(given) + "\n")
+    found = []
+    for workers in (0, 1, 3):
+        out, rejects = tmp_path / f"{workers}.jsonl", tmp_path / f"{workers}.rejects"
+        options = RunOptions("quiet", str(tmp_path / "in.jsonl"), output=str(out), flags={}, on_error="skip", rejects=str(rejects), window=3, quiet=True)
+        with pytest.raises(SkippedRecords):
+            run_stage(partial(Distributed, InThreads(Quiet, EngineOptions(workers=workers))) if workers else Quiet, options)
+        found.append([path.read_bytes() for path in (out, rejects, tmp_path / f"{out.name}.run.ndjson")])
+    assert found[0] == found[1] == found[2]
+    # The id that the second line gets is there again, as is "a".
+    assert found[0][0].count(b'"done":true') == 42 and found[0][1].count(b"\n") == 4
+
+
+def test_records_on_their_way_are_held_as_lines():
+    stage = Distributed(InThreads(Quiet, EngineOptions(workers=2)))
+    window = [Line(1, b"", {"id": "a", "output": "long"}), Line(2, b'{"output":"long"}', {"id": "2", "output": "long"})]
+    done, fault = stage.elsewhere(window, Plan())
+    assert fault is None and [line.record for line in done] == [{"id": "a"}, {"id": "2"}]
+    assert [line.written() for line in done] == [b'{"id":"a","output":"long","done":true}\n', b'{"id":"2","output":"long","done":true}\n']
 
 
 def test_a_simulated_cluster_keeps_its_order_and_its_workers_busy(tmp_path):

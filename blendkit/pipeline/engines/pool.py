@@ -22,21 +22,22 @@ from blendkit.pipeline.engines.options import EngineOptions
 from blendkit.pipeline.plan import Plan, Window
 from blendkit.pipeline.runner import do_window
 from blendkit.pipeline.stage import Account, Stage
-from blendkit.records import Record
+from blendkit.records import as_line, read
 from blendkit.streams.counts import Counts
 from blendkit.streams.lines import BadLine, Line
 
 # When a window has ended this many workers, it ends the run.
 TRIES = 3
 
-Slim = tuple[int, Record | RecordError]
+# What travels: a line's number with the line, which is sent faster than the record that it was read as, or with what is wrong with it.
+Slim = tuple[int, bytes | RecordError]
 
 
 @dataclass
 class Outcome:
-    """What became of a window: finished records by line number, bad lines in the order they were found, the fault that ended it."""
+    """What became of a window: the lines of finished records by number, bad lines in the order they were found, the fault that ended it."""
 
-    done: list[tuple[int, Record]]
+    done: list[tuple[int, bytes]]
     bad: list[tuple[int, RecordError]]
     fault: BaseException | None
     counts: Counts
@@ -95,9 +96,9 @@ class Replica:
             self.plan = Plan(batch_tokens=batch_tokens)
         self.plan.counts = Counts()
         self.plan.on_bad = lambda line: bad.append((line.number, line.error))
-        lines: Window = [BadLine(number, b"", what) if isinstance(what, RecordError) else Line(number, b"", what) for number, what in window]
+        lines: Window = [BadLine(number, b"", what) if isinstance(what, RecordError) else Line(number, b"", read(what, number)) for number, what in window]
         done, fault = do_window(self.stage, lines, self.plan)
-        return Outcome([(line.number, line.record) for line in done], bad, fault, self.plan.counts)
+        return Outcome([(line.number, as_line(line.record)) for line in done], bad, fault, self.plan.counts)
 
     def describe(self) -> Said:
         """What the stage says at the end."""
@@ -219,7 +220,11 @@ class Distributed(Stage):
 
     def elsewhere(self, window: Window, plan: Plan) -> tuple[list[Line], BaseException | None]:
         """Sends the window to a worker, and reports its bad records from here."""
-        slim: list[Slim] = [(line.number, line.error if isinstance(line, BadLine) else line.record) for line in window]
+        slim: list[Slim] = [(line.number, line.error if isinstance(line, BadLine) else line.raw or as_line(line.record)) for line in window]
+        for line in window:
+            # Hundreds of windows may be on their way: as lines they are small, and nothing that Python's collector of garbage would look through.
+            if isinstance(line, Line):
+                line.record = {"id": line.record["id"]}
         outcome = self.pool.work(slim, plan.batch_tokens)
         by_number = {line.number: line for line in window}
         fault, end = outcome.fault, float("inf")
@@ -233,11 +238,12 @@ class Distributed(Stage):
                 if number < end:
                     fault, end = fatal, number
         done = []
-        for number, record in outcome.done:
+        for number, text in outcome.done:
             if number < end:
                 line = by_number[number]
                 assert isinstance(line, Line)
-                done.append(Line(number, line.raw, record))
+                line.text = text
+                done.append(line)
         plan.counts.add(**{name: number for name, number in outcome.counts.described().items() if name != "skipped"})
         return done, fault
 

@@ -8,6 +8,7 @@ from typing import Any
 
 from blendkit.errors import BlendkitError, OutOfMemory, out_of_memory, require
 from blendkit.pipeline.engines.pool import About, Outcome, Replica, Said, Slim
+from blendkit.streams import collect_seldom
 from blendkit.streams.standard_streams import say_warnings
 
 Answer = tuple[bool, Any]
@@ -19,6 +20,7 @@ class Served:
     def __init__(self, pickled: bytes) -> None:
         """`pickled` is the function that makes the stage, by cloudpickle."""
         say_warnings()
+        collect_seldom()
         self._pickled = pickled
         self._replica: Replica | None = None
 
