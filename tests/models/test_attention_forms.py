@@ -307,11 +307,11 @@ def test_tables_of_relative_scores_have_a_bound(monkeypatch):
 
 
 def test_inputs_share_rows_with_their_like():
-    groups = list(in_rows._groups([10, 100, 90, 11, 79, 100, 3], 2))
+    groups = list(in_rows.groups([10, 100, 90, 11, 79, 100, 3], lambda length: 2 * length**2, in_rows.FULL))
     assert [[[10, 100, 90, 11, 79, 100, 3][one] for one in group] for group in groups] == [[100, 100, 90], [79], [11, 10], [3]]
-    many = list(in_rows._groups([1000] * 100, 16))
+    many = list(in_rows.groups([1000] * 100, lambda length: 16 * length**2, in_rows.FULL))
     assert all(len(group) * 16 * 1000**2 <= in_rows.CELLS for group in many) and sum(map(len, many)) == 100
-    assert list(in_rows._groups([9000, 9000], 16)) == [[0], [1]]
+    assert list(in_rows.groups([9000, 9000], lambda length: 16 * length**2, in_rows.FULL)) == [[0], [1]]
 
 
 def test_nothing_is_told_of_a_cpu_that_was_not_asked():

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -43,7 +43,7 @@ class Batched:
         heads, size = qkv.shape[2:]
         contexts = qkv.new_zeros(len(qkv), heads, size)
         apart = qkv.permute(1, 2, 0, 3)
-        for rows in _rows_of(batch, heads):
+        for rows in rows_of(batch, lambda length: heads * length**2, FULL):
             q, k, v = apart.index_select(2, rows.places.flatten()).view(3, heads, *rows.places.shape, size)
             if relative is not None and self.buckets is not None:
                 found = self._disentangled(q, k, v, rows, relative)
@@ -103,20 +103,20 @@ def _add(scores: Tensor, states: Tensor, table: Tensor) -> None:
         scores[:, :, first : first + rows] += skewed
 
 
-def _rows_of(batch: Packed, heads: int) -> list[Rows]:
-    """The batch's inputs in rows, made once for all layers."""
+def rows_of(batch: Packed, cells: Callable[[int], int], full: float) -> list[Rows]:
+    """The batch's inputs in rows, as `groups` has them, made once for all layers."""
     found: list[Rows] | None = batch.kept.get("rows")
     if found is None:
-        found = batch.kept["rows"] = [_laid_out(batch, group) for group in _groups(batch.lengths, heads)]
+        found = batch.kept["rows"] = [_laid_out(batch, group) for group in groups(batch.lengths, cells, full)]
     return found
 
 
-def _groups(lengths: list[int], heads: int) -> Iterator[list[int]]:
-    """Inputs that share rows, by number, the longest first."""
+def groups(lengths: Sequence[int], cells: Callable[[int], int], full: float) -> Iterator[list[int]]:
+    """Texts that share rows, by number, the longest first: none shorter than `full` of the longest, and as many as have room, `cells(longest)` each."""
     group: list[int] = []
     for number in sorted(range(len(lengths)), key=lambda number: -lengths[number]):
         longest = lengths[group[0]] if group else 0
-        if group and (lengths[number] < FULL * longest or (len(group) + 1) * heads * longest**2 > CELLS):
+        if group and (lengths[number] < full * longest or (len(group) + 1) * cells(longest) > CELLS):
             yield group
             group = []
         group.append(number)
