@@ -90,8 +90,8 @@ class Batched:
         table, centre = self.buckets.rows(rows.length)
         span = (table[centre - rows.length + 1 : centre + rows.length] - low).int()
         to_keys, to_queries = (
-            None if table is None else (states.flatten(1, 2) @ table[:, low:high].transpose(1, 2)).unflatten(1, states.shape[1:3])
-            for states, table in ((q, relative.keys), (k, relative.queries))
+            None if embedded is None else (states.flatten(1, 2) @ embedded[:, low:high].transpose(1, 2)).view(*states.shape[:3], -1)
+            for states, embedded in ((q, relative.keys), (k, relative.queries))
         )
         try:
             kernel(scores, to_keys, to_queries, torch.stack((span, span.flip(0))), rows.lengths)
