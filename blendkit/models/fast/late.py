@@ -382,7 +382,8 @@ class InRows:
             if window is not None:
                 near = distance.abs() <= window
                 mask = near if mask is None else mask & near
-            bias = self.encoder.by_distance(relative, q, k, distance[None].expand(n, -1, -1), length)
+            # What queries and keys have no part in is the same for all rows.
+            bias = self.encoder.by_distance(relative, q, k, distance[None] if relative is None else distance[None].expand(n, -1, -1), length)
             if bias is not None:
                 mask = bias if mask is None else bias.masked_fill(~mask, NEVER)
             # Not cuDNN's, which makes a plan for each new shape, and each step has one.
