@@ -59,7 +59,7 @@ def test_debertas_scores_go_through_their_kernel(dtype, monkeypatch):
     if fault := triton_fault(Machine.of(device), dtype):
         pytest.skip(fault)
     kernel, ran = rows.softmax_kernel(device, kind), []
-    monkeypatch.setattr(rows, "softmax_kernel", lambda device, dtype: (lambda *given: ran.append(1) or kernel(*given)) if device.type == "cuda" else None)
+    monkeypatch.setattr(rows, "softmax_kernel", lambda device, dtype: (lambda *given: kernel(*given) or ran.append(1)) if device.type == "cuda" else None)
     generator = torch.Generator().manual_seed(0)
     tables = [torch.randn(4, 512, 64, generator=generator) / 8 for _ in range(2)]
     # Each width of a tile, and one that is read twice.

@@ -39,7 +39,7 @@ for lengths, most in quick if sys.argv[1] == "quick" else (([128, 103], whole), 
         # Filled up as on a GPU, and not. What torch gives is in float32, of the same numbers.
         for kernel, filled, kind in ((None, 1, torch.float32), (kernels.softmax, 1, dtype), (kernels.softmax, 16, dtype)):
             given = Relative(*(table.to(kind) if there else None for table, there in zip(rounded, relative)))
-            rows.softmax_kernel = lambda device, dtype: kernel and (lambda *given: ran.append(1) or kernel(*given))
+            rows.softmax_kernel = lambda device, dtype: kernel and (lambda *given: kernel(*given) or ran.append(1))
             batch.kept.clear()
             made = rows.rows_of(batch, lambda length: 0, 0.5, filled)
             assert len(made) == 1 and made[0].length % filled == 0

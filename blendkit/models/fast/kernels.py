@@ -27,8 +27,8 @@ def softmax(scores: Tensor, to_keys: Tensor | None, to_queries: Tensor | None, t
     heads, count, length, _ = scores.shape
     by_bucket = to_keys if to_keys is not None else to_queries
     rows = 1 if by_bucket is None else by_bucket.shape[-1]
-    # Triton launches on the current device; Triton's interpreter has tensors of the CPU.
-    with torch.cuda.device(scores.device if scores.is_cuda else None):
+    # Triton launches on the current device.
+    with torch.cuda.device_of(scores):  # type: ignore[no-untyped-call]
         _softmax[(heads * count * triton.cdiv(length, QUERIES),)](
             scores,
             scores if to_keys is None else to_keys,
