@@ -143,6 +143,11 @@ def out_of_memory(error: BaseException) -> bool:
     return isinstance(error, RuntimeError | OSError) and any(words in str(error).lower() for words in _NO_MEMORY)
 
 
+def first_line(error: BaseException) -> str:
+    """What an error says first, in at most 300 characters."""
+    return next((line.strip()[:300] for line in str(error).splitlines() if line.strip()), "nothing more")
+
+
 class WorkerLost(BlendkitError):
     """Workers ended again and again over the same records; most often memory ran out (75)."""
 

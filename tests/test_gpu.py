@@ -47,6 +47,38 @@ def test_each_form_gives_the_same_logits(form):
 
 
 @pytest.mark.parametrize("dtype", BOUNDS)
+def test_debertas_scores_go_through_their_kernel(dtype, monkeypatch):
+    import torch
+
+    from blendkit.models.attention_forms import Machine, triton_fault
+    from blendkit.models.fast import rows
+    from blendkit.models.fast.packing import pack
+    from blendkit.models.fast.relative import Buckets, Relative
+
+    device, kind = torch.device("cuda"), getattr(torch, dtype)
+    if fault := triton_fault(Machine.of(device), dtype):
+        pytest.skip(fault)
+    kernel, ran = rows.softmax_kernel(device, kind), []
+    monkeypatch.setattr(rows, "softmax_kernel", lambda device, dtype: (lambda *given: kernel(*given) or ran.append(1)) if device.type == "cuda" else None)
+    generator = torch.Generator().manual_seed(0)
+    tables = [torch.randn(4, 512, 64, generator=generator) / 8 for _ in range(2)]
+    # Each width of a tile, and one that is read twice.
+    lengths = [1, 17, 128, 129, 200, 457, 470, 900, 1100]
+    qkv = torch.randn(sum(lengths), 3, 4, 64, generator=generator)
+    qkv[:, 0] /= 8
+    for given in ((0, 1), (1, 0), (1, 1)):
+        found = []
+        for where, number in ((torch.device("cpu"), torch.float32), (device, kind)):
+            buckets = Buckets(256, 256, 512, where)
+            relative = Relative(*(table.to(where, number) if there else None for table, there in zip(tables, given, strict=True)))
+            batch = pack([[7] * length for length in lengths]).to(where)
+            form = rows.Batched(buckets, 0.0)
+            found.append(form(qkv.to(where, number), batch, relative, None).float().cpu())
+        torch.testing.assert_close(found[1], found[0], atol=BOUNDS[dtype], rtol=0)
+    assert len(ran) >= 3 * 6
+
+
+@pytest.mark.parametrize("dtype", BOUNDS)
 def test_states_of_an_encoder_that_adds_nothing_to_scores_go_through_every_form(dtype):
     def scores(**how):
         (record,) = library.score(examples(1), ["bertscore"], **how)

@@ -96,6 +96,7 @@ def ranker(
     longer_wins: Annotated[
         float | None, _option("In so many percent of the pairs, over records too, the longer candidate is the better one.", panel=DATA, show_default="any")
     ] = None,
+    longer_wins_in: Annotated[list[str] | None, _option("The same in one set of --mix.", "--longer-wins-in", metavar="SET=NUMBER", panel=DATA)] = None,
     mix: Annotated[str | None, _option("A field that names a record's set; sets are mixed by --temperature and --weight.", metavar="FIELD", panel=DATA)] = None,
     temperature: Annotated[float, _option("A set of n records is drawn in proportion to n^(1/temperature): 1 is by size.", panel=DATA)] = 1.0,
     weights: Annotated[list[str] | None, _option("Multiplies the share of a set.", "--weight", metavar="SET=NUMBER", panel=DATA)] = None,
@@ -140,7 +141,7 @@ def ranker(
     train_ranker(
         _records(input, "records whose candidates have scores", run.plot), output, kind=kind, backbone=backbone, init=init, labels=labels, human=human,
         log_odds=log_odds, margin=margin, with_reference=with_reference, subsampling=subsampling, pairs_per_input=pairs_per_input,
-        balance_length=balance_length, longer_wins=longer_wins, mix=mix, temperature=temperature, weights=weights,
+        balance_length=balance_length, longer_wins=longer_wins, longer_wins_in=longer_wins_in, mix=mix, temperature=temperature, weights=weights,
         freeze=freeze, candidates=candidates, loss=loss, mode=mode, source_maxlength=source_maxlength,
         candidate_maxlength=candidate_maxlength, positions=positions, candidate_bias=candidate_bias, paired_layers=paired_layers, checkpointing=checkpointing,
         evaluation=_records([evaluation]) if evaluation else None, eval_every=eval_every, eval_records=eval_records, patience=patience, **asdict(run),

@@ -1,8 +1,8 @@
 """Which form of attention a packed encoder runs with: chosen once, when the encoder is made, by the device and by what the encoder asks for.
 
 `flex`: one compiled kernel over all inputs of a batch. `varlen`: torch's own kernels for inputs of several lengths. `batched`: inputs of
-about one length in rows, in matrix products. `per-input`: one input at a time. The last two need plain kernels only, so that there is
-no device on which none runs.
+about one length in rows, in matrix products, DeBERTa's with a kernel of our own where Triton is. `per-input`: one input at a time. The last
+two need plain kernels only, so that there is no device on which none runs.
 """
 
 from __future__ import annotations
@@ -91,16 +91,21 @@ def _of_flex(machine: Machine, needs: Needs) -> str:
         return f"FlexAttention is for CUDA, and the device is {machine.kind}"
     if machine.rocm:
         return "FlexAttention has not been tried on ROCm"
+    if needs.head < LEAST_HEAD:
+        return f"FlexAttention needs heads of {LEAST_HEAD} numbers, and the encoder's have {needs.head}"
+    return triton_fault(machine, needs.dtype)
+
+
+def triton_fault(machine: Machine, dtype: str) -> str:
+    """Why Triton compiles no kernel for a CUDA device that computes in this number type; empty where it does."""
+    if machine.rocm:
+        return "its kernel has not been tried on ROCm"
     shown = f"{machine.capability[0]}.{machine.capability[1]}"
     if machine.capability < VOLTA:
         return f"torch's compiler needs compute capability 7.0, and the card has {shown}"
-    if needs.dtype == "bfloat16" and machine.capability < AMPERE:
+    if dtype == "bfloat16" and machine.capability < AMPERE:
         return f"bfloat16 needs compute capability 8.0 there, and the card has {shown}"
-    if needs.head < LEAST_HEAD:
-        return f"FlexAttention needs heads of {LEAST_HEAD} numbers, and the encoder's have {needs.head}"
-    if not machine.triton:
-        return "Triton is not installed"
-    return machine.compiler
+    return machine.compiler if machine.triton else "Triton is not installed"
 
 
 def _of_varlen(machine: Machine, needs: Needs) -> str:
@@ -128,6 +133,10 @@ def choose(asked: str, machine: Machine, needs: Needs, *without: str) -> TakenFo
         return TakenForm(asked, "written out on a CPU, which is slow" if (asked, machine.kind) == ("flex", "cpu") else "")
     if machine.kind == "cpu":
         return TakenForm("per-input")
+    if machine.kind == "cuda" and not machine.rocm and needs.relative:
+        # Flex, which looks relative scores up one by one, took longer there than all the rest of a layer (docs/performance.md).
+        fault = triton_fault(machine, needs.dtype)
+        return TakenForm("batched", f"without its kernel: {fault}" if fault else "")
     found: list[str] = []
     # What nobody has tried on ROCm and MPS is not taken there unasked.
     first = ("flex", "varlen") if machine.kind == "cuda" and not machine.rocm else ("flex",)

@@ -36,6 +36,7 @@ def train_ranker(
     pairs_per_input: int = 5,
     balance_length: bool = False,
     longer_wins: float | None = None,
+    longer_wins_in: Sequence[str] | None = None,
     mix: str | None = None,
     temperature: float = 1.0,
     weights: Sequence[str] | None = None,
@@ -85,6 +86,7 @@ def train_ranker(
         balance_length: in half of a record's pairs the shorter candidate is the better one, as far as there are such pairs.
         longer_wins: in this percentage of the pairs the longer candidate is the better one, as far as there are such pairs: of a
             record's pairs, and of the records of two candidates of a set.
+        longer_wins_in: SET=NUMBER, the same percentage for one set of `mix`.
         mix: a field that names a record's set. Sets of n records are drawn in proportion to n^(1 / `temperature`).
         temperature: 1 mixes sets by their sizes; the higher, the more alike are their shares.
         weights: SET=NUMBER multiplies the share of a set, 1 otherwise.
@@ -147,10 +149,10 @@ def train_ranker(
     # Without names, people's preferences alone are one task.
     if balance_length and longer_wins is not None:
         raise UsageError("--balance-length is 50 % of a record's pairs; give either that or --longer-wins")
-    mixing = Mixing.of(mix, temperature, several(weights) or (), longer_wins)
+    mixing = Mixing.of(mix, temperature, several(weights) or (), longer_wins, several(longer_wins_in) or ())
     read = Labels(names or ("",), human, log_odds, with_reference, margin, mix)
     longer = 0.5 if balance_length else None if longer_wins is None else longer_wins / 100
-    pairing = Pairing(subsampling, pairs_per_input, margin, ties=loss == "soft", longer=longer)
+    pairing = Pairing(subsampling, pairs_per_input, margin, ties=loss == "soft", longer=longer, longer_in=mixing.longer() if mixing else {})
     new = NewRanker(
         backbone, init, len(read.names), loss, mode, candidates, source_maxlength, candidate_maxlength, positions, candidate_bias, micro_tokens, checkpointing,
         freeze, paired_layers,
@@ -165,6 +167,8 @@ def train_ranker(
     settings = {
         "kind": kind, "subsampling": subsampling, "pairs_per_input": pairs_per_input, "margin": margin, "balance_length": balance_length,
         "longer_wins": longer_wins, "mix": mix, "temperature": temperature, "weights": list(weights or ()),
+        # States that were written before there was such a setting lack it.
+        **({"longer_wins_in": several(longer_wins_in)} if longer_wins_in else {}),
         **_deciding(asdict(new)), "init or backbone": _start(init or backbone, output),
     }  # fmt: skip
     return _run(trainee, examples, options, output, settings, measured, resume, plot, mixing)

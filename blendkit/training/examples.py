@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import math
 import random
-from collections.abc import Callable, Iterable
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field, replace
 from itertools import combinations
 from typing import Any
 
@@ -73,10 +73,10 @@ class Labels:
         return [self._with_reference(example) for example in found.values() if len(example.candidates) > 1]
 
     def _judged(self, record: Record) -> Example:
-        field, texts = str(self.human), [candidate["text"] for candidate in _generated(record)]
-        verdict = record[field]
+        name, texts = str(self.human), [candidate["text"] for candidate in _generated(record)]
+        verdict = record[name]
         if not isinstance(verdict, str) or verdict not in VERDICTS or len(texts) != 2:
-            raise RecordError(field, f"expected A, B or tie, and two candidates, got {verdict!r} and {len(texts)}")
+            raise RecordError(name, f"expected A, B or tie, and two candidates, got {verdict!r} and {len(texts)}")
         source = source_text(record)
         labels = [[value] * len(self.names) for value in VERDICTS[verdict]]
         return Example(record.get("id", source), source, texts, labels, record.get("output"), self._set(record))
@@ -167,7 +167,8 @@ class Pairing:
 
     Labels must be more than `margin` apart; with `ties`, any pair will do.
 
-    `longer` is the share of the pairs, 0 to 1, in which the longer candidate is to be the better one, as far as there are such pairs.
+    `longer` is the share of the pairs, 0 to 1, in which the longer candidate is to be the better one, as far as there are such pairs;
+    `longer_in` is the same for the examples of some sets.
     """
 
     mode: str = "random"
@@ -175,6 +176,7 @@ class Pairing:
     margin: float = 0.0
     ties: bool = False
     longer: float | None = None
+    longer_in: Mapping[str, float] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         if self.mode not in SUBSAMPLING:
@@ -189,15 +191,16 @@ class Pairing:
         if not self.ties:
             pairs = [(i, j) for i, j in pairs if labels[i] - labels[j] > self.margin]
         choose = SUBSAMPLING[self.mode]
-        if self.longer is None:
+        share = self.longer_in.get(example.set, self.longer)
+        if share is None:
             return choose(pairs, labels, self.count, rng)
         lengths = [len(text) for text in example.candidates]
         shorter = [pair for pair in pairs if lengths[pair[0]] < lengths[pair[1]]]
         longer = [pair for pair in pairs if lengths[pair[0]] >= lengths[pair[1]]]
         if choose is all_pair:
-            return _in_proportion(shorter, longer, self.longer, rng)
+            return _in_proportion(shorter, longer, share, rng)
         # Rounded, because of numbers such as 5 · (1 - 0.6), which is a little more than 2.
-        shorter = choose(shorter, labels, math.ceil(round(self.count * (1 - self.longer), 6)), rng)
+        shorter = choose(shorter, labels, math.ceil(round(self.count * (1 - share), 6)), rng)
         return shorter + choose(longer, labels, self.count - len(shorter), rng)
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Sequence
+from dataclasses import replace
 from itertools import combinations
 from typing import Any
 
@@ -44,7 +45,7 @@ class LatePairRankerTrainee(PairRankerTrainee):
             source, candidates = self._encoded(example)
             chosen = rng.sample(range(len(candidates)), min(self.candidates, len(candidates)))
             labels = [example.labels[k] for k in chosen]
-            pairs = self.pairing.of(Example(example.id, "", [example.candidates[k] for k in chosen], labels), rng)
+            pairs = self.pairing.of(replace(example, candidates=[example.candidates[k] for k in chosen], labels=labels), rng)
             if not pairs:
                 continue
             group: Group = (source, [candidates[k] for k in chosen], labels, pairs)

@@ -11,6 +11,7 @@ import math
 import random
 import time
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor, wait
 from contextlib import nullcontext
 from dataclasses import asdict, dataclass
 from functools import lru_cache
@@ -29,7 +30,7 @@ from blendkit.training.measure import evaluate
 from blendkit.training.mixing import Mixing
 from blendkit.training.processes import Processes, processes_on, training_device
 from blendkit.training.state import LOG, Settings, TrainingState, add_row, cut_log, fingerprint_of, load_state, save_checkpoint, save_state
-from blendkit.training.trainee import Trainee
+from blendkit.training.trainee import Part, Trainee
 
 # A resumed run may run elsewhere, and may save more often: its weights are the same.
 FREE = ("device", "save_every")
@@ -132,26 +133,38 @@ class _Training:
             else:
                 (self.out / LOG).unlink(missing_ok=True)
         started = time.monotonic() - self.state.seconds
-        for step in range(self.state.step + 1, self.options.steps + 1):
-            loss, tokens = self._update(step)
-            self.state.step, self.state.tokens, self.state.seconds = step, self.state.tokens + tokens, time.monotonic() - started
-            self.state.losses.append(loss)
-            if self._after(step):
-                break
+        with ThreadPoolExecutor(1, "ahead") as ahead:
+            # A step's texts are tokenized while the device computes the one before it.
+            following = ahead.submit(self._parts, self.state.step + 1)
+            for step in range(self.state.step + 1, self.options.steps + 1):
+                parts = following.result()
+                following = ahead.submit(self._parts, step + 1)
+                loss, tokens = self._update(step, parts)
+                self.state.step, self.state.tokens, self.state.seconds = step, self.state.tokens + tokens, time.monotonic() - started
+                self.state.losses.append(loss)
+                # A tokenizer is for one thread at a time, and measuring and saving have need of it.
+                wait([following])
+                if self._after(step):
+                    break
         self.trainee.eval()
         # The checkpoint is whole when any process goes on.
         self.processes.wait()
 
-    def _update(self, step: int) -> tuple[float, int]:
+    def _parts(self, step: int) -> list[Part]:
+        """What goes through the network in a step, of this process's share of its examples; nothing behind the last step."""
+        options, processes = self.options, self.processes
+        if step > options.steps:
+            return []
+        rng = random.Random(seeded(options.seed, "step", str(step), str(processes.index)))
+        return self.trainee.parts(batch_of(self.examples, options, step, self.order)[processes.index :: processes.count], rng)
+
+    def _update(self, step: int, parts: list[Part]) -> tuple[float, int]:
         """One update of the weights; the mean loss of all its terms, and its tokens, over all processes."""
         options, processes = self.options, self.processes
         for group in self.optimizer.param_groups:
             group["lr"] = options.learning_rate * warm_up_and_decay(step / options.steps, options.warmup)
         torch.manual_seed(seeded(options.seed, "dropout", str(step), str(processes.index)))
-        rng = random.Random(seeded(options.seed, "step", str(step), str(processes.index)))
         self.trainee.train()
-        batch = batch_of(self.examples, options, step, self.order)
-        parts = self.trainee.parts(batch[processes.index :: processes.count], rng)
         # Gradients travel together: where one process's records have no pair to learn from, all of them pass this step over.
         if float(processes.total(float(not parts))):
             parts = []

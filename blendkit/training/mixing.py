@@ -18,7 +18,8 @@ class Mixing:
     """A mixture of sets: the examples whose records have the same value in the field `field`.
 
     A set of n examples has the share w·n^(1/temperature) of the draws, less the sum of all; w is in `weights`, 1 where it is not.
-    `longer_wins`, in percent, is the share of examples whose longer answer is the better one among those of two answers of a set.
+    `longer_wins`, in percent, is the share of examples whose longer answer is the better one among those of two answers of a set;
+    `longer_wins_in` is the same for some sets.
 
     Raises:
         UsageError: a number is out of its range, or weights without a field.
@@ -28,30 +29,32 @@ class Mixing:
     temperature: float = 1.0
     weights: tuple[tuple[str, float], ...] = ()
     longer_wins: float | None = None
+    longer_wins_in: tuple[tuple[str, float], ...] = ()
 
     def __post_init__(self) -> None:
         if not 1 <= self.temperature < math.inf:
             raise UsageError(f"--temperature {self.temperature:g}: expected a number from 1 on")
-        if self.field is None and (self.weights or self.temperature != 1):
-            raise UsageError("--weight and --temperature are for the sets of --mix FIELD")
+        if self.field is None and (self.weights or self.temperature != 1 or self.longer_wins_in):
+            raise UsageError("--weight, --temperature and --longer-wins-in are for the sets of --mix FIELD")
         for name, weight in self.weights:
             if not 0 <= weight < math.inf:
                 raise UsageError(f"--weight {name}={weight:g}: expected a number from 0 on")
-        if self.longer_wins is not None and not 0 <= self.longer_wins <= 100:
-            raise UsageError(f"--longer-wins {self.longer_wins:g}: expected a percentage from 0 to 100")
+        shares = [("--longer-wins ", self.longer_wins), *((f"--longer-wins-in {name}=", share) for name, share in self.longer_wins_in)]
+        for flag, share in shares:
+            if share is not None and not 0 <= share <= 100:
+                raise UsageError(f"{flag}{share:g}: expected a percentage from 0 to 100")
 
     @classmethod
-    def of(cls, field: str | None, temperature: float, weights: Sequence[str], longer_wins: float | None) -> Mixing | None:
-        """The mixture of a command's flags, weights as SET=NUMBER; None where they ask for none. Raises UsageError as the class does."""
-        found = []
-        for given in weights:
-            name, _, number = given.rpartition("=")
-            try:
-                found.append((name, float(number)))
-            except ValueError as error:
-                raise UsageError(f"--weight {given}: expected SET=NUMBER, such as people=2") from error
-        mixing = cls(field, temperature, tuple(found), longer_wins)
+    def of(
+        cls, field: str | None, temperature: float, weights: Sequence[str], longer_wins: float | None = None, longer_wins_in: Sequence[str] = ()
+    ) -> Mixing | None:
+        """The mixture of a command's flags, weights and percentages as SET=NUMBER; None where they ask for none. Raises UsageError as the class does."""
+        mixing = cls(field, temperature, _numbers("--weight", "people=2", weights), longer_wins, _numbers("--longer-wins-in", "people=50", longer_wins_in))
         return mixing if field is not None or longer_wins is not None else None
+
+    def longer(self) -> dict[str, float]:
+        """The sets of `longer_wins_in`, with shares from 0 to 1."""
+        return {name: share / 100 for name, share in self.longer_wins_in}
 
     def shares(self, examples: Sequence[Example]) -> list[tuple[list[int], float]]:
         """The groups that examples are drawn from, as places, and each one's share of the draws, which are 1 together.
@@ -63,23 +66,30 @@ class Mixing:
         for place, example in enumerate(examples):
             sets[example.set].append(place)
         weights = dict(self.weights)
-        if unknown := [name for name in weights if name not in sets]:
-            raise DataError(f"--weight {unknown[0]}: no example to learn from has this in the field {self.field}; there are {', '.join(sorted(sets))}")
+        named = [("--weight", name) for name in weights] + [("--longer-wins-in", name) for name, _ in self.longer_wins_in]
+        if unknown := [f"{flag} {name}" for flag, name in named if name not in sets]:
+            raise DataError(f"{unknown[0]}: no example to learn from has this in the field {self.field}; there are {', '.join(sorted(sets))}")
         sizes = {name: weights.get(name, 1.0) * len(places) ** (1 / self.temperature) for name, places in sets.items()}
         total = sum(sizes.values())
         if not total:
             raise DataError("--weight: every set has the weight 0, so that there is nothing to learn from")
-        return [(group, sizes[name] / total * part) for name, places in sets.items() for group, part in self._by_length(examples, places) if sizes[name] * part]
+        return [
+            (group, sizes[name] / total * part)
+            for name, places in sets.items()
+            for group, part in self._by_length(examples, places, name)
+            if sizes[name] * part
+        ]
 
-    def _by_length(self, examples: Sequence[Example], places: list[int]) -> list[tuple[list[int], float]]:
+    def _by_length(self, examples: Sequence[Example], places: list[int], name: str) -> list[tuple[list[int], float]]:
         """The places of a set in groups, with each one's share of the set."""
-        if self.longer_wins is None:
+        share = self.longer().get(name, None if self.longer_wins is None else self.longer_wins / 100)
+        if share is None:
             return [(places, 1.0)]
         kinds: dict[bool | None, list[int]] = defaultdict(list)
         for place in places:
             kinds[longer_is_better(examples[place])].append(place)
         pairs = len(places) - len(kinds[None])
-        parts = {True: self.longer_wins / 100, False: 1 - self.longer_wins / 100} if kinds[True] and kinds[False] else {True: 1.0, False: 1.0}
+        parts = {True: share, False: 1 - share} if kinds[True] and kinds[False] else {True: 1.0, False: 1.0}
         return [(group, (parts[kind] * pairs if kind is not None else len(group)) / len(places)) for kind, group in kinds.items() if group]
 
     def order(self, examples: Sequence[Example], count: int, seed: int) -> list[int]:
@@ -97,6 +107,18 @@ class Mixing:
                 left[number] = rng.sample(groups[number], len(groups[number]))
             found.append(left[number].pop())
         return found
+
+
+def _numbers(flag: str, such: str, given: Sequence[str]) -> tuple[tuple[str, float], ...]:
+    """Values of a flag that are SET=NUMBER. Raises UsageError where one is not."""
+    found = []
+    for text in given:
+        name, _, number = text.rpartition("=")
+        try:
+            found.append((name, float(number)))
+        except ValueError as error:
+            raise UsageError(f"{flag} {text}: expected SET=NUMBER, such as {such}") from error
+    return tuple(found)
 
 
 def longer_is_better(example: Example) -> bool | None:

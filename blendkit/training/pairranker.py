@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -64,7 +65,7 @@ class PairRankerTrainee(Trainee):
         for example in examples:
             source, candidates = self._encoded(example)
             chosen = rng.sample(range(len(candidates)), min(self.candidates, len(candidates)))
-            pairs = self.pairing.of(Example(example.id, "", [example.candidates[k] for k in chosen], [example.labels[k] for k in chosen]), rng)
+            pairs = self.pairing.of(replace(example, candidates=[example.candidates[k] for k in chosen], labels=[example.labels[k] for k in chosen]), rng)
             rows = [self.inputs.single(source, candidates[k], rng.choice((1, 2))) for k in chosen]
             if pairs:
                 # Every record counts the same, however many pairs it has.

@@ -31,6 +31,7 @@ from pair import largest_difference
 from steps import run
 
 HERE = Path(__file__).parent
+SECTIONS = ("checks", "pair", "score", "generate", "fuse")
 # What blendkit imports in these steps.
 NEEDED = ("torch", "transformers", "numpy", "tokenizers", "safetensors", "huggingface_hub", "msgspec", "orjson", "regex", "filelock")
 LOADED = (
@@ -64,22 +65,24 @@ def steps(tiny: bool) -> list[Step]:
         return step("checks", form, needs, limit, "checks", form, *where, *words)
 
     families = ("deberta-v2", "embedded")
-    found = [check("flex", 40, 120, *families), check("batched", 10, 40, *families), check("varlen", 10, 40, "bert")]
+    found = [check("flex", 80, 150, *families), check("batched", 10, 40, *families), check("varlen", 10, 40, "bert")]
     found += [check("per-input", 10, 40, *families), check("plain", 10, 40, *families)]
     found.append(step("checks", "pytest -m gpu", 60, 180, "checks", "tests"))
     shapes = {"tiny": (1, 4, (2, 4))} if tiny else {shape: (records, 110, (8, 32, 128, 256, 512, 1024)) for shape, records in RECORDS.items()}
 
     def pair(shape: str, variant: str, needs: float, limit: float) -> Step:
         records, indices, sizes = shapes[shape]
-        size = ("--records", str(records), "--indices", str(indices), "--batch-size", *map(str, sizes), "--seconds", "6")
+        size = ("--records", str(records), "--indices", str(indices), "--batch-size", *map(str, sizes), "--seconds", "3")
         return step("pair", f"{shape} {variant}", needs, limit, "pair", "--model", shape, *size, *where, "--variant", variant)
 
     half = "bfloat16" if tiny else "float16"
-    for shape in shapes:
-        found += [pair(shape, "ours:bfloat16", 15, 60), pair(shape, f"plain:{half}", 25, 60)]
-        if not tiny and shape != "embedded" and importlib.util.find_spec("flashdeberta"):
-            found.append(pair(shape, "flashdeberta:float16", 25, 60))
-        found.append(pair(shape, "late1:bfloat16", 15, 60))
+
+    def pairs_of(shape: str) -> list[Step]:
+        others = ["flashdeberta:float16"] if not tiny and shape != "embedded" and importlib.util.find_spec("flashdeberta") else []
+        return [pair(shape, variant, 15, 60) for variant in ("ours:bfloat16", f"plain:{half}", *others, "late1:bfloat16")]
+
+    first, *second = shapes
+    found += [step for shape in (first, *second[:1]) for step in pairs_of(shape)]
     size, count = ("tiny", "1") if tiny else ("large", "16")
     score = ("--shape", size, "--records", count, *where, "--dtype", "bfloat16", "--json")
 
@@ -95,6 +98,7 @@ def steps(tiny: bool) -> list[Step]:
     fuse = ("--shape", size, "--dtype", "bfloat16", "--new-tokens", new, "--records", "2" if tiny else "32", "--batch", *(("2",) if tiny else ("8", "32")))
     found.append(step("fuse", "GenFuser", 30, 75, "fuse", *fuse, *where))
     if not tiny:
+        found += pairs_of("base")
         found += [pair(shape, "ours:float16", 15, 45) for shape in shapes]
         others = [check(form, needs, limit, "modernbert", "mpnet") for form, needs, limit in (("flex", 30, 90), ("batched", 10, 40), ("per-input", 10, 40))]
         others.append(check("varlen", 10, 40, "modernbert", "mpnet"))
@@ -158,6 +162,7 @@ def told(text: str) -> None:
 def main() -> int:
     parser = argparse.ArgumentParser(prog="bin/bench gpu", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--minutes", type=float, default=8.0, help="of all steps together; those that no longer fit are left out and named")
+    parser.add_argument("--only", nargs="+", choices=SECTIONS, default=SECTIONS, help="these parts of it")
     parser.add_argument("--tiny", action="store_true", help="every step at a tiny shape on the CPU")
     parser.add_argument(
         "-o", "--output", type=Path, default=Path("out/bench-gpu.json"), help="the JSON file, seen from the checkout; the Markdown table is written beside it"
@@ -187,6 +192,8 @@ def main() -> int:
     results.write()
     loaded = None
     for step in steps(options.tiny):
+        if step.section not in options.only:
+            continue
         if until - time.monotonic() < step.needs:
             results.found["left_out"].append(f"{step.section}: {step.name}")
             told(f"left out, no time: {step.section}: {step.name}")

@@ -89,15 +89,16 @@ def test_a_late_paired_ranker_attends_in_every_form(form):
     ("machine", "needs", "form", "why"),
     [
         (Machine("cpu"), DEBERTA, "per-input", ""),
-        (A100, DEBERTA, "flex", ""),
+        (A100, DEBERTA, "batched", ""),
         (A100, MODERNBERT, "flex", ""),
-        (Machine("cuda", (8, 0)), DEBERTA, "batched", "no flex: Triton is not installed; no varlen: .* relative scores"),
+        (Machine("cuda", (8, 0)), DEBERTA, "batched", "^without its kernel: Triton is not installed$"),
         (Machine("cuda", (8, 0)), BERT, "varlen", "no flex: Triton is not installed"),
         (Machine("cuda", (8, 0)), MPNET, "batched", "no varlen: .* added to scores"),
         (Machine("cuda", (9, 0), triton=True, compiler="no C compiler here"), BERT, "varlen", "no flex: no C compiler here"),
         (Machine("cuda", (6, 1), triton=True), Needs(64, "float16"), "varlen", "capability 7.0, and the card has 6.1"),
         (Machine("cuda", (7, 5), triton=True), DEBERTA, "batched", "bfloat16 needs compute capability 8.0 there, and the card has 7.5"),
-        (Machine("cuda", (7, 5), triton=True), Needs(64, "float16", relative=True), "flex", ""),
+        (Machine("cuda", (7, 5), triton=True), Needs(64, "float16", relative=True), "batched", ""),
+        (Machine("cuda", (7, 5), triton=True), Needs(64, "float16"), "flex", ""),
         (Machine("cuda", (7, 5)), Needs(64, "float16", windows=True), "batched", "no varlen: layers that see a window"),
         (A100, Needs(8, "bfloat16"), "varlen", "heads of 16 numbers, and the encoder's have 8"),
         (Machine("cuda", (9, 4), rocm=True, triton=True), BERT, "batched", "not been tried on ROCm"),
@@ -109,7 +110,7 @@ def test_each_machine_gets_a_form_that_runs_there(machine, needs, form, why):
     assert found.form == form and attention_forms.obstacle(form, machine, needs) == ""
     assert bool(found.why) == bool(why)
     assert re.search(why, found.why)
-    for plain in ("batched", "per-input"):
+    for plain in ("batched", "per-input", *(["flex"] if (machine, needs.relative) == (A100, True) else [])):
         assert choose(plain, machine, needs) == TakenForm(plain)
 
 
@@ -306,12 +307,47 @@ def test_tables_of_relative_scores_have_a_bound(monkeypatch):
     torch.testing.assert_close(made("deberta-v3", "flex")(rows()), exact, atol=1e-5, rtol=0)
 
 
+@pytest.mark.parametrize("filled", [1, 16])
+def test_rows_of_every_length_are_computed(filled):
+    """A block of a single row is one of 129 tokens, too. On a GPU rows are filled up."""
+    heads, size = 2, 8
+    buckets, table = in_rows.Buckets(16, 16, 32, CPU), torch.randn(heads, 32, size)
+    for lengths in ([1], [129, 128], [257, 240, 230]):
+        qkv, relative = torch.randn(sum(lengths), 3, heads, size), in_rows.Relative(table, table / 4)
+        batch = pack([[7] * length for length in lengths])
+        (rows,) = in_rows.rows_of(batch, lambda length: 0, in_rows.FULL, filled)
+        assert rows.length % filled == 0 and rows.lengths.tolist() == lengths
+        exact = attention.PerInput(buckets, 0.0)(qkv, batch, relative, None)
+        torch.testing.assert_close(in_rows.Batched(buckets, 0.0)(qkv, batch, relative, None), exact, atol=1e-5, rtol=0)
+
+
+def test_a_kernel_that_does_not_compile_is_told_once_and_torch_goes_on(monkeypatch):
+    calls = []
+
+    def kernel(scores, *given):
+        calls.append(1)
+        raise fault
+
+    exact = made("deberta-v3", "batched")(rows())
+    monkeypatch.setattr(in_rows, "softmax_kernel", lambda *what: kernel)
+    fault = RuntimeError("no ptxas\nand more of it")
+    found = made("deberta-v3", "batched")
+    with pytest.warns(BlendkitWarning, match=r"^attention: batched goes on without its kernel, .* here \(RuntimeError: no ptxas\)$"):
+        torch.testing.assert_close(found(rows()), exact, atol=1e-5, rtol=0)
+    torch.testing.assert_close(found(rows()), exact, atol=1e-5, rtol=0)
+    assert len(calls) == 1
+    # What torch's own operations would meet as well is no reason to take them.
+    fault = RuntimeError("CUDA out of memory")
+    with pytest.raises(RuntimeError, match="out of memory"):
+        made("deberta-v3", "batched")(rows())
+
+
 def test_inputs_share_rows_with_their_like():
-    groups = list(in_rows._groups([10, 100, 90, 11, 79, 100, 3], 2))
+    groups = list(in_rows.groups([10, 100, 90, 11, 79, 100, 3], lambda length: 2 * length**2, in_rows.FULL))
     assert [[[10, 100, 90, 11, 79, 100, 3][one] for one in group] for group in groups] == [[100, 100, 90], [79], [11, 10], [3]]
-    many = list(in_rows._groups([1000] * 100, 16))
+    many = list(in_rows.groups([1000] * 100, lambda length: 16 * length**2, in_rows.FULL))
     assert all(len(group) * 16 * 1000**2 <= in_rows.CELLS for group in many) and sum(map(len, many)) == 100
-    assert list(in_rows._groups([9000, 9000], 16)) == [[0], [1]]
+    assert list(in_rows.groups([9000, 9000], lambda length: 16 * length**2, in_rows.FULL)) == [[0], [1]]
 
 
 def test_nothing_is_told_of_a_cpu_that_was_not_asked():

@@ -107,17 +107,22 @@ def test_written_out_is_the_encoder_of_transformers_with_a_mask_for_each_layer()
 
 
 @pytest.mark.parametrize(
-    ("name", "paired", "checkpointing"),
+    ("name", "paired", "checkpointing", "in_rows"),
     [
-        ("bert-segments", 1, False),
-        ("deberta-v3", 2, True),
-        ("deberta-own-projections", 1, False),
-        ("modernbert", 2, False),
-        ("roberta", 0, False),
-        ("mpnet", 1, False),
+        ("bert-segments", 1, False, False),
+        ("bert-segments", 1, False, True),
+        ("deberta-v3", 2, True, False),
+        ("deberta-v3", 1, False, True),
+        ("deberta-own-projections", 1, False, False),
+        ("modernbert", 2, False, False),
+        ("modernbert", 1, False, True),
+        ("roberta", 0, False, False),
+        ("mpnet", 1, False, False),
+        ("mpnet", 2, True, True),
     ],
 )
-def test_gradients_are_those_of_what_is_written_out(name, paired, checkpointing):
+def test_gradients_are_those_of_what_is_written_out(name, paired, checkpointing, in_rows):
+    """`in_rows` is how a GPU attends in training."""
     model = network(name, paired)
     source, *candidates = texts(7, 12, 5, 30)
     labels = torch.tensor([[0.0, 1.0], [2.0, 0.5], [1.0, 3.0]])
@@ -127,6 +132,7 @@ def test_gradients_are_those_of_what_is_written_out(name, paired, checkpointing)
         return soft(left, right, *(labels[list(side)] for side in zip(*ALL, strict=True))).mean()
 
     late = Late(model, CPU, torch.float32, gradients=True, checkpointing=checkpointing)
+    late.text_by_text = not in_rows
     (read,) = late.read([(source, candidates)])
     found = loss(late.compare([(read[i], read[j]) for i, j in ALL]))
     found.backward()

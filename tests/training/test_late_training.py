@@ -89,10 +89,10 @@ def test_it_learns_is_resumed_exactly_and_starts_from_an_encoder_or_a_ranker(tin
     class Killed(Exception):
         pass
 
-    def killed(self, step):
+    def killed(self, step, parts):
         if step == 15:
             raise Killed
-        return update(self, step)
+        return update(self, step, parts)
 
     monkeypatch.setattr(loop._Training, "_update", killed)
     with pytest.raises(Killed):

@@ -65,6 +65,24 @@ def test_records_and_pairs_are_drawn_so_that_the_longer_one_wins_as_often_as_ask
         Mixing(longer_wins=101)
 
 
+def test_a_set_may_have_a_share_of_its_own():
+    mixing = Mixing.of("set", 2.0, (), 100, ["many=40"])
+    won = [example.labels == [[0.0], [1.0]] for example in drawn(mixing) if example.set == "many"]
+    assert 100 * sum(won) / len(won) == pytest.approx(40, abs=4)
+    assert mixing.longer() == {"many": 0.4}
+    # Of a record of more answers, its pairs; other sets are as ever.
+    for longer, counts in ((None, (2, 4)), (1.0, (0, 4))):
+        pairing = Pairing("all-pair", longer=longer, longer_in={"own": 0.5})
+        for name, expected in (("own", (2, 2)), ("other", counts)):
+            example = Example("x", "s", ["aaaa", "b", "ccc", "dd"], [[4.0], [1.5], [1.0], [2.0]], set=name)
+            won = [len(example.candidates[i]) > len(example.candidates[j]) for i, j in pairing.of(example, random.Random(0))]
+            assert (won.count(False), won.count(True)) == expected
+    with pytest.raises(UsageError, match="--longer-wins-in many=101: expected a percentage"):
+        Mixing("set", longer_wins_in=(("many", 101.0),))
+    with pytest.raises(DataError, match="--longer-wins-in people: no example"):
+        drawn(Mixing("set", longer_wins_in=(("people", 50.0),)))
+
+
 def test_a_set_is_named_by_a_field():
     judged = {"instruction": "s", "candidates": [{"model": "m", "text": "a"}, {"model": "m", "text": "b"}], "human": "A"}
     scored = {"instruction": "t", "candidates": [{"model": "m", "text": text, "scores": {"": float(k)}} for k, text in enumerate("ab")]}
@@ -81,7 +99,24 @@ def test_a_mixed_training_of_the_upper_layers(called, tiny_encoder, tmp_path):
         for candidate in record["candidates"]:
             candidate["scores"] = {"q": float(len(candidate["text"]))}
     (tmp_path / "train.jsonl").write_text(lines(records))
-    flags = ["--label", "q", "--mode", "singles", "--subsampling", "all-pair", "--mix", "source", "--temperature", 3, "--weight", "b=2", "--longer-wins", 60]
+    flags = [
+        "--label",
+        "q",
+        "--mode",
+        "singles",
+        "--subsampling",
+        "all-pair",
+        "--mix",
+        "source",
+        "--temperature",
+        3,
+        "--weight",
+        "b=2",
+        "--longer-wins",
+        60,
+        "--longer-wins-in",
+        "b=50",
+    ]
     flags += ["--freeze", 1, "--records-per-step", 2, "--save-every", 2, "--log-every", 2, "--device", "cpu", "--learning-rate", "1e-3"]
     command = ["train", "ranker", "-i", tmp_path / "train.jsonl", "--backbone", tiny_encoder, *flags]
     code, _, err = called(*command, "--steps", 4, "-o", tmp_path / "r")
@@ -100,12 +135,13 @@ def test_a_mixed_training_of_the_upper_layers(called, tiny_encoder, tmp_path):
     for more, message in (
         (["--freeze", 2], "--freeze 2: expected less than the 2 layers"),
         (["--weight", "b"], "--weight b: expected SET=NUMBER"),
+        (["--longer-wins-in", "b=x"], "--longer-wins-in b=x: expected SET=NUMBER"),
         (["--temperature", 0.5], "--temperature 0.5: expected a number from 1 on"),
         (["--balance-length"], "give either that or --longer-wins"),
     ):
         code, _, err = called(*command, *more, "-o", tmp_path / "s")
         assert code == 2 and message in err, err
-    with pytest.raises(UsageError, match="--weight and --temperature are for the sets of --mix FIELD"):
+    with pytest.raises(UsageError, match="--weight, --temperature and --longer-wins-in are for the sets of --mix FIELD"):
         blendkit.train_ranker([], tmp_path / "s", backbone=tiny_encoder, labels=["q"], temperature=2.0)
 
 
@@ -125,10 +161,10 @@ def test_a_mixed_run_that_broke_off_goes_on_as_if_nothing_had_been(tiny_encoder,
 
     whole, update = train("whole"), loop._Training._update
 
-    def breaking(training, step):
+    def breaking(training, step, parts):
         if step == 4:
             raise KeyboardInterrupt
-        return update(training, step)
+        return update(training, step, parts)
 
     with monkeypatch.context() as patched, pytest.raises(KeyboardInterrupt):
         patched.setattr(loop._Training, "_update", breaking)

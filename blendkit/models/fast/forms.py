@@ -8,7 +8,7 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
-from blendkit.errors import BlendkitWarning, UsageError, out_of_memory
+from blendkit.errors import BlendkitWarning, UsageError, first_line, out_of_memory
 from blendkit.models.attention_forms import Machine, Needs, TakenForm, choose
 from blendkit.models.fast.attention import Flex, PerInput
 from blendkit.models.fast.packing import Packed
@@ -63,8 +63,3 @@ class OrAnother:
             self.form = FORMS[another.form](*self.added)
             warnings.warn(BlendkitWarning(f"attention: {another.form} from here on, as torch cannot compile flex here ({said})"), stacklevel=2)
         return self.form(qkv, batch, relative, window)
-
-
-def first_line(error: BaseException) -> str:
-    """What an error says first, in at most 300 characters."""
-    return next((line.strip()[:300] for line in str(error).splitlines() if line.strip()), "nothing more")

@@ -16,26 +16,34 @@ queries that meet it: nothing is computed once a pair but their mixture.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from itertools import accumulate
+from itertools import accumulate, pairwise
+from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 from torch.nn import functional
+from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.checkpoint import checkpoint
 
 from blendkit.errors import NoInputError
 from blendkit.models.fast.encoder import FAMILIES, PackedEncoder, packed_encoder
 from blendkit.models.fast.packing import Packed
 from blendkit.models.fast.relative import Relative
+from blendkit.models.fast.rows import groups, rows_of
 from blendkit.models.fast.transfer import sent
 from blendkit.models.pairrm import PairRM
 from blendkit.terminal_text import count_of
 
 Ids = tuple[int, ...]
+# Where a text begins and ends among the tokens of a batch.
+Span = tuple[int, int]
 # As good as no attention, and still a number where all is masked.
 NEVER = -1e9
+# A text joins a longer one's row in the last layer, where a marker reads it, if no more than half of its row is padding.
+HALF = 0.5
 
 
 @dataclass(frozen=True)
@@ -46,11 +54,10 @@ class Keys:
     values: Tensor
     at: Tensor
 
-    def behind(self, other: Keys) -> Keys:
-        """Both texts, the other first."""
-        return Keys(
-            *(torch.cat([first, second]) for first, second in zip((other.keys, other.values, other.at), (self.keys, self.values, self.at), strict=True))
-        )
+    @staticmethod
+    def joined(texts: Sequence[Keys]) -> Keys:
+        """Several texts, one behind the other."""
+        return Keys(*(torch.cat(parts) for parts in zip(*((text.keys, text.values, text.at) for text in texts), strict=True)))
 
 
 @dataclass(frozen=True)
@@ -80,6 +87,28 @@ class Read:
 
 
 Pair = tuple[Read, Read]
+
+
+@dataclass(frozen=True)
+class Marked:
+    """n texts as they come into the last layer: their markers' queries [n, h, d], places [n] and states [n, H], and what all of their T tokens show."""
+
+    queries: Tensor
+    at: Tensor
+    states: Tensor
+    shown: Keys
+    positions: Tensor
+    spans: Sequence[Span]
+
+    def texts(self, sums: Tensor, contexts: Tensor) -> Iterator[tuple[Any, ...]]:
+        """What a `Read` is of each text beside its x, given the markers' sums [h, n, 1] and contexts [n, 1, h·d]."""
+        whole = (self.shown.keys, self.shown.values, self.shown.at, self.positions)
+        lengths = [end - start for start, end in self.spans]
+        lengths.append(len(self.positions) - sum(lengths))
+        parts = zip(*(torch.split(part, lengths) for part in whole), strict=True)
+        own = zip(*(torch.split(part, 1) for part in (self.states, self.queries, self.at)), sums.unbind(1), contexts.unbind(0), strict=True)
+        for markers, (keys, values, at, positions) in zip(own, parts, strict=False):
+            yield *markers, Keys(keys, values, at), positions
 
 
 class Late:
@@ -124,7 +153,7 @@ class Late:
             reads = []
             for (start, end), own in zip(group[1:], keys[1:], strict=True):
                 queries = qkv[start:end, 0]
-                sums, contexts = self._look(number, queries, own.at, own.behind(keys[0]))
+                sums, contexts = self._look(number, queries, own.at, Keys.joined([keys[0], own]))
                 reads.append(Read(source, x[start:end], queries, own.at, sums, contexts, own, tokens.positions[start:end]))
             found.append(reads)
         return found
@@ -183,7 +212,7 @@ class Late:
         contexts = self.attention(qkv[inputs.ids], inputs, encoder.relative(number), encoder.window(number))
         return layer.finish(x, contexts[back])
 
-    def _shared_by_text(self, x: Tensor, number: int, tokens: Packed, at: Tensor, layout: list[list[tuple[int, int]]]) -> Tensor:
+    def _shared_by_text(self, x: Tensor, number: int, tokens: Packed, at: Tensor, layout: list[list[Span]]) -> Tensor:
         encoder, layer = self.encoder, self.encoder.layers[number]
         qkv = encoder.turned(layer.project(x).to(encoder.stream), number, tokens)
         # Split once, not sliced: a slice's gradient is as large as what it was taken from.
@@ -195,35 +224,56 @@ class Late:
                 own, places = next(texts)
                 queries, keys, values = own.unbind(1)
                 shown = Keys(keys, values, places)
-                source, shown = (source, shown.behind(source)) if source else (shown, shown)
-                weights = self._scores(number, queries, places, shown).softmax(-1).to(shown.values.dtype)
+                source, shown = (source, Keys.joined([source, shown])) if source else (shown, shown)
+                weights = self._of_text(number, queries, places, shown).softmax(-1).to(shown.values.dtype)
                 contexts.append((weights @ shown.values.transpose(0, 1)).transpose(0, 1).flatten(1))
         return layer.finish(x, functional.pad(torch.cat(contexts), (0, 0, 0, filling)))
 
-    def _scores(self, number: int, queries: Tensor, at: Tensor, shown: Keys) -> Tensor:
-        """Scores [h, Q, L], float32, of queries [Q, h, d] at the places [Q] for all keys that are shown."""
+    def _scores(self, number: int, q: Tensor, k: Tensor, distance: Tensor) -> Tensor:
+        """Scores [n, h, Q, L], float32, of queries [n, h, Q, d] for keys [n, h, L, d], which are [n, Q, L] places before them."""
         encoder = self.encoder
-        q, k = queries.transpose(0, 1), shown.keys.transpose(0, 1)
-        distance = at[:, None] - shown.at
-        scores = q @ k.transpose(1, 2)
-        more = encoder.by_distance(encoder.relative(number), q[None], k[None], distance[None], self.reach)
+        scores = q @ k.transpose(2, 3)
+        more = encoder.by_distance(encoder.relative(number), q, k, distance, self.reach)
         if more is not None:
-            scores = scores + more[0]
+            scores = scores + more
         scores = scores.float()
         window = encoder.window(number)
         if window is not None:
-            scores = scores.masked_fill(distance.abs() > window, NEVER)
+            scores = scores.masked_fill((distance.abs() > window)[:, None], NEVER)
         return scores
+
+    def _of_text(self, number: int, queries: Tensor, at: Tensor, shown: Keys) -> Tensor:
+        """The same [h, Q, L] of queries [Q, h, d] at the places [Q] for the keys that one text shows."""
+        return self._scores(number, queries.transpose(0, 1)[None], shown.keys.transpose(0, 1)[None], (at[:, None] - shown.at)[None])[0]
 
     def _look(self, number: int, queries: Tensor, at: Tensor, shown: Keys) -> tuple[Tensor, Tensor]:
         """Attention of queries [Q, h, d] over one block of keys: logarithms of the sums of exponentials [h, Q], and contexts [Q, h·d]."""
-        scores = self._scores(number, queries, at, shown)
+        scores = self._of_text(number, queries, at, shown)
         sums = scores.logsumexp(-1)
         weights = (scores - sums[..., None]).exp().to(shown.values.dtype)
-        if number < self.last:
-            return sums, (weights @ shown.values.transpose(0, 1)).transpose(0, 1).flatten(1)
-        mixed = weights.flatten(0, 1) @ shown.values
-        return sums, self.encoder.layers[number].values_of(mixed.view(*sums.shape, -1).transpose(0, 1))
+        return sums, (weights @ shown.values.transpose(0, 1)).transpose(0, 1).flatten(1)
+
+    def _look_last(self, queries: Tensor, at: Tensor, shown: Keys, texts: Sequence[Sequence[Span]]) -> tuple[Tensor, Tensor]:
+        """The same in the last layer, of n times Q queries [n, Q, h, d] at the places [n, Q], each Q over the spans of their own among all that is shown.
+
+        Sums [h, n, Q] and contexts [n, Q, h·d]. Texts of about one length are computed together: a launch a text would cost a GPU more than the products.
+        """
+        sums, contexts, order = [], [], []
+        for rows, tokens, cells, real in _rows_of(texts, shown.keys[0].numel(), self.device):
+            n, length = real.shape
+            q = queries.index_select(0, rows).transpose(1, 2)
+            keys, values, places = (in_cells(part[tokens], cells, n * length).view(n, length, *part.shape[1:]) for part in (shown.keys, shown.values, shown.at))
+            distance = at.index_select(0, rows)[:, :, None] - places[:, None]
+            scores = self._scores(self.last, q, keys.transpose(1, 2), distance).masked_fill(~real[:, None, None], NEVER)
+            found = scores.logsumexp(-1)
+            weights = (scores - found[..., None]).exp().to(shown.values.dtype).flatten(1, 2)
+            mixed = weights @ values
+            mixed = mixed.view(*found.shape, -1).transpose(1, 2).flatten(0, 1)
+            sums.append(found.transpose(0, 1))
+            contexts.append(self.encoder.layers[self.last].values_of(mixed).view(n, q.shape[2], -1))
+            order.append(rows)
+        back = torch.cat(order).argsort()
+        return torch.cat(sums, 1)[:, back], torch.cat(contexts)[back]
 
     def _mixed(self, number: int, own: Tensor, own_sums: Tensor, other: Tensor, other_sums: Tensor) -> Tensor:
         """Contexts [Q, h·d] of attention over both, of those over each and of their sums [h, Q]."""
@@ -237,57 +287,60 @@ class Late:
         meeting: dict[int, list[int]] = {}
         for place, (_, other) in enumerate(sides):
             meeting.setdefault(id(other), []).append(place)
-        sums, contexts = [], []
-        for places in meeting.values():
-            queries, at = (torch.cat([getattr(sides[place][0], name) for place in places]) for name in ("queries", "at"))
-            found = self._look(self.last, queries, at, sides[places[0]][1].shown)
-            sums.append(found[0])
-            contexts.append(found[1])
-        order = torch.tensor([place for places in meeting.values() for place in places], device=self.device).argsort()
-        return torch.cat(contexts)[order], torch.cat(sums, 1)[:, order]
+        most = max(map(len, meeting.values()))
+        # Rows of as many queries each, filled up with the first.
+        rows, back = [], [0] * len(sides)
+        for number, places in enumerate(meeting.values()):
+            rows.append(places + places[:1] * (most - len(places)))
+            for column, place in enumerate(places):
+                back[place] = number * most + column
+        rows_there, back_there = sent((torch.tensor(rows), torch.tensor(back)), self.device)
+        queries, at = (torch.cat([getattr(me, name) for me, _ in sides])[rows_there] for name in ("queries", "at"))
+        others = [sides[places[0]][1].shown for places in meeting.values()]
+        ends = accumulate((len(other.at) for other in others), initial=0)
+        sums, contexts = self._look_last(queries, at, Keys.joined(others), [[span] for span in pairwise(ends)])
+        return contexts.flatten(0, 1)[back_there], sums.flatten(1)[:, back_there]
 
-    def _enter_last(self, x: Tensor, tokens: Packed, at: Tensor, layout: list[list[tuple[int, int]]]) -> list[list[Read]]:
+    def _enter_last(self, x: Tensor, tokens: Packed, at: Tensor, layout: list[list[Span]]) -> list[list[Read]]:
         """The candidates as they come into the last layer, of all tokens' states, x's among them."""
-        shown, queries, states, normed = self._project_last(x, tokens, at, [span for group in layout for span in group])
-        found, number = [], 0
+        marked = self._project_last(x, tokens, at, [span for group in layout for span in group])
+        sums, contexts = self._look_last(
+            marked.queries[:, None],
+            marked.at[:, None],
+            marked.shown,
+            [[group[0], span] if number else [span] for group in layout for number, span in enumerate(group)],
+        )
+        sources = [0, *accumulate(map(len, layout))][:-1]
+        (rows,) = sent((torch.tensor(sources),), self.device)
+        finals = iter(self._finals(marked.states[rows], contexts[rows, 0]))
+        found, texts = [], iter(marked.texts(sums, contexts))
         for group in layout:
-            places = range(number, number + len(group))
-            source = self._final(shown[places[0]], queries[places[0]], states[places[0]])
-            found.append([self._entered(source, shown[n], queries[n], states[n], normed[n]) for n in places[1:]])
-            number += len(group)
+            source = ReadSource(next(texts)[-2], next(finals))
+            found.append([Read(source, *next(texts)) for _ in group[1:]])
         return found
 
-    def _project_last(
-        self, x: Tensor, tokens: Packed, at: Tensor, spans: Sequence[tuple[int, int]]
-    ) -> tuple[list[Keys], list[tuple[Tensor, Tensor]], list[Tensor], list[Tensor]]:
-        """What each text shows in the last layer; its marker's query [1, h, d] and place [1]; its marker's state [1, H]; its position ids."""
+    def _project_last(self, x: Tensor, tokens: Packed, at: Tensor, spans: Sequence[Span]) -> Marked:
         encoder, layer, number = self.encoder, self.encoder.layers[self.last], self.last
-        rows = torch.tensor([start + 1 for start, _ in spans], device=self.device)
+        (rows,) = sent((torch.tensor([start + 1 for start, _ in spans]),), self.device)
         queries, keys, values = layer.project_last(x, rows)
         queries = encoder.turned(queries.to(encoder.stream), number, tokens, rows)
         keys = encoder.turned(keys.to(encoder.stream), number, tokens)
-        lengths = [end - start for start, end in spans]
-        lengths.append(len(x) - sum(lengths))
-        shown = [Keys(*parts) for parts in zip(*(torch.split(part, lengths) for part in (keys, values, at)), strict=True)][:-1]
-        marked = [(queries[n : n + 1], at[start + 1 : start + 2]) for n, (start, _) in enumerate(spans)]
-        return shown, marked, list(torch.split(x[rows], 1)), [tokens.positions[start:end] for start, end in spans]
+        return Marked(queries, at[rows], x[rows], Keys(keys, values, at), tokens.positions, spans)
 
-    def _entered(self, source: ReadSource, shown: Keys, marked: tuple[Tensor, Tensor], state: Tensor, positions: Tensor) -> Read:
-        sums, contexts = self._look(self.last, *marked, shown.behind(source.last))
-        return Read(source, state, *marked, sums, contexts, shown, positions)
+    def _finals(self, states: Tensor, contexts: Tensor) -> Tensor:
+        """The last states of markers of x, [n, H]."""
+        return self.encoder.normed(self.encoder.layers[self.last].finish(states, contexts))
 
-    def _final(self, shown: Keys, marked: tuple[Tensor, Tensor], state: Tensor) -> ReadSource:
-        _, contexts = self._look(self.last, *marked, shown)
-        return ReadSource(shown, self.encoder.normed(self.encoder.layers[self.last].finish(state, contexts))[0])
-
-    def _sources(self, x: Tensor, qkv: Tensor, tokens: Packed, at: Tensor, texts: Sequence[tuple[tuple[int, int], Keys]]) -> list[ReadSource]:
+    def _sources(self, x: Tensor, qkv: Tensor, tokens: Packed, at: Tensor, texts: Sequence[tuple[Span, Keys]]) -> list[ReadSource]:
         """x of each group, through the first paired layer, in which it sees itself alone, as ever, and the last."""
         places = torch.cat([torch.arange(*span, device=self.device) for span, _ in texts])
         contexts = torch.cat([self._look(self.first, qkv[slice(*span), 0], keys.at, keys)[1] for span, keys in texts])
         states = self.encoder.layers[self.first].finish(x[places], contexts)
         batch = _part(tokens.positions[places], [end - start for (start, end), _ in texts])
-        shown, marked, rows, _ = self._project_last(states, batch, at[places], batch.bounds)
-        return [self._final(*parts) for parts in zip(shown, marked, rows, strict=True)]
+        marked = self._project_last(states, batch, at[places], batch.bounds)
+        looked = self._look_last(marked.queries[:, None], marked.at[:, None], marked.shown, [[span] for span in batch.bounds])
+        finals = self._finals(marked.states, looked[1][:, 0])
+        return [ReadSource(text[-2], final) for text, final in zip(marked.texts(*looked), finals, strict=True)]
 
     def _met(self, pairs: Sequence[Pair]) -> list[Pair]:
         """The pairs behind the first of two paired layers, in which all their tokens are computed."""
@@ -298,8 +351,15 @@ class Late:
             contexts.append(self._mixed(self.first, me.contexts, me.sums, seen, sums))
         states = self.encoder.layers[self.first].finish(torch.cat([me.states for me, _ in sides]), torch.cat(contexts))
         batch = _part(torch.cat([me.positions for me, _ in sides]), [len(me.states) for me, _ in sides])
-        parts = self._project_last(states, batch, torch.cat([me.at for me, _ in sides]), batch.bounds)
-        met = [self._entered(me.source, *part) for (me, _), part in zip(sides, zip(*parts, strict=True), strict=True)]
+        marked = self._project_last(states, batch, torch.cat([me.at for me, _ in sides]), batch.bounds)
+        # Behind all sides stands each x once.
+        sources = list({id(me.source): me.source for me, _ in sides}.values())
+        ends = list(accumulate([len(states), *(len(source.last.at) for source in sources)]))
+        spans = {id(source): span for source, span in zip(sources, pairwise(ends), strict=True)}
+        shown = Keys.joined([marked.shown, *(source.last for source in sources)])
+        texts = [[spans[id(me.source)], span] for (me, _), span in zip(sides, batch.bounds, strict=True)]
+        looked = self._look_last(marked.queries[:, None], marked.at[:, None], shown, texts)
+        met = [Read(me.source, *text) for (me, _), text in zip(sides, marked.texts(*looked), strict=True)]
         return list(zip(met[::2], met[1::2], strict=True))
 
 
@@ -311,15 +371,34 @@ class InRows:
 
     def __call__(self, qkv: Tensor, batch: Packed, relative: Relative | None, window: int | None) -> Tensor:
         """Contexts [T, h·d] of queries (scaled), keys and values [T, 3, h, d]."""
-        places, real = batch.grid
-        q, k, v = qkv[places].permute(2, 0, 3, 1, 4)  # [n, h, L, d] each
-        column = torch.arange(batch.longest, device=qkv.device)
-        distance = (column[:, None] - column)[None]
-        allowed = real[:, None, None] if window is None else real[:, None, None] & (distance.abs() <= window)
-        bias = self.encoder.by_distance(relative, q, k, distance.expand(len(q), -1, -1), batch.longest)
-        mask = allowed if bias is None else bias.masked_fill(~allowed, NEVER)
-        contexts = functional.scaled_dot_product_attention(q, k, v, attn_mask=mask, scale=1.0).transpose(1, 2)[real]
-        return functional.pad(contexts.flatten(1), (0, 0, 0, len(qkv) - len(contexts)))
+        contexts = torch.zeros_like(qkv[:, 0])
+        # Gradients keep all that is computed here anyway, so that rows need no bound.
+        for rows in rows_of(batch, lambda length: 0, HALF):
+            n, length = rows.places.shape
+            q, k, v = in_cells(qkv.index_select(0, rows.tokens), rows.cells, n * length).view(n, length, *qkv.shape[1:]).permute(2, 0, 3, 1, 4)
+            column = torch.arange(length, device=qkv.device)
+            distance = column[:, None] - column
+            mask = None if rows.real is None else rows.real[:, None, None]
+            if window is not None:
+                near = distance.abs() <= window
+                mask = near if mask is None else mask & near
+            # What queries and keys have no part in is the same for all rows.
+            bias = self.encoder.by_distance(relative, q, k, distance[None] if relative is None else distance[None].expand(n, -1, -1), length)
+            if bias is not None:
+                mask = bias if mask is None else bias.masked_fill(~mask, NEVER)
+            # Not cuDNN's, which makes a plan for each new shape, and each step has one.
+            with sdpa_kernel([SDPBackend.EFFICIENT_ATTENTION, SDPBackend.FLASH_ATTENTION, SDPBackend.MATH]):
+                found = functional.scaled_dot_product_attention(q, k, v, attn_mask=mask, scale=1.0)
+            contexts = contexts.index_copy(0, rows.tokens, found.transpose(1, 2).flatten(0, 1)[rows.cells].to(contexts.dtype))
+        return contexts.flatten(1)
+
+
+def in_cells(tokens: Tensor, cells: Tensor, count: int) -> Tensor:
+    """Tokens [t, …] at their places [t] among `count` cells, zeros elsewhere [count, …].
+
+    Padding is no copy of a token: the gradients of thousands of copies are added up one after the other on a GPU.
+    """
+    return tokens.new_zeros(count, *tokens.shape[1:]).index_copy(0, cells, tokens)
 
 
 def packed(
@@ -334,6 +413,17 @@ def packed(
     if len(found.layers) < (asked or 0):
         raise NoInputError(f"{name}: paired_layers: expected at most {count_of(len(found.layers), 'layer')}, got {asked}")
     return found
+
+
+def _rows_of(texts: Sequence[Sequence[Span]], size: int, device: torch.device) -> Iterator[tuple[Tensor, Tensor, Tensor, Tensor]]:
+    """Texts of about one length in rows: their numbers [n], their tokens [t] and these tokens' cells among the n·L [t], which cells are no padding [n, L]."""
+    lengths = [sum(end - start for start, end in spans) for spans in texts]
+    for group in groups(lengths, lambda length: length * size, HALF):
+        tokens = np.concatenate([np.arange(*span) for number in group for span in texts[number]])
+        real = np.arange(lengths[group[0]]) < np.array([lengths[number] for number in group])[:, None]
+        parts = (np.array(group), tokens, np.flatnonzero(real), real.astype(np.int64))
+        rows, there, cells, real_there = sent([torch.from_numpy(part) for part in parts], device)
+        yield rows, there, cells, real_there.bool()
 
 
 def _part(positions: Tensor, lengths: list[int]) -> Packed:

@@ -2,20 +2,28 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import warnings
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import cache
 
 import numpy as np
 import torch
 from torch import Tensor
 from torch.nn import functional
 
+from blendkit.errors import BlendkitWarning, first_line, out_of_memory
+from blendkit.models.attention_forms import Machine, triton_fault
 from blendkit.models.fast.packing import Packed
 from blendkit.models.fast.relative import BLOCK, Buckets, Relative, Shared
 from blendkit.models.fast.transfer import sent
 
 # Scores that are in memory at a time: 128 MB in bfloat16. One input may have more.
 CELLS = 1 << 26
+# On a GPU: 512 MB in bfloat16, of which tables of relative scores take as much twice more. A small one has a cell for each 64 bytes that it has.
+CELLS_THERE, BYTES_A_CELL = 1 << 28, 64
+# There rows of scores are filled up to a multiple: products and loads are quick where each row begins at a multiple of 16 bytes.
+FILLED = 16
 # An input joins a longer one's rows if no more than a fifth of its row is padding.
 FULL = 0.8
 
@@ -23,12 +31,13 @@ FULL = 0.8
 @dataclass
 class Rows:
     """n inputs in rows of `length` tokens. `places` [n, L] are their tokens' places among the T, and `real` [n, L] which of them are no padding,
-    None where all are. `cells` [t] are the real ones' places among the n·L, and `tokens` [t] among the T."""
+    None where all are. `cells` [t] are the real ones' places among the n·L, and `tokens` [t] among the T. `lengths` [n] (int32) are the inputs' tokens."""
 
     places: Tensor
     real: Tensor | None
     cells: Tensor
     tokens: Tensor
+    lengths: Tensor
     length: int
 
 
@@ -37,13 +46,15 @@ class Batched:
 
     def __init__(self, buckets: Buckets | None, candidate_bias: float, shared: Shared | None = None) -> None:
         self.buckets, self.candidate_bias, self.shared = buckets, candidate_bias, shared
+        self._kernel_ran: bool | None = None
 
     def __call__(self, qkv: Tensor, batch: Packed, relative: Relative | None, window: int | None) -> Tensor:
         """Contexts [T, h·d] of queries (scaled), keys and values [T, 3, h, d]."""
         heads, size = qkv.shape[2:]
         contexts = qkv.new_zeros(len(qkv), heads, size)
         apart = qkv.permute(1, 2, 0, 3)
-        for rows in _rows_of(batch, heads):
+        filled = FILLED if relative is not None and qkv.device.type == "cuda" else 1
+        for rows in rows_of(batch, lambda length: heads * length**2, FULL, filled):
             q, k, v = apart.index_select(2, rows.places.flatten()).view(3, heads, *rows.places.shape, size)
             if relative is not None and self.buckets is not None:
                 found = self._disentangled(q, k, v, rows, relative)
@@ -58,9 +69,12 @@ class Batched:
     def _disentangled(self, q: Tensor, k: Tensor, v: Tensor, rows: Rows, relative: Relative) -> Tensor:
         """DeBERTa's contexts [h, n, L, d] of the same, by the products of `relative`."""
         assert self.buckets is not None
+        scores = q @ k.transpose(2, 3)
+        kernel = softmax_kernel(q.device, q.dtype)
+        if kernel is not None and self._kernel_ran is not False and self._in_one_kernel(kernel, scores, q, k, rows, relative):
+            return scores @ v
         table, centre = self.buckets.rows(rows.length)
         span = table[centre - rows.length + 1 : centre + rows.length]
-        scores = q @ k.transpose(2, 3)
         if relative.keys is not None:
             _add(scores, q, relative.keys[:, span.flip(0)])
         if relative.queries is not None:
@@ -68,6 +82,30 @@ class Batched:
         if rows.real is not None:
             scores.masked_fill_(~rows.real[:, None], float("-inf"))
         return scores.softmax(-1) @ v
+
+    def _in_one_kernel(self, kernel: Callable[..., None], scores: Tensor, q: Tensor, k: Tensor, rows: Rows, relative: Relative) -> bool:
+        """Turns scores into weights, where they are. False, and it is told, where Triton fails to compile the kernel, which its first use shows."""
+        assert self.buckets is not None
+        low, high = self.buckets.met(rows.length)
+        table, centre = self.buckets.rows(rows.length)
+        span = (table[centre - rows.length + 1 : centre + rows.length] - low).int()
+        to_keys, to_queries = (
+            None if embedded is None else (states.flatten(1, 2) @ embedded[:, low:high].transpose(1, 2)).view(*states.shape[:3], -1)
+            for states, embedded in ((q, relative.keys), (k, relative.queries))
+        )
+        try:
+            kernel(scores, to_keys, to_queries, torch.stack((span, span.flip(0))), rows.lengths)
+        except Exception as error:
+            # What ran before has another fault now, and one of the device itself would meet the other operations, too.
+            if self._kernel_ran or out_of_memory(error) or type(error).__name__ == "AcceleratorError":
+                raise
+            said = f"{type(error).__name__}: {first_line(error)}"
+            warnings.warn(BlendkitWarning(f"attention: batched goes on without its kernel, as Triton cannot compile it here ({said})"), stacklevel=2)
+        else:
+            self._kernel_ran = True
+            return True
+        self._kernel_ran = False
+        return False
 
     def _mask(self, batch: Packed, rows: Rows, window: int | None, dtype: torch.dtype) -> Tensor | None:
         """What is added to scores [n, h, L, L], or which of them count; it may have sides of 1. None where all count as they are."""
@@ -97,26 +135,45 @@ def _add(scores: Tensor, states: Tensor, table: Tensor) -> None:
         width = length + rows - 1
         begin = length - first - rows
         some = states[:, :, first : first + rows].reshape(heads, count * rows, -1)
-        product = (some @ table[:, begin : begin + width].transpose(1, 2)).view(heads, count, rows * width)
+        product = some @ table[:, begin : begin + width].transpose(1, 2)
         # Each row begins one place earlier than the one before it: the same numbers, read in rows that are one shorter.
-        skewed = product[:, :, rows - 1 : rows - 1 + rows * (width - 1)].view(heads, count, rows, width - 1)[..., :length]
+        skewed = product.as_strided((heads, count, rows, length), (count * rows * width, rows * width, width - 1, 1), rows - 1)
         scores[:, :, first : first + rows] += skewed
 
 
-def _rows_of(batch: Packed, heads: int) -> list[Rows]:
-    """The batch's inputs in rows, made once for all layers."""
+@cache
+def softmax_kernel(device: torch.device, dtype: torch.dtype) -> Callable[..., None] | None:
+    """`kernels.softmax`, where Triton can compile it."""
+    if device.type != "cuda" or triton_fault(Machine.of(device), str(dtype).removeprefix("torch.")):
+        return None
+    from blendkit.models.fast.kernels import softmax
+
+    return softmax
+
+
+def rows_of(batch: Packed, cells: Callable[[int], int], full: float, filled: int = 1) -> list[Rows]:
+    """The batch's inputs in rows, as `groups` has them, made once for all layers. Rows are filled up to a multiple of `filled` tokens."""
     found: list[Rows] | None = batch.kept.get("rows")
     if found is None:
-        found = batch.kept["rows"] = [_laid_out(batch, group) for group in _groups(batch.lengths, heads)]
+        room = _room(batch.ids.device)
+        found = batch.kept["rows"] = [_laid_out(batch, group, filled) for group in groups(batch.lengths, cells, full, room)]
     return found
 
 
-def _groups(lengths: list[int], heads: int) -> Iterator[list[int]]:
-    """Inputs that share rows, by number, the longest first."""
+def _room(device: torch.device) -> int:
+    """Scores that are in memory at a time."""
+    if device.type != "cuda":
+        return CELLS
+    return min(CELLS_THERE, torch.cuda.get_device_properties(device).total_memory // BYTES_A_CELL)
+
+
+def groups(lengths: Sequence[int], cells: Callable[[int], int], full: float, room: int | None = None) -> Iterator[list[int]]:
+    """Texts that share rows, by number, the longest first: none shorter than `full` of the longest, and as many as have room, `cells(longest)` each."""
+    room = CELLS if room is None else room
     group: list[int] = []
     for number in sorted(range(len(lengths)), key=lambda number: -lengths[number]):
         longest = lengths[group[0]] if group else 0
-        if group and (lengths[number] < FULL * longest or (len(group) + 1) * heads * longest**2 > CELLS):
+        if group and (lengths[number] < full * longest or (len(group) + 1) * cells(longest) > room):
             yield group
             group = []
         group.append(number)
@@ -124,13 +181,13 @@ def _groups(lengths: list[int], heads: int) -> Iterator[list[int]]:
         yield group
 
 
-def _laid_out(batch: Packed, group: list[int]) -> Rows:
+def _laid_out(batch: Packed, group: list[int], filled: int) -> Rows:
     bounds, device = np.array([batch.bounds[number] for number in group]), batch.ids.device
     lengths = bounds[:, 1] - bounds[:, 0]
-    length = int(lengths.max())
+    length = -(-int(lengths.max()) // filled) * filled
     column = np.arange(length)
     real = column < lengths[:, None]
     places = np.where(real, bounds[:, :1] + column, 0)
-    numbers = (places, np.flatnonzero(real), places[real], real.astype(np.int64))
-    places_there, cells, tokens, real_there = sent([torch.from_numpy(part) for part in numbers], device)
-    return Rows(places_there, None if real.all() else real_there.bool(), cells, tokens, length)
+    numbers = (places, np.flatnonzero(real), places[real], real.astype(np.int64), lengths)
+    places_there, cells, tokens, real_there, lengths_there = sent([torch.from_numpy(part) for part in numbers], device)
+    return Rows(places_there, None if real.all() else real_there.bool(), cells, tokens, lengths_there.int(), length)
