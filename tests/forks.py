@@ -136,8 +136,14 @@ def _load() -> None:
     import blendkit
 
     for module in pkgutil.walk_packages(blendkit.__path__, "blendkit."):
-        if not module.name.endswith("__main__"):
+        if module.name.endswith("__main__"):
+            continue
+        try:
             importlib.import_module(module.name)
+        except ModuleNotFoundError as error:
+            # Triton, say, which torch has where there is a GPU.
+            if (error.name or "").partition(".")[0] == "blendkit":
+                raise
     for name in [*(f"transformers.models.{name}.modeling_{name}" for name in NETWORKS), "rouge_score.rouge_scorer", "sacrebleu", "aiohttp", "transformers"]:
         importlib.import_module(name)
     gc.collect()
