@@ -55,6 +55,13 @@ def test_what_no_longer_fits_is_left_out_and_named(tmp_path):
     assert found["rows"] == [] and len(found["left_out"]) == 13
     assert "Left out, as the time was up: checks: flex, checks: batched, checks: varlen" in table and "fuse: GenFuser." in table
 
+    done = bench("--tiny", "--only", "score", "fuse", "--minutes", "0.001", "-o", tmp_path / "some.json")
+    assert json.loads((tmp_path / "some.json").read_text())["left_out"] == [
+        "score: bertscore against bfloat16",
+        "score: bartscore against bfloat16",
+        "fuse: GenFuser",
+    ]
+
 
 def test_what_a_step_finds_is_on_disk_at_once_and_a_check_that_fails_shows(tmp_path):
     from gpu import Results, Step

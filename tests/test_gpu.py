@@ -61,7 +61,8 @@ def test_debertas_scores_go_through_their_kernel(dtype, monkeypatch):
     kernel, ran = rows.softmax_kernel(device, kind), []
     monkeypatch.setattr(rows, "softmax_kernel", lambda device, dtype: (lambda *given: kernel(*given) or ran.append(1)) if device.type == "cuda" else None)
     generator = torch.Generator().manual_seed(0)
-    tables = [torch.randn(4, 512, 64, generator=generator) / 8 for _ in range(2)]
+    # Relative scores are as large as the others, so that contexts without them would be quite different.
+    tables = [torch.randn(4, 512, 64, generator=generator), torch.randn(4, 512, 64, generator=generator) / 8]
     # Each width of a tile, and one that is read twice.
     lengths = [1, 17, 128, 129, 200, 457, 470, 800, 1100]
     qkv = torch.randn(sum(lengths), 3, 4, 64, generator=generator)
@@ -74,7 +75,7 @@ def test_debertas_scores_go_through_their_kernel(dtype, monkeypatch):
             batch = pack([[7] * length for length in lengths]).to(where)
             form = rows.Batched(buckets, 0.0)
             found.append(form(qkv.to(where, number), batch, relative, None).float().cpu())
-        torch.testing.assert_close(found[1], found[0], atol=BOUNDS[dtype], rtol=0)
+        torch.testing.assert_close(found[1], found[0], atol=min(BOUNDS[dtype], 0.03), rtol=0)
     assert len(ran) == 3 * 7
 
 

@@ -2,7 +2,7 @@
 
 `flex`: one compiled kernel over all inputs of a batch. `varlen`: torch's own kernels for inputs of several lengths. `batched`: inputs of
 about one length in rows, in matrix products, DeBERTa's with a kernel of our own where Triton is. `per-input`: one input at a time. The last
-two need plain kernels only, so that there is no device on which none runs.
+two can do with plain kernels, so that there is no device on which none runs.
 """
 
 from __future__ import annotations
@@ -99,7 +99,7 @@ def _of_flex(machine: Machine, needs: Needs) -> str:
 def triton_fault(machine: Machine, dtype: str) -> str:
     """Why Triton compiles no kernel for a CUDA device that computes in this number type; empty where it does."""
     if machine.rocm:
-        return "its kernel has not been tried on ROCm"
+        return "Triton's kernels have not been tried on ROCm"
     shown = f"{machine.capability[0]}.{machine.capability[1]}"
     if machine.capability < VOLTA:
         return f"torch's compiler needs compute capability 7.0, and the card has {shown}"

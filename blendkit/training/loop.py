@@ -134,7 +134,7 @@ class _Training:
                 (self.out / LOG).unlink(missing_ok=True)
         started = time.monotonic() - self.state.seconds
         with ThreadPoolExecutor(1, "ahead") as ahead:
-            # A step's texts are tokenized while the device computes the one before it.
+            # A step's texts are tokenized while the device computes the one before it; on a CPU that is a small part of a step.
             following = ahead.submit(self._parts, self.state.step + 1)
             for step in range(self.state.step + 1, self.options.steps + 1):
                 parts = following.result()
@@ -142,7 +142,7 @@ class _Training:
                 loss, tokens = self._update(step, parts)
                 self.state.step, self.state.tokens, self.state.seconds = step, self.state.tokens + tokens, time.monotonic() - started
                 self.state.losses.append(loss)
-                # A tokenizer is for one thread at a time, and measuring and saving have need of it.
+                # Texts are tokenized by one thread at a time, and measuring tokenizes, too.
                 wait([following])
                 if self._after(step):
                     break

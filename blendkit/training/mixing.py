@@ -113,9 +113,9 @@ def _numbers(flag: str, such: str, given: Sequence[str]) -> tuple[tuple[str, flo
     """Values of a flag that are SET=NUMBER. Raises UsageError where one is not."""
     found = []
     for text in given:
-        name, _, number = text.rpartition("=")
+        name, equals, number = text.rpartition("=")
         try:
-            found.append((name, float(number)))
+            found.append((name, float(number if equals else "")))
         except ValueError as error:
             raise UsageError(f"{flag} {text}: expected SET=NUMBER, such as {such}") from error
     return tuple(found)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import random
 from abc import abstractmethod
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any, Self
 
 import torch
@@ -64,8 +65,8 @@ class Pointwise(Trainee):
         found = []
         for example in examples:
             chosen = rng.sample(range(len(example.candidates)), min(self.sampled, len(example.candidates)))
-            candidates, labels = ([column[place] for place in chosen] for column in (example.candidates, example.labels))
-            group = Example(example.id, example.source, candidates, labels, example.reference)  # type: ignore[arg-type]
+            candidates, labels = [example.candidates[place] for place in chosen], [example.labels[place] for place in chosen]
+            group = replace(example, candidates=candidates, labels=labels)
             pairs = self.pairing.of(group, rng) if self.pairing else []
             if pairs or not self.pairing:
                 found.append(Part((self.rows(group), labels, pairs), 1.0, sum(map(len, candidates)) // 4))

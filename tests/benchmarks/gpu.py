@@ -79,7 +79,7 @@ def steps(tiny: bool) -> list[Step]:
 
     def pairs_of(shape: str) -> list[Step]:
         others = ["flashdeberta:float16"] if not tiny and shape != "embedded" and importlib.util.find_spec("flashdeberta") else []
-        return [pair(shape, variant, 15, 60) for variant in ("ours:bfloat16", f"plain:{half}", *others, "late1:bfloat16")]
+        return [pair(shape, variant, 40, 75) for variant in ("ours:bfloat16", f"plain:{half}", *others, "late1:bfloat16")]
 
     first, *second = shapes
     found += [step for shape in (first, *second[:1]) for step in pairs_of(shape)]

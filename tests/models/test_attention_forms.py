@@ -110,8 +110,12 @@ def test_each_machine_gets_a_form_that_runs_there(machine, needs, form, why):
     assert found.form == form and attention_forms.obstacle(form, machine, needs) == ""
     assert bool(found.why) == bool(why)
     assert re.search(why, found.why)
-    for plain in ("batched", "per-input", *(["flex"] if (machine, needs.relative) == (A100, True) else [])):
+    for plain in ("batched", "per-input"):
         assert choose(plain, machine, needs) == TakenForm(plain)
+
+
+def test_flex_may_be_asked_for_where_it_is_not_taken_by_itself():
+    assert choose("flex", A100, DEBERTA) == TakenForm("flex")
 
 
 def test_a_form_that_was_asked_for_and_cannot_run_is_one_line():
@@ -309,7 +313,7 @@ def test_tables_of_relative_scores_have_a_bound(monkeypatch):
 
 @pytest.mark.parametrize("filled", [1, 16])
 def test_rows_of_every_length_are_computed(filled):
-    """A block of a single row is one of 129 tokens, too. On a GPU rows are filled up."""
+    """Of 1 and of 129 tokens, the last block is a single row. On a GPU rows are filled up."""
     heads, size = 2, 8
     buckets, table = in_rows.Buckets(16, 16, 32, CPU), torch.randn(heads, 32, size)
     for lengths in ([1], [129, 128], [257, 240, 230]):

@@ -24,7 +24,7 @@ heads, size = 2, 16
 buckets = Buckets(32, 32, 64, CPU)
 tables = [torch.randn(heads, 64, size, generator=generator), torch.randn(heads, 64, size, generator=generator) / 4]
 whole = kernels.WHOLE
-# In the second case of each, inputs are longer than what stays in registers.
+# Of [90, 75] and [1100], inputs are longer than what stays in registers.
 quick = (([1], whole), ([90, 75], 64), ([17, 14, 17], whole))
 for lengths, most in quick if sys.argv[1] == "quick" else (([128, 103], whole), ([457], whole), ([1100], whole)):
     kernels.WHOLE, kernels.STEP = most, min(1024, 2 * most)

@@ -80,6 +80,22 @@ def run(out, **more):
     return blendkit.train_ranker(labelled(6), out, **{**options, "candidate_maxlength": 64, "subsampling": "all-pair", "average": 0.9, **more})
 
 
+def test_a_step_that_cannot_be_prepared_leaves_the_one_before_it_saved(tiny_encoder, tmp_path, monkeypatch):
+    start = {"backbone": str(tiny_encoder), "paired_layers": 1, "steps": 4, "save_every": 1, "log_every": 1}
+    rows, inner, calls = run(tmp_path / "whole", **start), LatePairRankerTrainee.parts, iter(range(9))
+
+    def failing(self, *given):
+        if next(calls) == 2:
+            raise RuntimeError("no third step")
+        return inner(self, *given)
+
+    with monkeypatch.context() as patched, pytest.raises(RuntimeError, match="no third step"):
+        patched.setattr(LatePairRankerTrainee, "parts", failing)
+        run(tmp_path / "cut", **start)
+    assert len((tmp_path / "cut" / "train.log.jsonl").read_text().splitlines()) == 2
+    assert [row["loss"] for row in run(tmp_path / "cut", resume=True, **start)] == [row["loss"] for row in rows]
+
+
 def test_it_learns_is_resumed_exactly_and_starts_from_an_encoder_or_a_ranker(tiny_encoder, tiny_ranker, tmp_path, monkeypatch):
     start = {"backbone": str(tiny_encoder), "paired_layers": 1, "candidate_bias": -1.0}
     rows = run(tmp_path / "whole", **start)

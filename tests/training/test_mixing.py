@@ -12,6 +12,7 @@ from conftest import examples, lines, parsed
 import blendkit
 from blendkit.errors import DataError, RecordError, UsageError
 from blendkit.training.examples import Example, Labels, Pairing
+from blendkit.training.kinds import NewRanker, new_trainee
 from blendkit.training.mixing import Mixing
 
 
@@ -83,6 +84,20 @@ def test_a_set_may_have_a_share_of_its_own():
         drawn(Mixing("set", longer_wins_in=(("people", 50.0),)))
 
 
+@pytest.mark.parametrize(("kind", "how"), [("pairranker", {"paired_layers": 1}), ("pairranker", {"mode": "singles"}), ("pairranker", {}), ("reward", {})])
+def test_every_kind_of_training_knows_the_set_of_its_pairs(tiny_encoder, kind, how):
+    example = Example("x", "s", ["aaaa", "b", "ccc", "dd"], [[4.0], [1.5], [1.0], [2.0]], set="own")
+    seen = []
+
+    class Watched(Pairing):
+        def of(self, example, rng):
+            seen.append(example.set)
+            return super().of(example, rng)
+
+    trainee = new_trainee(kind, NewRanker(str(tiny_encoder), candidates=3, **how), Watched("all-pair", longer_in={"own": 0.0}))
+    assert trainee.parts([example], random.Random(0)) and set(seen) == {"own"}
+
+
 def test_a_set_is_named_by_a_field():
     judged = {"instruction": "s", "candidates": [{"model": "m", "text": "a"}, {"model": "m", "text": "b"}], "human": "A"}
     scored = {"instruction": "t", "candidates": [{"model": "m", "text": text, "scores": {"": float(k)}} for k, text in enumerate("ab")]}
@@ -136,6 +151,7 @@ def test_a_mixed_training_of_the_upper_layers(called, tiny_encoder, tmp_path):
         (["--freeze", 2], "--freeze 2: expected less than the 2 layers"),
         (["--weight", "b"], "--weight b: expected SET=NUMBER"),
         (["--longer-wins-in", "b=x"], "--longer-wins-in b=x: expected SET=NUMBER"),
+        (["--longer-wins-in", 50], "--longer-wins-in 50: expected SET=NUMBER"),
         (["--temperature", 0.5], "--temperature 0.5: expected a number from 1 on"),
         (["--balance-length"], "give either that or --longer-wins"),
     ):

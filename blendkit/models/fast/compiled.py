@@ -50,6 +50,8 @@ def keep_kernels() -> None:
         return
     if os.access(folder, os.W_OK):
         os.environ[KEPT] = str(folder)
+        # For kernels that are Triton's alone.
+        os.environ.setdefault("TRITON_CACHE_DIR", str(folder / "triton"))
 
 
 class Telling:

@@ -1,7 +1,7 @@
 """The softmax of DeBERTa's scores in one Triton kernel, for CUDA. This module needs Triton: import it where the kernel is used.
 
 In torch's own operations each part of the scores is written and read again: the products with a table by distance, two additions, the mask,
-the softmax. Here they meet in registers. The relative scores are looked up in tables by bucket, which are no larger than the scores.
+the softmax. Here they meet in registers. The relative scores are looked up in tables by bucket, which are as large as the scores of 512 tokens.
 """
 
 from __future__ import annotations
@@ -11,9 +11,9 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-# Queries a program has: their 16 numbers of a key's table are one sector of memory in two bytes each.
+# Queries of a program. What a key adds to 16 neighbours lies together: 32 bytes in half precision, which a GPU reads at once.
 QUERIES = 16
-# Keys whose scores stay in registers from the first sum to the last; longer inputs are read twice, as many bytes of scores at a time as STEP.
+# Up to so many keys, scores stay in registers. Longer inputs are read twice, in steps of so many bytes of a query's scores.
 WHOLE, STEP = 1024, 1024
 
 
@@ -49,7 +49,7 @@ def softmax(scores: Tensor, to_keys: Tensor | None, to_queries: Tensor | None, t
 def tile(length: int, size: int) -> dict[str, int | bool | None]:
     """Keys that a program has in registers at a time, its warps, and registers a thread, for numbers of `size` bytes. Each kind of tile is compiled once."""
     keys = max(128, triton.next_power_of_2(length)) if length <= WHOLE else STEP // size
-    # 16 scores a thread; with 64 registers two programs share a processor, so that one reads while the other sums. Where more is needed, that would spill.
+    # With 64 registers a thread, several programs share a processor: one reads while another sums. Other tiles would not fit into these.
     fits = keys in (256, 512) and length <= keys and size == 2
     return {"keys": keys, "whole": length <= keys, "num_warps": min(keys // 32, 16), "maxnreg": 64 if fits else None}
 
@@ -129,8 +129,8 @@ def _sum(
     inside = (i[:, None] < held) & (j[None, :] < held)
     # Scores of the padding are read and dropped: by the bound of `length`, a multiple of 16, Triton reads eight in one instruction.
     total = tl.load(scores + i[:, None] * length + j[None, :], mask=(i[:, None] < held) & (j[None, :] < length), other=0.0).to(tl.float32)
-    # Neighbouring threads are to read neighbouring numbers: along keys in the tables of queries, along queries in those of keys. Triton gives the first
-    # side of a tile that is looked up to neighbours, so that the first of the two is turned over; and without a change of layout in between.
+    # Neighbouring threads should read neighbouring numbers: those of neighbouring keys in a query's table, of neighbouring queries in a key's. Triton gives
+    # neighbours along the first side of a looked-up tile to neighbouring threads, so the first of the two is looked up with its sides exchanged.
     if with_keys:
         there = (j[:, None] < held) & (i[None, :] < held)
         bucket = tl.load(backward + (j[:, None] - i[None, :]), mask=there, other=0)

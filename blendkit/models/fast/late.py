@@ -42,7 +42,7 @@ Ids = tuple[int, ...]
 Span = tuple[int, int]
 # As good as no attention, and still a number where all is masked.
 NEVER = -1e9
-# A text joins a longer one's row in the last layer, where a marker reads it, if no more than half of its row is padding.
+# A text joins a longer one's row if no more than half of it is padding: in the last layer, which markers alone read, and in training.
 HALF = 0.5
 
 
@@ -259,7 +259,10 @@ class Late:
         Sums [h, n, Q] and contexts [n, Q, h·d]. Texts of about one length are computed together: a launch a text would cost a GPU more than the products.
         """
         sums, contexts, order = [], [], []
-        for rows, tokens, cells, real in _rows_of(texts, shown.keys[0].numel(), self.device):
+        # Numbers in memory of a token and head: its key, its scores, or what it has in a table of relative scores.
+        table = 2 * self.encoder.buckets.span if self.encoder.buckets is not None else 0
+        size = queries.shape[2] * max(queries.shape[3], queries.shape[1], table)
+        for rows, tokens, cells, real in _rows_of(texts, size, self.device):
             n, length = real.shape
             q = queries.index_select(0, rows).transpose(1, 2)
             keys, values, places = (in_cells(part[tokens], cells, n * length).view(n, length, *part.shape[1:]) for part in (shown.keys, shown.values, shown.at))
@@ -372,7 +375,7 @@ class InRows:
     def __call__(self, qkv: Tensor, batch: Packed, relative: Relative | None, window: int | None) -> Tensor:
         """Contexts [T, h·d] of queries (scaled), keys and values [T, 3, h, d]."""
         contexts = torch.zeros_like(qkv[:, 0])
-        # Gradients keep all that is computed here anyway, so that rows need no bound.
+        # Without a bound, as gradients keep the whole layer's in any case, and of a step that is computed anew all of one layer's.
         for rows in rows_of(batch, lambda length: 0, HALF):
             n, length = rows.places.shape
             q, k, v = in_cells(qkv.index_select(0, rows.tokens), rows.cells, n * length).view(n, length, *qkv.shape[1:]).permute(2, 0, 3, 1, 4)
@@ -382,6 +385,9 @@ class InRows:
             if window is not None:
                 near = distance.abs() <= window
                 mask = near if mask is None else mask & near
+            if window is not None and mask is not None:
+                # Padding may see nothing at all, which some kernels make a NaN of.
+                mask = q.new_zeros(()).masked_fill(~mask, NEVER)
             # What queries and keys have no part in is the same for all rows.
             bias = self.encoder.by_distance(relative, q, k, distance[None] if relative is None else distance[None].expand(n, -1, -1), length)
             if bias is not None:
@@ -389,7 +395,7 @@ class InRows:
             # Not cuDNN's, which makes a plan for each new shape, and each step has one.
             with sdpa_kernel([SDPBackend.EFFICIENT_ATTENTION, SDPBackend.FLASH_ATTENTION, SDPBackend.MATH]):
                 found = functional.scaled_dot_product_attention(q, k, v, attn_mask=mask, scale=1.0)
-            contexts = contexts.index_copy(0, rows.tokens, found.transpose(1, 2).flatten(0, 1)[rows.cells].to(contexts.dtype))
+            contexts = contexts.index_copy(0, rows.tokens, found.transpose(1, 2).flatten(0, 1).index_select(0, rows.cells).to(contexts.dtype))
         return contexts.flatten(1)
 
 

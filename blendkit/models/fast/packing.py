@@ -67,7 +67,8 @@ class Packed:
         """The tokens in rows: their places among the T, [n, longest], and which of them are real, [n, longest]."""
         columns = torch.arange(self.longest, device=self.ids.device)
         real = columns < self.starts.diff()[:, None]
-        return torch.where(real, self.starts[:-1, None] + columns, 0), real
+        # Padding is a token of its own input, so that one with a NaN spoils no other.
+        return torch.where(real, self.starts[:-1, None] + columns, self.starts[:-1, None]), real
 
     @cached_property
     def kept(self) -> dict[Any, Any]:

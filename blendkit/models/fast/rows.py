@@ -6,6 +6,7 @@ import warnings
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cache
+from typing import Any
 
 import numpy as np
 import torch
@@ -14,13 +15,14 @@ from torch.nn import functional
 
 from blendkit.errors import BlendkitWarning, first_line, out_of_memory
 from blendkit.models.attention_forms import Machine, triton_fault
+from blendkit.models.fast.compiled import keep_kernels
 from blendkit.models.fast.packing import Packed
 from blendkit.models.fast.relative import BLOCK, Buckets, Relative, Shared
 from blendkit.models.fast.transfer import sent
 
 # Scores that are in memory at a time: 128 MB in bfloat16. One input may have more.
 CELLS = 1 << 26
-# On a GPU: 512 MB in bfloat16, of which tables of relative scores take as much twice more. A small one has a cell for each 64 bytes that it has.
+# On a GPU: 512 MB in bfloat16, and two tables of relative scores beside them. One with less memory has a cell for each 64 bytes of it.
 CELLS_THERE, BYTES_A_CELL = 1 << 28, 64
 # There rows of scores are filled up to a multiple: products and loads are quick where each row begins at a multiple of 16 bytes.
 FILLED = 16
@@ -46,7 +48,7 @@ class Batched:
 
     def __init__(self, buckets: Buckets | None, candidate_bias: float, shared: Shared | None = None) -> None:
         self.buckets, self.candidate_bias, self.shared = buckets, candidate_bias, shared
-        self._kernel_ran: bool | None = None
+        self._kernel_fails = False
 
     def __call__(self, qkv: Tensor, batch: Packed, relative: Relative | None, window: int | None) -> Tensor:
         """Contexts [T, h·d] of queries (scaled), keys and values [T, 3, h, d]."""
@@ -71,7 +73,7 @@ class Batched:
         assert self.buckets is not None
         scores = q @ k.transpose(2, 3)
         kernel = softmax_kernel(q.device, q.dtype)
-        if kernel is not None and self._kernel_ran is not False and self._in_one_kernel(kernel, scores, q, k, rows, relative):
+        if kernel is not None and not self._kernel_fails and self._in_one_kernel(kernel, scores, q, k, rows, relative):
             return scores @ v
         table, centre = self.buckets.rows(rows.length)
         span = table[centre - rows.length + 1 : centre + rows.length]
@@ -84,7 +86,7 @@ class Batched:
         return scores.softmax(-1) @ v
 
     def _in_one_kernel(self, kernel: Callable[..., None], scores: Tensor, q: Tensor, k: Tensor, rows: Rows, relative: Relative) -> bool:
-        """Turns scores into weights, where they are. False, and it is told, where Triton fails to compile the kernel, which its first use shows."""
+        """Turns scores into weights, where they are. False, and it is told, where Triton fails to compile the kernel, which the first use of each of its tiles shows."""
         assert self.buckets is not None
         low, high = self.buckets.met(rows.length)
         table, centre = self.buckets.rows(rows.length)
@@ -96,16 +98,13 @@ class Batched:
         try:
             kernel(scores, to_keys, to_queries, torch.stack((span, span.flip(0))), rows.lengths)
         except Exception as error:
-            # What ran before has another fault now, and one of the device itself would meet the other operations, too.
-            if self._kernel_ran or out_of_memory(error) or type(error).__name__ == "AcceleratorError":
+            # A fault of the device itself would meet the other operations, too.
+            if out_of_memory(error) or type(error).__name__ == "AcceleratorError":
                 raise
             said = f"{type(error).__name__}: {first_line(error)}"
             warnings.warn(BlendkitWarning(f"attention: batched goes on without its kernel, as Triton cannot compile it here ({said})"), stacklevel=2)
-        else:
-            self._kernel_ran = True
-            return True
-        self._kernel_ran = False
-        return False
+            self._kernel_fails = True
+        return not self._kernel_fails
 
     def _mask(self, batch: Packed, rows: Rows, window: int | None, dtype: torch.dtype) -> Tensor | None:
         """What is added to scores [n, h, L, L], or which of them count; it may have sides of 1. None where all count as they are."""
@@ -146,9 +145,15 @@ def softmax_kernel(device: torch.device, dtype: torch.dtype) -> Callable[..., No
     """`kernels.softmax`, where Triton can compile it."""
     if device.type != "cuda" or triton_fault(Machine.of(device), str(dtype).removeprefix("torch.")):
         return None
+    keep_kernels()
+    return _softmax
+
+
+def _softmax(*given: Any) -> None:
+    # Here, so that a Triton which can be imported and fails at this is one that does not compile.
     from blendkit.models.fast.kernels import softmax
 
-    return softmax
+    softmax(*given)
 
 
 def rows_of(batch: Packed, cells: Callable[[int], int], full: float, filled: int = 1) -> list[Rows]:
@@ -187,7 +192,8 @@ def _laid_out(batch: Packed, group: list[int], filled: int) -> Rows:
     length = -(-int(lengths.max()) // filled) * filled
     column = np.arange(length)
     real = column < lengths[:, None]
-    places = np.where(real, bounds[:, :1] + column, 0)
+    # Padding is a token of its own input, so that one with a NaN spoils no other.
+    places = np.where(real, bounds[:, :1] + column, bounds[:, :1])
     numbers = (places, np.flatnonzero(real), places[real], real.astype(np.int64), lengths)
     places_there, cells, tokens, real_there, lengths_there = sent([torch.from_numpy(part) for part in numbers], device)
     return Rows(places_there, None if real.all() else real_there.bool(), cells, tokens, lengths_there.int(), length)
