@@ -7,7 +7,7 @@ PLAIN, FORCE = "plain", "force"
 
 
 def collect_seldom() -> None:
-    """From here on, Python looks for garbage that holds itself less often; a process of ours calls this, and never a library's user.
+    """Python's garbage collector runs less often from here on. For our own processes: the command and its workers, not a program that imports blendkit.
 
     Records are trees without cycles, and a window holds many small objects: Python would look through all of them again and again.
     """

@@ -101,7 +101,10 @@ def stdout_as_stderr() -> Iterator[None]:
 
 
 def say_warnings() -> None:
-    """From here on, warnings of blendkit's own are lines on stderr, each as often as it comes; a process of ours calls this, and never a library's user."""
+    """From here on, warnings of blendkit's own are lines on stderr, each as often as it comes.
+
+    For our own processes: the command and its workers, not a program that imports blendkit.
+    """
 
     def show(message: Warning | str, category: type[Warning], *where: Any, **more: Any) -> None:
         if issubclass(category, BlendkitWarning):

@@ -143,7 +143,7 @@ def test_a_record_that_kills_its_workers_ends_the_run_and_keeps_what_was_done():
     done = []
     try:
         with pytest.raises(WorkerLost, match=r"3 workers ended over the records of the lines 3 to 3 \(by signal 9, SIGKILL\)"):
-            for window in process(stage, (Line(n, b"", {"id": str(n)}) for n in range(1, 9)), Plan(window=1)):
+            for window in process(stage, (Line(n, b'{"id":"%d"}' % n, {"id": str(n)}) for n in range(1, 9)), Plan(window=1)):
                 done += [line.record["id"] for line in window]
     finally:
         stage.close()

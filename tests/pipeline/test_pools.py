@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from blendkit.errors import SkippedRecords, UsageError, WorkerLost
+from blendkit.errors import DataError, SkippedRecords, UsageError, WorkerLost
 from blendkit.pipeline.engines.options import EngineOptions
 from blendkit.pipeline.engines.pool import About, Distributed, Idle, Outcome, Pool, WorkerDied
 from blendkit.pipeline.engines.ray import RayPool, gpu_share, places
@@ -21,6 +21,7 @@ from blendkit.pipeline.engines.worker import Asking, Served, pickled
 from blendkit.pipeline.plan import Plan
 from blendkit.pipeline.run import RunOptions, run_stage
 from blendkit.pipeline.stage import Stage
+from blendkit.streams import PLAIN
 from blendkit.streams.counts import Counts
 from blendkit.streams.lines import Line
 
@@ -209,31 +210,56 @@ class InThreads(Pool):
 def test_workers_write_the_bytes_that_one_process_writes(tmp_path):
     numbers = '"large":123456789012345678901234567890,"small":-0.0,"float":1e5,"null":null'
     given = [
-        '{"id":"a","instruction":"é \\u00e9 \\ud83d\\ude00 \\u2028","candidates":[{"model":"m","text":"\\t"}]}',
+        '\ufeff{"id":"a","instruction":"é \\u00e9 \\ud83d\\ude00 \\u2028","candidates":[{"model":"m","text":"\\t"}]}',
         '{"instruction":"without an id",' + numbers + "}",
+        '{"id":"blanks behind it"} \t ',
+        '{"id":"carriage return","instruction":"first"}\r',
+        '\t {"id":"blanks before it"}',
         "[1]",
+        '{"id":"not a number","score":NaN}\r',
         '{"id":"a","instruction":"an id again"}',
         "  ",
         '{"instruction":"its fields in another order","id":"b","id":"c"}',
         '{"id":"d","instruction":5}',
         *(f'{{"id":"{number}"}}' for number in range(40)),
     ]
-    (tmp_path / "in.jsonl").write_text("\n".join(given) + "\n")
+    source = tmp_path / "in.jsonl"
+
+    def run(workers, out, raised, **flags):
+        options = RunOptions("quiet", str(source), output=str(out), flags={}, window=3, quiet=True, **flags)
+        with pytest.raises(raised) as error:
+            run_stage(partial(Distributed, InThreads(Quiet, EngineOptions(workers=workers))) if workers else Quiet, options)
+        return str(error.value)
+
     found = []
     for workers in (0, 1, 3):
-        out, rejects = tmp_path / f"{workers}.jsonl", tmp_path / f"{workers}.rejects"
-        options = RunOptions("quiet", str(tmp_path / "in.jsonl"), output=str(out), flags={}, on_error="skip", rejects=str(rejects), window=3, quiet=True)
-        with pytest.raises(SkippedRecords):
-            run_stage(partial(Distributed, InThreads(Quiet, EngineOptions(workers=workers))) if workers else Quiet, options)
-        found.append([path.read_bytes() for path in (out, rejects, tmp_path / f"{out.name}.run.ndjson")])
+        whole, cut, rejects = tmp_path / f"{workers}.jsonl", tmp_path / f"{workers}.cut.jsonl", tmp_path / f"{workers}.rejects"
+        source.write_bytes(("\n".join(given) + "\n").encode())
+        run(workers, whole, SkippedRecords, on_error="skip", rejects=str(rejects))
+        found.append([path.read_bytes() for path in (whole, rejects, tmp_path / f"{whole.name}.run.ndjson")])
+        found[-1] += [run(workers, cut, DataError).encode(), cut.read_bytes()]
+        # What was edited is done again, in its place.
+        source.write_bytes(source.read_bytes().replace(b"first", b"second "))
+        run(workers, cut, SkippedRecords, on_error="skip", resume=PLAIN)
+        found[-1] += [path.read_bytes() for path in (cut, tmp_path / f"{cut.name}.run.ndjson")]
     assert found[0] == found[1] == found[2]
+    written, rejected, _, said, before, after, _ = found[0]
     # The id that the second line gets is there again, as is "a".
-    assert found[0][0].count(b'"done":true') == 42 and found[0][1].count(b"\n") == 4
+    assert written.count(b'"done":true') == 45 and rejected.count(b"\n") == 5
+    assert said.startswith(f"{source}:6: ".encode()) and before == b"".join(written.splitlines(True)[:5])
+    assert b'"first"' in written and after == written.replace(b"first", b"second ")
 
 
-def test_records_on_their_way_are_held_as_lines():
+def test_records_on_their_way_are_held_as_lines(monkeypatch):
     stage = Distributed(InThreads(Quiet, EngineOptions(workers=2)))
-    window = [Line(1, b"", {"id": "a", "output": "long"}), Line(2, b'{"output":"long"}', {"id": "2", "output": "long"})]
+    window = [Line(1, b'{"id":"a","output":"long"}', {"id": "a", "output": "long"}), Line(2, b'{"output":"long"}', {"id": "2", "output": "long"})]
+    work = stage.pool.work
+
+    def watched(*sent):
+        assert [line.record for line in window] == [{"id": "a"}, {"id": "2"}]
+        return work(*sent)
+
+    monkeypatch.setattr(stage.pool, "work", watched)
     done, fault = stage.elsewhere(window, Plan())
     assert fault is None and [line.record for line in done] == [{"id": "a"}, {"id": "2"}]
     assert [line.written() for line in done] == [b'{"id":"a","output":"long","done":true}\n', b'{"id":"2","output":"long","done":true}\n']

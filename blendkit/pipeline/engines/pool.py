@@ -220,9 +220,9 @@ class Distributed(Stage):
 
     def elsewhere(self, window: Window, plan: Plan) -> tuple[list[Line], BaseException | None]:
         """Sends the window to a worker, and reports its bad records from here."""
-        slim: list[Slim] = [(line.number, line.error if isinstance(line, BadLine) else line.raw or as_line(line.record)) for line in window]
+        slim: list[Slim] = [(line.number, line.error if isinstance(line, BadLine) else line.raw) for line in window]
         for line in window:
-            # Hundreds of windows may be on their way: as lines they are small, and nothing that Python's collector of garbage would look through.
+            # Two windows a worker are on their way: as lines they are small, and give Python's garbage collector one object a record.
             if isinstance(line, Line):
                 line.record = {"id": line.record["id"]}
         outcome = self.pool.work(slim, plan.batch_tokens)
