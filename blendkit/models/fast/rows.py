@@ -86,7 +86,7 @@ class Batched:
         return scores.softmax(-1) @ v
 
     def _in_one_kernel(self, kernel: Callable[..., None], scores: Tensor, q: Tensor, k: Tensor, rows: Rows, relative: Relative) -> bool:
-        """Turns scores into weights, where they are. False, and it is told, where Triton fails to compile the kernel, which the first use of each of its tiles shows."""
+        """Turns scores into weights, where they are. False, and it is told, where Triton fails to compile one of the kernel's tiles, as its first use shows."""
         assert self.buckets is not None
         low, high = self.buckets.met(rows.length)
         table, centre = self.buckets.rows(rows.length)
