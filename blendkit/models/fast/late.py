@@ -25,14 +25,13 @@ import numpy as np
 import torch
 from torch import Tensor
 from torch.nn import functional
-from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.checkpoint import checkpoint
 
 from blendkit.errors import NoInputError
 from blendkit.models.fast.encoder import FAMILIES, PackedEncoder, packed_encoder
+from blendkit.models.fast.in_rows import HALF, NEVER, InRows, in_cells
 from blendkit.models.fast.packing import Packed
-from blendkit.models.fast.relative import Relative
-from blendkit.models.fast.rows import groups, rows_of
+from blendkit.models.fast.rows import groups
 from blendkit.models.fast.transfer import sent
 from blendkit.models.pairrm import PairRM
 from blendkit.terminal_text import count_of
@@ -40,10 +39,6 @@ from blendkit.terminal_text import count_of
 Ids = tuple[int, ...]
 # Where a text begins and ends among the tokens of a batch.
 Span = tuple[int, int]
-# As good as no attention, and still a number where all is masked.
-NEVER = -1e9
-# A text joins a longer one's row if no more than half of it is padding: in the last layer, which markers alone read, and in training.
-HALF = 0.5
 
 
 @dataclass(frozen=True)
@@ -318,7 +313,8 @@ class Late:
         finals = iter(self._finals(marked.states[rows], contexts[rows, 0]))
         found, texts = [], iter(marked.texts(sums, contexts))
         for group in layout:
-            source = ReadSource(next(texts)[-2], next(finals))
+            *_, shown, _ = next(texts)
+            source = ReadSource(shown, next(finals))
             found.append([Read(source, *next(texts)) for _ in group[1:]])
         return found
 
@@ -343,7 +339,7 @@ class Late:
         marked = self._project_last(states, batch, at[places], batch.bounds)
         looked = self._look_last(marked.queries[:, None], marked.at[:, None], marked.shown, [[span] for span in batch.bounds])
         finals = self._finals(marked.states, looked[1][:, 0])
-        return [ReadSource(text[-2], final) for text, final in zip(marked.texts(*looked), finals, strict=True)]
+        return [ReadSource(shown, final) for (*_, shown, _), final in zip(marked.texts(*looked), finals, strict=True)]
 
     def _met(self, pairs: Sequence[Pair]) -> list[Pair]:
         """The pairs behind the first of two paired layers, in which all their tokens are computed."""
@@ -364,47 +360,6 @@ class Late:
         looked = self._look_last(marked.queries[:, None], marked.at[:, None], shown, texts)
         met = [Read(me.source, *text) for (me, _), text in zip(sides, marked.texts(*looked), strict=True)]
         return list(zip(met[::2], met[1::2], strict=True))
-
-
-class InRows:
-    """Attention for training: the inputs in rows, in operations that gradients go through."""
-
-    def __init__(self, encoder: PackedEncoder) -> None:
-        self.encoder = encoder
-
-    def __call__(self, qkv: Tensor, batch: Packed, relative: Relative | None, window: int | None) -> Tensor:
-        """Contexts [T, h·d] of queries (scaled), keys and values [T, 3, h, d]."""
-        contexts = torch.zeros_like(qkv[:, 0])
-        # Without a bound, as gradients keep the whole layer's in any case, and of a step that is computed anew all of one layer's.
-        for rows in rows_of(batch, lambda length: 0, HALF):
-            n, length = rows.places.shape
-            q, k, v = in_cells(qkv.index_select(0, rows.tokens), rows.cells, n * length).view(n, length, *qkv.shape[1:]).permute(2, 0, 3, 1, 4)
-            column = torch.arange(length, device=qkv.device)
-            distance = column[:, None] - column
-            mask = None if rows.real is None else rows.real[:, None, None]
-            if window is not None:
-                near = distance.abs() <= window
-                mask = near if mask is None else mask & near
-            if window is not None and mask is not None:
-                # Padding may see nothing at all, which some kernels make a NaN of.
-                mask = q.new_zeros(()).masked_fill(~mask, NEVER)
-            # What queries and keys have no part in is the same for all rows.
-            bias = self.encoder.by_distance(relative, q, k, distance[None] if relative is None else distance[None].expand(n, -1, -1), length)
-            if bias is not None:
-                mask = bias if mask is None else bias.masked_fill(~mask, NEVER)
-            # Not cuDNN's, which makes a plan for each new shape, and each step has one.
-            with sdpa_kernel([SDPBackend.EFFICIENT_ATTENTION, SDPBackend.FLASH_ATTENTION, SDPBackend.MATH]):
-                found = functional.scaled_dot_product_attention(q, k, v, attn_mask=mask, scale=1.0)
-            contexts = contexts.index_copy(0, rows.tokens, found.transpose(1, 2).flatten(0, 1).index_select(0, rows.cells).to(contexts.dtype))
-        return contexts.flatten(1)
-
-
-def in_cells(tokens: Tensor, cells: Tensor, count: int) -> Tensor:
-    """Tokens [t, …] at their places [t] among `count` cells, zeros elsewhere [count, …].
-
-    Padding is no copy of a token: the gradients of thousands of copies are added up one after the other on a GPU.
-    """
-    return tokens.new_zeros(count, *tokens.shape[1:]).index_copy(0, cells, tokens)
 
 
 def packed(
