@@ -58,8 +58,8 @@ class Machine:
 
 @dataclass(frozen=True)
 class Needs:
-    """What of an encoder decides which forms compute it: numbers a head, its number type by name, DeBERTa's relative scores, other numbers added to
-    scores (by distance, or between candidates), and layers that see a window."""
+    """What of an encoder decides which forms compute it: numbers a head, its number type by name, DeBERTa's relative scores, other numbers that are
+    added to scores by distance, and layers that see a window."""
 
     head: int
     dtype: str
@@ -110,7 +110,7 @@ def triton_fault(machine: Machine, dtype: str) -> str:
 
 def _of_varlen(machine: Machine, needs: Needs) -> str:
     if needs.relative or needs.bias:
-        what = "relative scores" if needs.relative else "numbers that are added to scores"
+        what = "relative scores" if needs.relative else "numbers that are added to scores by distance"
         return f"attention of variable length takes no {what}, and the encoder has them"
     if machine.kind not in ("cpu", "cuda"):
         return f"attention of variable length is for CUDA and the CPU, and the device is {machine.kind}"
@@ -138,8 +138,9 @@ def choose(asked: str, machine: Machine, needs: Needs, *without: str) -> TakenFo
         fault = triton_fault(machine, needs.dtype)
         return TakenForm("batched", f"without its kernel: {fault}" if fault else "")
     found: list[str] = []
-    # What nobody has tried on ROCm and MPS is not taken there unasked.
-    first = ("flex", "varlen") if machine.kind == "cuda" and not machine.rocm else ("flex",)
+    # What nobody has tried on ROCm and MPS is not taken there unasked. FlashAttention is the quickest (docs/performance.md), nested tensors are not.
+    flash = has_varlen_kernel(machine.kind, machine.capability, needs.dtype, needs.head)
+    first = (("varlen", "flex") if flash else ("flex", "varlen")) if machine.kind == "cuda" and not machine.rocm else ("flex",)
     for form in first:
         if form in without:
             continue

@@ -44,7 +44,7 @@ def test_rows_and_variable_lengths_are_the_plain_forward_pass(name, monkeypatch)
     # One input at a time, as where the scores of several have no room.
     monkeypatch.setattr(in_rows, "CELLS", 1)
     torch.testing.assert_close(batched(rows()), plain, atol=1e-5, rtol=0)
-    if name.startswith(("deberta", "mpnet")) or name == "modernbert" or name.endswith("segments"):
+    if name.startswith(("deberta", "mpnet")) or name == "modernbert":
         what = "relative scores" if "deberta" in name else "layers that see a window" if name == "modernbert" else "numbers that are added to scores"
         with pytest.raises(UsageError, match=f"^--attention varlen: .*{what}.*; try --attention per-input$"):
             made(name, "varlen")
@@ -64,7 +64,7 @@ def test_windows_go_into_the_kernel_of_variable_lengths(monkeypatch):
 
     monkeypatch.setattr(varlen, "varlen_kernel", lambda *what: varlen_attn)
     monkeypatch.setattr(attention_forms, "has_varlen_kernel", lambda *what: True)
-    for name in ("modernbert", "bert"):
+    for name in ("modernbert", "bert", "bert-segments"):
         model = network(name)
         plain = PairScorer(model, Inputs(model.config), CPU, torch.float32, packed=False)(rows())
         torch.testing.assert_close(made(name, "varlen")(rows()), plain, atol=1e-5, rtol=0)
@@ -90,17 +90,21 @@ def test_a_late_paired_ranker_attends_in_every_form(form):
     [
         (Machine("cpu"), DEBERTA, "per-input", ""),
         (A100, DEBERTA, "batched", ""),
-        (A100, MODERNBERT, "flex", ""),
+        (A100, MODERNBERT, "varlen", ""),
+        (A100, BERT, "varlen", ""),
+        (A100, Needs(64, "float32"), "flex", ""),
         (Machine("cuda", (8, 0)), DEBERTA, "batched", "^without its kernel: Triton is not installed$"),
-        (Machine("cuda", (8, 0)), BERT, "varlen", "no flex: Triton is not installed"),
-        (Machine("cuda", (8, 0)), MPNET, "batched", "no varlen: .* added to scores"),
-        (Machine("cuda", (9, 0), triton=True, compiler="no C compiler here"), BERT, "varlen", "no flex: no C compiler here"),
+        (Machine("cuda", (8, 0)), BERT, "varlen", ""),
+        (Machine("cuda", (8, 0)), Needs(64, "float32"), "varlen", "no flex: Triton is not installed"),
+        (Machine("cuda", (8, 0)), MPNET, "batched", "no varlen: .* added to scores by distance"),
+        (Machine("cuda", (9, 0), triton=True, compiler="no C compiler here"), Needs(64, "float32"), "varlen", "no flex: no C compiler here"),
         (Machine("cuda", (6, 1), triton=True), Needs(64, "float16"), "varlen", "capability 7.0, and the card has 6.1"),
         (Machine("cuda", (7, 5), triton=True), DEBERTA, "batched", "bfloat16 needs compute capability 8.0 there, and the card has 7.5"),
         (Machine("cuda", (7, 5), triton=True), Needs(64, "float16", relative=True), "batched", ""),
         (Machine("cuda", (7, 5), triton=True), Needs(64, "float16"), "flex", ""),
         (Machine("cuda", (7, 5)), Needs(64, "float16", windows=True), "batched", "no varlen: layers that see a window"),
-        (A100, Needs(8, "bfloat16"), "varlen", "heads of 16 numbers, and the encoder's have 8"),
+        (A100, Needs(8, "float32"), "varlen", "heads of 16 numbers, and the encoder's have 8"),
+        (A100, Needs(12, "bfloat16"), "varlen", "heads of 16 numbers, and the encoder's have 12"),
         (Machine("cuda", (9, 4), rocm=True, triton=True), BERT, "batched", "not been tried on ROCm"),
         (Machine("mps"), BERT, "batched", "the device is mps"),
     ],
@@ -264,7 +268,7 @@ def test_the_layers_never_wait_for_the_device(form, monkeypatch):
     monkeypatch.setattr(attention, "_flex", lambda device: lambda q, k, v, **named: q)
     monkeypatch.setattr(varlen, "varlen_kernel", lambda *what: lambda q, *others, **named: q)
     monkeypatch.setattr(attention_forms, "has_varlen_kernel", lambda *what: True)
-    for name in ("bert", "modernbert") if form == "varlen" else ("deberta-v3", "mpnet-segments", "modernbert", "bert-segments"):
+    for name in ("bert", "modernbert", "bert-segments") if form == "varlen" else ("deberta-v3", "mpnet-segments", "modernbert", "bert-segments"):
         found = made(name, form)
         batch = found.inputs.pack(rows())
         with torch.inference_mode(), Seen() as seen:

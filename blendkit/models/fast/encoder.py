@@ -51,9 +51,9 @@ class PackedEncoder(ABC):
 
     def attend(self) -> None:
         """Takes the form of attention that the device and this encoder have, or that was asked for. Raises UsageError where the latter cannot run."""
-        bias, how = self.shared is not None or bool(self.candidate_bias), current()
+        how = current()
         windows = any(self.window(number) is not None for number in range(len(self.layers)))
-        needs = Needs(self.layers[0].head_dim, str(self.stream).removeprefix("torch."), self.buckets is not None, bias, windows)
+        needs = Needs(self.layers[0].head_dim, str(self.stream).removeprefix("torch."), self.buckets is not None, self.shared is not None, windows)
         self.choice = how.take(self.device, needs)
         self.attention = form_of(self.choice, how.asked, self.device, needs, (self.buckets, self.candidate_bias, self.shared))
 
