@@ -11,11 +11,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from blendkit.models.fast.packing import Packed
-from blendkit.models.fast.transfer import counted
 from blendkit.models.pairrm import PairRMConfig
 from blendkit.models.text_tokenizer import TextTokenizer
 from blendkit.models.unread import UnknownTokens
@@ -92,24 +92,21 @@ class PairInputs:
 
     def pack(self, rows: Sequence[Sequence[Segment]]) -> Packed:
         """The same inputs end to end, without padding."""
-        ids: list[int] = []
-        roles, sizes, lengths, markers = [], [], [], []
-        for row in rows:
-            start = len(ids)
-            places = []
-            for segment in row:
-                places.append(len(ids) + 1)  # behind [CLS]
-                ids += segment.ids
-                roles.append(segment.role)
-                sizes.append(len(segment.ids))
-            lengths.append(len(ids) - start)
-            markers.append(places)
-        found = torch.tensor(ids)
+        # A record's texts are in many of its pairs: each is made an array once.
+        arrays = {ids: np.array(ids) for ids in {segment.ids for row in rows for segment in row}}
+        parts = [arrays[segment.ids] for row in rows for segment in row]
+        ids = np.concatenate(parts)
+        sizes = np.array([len(part) for part in parts])
+        starts = sizes.cumsum() - sizes
+        lengths = sizes.reshape(len(rows), -1).sum(1)
         if self.config.positions == "segment":
-            positions, types = counted(sizes), torch.repeat_interleave(torch.tensor(roles), torch.tensor(sizes))
+            positions, types = np.arange(len(ids)) - starts.repeat(sizes), np.array([segment.role for row in rows for segment in row]).repeat(sizes)
         else:
-            positions, types = counted(lengths), torch.zeros_like(found)
-        return Packed(found, positions, types, lengths, torch.tensor(markers))
+            positions, types = np.arange(len(ids)) - (lengths.cumsum() - lengths).repeat(lengths), np.zeros_like(ids)
+        # Markers stand behind [CLS].
+        markers = starts.reshape(len(rows), -1) + 1
+        there = [torch.from_numpy(part) for part in (ids, positions, types, markers)]
+        return Packed(*there[:3], lengths.tolist(), there[3])
 
     def _encode(self, marker: str, texts: Sequence[str]) -> list[list[int]]:
         if not texts:

@@ -16,7 +16,6 @@ from blendkit.models.fast.packing import Packed
 from blendkit.models.fast.relative import Buckets, Relative, Shared
 from blendkit.models.fast.transfer import sent
 
-
 # Numbers by which heads grow where candidates see each other with a bias: two are used, and kernels want a multiple of eight.
 MORE = 8
 
