@@ -105,8 +105,8 @@ class PairInputs:
             positions, types = np.arange(len(ids)) - (lengths.cumsum() - lengths).repeat(lengths), np.zeros_like(ids)
         # Markers stand behind [CLS].
         markers = starts.reshape(len(rows), -1) + 1
-        there = [torch.from_numpy(part) for part in (ids, positions, types, markers)]
-        return Packed(*there[:3], lengths.tolist(), there[3])
+        there = [torch.from_numpy(part) for part in (ids, positions, types)]
+        return Packed(there[0], there[1], there[2], lengths.tolist(), torch.from_numpy(markers))
 
     def _encode(self, marker: str, texts: Sequence[str]) -> list[list[int]]:
         if not texts:
