@@ -315,16 +315,15 @@ def test_tables_of_relative_scores_have_a_bound(monkeypatch):
     torch.testing.assert_close(made("deberta-v3", "flex")(rows()), exact, atol=1e-5, rtol=0)
 
 
-@pytest.mark.parametrize("filled", [1, 16])
-def test_rows_of_every_length_are_computed(filled):
-    """Of 1 and of 129 tokens, the last block is a single row. On a GPU rows are filled up."""
+def test_rows_of_every_length_are_computed():
+    """Of 1 and of 129 tokens, the last block is a single row."""
     heads, size = 2, 8
     buckets, table = in_rows.Buckets(16, 16, 32, CPU), torch.randn(heads, 32, size)
     for lengths in ([1], [129, 128], [257, 240, 230]):
         qkv, relative = torch.randn(sum(lengths), 3, heads, size), in_rows.Relative(table, table / 4)
         batch = pack([[7] * length for length in lengths])
-        (rows,) = in_rows.rows_of(batch, lambda length: 0, in_rows.FULL, filled)
-        assert rows.length % filled == 0 and rows.lengths.tolist() == lengths
+        (rows,) = in_rows.rows_of(batch, lambda length: 0, in_rows.FULL)
+        assert rows.length == max(lengths)
         exact = attention.PerInput(buckets, 0.0)(qkv, batch, relative, None)
         torch.testing.assert_close(in_rows.Batched(buckets, 0.0)(qkv, batch, relative, None), exact, atol=1e-5, rtol=0)
 
@@ -332,12 +331,12 @@ def test_rows_of_every_length_are_computed(filled):
 def test_a_kernel_that_does_not_compile_is_told_once_and_torch_goes_on(monkeypatch):
     calls = []
 
-    def kernel(scores, *given):
+    def kernel(*given):
         calls.append(1)
         raise fault
 
     exact = made("deberta-v3", "batched")(rows())
-    monkeypatch.setattr(in_rows, "softmax_kernel", lambda *what: kernel)
+    monkeypatch.setattr(in_rows, "attention_kernel", lambda *what: kernel)
     fault = RuntimeError("no ptxas\nand more of it")
     found = made("deberta-v3", "batched")
     with pytest.warns(BlendkitWarning, match=r"^attention: batched goes on without its kernel, .* here \(RuntimeError: no ptxas\)$"):

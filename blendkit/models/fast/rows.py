@@ -24,8 +24,6 @@ from blendkit.models.fast.transfer import sent
 CELLS = 1 << 26
 # On a GPU: 512 MB in bfloat16, and two tables of relative scores beside them. One with less memory has a cell for each 64 bytes of it.
 CELLS_THERE, BYTES_A_CELL = 1 << 28, 64
-# There rows of scores are filled up to a multiple: products and loads are quick where each row begins at a multiple of 16 bytes.
-FILLED = 16
 # An input joins a longer one's rows if no more than a fifth of its row is padding.
 FULL = 0.8
 
@@ -33,13 +31,12 @@ FULL = 0.8
 @dataclass
 class Rows:
     """n inputs in rows of `length` tokens. `places` [n, L] are their tokens' places among the T, and `real` [n, L] which of them are no padding,
-    None where all are. `cells` [t] are the real ones' places among the n·L, and `tokens` [t] among the T. `lengths` [n] (int32) are the inputs' tokens."""
+    None where all are. `cells` [t] are the real ones' places among the n·L, and `tokens` [t] among the T."""
 
     places: Tensor
     real: Tensor | None
     cells: Tensor
     tokens: Tensor
-    lengths: Tensor
     length: int
 
 
@@ -53,10 +50,11 @@ class Batched:
     def __call__(self, qkv: Tensor, batch: Packed, relative: Relative | None, window: int | None) -> Tensor:
         """Contexts [T, h·d] of queries (scaled), keys and values [T, 3, h, d]."""
         heads, size = qkv.shape[2:]
+        if relative is not None and (found := self._in_one_kernel(qkv, batch, relative)) is not None:
+            return found
         contexts = qkv.new_zeros(len(qkv), heads, size)
         apart = qkv.permute(1, 2, 0, 3)
-        filled = FILLED if relative is not None and qkv.device.type == "cuda" else 1
-        for rows in rows_of(batch, lambda length: heads * length**2, FULL, filled):
+        for rows in rows_of(batch, lambda length: heads * length**2, FULL):
             q, k, v = apart.index_select(2, rows.places.flatten()).view(3, heads, *rows.places.shape, size)
             if relative is not None and self.buckets is not None:
                 found = self._disentangled(q, k, v, rows, relative)
@@ -72,9 +70,6 @@ class Batched:
         """DeBERTa's contexts [h, n, L, d] of the same, by the products of `relative`."""
         assert self.buckets is not None
         scores = q @ k.transpose(2, 3)
-        kernel = softmax_kernel(q.device, q.dtype)
-        if kernel is not None and not self._kernel_fails and self._in_one_kernel(kernel, scores, q, k, rows, relative):
-            return scores @ v
         table, centre = self.buckets.rows(rows.length)
         span = table[centre - rows.length + 1 : centre + rows.length]
         if relative.keys is not None:
@@ -85,18 +80,14 @@ class Batched:
             scores.masked_fill_(~rows.real[:, None], float("-inf"))
         return scores.softmax(-1) @ v
 
-    def _in_one_kernel(self, kernel: Callable[..., None], scores: Tensor, q: Tensor, k: Tensor, rows: Rows, relative: Relative) -> bool:
-        """Turns scores into weights, where they are. False, and it is told, where Triton fails to compile one of the kernel's tiles, as its first use shows."""
-        assert self.buckets is not None
-        low, high = self.buckets.met(rows.length)
-        table, centre = self.buckets.rows(rows.length)
-        span = (table[centre - rows.length + 1 : centre + rows.length] - low).int()
-        to_keys, to_queries = (
-            None if embedded is None else (states.flatten(1, 2) @ embedded[:, low:high].transpose(1, 2)).view(*states.shape[:3], -1)
-            for states, embedded in ((q, relative.keys), (k, relative.queries))
-        )
+    def _in_one_kernel(self, qkv: Tensor, batch: Packed, relative: Relative) -> Tensor | None:
+        """DeBERTa's contexts by a kernel of our own, in which no scores are written. None, and it is told, where Triton fails to compile it."""
+        kernel = None if self._kernel_fails else attention_kernel(qkv.device, qkv.dtype)
+        if kernel is None:
+            return None
         try:
-            kernel(scores, to_keys, to_queries, torch.stack((span, span.flip(0))), rows.lengths)
+            found: Tensor = kernel(qkv, batch, relative, self.buckets)
+            return found
         except Exception as error:
             # A fault of the device itself would meet the other operations, too.
             if out_of_memory(error) or type(error).__name__ == "AcceleratorError":
@@ -104,7 +95,7 @@ class Batched:
             said = f"{type(error).__name__}: {first_line(error)}"
             warnings.warn(BlendkitWarning(f"attention: batched goes on without its kernel, as Triton cannot compile it here ({said})"), stacklevel=2)
             self._kernel_fails = True
-        return not self._kernel_fails
+        return None
 
     def _mask(self, batch: Packed, rows: Rows, window: int | None, dtype: torch.dtype) -> Tensor | None:
         """What is added to scores [n, h, L, L], or which of them count; it may have sides of 1. None where all count as they are."""
@@ -141,27 +132,27 @@ def _add(scores: Tensor, states: Tensor, table: Tensor) -> None:
 
 
 @cache
-def softmax_kernel(device: torch.device, dtype: torch.dtype) -> Callable[..., None] | None:
-    """`kernels.softmax`, where Triton can compile it."""
+def attention_kernel(device: torch.device, dtype: torch.dtype) -> Callable[..., Tensor] | None:
+    """`kernels.attention`, where Triton can compile it."""
     if device.type != "cuda" or triton_fault(Machine.of(device), str(dtype).removeprefix("torch.")):
         return None
     keep_kernels()
-    return _softmax
+    return _attention
 
 
-def _softmax(*given: Any) -> None:
+def _attention(*given: Any) -> Tensor:
     # Here, so that a Triton which can be imported and fails at this is one that does not compile.
-    from blendkit.models.fast.kernels import softmax
+    from blendkit.models.fast.kernels import attention
 
-    softmax(*given)
+    return attention(*given)
 
 
-def rows_of(batch: Packed, cells: Callable[[int], int], full: float, filled: int = 1) -> list[Rows]:
-    """The batch's inputs in rows, as `groups` has them, made once for all layers. Rows are filled up to a multiple of `filled` tokens."""
+def rows_of(batch: Packed, cells: Callable[[int], int], full: float) -> list[Rows]:
+    """The batch's inputs in rows, as `groups` has them, made once for all layers."""
     found: list[Rows] | None = batch.kept.get("rows")
     if found is None:
         room = _room(batch.ids.device)
-        found = batch.kept["rows"] = [_laid_out(batch, group, filled) for group in groups(batch.lengths, cells, full, room)]
+        found = batch.kept["rows"] = [_laid_out(batch, group) for group in groups(batch.lengths, cells, full, room)]
     return found
 
 
@@ -186,14 +177,14 @@ def groups(lengths: Sequence[int], cells: Callable[[int], int], full: float, roo
         yield group
 
 
-def _laid_out(batch: Packed, group: list[int], filled: int) -> Rows:
+def _laid_out(batch: Packed, group: list[int]) -> Rows:
     bounds, device = np.array([batch.bounds[number] for number in group]), batch.ids.device
     lengths = bounds[:, 1] - bounds[:, 0]
-    length = -(-int(lengths.max()) // filled) * filled
+    length = int(lengths.max())
     column = np.arange(length)
     real = column < lengths[:, None]
     # Padding is a token of its own input, so that one with a NaN spoils no other.
     places = np.where(real, bounds[:, :1] + column, bounds[:, :1])
-    numbers = (places, np.flatnonzero(real), places[real], real.astype(np.int64), lengths)
-    places_there, cells, tokens, real_there, lengths_there = sent([torch.from_numpy(part) for part in numbers], device)
-    return Rows(places_there, None if real.all() else real_there.bool(), cells, tokens, lengths_there.int(), length)
+    numbers = (places, np.flatnonzero(real), places[real], real.astype(np.int64))
+    places_there, cells, tokens, real_there = sent([torch.from_numpy(part) for part in numbers], device)
+    return Rows(places_there, None if real.all() else real_there.bool(), cells, tokens, length)
