@@ -23,7 +23,7 @@ from blendkit.models.fast.transfer import sent
 BLOCK, BLOCK_FLOAT = 64, 32
 # In float32 four warps would have too few registers for what they multiply without matrix cores.
 WARPS, WARPS_FLOAT = 4, 8
-# How many blocks of keys are on their way at a time. Only cards from compute capability 9.0 on have shared memory for more than one.
+# How many blocks of keys are on their way at a time. Only cards of compute capability 9 and 10 have shared memory for more than one.
 STAGES = 2
 
 
@@ -38,7 +38,7 @@ def attention(qkv: Tensor, batch: Packed, relative: Relative, buckets: Buckets) 
     contexts = qkv.new_empty(len(qkv), heads * size)
     contexts[sum(batch.lengths) :] = 0
     programs = len(work) * heads
-    many = not whole and qkv.device.type == "cuda" and torch.cuda.get_device_capability(qkv.device) >= (9, 0)
+    many = not whole and qkv.device.type == "cuda" and torch.cuda.get_device_capability(qkv.device)[0] in (9, 10)
     # Triton launches on the current device.
     with torch.cuda.device_of(qkv):  # type: ignore[no-untyped-call]
         _attention[(programs,)](

@@ -14,7 +14,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from blendkit.errors import BlendkitWarning, first_line, out_of_memory
-from blendkit.models.attention_forms import Machine, triton_fault
+from blendkit.models.attention_forms import AMPERE, Machine, triton_fault
 from blendkit.models.fast.compiled import keep_kernels
 from blendkit.models.fast.packing import Packed
 from blendkit.models.fast.relative import BLOCK, Buckets, Relative, Shared
@@ -134,7 +134,11 @@ def _add(scores: Tensor, states: Tensor, table: Tensor) -> None:
 @cache
 def attention_kernel(device: torch.device, dtype: torch.dtype) -> Callable[..., Tensor] | None:
     """`kernels.attention`, where Triton can compile it."""
-    if device.type != "cuda" or triton_fault(Machine.of(device), str(dtype).removeprefix("torch.")):
+    if device.type != "cuda":
+        return None
+    machine = Machine.of(device)
+    # For earlier cards Triton uses no matrix cores here.
+    if machine.capability < AMPERE or triton_fault(machine, str(dtype).removeprefix("torch.")):
         return None
     keep_kernels()
     return _attention
