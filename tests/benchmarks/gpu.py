@@ -65,7 +65,7 @@ def steps(tiny: bool) -> list[Step]:
         return step("checks", form, needs, limit, "checks", form, *where, *words)
 
     families = ("deberta-v2", "embedded")
-    found = [check("flex", 80, 150, *families), check("batched", 10, 40, *families), check("varlen", 10, 40, "bert")]
+    found = [check("flex", 80, 150, *families), check("batched", 10, 40, *families), check("varlen", 10, 40, "bert", "embedded")]
     found += [check("per-input", 10, 40, *families), check("plain", 10, 40, *families)]
     found.append(step("checks", "pytest -m gpu", 60, 180, "checks", "tests"))
     shapes = {"tiny": (1, 4, (2, 4))} if tiny else {shape: (records, 110, (8, 32, 128, 256, 512, 1024)) for shape, records in RECORDS.items()}
