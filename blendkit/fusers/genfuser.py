@@ -14,6 +14,7 @@ import torch
 from blendkit.errors import RecordError, expect_at_least
 from blendkit.fusers.base import appended, top_candidates
 from blendkit.models.cuts import Cuts, check_on_truncate, read_to
+from blendkit.models.fast.rows import groups
 from blendkit.models.loading import choose_device, choose_dtype, decoding_budget, fingerprint
 from blendkit.models.pretrained import pretrained
 from blendkit.models.text_tokenizer import TextTokenizer
@@ -72,6 +73,8 @@ class GenFuser(Stage):
         self.job = Job(self.fused_name, self._fused)
         # The weights are there already.
         self.batch_tokens = decoding_budget(self.device, self.model.config.get_text_config(decoder=True), self.dtype.itemsize, 0)
+        # No prompt of a pass of the encoder is shorter than this part of the longest: a GPU would wait for a pass for each length.
+        self.full = 0.8 if self.device.type == "cuda" else 1.0
         if self.device.type == "cuda":
             self.window = 128
         self.max_length, self.candidate_maxlength = max_length, candidate_maxlength
@@ -121,20 +124,20 @@ class GenFuser(Stage):
         ]
 
     def _encoded(self, rows: list[tuple[int, ...]]) -> dict[str, Any]:
-        """The encoder's states of a batch, each length encoded by itself without padding, and the mask that decoding needs."""
+        """The encoder's states of a batch, prompts of about one length encoded together (`full`), and the mask that decoding needs."""
         from transformers.modeling_outputs import BaseModelOutput
 
         width = max(map(len, rows))
         states = torch.zeros(len(rows), width, self.model.config.d_model, dtype=self.dtype, device=self.device)
         mask = torch.zeros(len(rows), width, dtype=torch.long, device=self.device)
         encoder = self.model.get_encoder()
-        by_length: dict[int, list[int]] = {}
-        for place, row in enumerate(rows):
-            by_length.setdefault(len(row), []).append(place)
-        for length, places in by_length.items():
-            ids = torch.tensor([rows[place] for place in places], device=self.device)
-            states[places, :length] = encoder(input_ids=ids, attention_mask=torch.ones_like(ids)).last_hidden_state
-            mask[places, :length] = 1
+        lengths = [len(row) for row in rows]
+        for places in groups(lengths, lambda longest: 0, self.full):
+            longest = lengths[places[0]]
+            ids = torch.tensor([[*rows[place], *[0] * (longest - lengths[place])] for place in places], device=self.device)
+            real = torch.tensor([[1] * lengths[place] + [0] * (longest - lengths[place]) for place in places], device=self.device)
+            states[places, :longest] = encoder(input_ids=ids, attention_mask=real).last_hidden_state
+            mask[places, :longest] = real
         return {"encoder_outputs": BaseModelOutput(last_hidden_state=states), "attention_mask": mask}
 
     def finish(self, record: Record, results: list[dict[str, Any]]) -> None:

@@ -141,3 +141,24 @@ def test_what_cannot_fuse_together(tiny_t5, tiny_encoder, blendkit):
         make_fuser(["openai:x", "openai:x"], endpoint=EndpointOptions(base_url="http://127.0.0.1:9/v1"))
     nothing = blendkit("fuse", "-m", "nobody/nothing", stdin=lines(ranked(1)))
     assert nothing.returncode == 66
+
+
+def test_prompts_of_about_one_length_are_encoded_together_with_the_same_states(tiny_t5):
+
+    stage = GenFuser(str(tiny_t5), max_new_tokens=4, device="cpu", dtype="float32")
+    rows = [tuple(range(3, 3 + length)) for length in (20, 5, 18, 17, 5, 16)]
+    alone = stage._encoded(rows)
+    calls = []
+    hook = stage.model.get_encoder().register_forward_pre_hook(lambda module, inputs, named: calls.append(tuple(named["input_ids"].shape)), with_kwargs=True)
+    stage.full = 0.8
+    together = stage._encoded(rows)
+    hook.remove()
+    assert calls == [(4, 20), (2, 5)]
+    mask = alone["attention_mask"]
+    assert torch.equal(together["attention_mask"], mask) and mask.sum(1).tolist() == [20, 5, 18, 17, 5, 16]
+    states, expected = (found["encoder_outputs"].last_hidden_state * mask[..., None] for found in (together, alone))
+    torch.testing.assert_close(states, expected, atol=1e-5, rtol=0)
+    texts = [[one["text"] for one in stage._fused(rows)]]
+    stage.full = 1.0
+    texts.append([one["text"] for one in stage._fused(rows)])
+    assert texts[0] == texts[1] and any(texts[0])
