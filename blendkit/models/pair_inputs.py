@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 from blendkit.models.fast.packing import Packed
+from blendkit.models.fast.transfer import counted
 from blendkit.models.pairrm import PairRMConfig
 from blendkit.models.text_tokenizer import TextTokenizer
 from blendkit.models.unread import UnknownTokens
@@ -95,18 +96,16 @@ class PairInputs:
         # A record's texts are in many of its pairs: each is made an array once.
         arrays = {ids: np.array(ids) for ids in {segment.ids for row in rows for segment in row}}
         parts = [arrays[segment.ids] for row in rows for segment in row]
-        ids = np.concatenate(parts)
+        ids = torch.from_numpy(np.concatenate(parts))
         sizes = np.array([len(part) for part in parts])
-        starts = sizes.cumsum() - sizes
         lengths = sizes.reshape(len(rows), -1).sum(1)
         if self.config.positions == "segment":
-            positions, types = np.arange(len(ids)) - starts.repeat(sizes), np.array([segment.role for row in rows for segment in row]).repeat(sizes)
+            positions, types = counted(sizes), torch.from_numpy(np.array([segment.role for row in rows for segment in row]).repeat(sizes))
         else:
-            positions, types = np.arange(len(ids)) - (lengths.cumsum() - lengths).repeat(lengths), np.zeros_like(ids)
+            positions, types = counted(lengths), torch.zeros_like(ids)
         # Markers stand behind [CLS].
-        markers = starts.reshape(len(rows), -1) + 1
-        there = [torch.from_numpy(part) for part in (ids, positions, types)]
-        return Packed(there[0], there[1], there[2], lengths.tolist(), torch.from_numpy(markers))
+        markers = (sizes.cumsum() - sizes).reshape(len(rows), -1) + 1
+        return Packed(ids, positions, types, lengths.tolist(), torch.from_numpy(markers))
 
     def _encode(self, marker: str, texts: Sequence[str]) -> list[list[int]]:
         if not texts:

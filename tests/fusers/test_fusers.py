@@ -144,7 +144,6 @@ def test_what_cannot_fuse_together(tiny_t5, tiny_encoder, blendkit):
 
 
 def test_prompts_of_about_one_length_are_encoded_together_with_the_same_states(tiny_t5):
-
     stage = GenFuser(str(tiny_t5), max_new_tokens=4, device="cpu", dtype="float32")
     rows = [tuple(range(3, 3 + length)) for length in (20, 5, 18, 17, 5, 16)]
     alone = stage._encoded(rows)

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 
@@ -20,8 +22,8 @@ def sent(parts: Sequence[Tensor], device: torch.device) -> list[Tensor]:
     return [piece.view(part.shape) for piece, part in zip(torch.split(moved, sizes), parts, strict=True)]
 
 
-def counted(lengths: Sequence[int]) -> Tensor:
+def counted(lengths: Sequence[int] | NDArray[np.int64]) -> Tensor:
     """0, 1, … in each of several parts that lie end to end, [their sum]."""
-    sizes = torch.tensor(lengths, dtype=torch.long)
-    ends = sizes.cumsum(0)
-    return torch.arange(int(ends[-1]) if len(ends) else 0) - torch.repeat_interleave(ends - sizes, sizes)
+    sizes = np.asarray(lengths, dtype=np.int64)
+    ends = sizes.cumsum()
+    return torch.from_numpy(np.arange(sizes.sum()) - (ends - sizes).repeat(sizes))
