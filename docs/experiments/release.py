@@ -1,26 +1,34 @@
-"""A ranker for the package: python release.py OUTPUT RANKER … — the mean of the weights of trained rankers, one or several.
+"""A ranker for the package: python release.py OUTPUT RANKER … [--paired-layers K] — the mean of the weights of trained rankers, one or several.
 
-The vocabulary's embeddings are written in int8 with a scale a row, all other weights in float16.
+The vocabulary's embeddings are written in int8 with a scale a row, all other weights in float16. With --paired-layers the ranker is
+late-paired with these weights as they are, before any training as such.
 """
 
 from __future__ import annotations
 
-import sys
+import argparse
 from pathlib import Path
 
 import torch
 
 from blendkit.models.pairrm import load_pairrm, save_pairrm
+from blendkit.training.new_pairranker import late_paired
 
 
 def main() -> None:
     """Writes OUTPUT."""
-    output, *folders = sys.argv[1:]
-    model, tokenizer = load_pairrm(folders[0])
-    rankers = [model.state_dict(), *(load_pairrm(folder)[0].state_dict() for folder in folders[1:])]
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("output", type=Path)
+    parser.add_argument("rankers", nargs="+")
+    parser.add_argument("--paired-layers", type=int, choices=[0, 1, 2])
+    asked = parser.parse_args()
+    model, tokenizer = load_pairrm(asked.rankers[0])
+    rankers = [model.state_dict(), *(load_pairrm(folder)[0].state_dict() for folder in asked.rankers[1:])]
     means = {name: torch.stack([weights[name].float() for weights in rankers]).mean(0) for name, value in rankers[0].items() if value.is_floating_point()}
     model.load_state_dict(means, strict=False)
-    save_pairrm(Path(output), model, tokenizer, small_vocabulary=True)
+    if asked.paired_layers is not None:
+        model = late_paired(model, asked.paired_layers)
+    save_pairrm(asked.output, model, tokenizer, small_vocabulary=True)
 
 
 if __name__ == "__main__":
