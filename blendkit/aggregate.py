@@ -14,7 +14,7 @@ Matrix = NDArray[np.float64]
 Comparison = tuple[int, int, float]
 
 # The standard deviations of a logit around the difference of two strengths, and of strengths around 0, in logits. For the
-# embedded ranker on 105 records they are 0.1 and 1.0; another ranker may be less consistent.
+# embedded ranker's first edition on 105 records they are 0.1 and 1.0; another ranker may be less consistent.
 NOISE, SPREAD = 0.5, 1.0
 
 

@@ -33,7 +33,7 @@ def pair(
     Writes `comparisons`: for every pair compared [i, j, logit], where a logit above 0 says that candidate i,
     shown first, beats candidate j.
 
-    Example: zcat dev.jsonl.gz | blendkit pair --schedule swiss:5 | blendkit rank --top 3 > ranked.jsonl
+    Example: zcat dev.jsonl.gz | blendkit pair | blendkit rank --top 3 > ranked.jsonl
     """
 
     def make() -> Stage:

@@ -71,8 +71,11 @@ def new_ranker(backbone: str, source_maxlength: int, candidate_maxlength: int, p
     return PairRM(config, encoder), tokenizer
 
 
-def late_paired(model: PairRM, paired_layers: int) -> PairRM:
-    """The same weights as a late-paired ranker's; those that a ranker with as many paired layers has beside them are kept, else they start from 0."""
+def late_paired(model: PairRM, paired_layers: int | None) -> PairRM:
+    """The same weights as a late-paired ranker's, or with None as one's that reads each pair together.
+
+    Those that a ranker with as many paired layers has beside them are kept, else they start from 0.
+    """
     found = PairRM(replace(model.config, paired_layers=paired_layers), model.pretrained_model)
     same = model.config.paired_layers == paired_layers
     found.load_state_dict({name: value for name, value in model.state_dict().items() if same or name != "paired_bias"}, strict=False)

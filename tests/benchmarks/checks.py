@@ -115,7 +115,7 @@ def compared(form: str, device_name: str, families: list[str], tiny: bool) -> It
         network, tokenizer = ranker(family, tiny)
         if tiny:
             network.config = replace(network.config, source_maxlength=24, candidate_maxlength=24)
-        models = {None: network, 1: late_paired(network, 1), 2: late_paired(network, 2)}
+        models = {paired: late_paired(network, paired) for paired in (None, 1, 2)}
         for model in (models[1], models[2]):
             # Else all heads and layers are alike, and what mixes them up would not be seen.
             torch.nn.init.normal_(model.paired_bias, std=0.02)

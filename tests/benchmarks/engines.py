@@ -174,7 +174,7 @@ def main() -> None:
     parser.add_argument("--rate", type=float, default=1490, help="comparisons a second and GPU, 1490 (docs/scaling.md)")
     parser.add_argument("--pairs", type=int, nargs="+", default=[110], help="comparisons a record")
     parser.add_argument("--seconds", type=float, default=20)
-    parser.add_argument("--window", type=int, default=8, help="records a window, 8 as `pair`'s own")
+    parser.add_argument("--window", type=int, default=8, help="records a window, 8 as `pair`'s own for a ranker that reads each pair")
     options = parser.parse_args()
     # As the console script does.
     collect_seldom()

@@ -78,13 +78,12 @@ def random_ranker(shape: str):
     from transformers import DebertaV2Config, DebertaV2Model
 
     from blendkit.models.pairrm import PairRM, PairRMConfig, load_pairrm
+    from blendkit.training.new_pairranker import late_paired
 
     network, tokenizer = load_pairrm("embedded")
     if shape == "embedded":
         # As the paper's ranker reads, each pair together.
-        whole = PairRM(replace(network.config, paired_layers=None), network.pretrained_model).eval()
-        whole.load_state_dict(network.state_dict(), strict=False)
-        return whole, tokenizer
+        return late_paired(network, None).eval(), tokenizer
     torch.manual_seed(0)
     config = DebertaV2Config(
         vocab_size=30592,
@@ -184,8 +183,8 @@ def run_variant(options: argparse.Namespace) -> Iterator[dict]:
         from blendkit.models.pairrm import load_pairrm
         from blendkit.training.new_pairranker import late_paired
 
-        shipped, paired = load_pairrm("embedded")[0], int(kind.removeprefix("late"))
-        network = shipped if shipped.config.paired_layers == paired else late_paired(network, paired)
+        # Of the embedded one, the biases between candidates that it was trained with, if it was trained so.
+        network = late_paired(load_pairrm("embedded")[0] if options.model == "embedded" else network, int(kind.removeprefix("late"))).eval()
     is_late = is_packed and network.config.paired_layers is not None
     encoder_config = network.pretrained_model.config
     inputs = PairInputs(tokenizer, replace(network.config))
