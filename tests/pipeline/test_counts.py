@@ -14,7 +14,7 @@ PIPE = [
     (["pair"], 300, 180),
     (["pair", "--name", "swiss", "--schedule", "swiss:3", "--prefilter", "mbr:4"], 120, 120),
     (["rank", "--by", "pairrm", "--top", "3"], 0, 0),
-    (["fuse"], 84, 84),
+    (["fuse"], 83, 83),
     (["judge"], 147, 138),
     ([*PANEL, "--schedule", "swiss:2"], 588, 138),
     (["score", "--metric", "bleu", "--metric", "rouge2"], 144, 126),
