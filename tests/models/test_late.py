@@ -149,6 +149,30 @@ def test_gradients_are_those_of_what_is_written_out(name, paired, checkpointing,
     assert (name == "mpnet") == any("relative_attention_bias" in key for key in wanted)
 
 
+@pytest.mark.parametrize("paired", [1, 2])
+@pytest.mark.parametrize("name", ENCODERS)
+def test_gradients_in_bfloat16_point_where_those_in_float32_do(name, paired):
+    """Products, attention and what lies between layers are in bfloat16, the weights and their gradients stay in float32."""
+    torch.manual_seed(0)
+    model = network(name, paired)
+    source, *candidates = texts(7, 12, 5, 30)
+    labels = torch.tensor([[0.0, 1.0], [2.0, 0.5], [1.0, 3.0]])
+    found = []
+    for dtype in (torch.float32, torch.bfloat16):
+        model.zero_grad()
+        late = Late(model, CPU, dtype, gradients=True)
+        assert late.encoder.stream == dtype
+        (read,) = late.read([(source, candidates)])
+        states = late.compare([(read[i], read[j]) for i, j in ALL])
+        left, right = (model.head_layer(torch.cat([states[:, 0], states[:, side]], -1)) for side in (1, 2))
+        soft(left, right, *(labels[list(side)] for side in zip(*ALL, strict=True))).mean().backward()
+        found.append(torch.cat([weight.grad.flatten() for weight in model.parameters() if weight.grad is not None]))
+    assert {weight.dtype for weight in model.parameters()} == {torch.float32}
+    exact, half = found
+    assert torch.cosine_similarity(exact, half, dim=0) > 0.97
+    assert float(half.norm()) == pytest.approx(float(exact.norm()), rel=0.15)
+
+
 @pytest.fixture(scope="module")
 def late_rankers(tiny_ranker, tmp_path_factory):
     """The tiny ranker with one paired layer of its two, and with both."""

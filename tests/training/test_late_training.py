@@ -153,3 +153,15 @@ def test_the_encoders_dropout_is_there_in_training_only(tiny_encoder):
     trainee.model.pretrained_model.config.hidden_dropout_prob = 0.1
     assert [layer.dropout for layer in trainee.train()._late().encoder.layers] == [0.1, 0.1]
     assert [layer.dropout for layer in trainee.eval()._late().encoder.layers] == [0.0, 0.0]
+
+
+def test_autocast_decides_what_the_packed_path_computes_in(tiny_encoder, tmp_path):
+    trainee = new_trainee("pairranker", NewRanker(str(tiny_encoder), paired_layers=1), Pairing())
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        assert trainee._late().encoder.where[1] == torch.bfloat16
+    assert trainee._late().encoder.where[1] == torch.float32
+    rows = {bfloat16: run(tmp_path / str(bfloat16), backbone=str(tiny_encoder), paired_layers=1, bfloat16=bfloat16) for bfloat16 in (True, False)}
+    losses = {kind: [row["loss"] for row in found] for kind, found in rows.items()}
+    assert losses[True][-1] < losses[True][0] and losses[True] != losses[False]
+    saved = load_pairrm(str(tmp_path / "True"))[0]
+    assert {weight.dtype for weight in saved.parameters()} == {torch.float32}

@@ -18,7 +18,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from itertools import accumulate, pairwise
+from itertools import accumulate, pairwise, repeat
 from typing import Any
 
 import numpy as np
@@ -133,9 +133,10 @@ class Late:
         tokens, inputs, back, at = self._laid_out(groups)
         spans = iter(tokens.bounds)
         layout = [[next(spans) for _ in (source, *candidates)] for source, candidates in groups]
-        x = encoder.embed(tokens)
+        x = encoder.embed(tokens).to(encoder.stream)
+        same = self._same_in_all_layers(at, layout) if self.text_by_text else None
         for shared in range(number):
-            step = (x, shared, tokens, at, layout) if self.text_by_text else (x, shared, tokens, inputs, back)
+            step = (x, shared, tokens, at, layout, same) if self.text_by_text else (x, shared, tokens, inputs, back)
             function = self._shared_by_text if self.text_by_text else self._shared
             x = checkpoint(function, *step, use_reentrant=False) if self.checkpointing else function(*step)
         if self.paired < 2:
@@ -207,12 +208,24 @@ class Late:
         contexts = self.attention(qkv[inputs.ids], inputs, encoder.relative(number), encoder.window(number))
         return layer.finish(x, contexts[back])
 
-    def _shared_by_text(self, x: Tensor, number: int, tokens: Packed, at: Tensor, layout: list[list[Span]]) -> Tensor:
+    def _same_in_all_layers(self, at: Tensor, layout: list[list[Span]]) -> list[Tensor] | None:
+        """What distances add to the scores [1, h, Q, L] of each text, where that is the same in all layers: computed once a step, as are its gradients."""
+        shared, found = self.encoder.shared, []
+        if shared is None:
+            return None
+        for group in layout:
+            x, *candidates = (at[slice(*span)] for span in group)
+            texts = [(x, x), *((own, torch.cat([x, own])) for own in candidates)]
+            found += [shared.bias(queries, keys)[None] for queries, keys in texts]
+        return found
+
+    def _shared_by_text(self, x: Tensor, number: int, tokens: Packed, at: Tensor, layout: list[list[Span]], same: list[Tensor] | None) -> Tensor:
         encoder, layer = self.encoder, self.encoder.layers[number]
         qkv = encoder.turned(layer.project(x).to(encoder.stream), number, tokens)
         # Split once, not sliced: a slice's gradient is as large as what it was taken from.
         filling = len(x) - sum(tokens.lengths)
         texts, contexts = iter(zip(*(torch.split(part, [*tokens.lengths, filling]) for part in (qkv, at)), strict=True)), []
+        more = repeat(None) if same is None else iter(same)
         for group in layout:
             source: Keys | None = None
             for _ in group:
@@ -220,15 +233,19 @@ class Late:
                 queries, keys, values = own.unbind(1)
                 shown = Keys(keys, values, places)
                 source, shown = (source, Keys.joined([source, shown])) if source else (shown, shown)
-                weights = self._of_text(number, queries, places, shown).softmax(-1).to(shown.values.dtype)
+                weights = self._of_text(number, queries, places, shown, next(more)).softmax(-1).to(shown.values.dtype)
                 contexts.append((weights @ shown.values.transpose(0, 1)).transpose(0, 1).flatten(1))
         return layer.finish(x, functional.pad(torch.cat(contexts), (0, 0, 0, filling)))
 
-    def _scores(self, number: int, q: Tensor, k: Tensor, distance: Tensor) -> Tensor:
-        """Scores [n, h, Q, L], float32, of queries [n, h, Q, d] for keys [n, h, L, d], which are [n, Q, L] places before them."""
+    def _scores(self, number: int, q: Tensor, k: Tensor, distance: Tensor, more: Tensor | None = None) -> Tensor:
+        """Scores [n, h, Q, L], float32, of queries [n, h, Q, d] for keys [n, h, L, d], which are [n, Q, L] places before them.
+
+        `more` [n, h, Q, L] is what distances add, where that is known.
+        """
         encoder = self.encoder
         scores = q @ k.transpose(2, 3)
-        more = encoder.by_distance(encoder.relative(number), q, k, distance, self.reach)
+        if more is None:
+            more = encoder.by_distance(encoder.relative(number), q, k, distance, self.reach)
         if more is not None:
             scores = scores + more
         scores = scores.float()
@@ -237,9 +254,9 @@ class Late:
             scores = scores.masked_fill((distance.abs() > window)[:, None], NEVER)
         return scores
 
-    def _of_text(self, number: int, queries: Tensor, at: Tensor, shown: Keys) -> Tensor:
+    def _of_text(self, number: int, queries: Tensor, at: Tensor, shown: Keys, more: Tensor | None = None) -> Tensor:
         """The same [h, Q, L] of queries [Q, h, d] at the places [Q] for the keys that one text shows."""
-        return self._scores(number, queries.transpose(0, 1)[None], shown.keys.transpose(0, 1)[None], (at[:, None] - shown.at)[None])[0]
+        return self._scores(number, queries.transpose(0, 1)[None], shown.keys.transpose(0, 1)[None], (at[:, None] - shown.at)[None], more)[0]
 
     def _look(self, number: int, queries: Tensor, at: Tensor, shown: Keys) -> tuple[Tensor, Tensor]:
         """Attention of queries [Q, h, d] over one block of keys: logarithms of the sums of exponentials [h, Q], and contexts [Q, h·d]."""

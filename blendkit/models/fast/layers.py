@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from blendkit.models.fast.int8 import ROWS, Int8Linear
-from blendkit.models.fast.linear import Linear, taken
+from blendkit.models.fast.linear import Linear, keeps_gradients, taken
 
 
 class Norm:
@@ -131,8 +131,11 @@ class PreNormLayer(Layer):
 
 
 def stream_dtype(device: torch.device, dtype: torch.dtype) -> torch.dtype:
-    """The number type between layers: on a CPU float32, whatever the products are done in; attention keeps to it there."""
-    return torch.float32 if device.type == "cpu" else dtype
+    """The number type between layers, and attention's: on a CPU float32, whatever the products are done in; in training theirs, as on a GPU.
+
+    What training keeps for its gradients is half as large so, and nothing is copied from one type to the other.
+    """
+    return torch.float32 if device.type == "cpu" and not keeps_gradients() else dtype
 
 
 def _parts(attention: Any) -> tuple[Any, Any, Any]:

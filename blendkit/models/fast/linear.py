@@ -32,12 +32,22 @@ def taken(weight: Tensor) -> Tensor:
     return weight if _KEEPS.get() else weight.detach()
 
 
+def keeps_gradients() -> bool:
+    """Whether layers are being made of a model's weights themselves."""
+    return _KEEPS.get()
+
+
 def moved(module: Any, device: torch.device, dtype: torch.dtype | None = None) -> Any:
-    """A module on this device and of this number type: a copy where that changes anything, unless gradients are kept, so that its owner's stays as it is."""
+    """A module on this device and of this number type: a copy where that changes anything, so that its owner's stays as it is.
+
+    Where gradients are kept, it is the owner's, and keeps its number type.
+    """
+    if _KEEPS.get():
+        return module.to(device)
     tensors = [*module.parameters(), *module.buffers()]
     if all(part.device == device and (dtype is None or part.dtype == dtype or not part.is_floating_point()) for part in tensors):
         return module
-    return (module if _KEEPS.get() else deepcopy(module)).to(device, dtype)
+    return deepcopy(module).to(device, dtype)
 
 
 class Linear:
