@@ -51,7 +51,7 @@ class FuserTrainee(Trainee):
         if lora:
             self.model = _adapted(self.model, lora, self.seq2seq)
         self.texts = TextTokenizer(self.tokenizer)
-        self.k, self.random_k, self.micro_tokens = k, random_k, micro_tokens
+        self.k, self.random_k, self.micro_tokens, self.sampled = k, random_k, micro_tokens, k
         self.lengths = max_length, candidate_maxlength, output_maxlength
 
     def parts(self, examples: Sequence[Example], rng: random.Random) -> list[Part]:

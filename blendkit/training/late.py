@@ -43,7 +43,7 @@ class LatePairRankerTrainee(PairRankerTrainee):
         parts: list[Part] = []
         for example in examples:
             source, candidates = self._encoded(example)
-            chosen = rng.sample(range(len(candidates)), min(self.candidates, len(candidates)))
+            chosen = rng.sample(range(len(candidates)), min(self.sampled, len(candidates)))
             labels = [example.labels[k] for k in chosen]
             pairs = self.pairing.of(replace(example, candidates=[example.candidates[k] for k in chosen], labels=labels), rng)
             if not pairs:

@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 import random
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor, wait
 from contextlib import nullcontext
 from dataclasses import asdict, dataclass
@@ -156,7 +156,8 @@ class _Training:
         if step > options.steps:
             return []
         rng = random.Random(seeded(options.seed, "step", str(step), str(processes.index)))
-        return self.trainee.parts(batch_of(self.examples, options, step, self.order)[processes.index :: processes.count], rng)
+        batch = batch_of(self.examples, options, step, self.order)
+        return self.trainee.parts(share_of(batch, self.trainee.characters, processes.index, processes.count), rng)
 
     def _update(self, step: int, parts: list[Part]) -> tuple[float, int]:
         """One update of the weights; the mean loss of all its terms, and its tokens, over all processes."""
@@ -222,6 +223,14 @@ def batch_of(examples: Sequence[Example], options: TrainOptions, step: int, orde
     size = min(options.examples_per_step, len(examples))
     epoch, place = divmod(step - 1, len(examples) // size)
     return [examples[number] for number in _order(options.seed, epoch, len(examples))[place * size : (place + 1) * size]]
+
+
+def share_of(batch: Sequence[Example], size: Callable[[Example], float], index: int, count: int) -> list[Example]:
+    """What one of `count` processes gets of a step's examples: the largest are dealt first, forth and back, so that none waits long for another."""
+    if count == 1:
+        return list(batch)
+    turns = [*range(count), *reversed(range(count))]
+    return [example for place, example in enumerate(sorted(batch, key=size, reverse=True)) if turns[place % len(turns)] == index]
 
 
 @lru_cache(maxsize=1)

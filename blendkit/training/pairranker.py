@@ -51,7 +51,7 @@ class PairRankerTrainee(Trainee):
         if mode not in ("singles", "pairs"):
             raise UsageError(f"--mode {mode}: expected singles or pairs")
         self.model, self.tokenizer, self.pairing, self.loss = model, tokenizer, pairing, PAIR_LOSSES[loss]
-        self.mode, self.candidates, self.micro_tokens = mode, candidates, micro_tokens
+        self.mode, self.sampled, self.micro_tokens = mode, candidates, micro_tokens
         without_attention_dropout(model)
         self.inputs = PairInputs(tokenizer, model.config)
         self._ids: dict[tuple[str, ...], tuple[tuple[int, ...], list[tuple[int, ...]]]] = {}
@@ -64,7 +64,7 @@ class PairRankerTrainee(Trainee):
         found = []
         for example in examples:
             source, candidates = self._encoded(example)
-            chosen = rng.sample(range(len(candidates)), min(self.candidates, len(candidates)))
+            chosen = rng.sample(range(len(candidates)), min(self.sampled, len(candidates)))
             pairs = self.pairing.of(replace(example, candidates=[example.candidates[k] for k in chosen], labels=[example.labels[k] for k in chosen]), rng)
             rows = [self.inputs.single(source, candidates[k], rng.choice((1, 2))) for k in chosen]
             if pairs:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+import sys
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -27,6 +28,9 @@ class Part:
 class Trainee(nn.Module, ABC):
     """One kind of model in training. Its forward gives the summed loss of a part."""
 
+    # So many candidates of a record are sampled a step.
+    sampled: int = sys.maxsize
+
     @abstractmethod
     def parts(self, examples: Sequence[Example], rng: random.Random) -> list[Part]:
         """The examples of a step, cut into what fits in memory."""
@@ -34,6 +38,11 @@ class Trainee(nn.Module, ABC):
     @abstractmethod
     def scores(self, example: Example, rng: random.Random) -> list[float] | None:
         """Scores of the example's candidates, for the evaluation; None for a model that gives none."""
+
+    def characters(self, example: Example) -> float:
+        """About how much text of an example a step reads; examples are shared among processes by it."""
+        candidates = example.candidates
+        return len(example.source) + sum(map(len, candidates)) * min(1.0, self.sampled / max(1, len(candidates)))
 
     def network(self) -> nn.Module:
         """The encoder or decoder, without the head, whose lower layers may be left as they are. Raises UsageError for a kind that has no such thing."""

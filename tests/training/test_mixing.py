@@ -13,6 +13,7 @@ import blendkit
 from blendkit.errors import DataError, RecordError, UsageError
 from blendkit.training.examples import Example, Labels, Pairing
 from blendkit.training.kinds import NewRanker, new_trainee
+from blendkit.training.loop import share_of
 from blendkit.training.mixing import Mixing
 
 
@@ -187,3 +188,19 @@ def test_a_mixed_run_that_broke_off_goes_on_as_if_nothing_had_been(tiny_encoder,
         train("broken")
     assert train("broken", resume=True) == whole
     assert (tmp_path / "broken" / "model.safetensors").read_bytes() == (tmp_path / "whole" / "model.safetensors").read_bytes()
+
+
+def test_processes_share_a_steps_examples_by_their_text(tiny_encoder):
+    lengths = [1, 60, 2, 34, 5, 55, 13, 21, 34, 8, 34, 3, 1]
+    batch = [Example(str(number), "x" * length, [], []) for number, length in enumerate(lengths)]
+    assert share_of(batch, lambda example: len(example.source), 0, 1) == batch
+    for count in (2, 3, 4):
+        shares = [share_of(batch, lambda example: len(example.source), index, count) for index in range(count)]
+        assert sorted((example for share in shares for example in share), key=batch.index) == batch
+        assert max(map(len, shares)) - min(map(len, shares)) <= 1
+        texts = [sum(len(example.source) for example in share) for share in shares]
+        assert max(texts) - min(texts) < 0.15 * sum(lengths)
+    # Of many candidates a step reads those that it samples.
+    trainee = new_trainee("pairranker", NewRanker(str(tiny_encoder), paired_layers=1, candidates=2), Pairing())
+    assert trainee.characters(Example("", "xxx", ["a", "bbb", "aaaa", "bbbb"], [[0.0]] * 4)) == 3 + 12 / 2
+    assert trainee.characters(Example("", "xxx", ["a"], [[0.0]])) == 3 + 1
