@@ -47,14 +47,17 @@ def encoder_dtype(name: str, device: torch.device, config: Any, hints: list[str]
     import torch
 
     from blendkit.models.fast.encoder import FAMILIES
+    from blendkit.models.fast.layers import has_amx
 
+    packed = packed and getattr(config, "model_type", None) in FAMILIES
     if name == "int8":
         from blendkit.models.fast.int8 import expect_int8
 
         expect_int8(device)
+        if hints is not None and packed and has_amx() and _shape(config):
+            hints.append("--dtype int8: bfloat16 is quicker on this processor, where attention runs in it, too (AMX)")
         return torch.int8
     chosen = choose_dtype(name, device)
-    packed = packed and getattr(config, "model_type", None) in FAMILIES
     if device.type != "cpu" or not packed or name not in ("auto", "float32", "bfloat16"):
         return chosen
     if given := os.environ.get(VARIABLE):
@@ -73,15 +76,21 @@ def encoder_dtype(name: str, device: torch.device, config: Any, hints: list[str]
     return chosen
 
 
+def _shape(config: Any) -> tuple[int, int] | None:
+    """Hidden and intermediate size; None where a config names none, or such that no product takes time to matter."""
+    text = config.get_text_config() if hasattr(config, "get_text_config") else config
+    hidden, intermediate = getattr(text, "hidden_size", None), getattr(text, "intermediate_size", None)
+    if not isinstance(hidden, int) or not isinstance(intermediate, int) or hidden * intermediate < SMALLEST:
+        return None
+    return hidden, intermediate
+
+
 def _times(config: Any) -> Times | None:
-    """Seconds of a product of the model's shape in either type; None where its config names no shape, or one too small to matter."""
+    """Seconds of a product of the model's shape in either type; None where it has none that matters."""
     import torch
 
-    text = config.get_text_config() if hasattr(config, "get_text_config") else config
-    shape = getattr(text, "hidden_size", None), getattr(text, "intermediate_size", None)
-    if not all(isinstance(side, int) for side in shape) or shape[0] * shape[1] < SMALLEST:  # type: ignore[operator]
-        return None
-    return known(f"{processor()}, torch {torch.__version__}, {shape[0]}x{shape[1]}", *shape)
+    shape = _shape(config)
+    return shape and known(f"{processor()}, torch {torch.__version__}, {shape[0]}x{shape[1]}", *shape)
 
 
 @cache

@@ -12,6 +12,7 @@ from conftest import examples, lines, parsed
 from test_fast_models import ENCODERS, Tokenizer
 from test_fast_models import network as encoder_of
 
+from blendkit.models.fast import layers
 from blendkit.models.fast.attention import Flex
 from blendkit.models.fast.late import Late
 from blendkit.models.fast.scorer import PairScorer
@@ -147,6 +148,21 @@ def test_gradients_are_those_of_what_is_written_out(name, paired, checkpointing,
         torch.testing.assert_close(grown[key], gradient, atol=1e-5, rtol=1e-3, msg=lambda said, key=key: f"{key}: {said}")
     assert not paired or float(wanted["paired_bias"].abs().max()) > 1e-4
     assert (name == "mpnet") == any("relative_attention_bias" in key for key in wanted)
+
+
+@pytest.mark.parametrize("tiles", [True, False])
+@pytest.mark.parametrize(("name", "paired"), [("bert-segments", 1), ("deberta-v3", 2), ("mpnet", 1)])
+def test_bfloat16_is_near(name, paired, tiles, monkeypatch):
+    monkeypatch.setattr(layers, "has_amx", lambda: tiles)
+    model = network(name, paired)
+    inputs = Inputs(model.config)
+    source, *candidates = texts(17, 3, 41, 90)
+    rows = rows_of(inputs, source, candidates)
+    exact, narrow = (PairScorer(model, inputs, CPU, dtype) for dtype in (torch.float32, torch.bfloat16))
+    assert narrow.late.encoder.stream == (torch.bfloat16 if tiles else torch.float32)
+    found = narrow(rows)
+    torch.testing.assert_close(found, exact(rows), atol=0.06 if tiles else 0.02, rtol=0)
+    assert not torch.equal(found, exact(rows)) and exact(rows).std() > 0.05
 
 
 @pytest.mark.parametrize("paired", [1, 2])

@@ -11,6 +11,7 @@ from conftest import examples, lines
 
 from blendkit.errors import UsageError
 from blendkit.models import number_type
+from blendkit.models.fast import int8, layers
 from blendkit.models.number_type import FILE, VARIABLE, encoder_dtype
 
 CPU = torch.device("cpu")
@@ -121,6 +122,22 @@ def test_models_too_small_to_matter_and_gpus_are_not_measured(timed):
     ):
         assert encoder_dtype("auto", CPU, config) == torch.float32
     assert encoder_dtype("float16", CPU, SHAPE) == torch.float16 and not asked
+
+
+def test_where_there_are_tiles_int8_is_told_to_be_the_slower_one(monkeypatch):
+    monkeypatch.setattr(int8, "has_int8", lambda: True)
+    tiny, other = (SimpleNamespace(**vars(SHAPE) | change) for change in ({"hidden_size": 32}, {"model_type": "electra"}))
+    for tiles, config, packed, told in (
+        (True, SHAPE, True, 1),
+        (False, SHAPE, True, 0),
+        (True, SHAPE, False, 0),
+        (True, tiny, True, 0),
+        (True, other, True, 0),
+    ):
+        monkeypatch.setattr(layers, "has_amx", lambda tiles=tiles: tiles)
+        hints: list[str] = []
+        assert encoder_dtype("int8", CPU, config, hints, packed) == torch.int8
+        assert len(hints) == told and all("--dtype int8: bfloat16 is quicker" in hint for hint in hints)
 
 
 def test_the_environment_decides_before_any_measurement(timed, monkeypatch):

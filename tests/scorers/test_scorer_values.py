@@ -11,6 +11,7 @@ import torch
 from conftest import bert_tokenizer, examples, lines, parsed
 from tiny_scorers import SHAPE, scored
 
+from blendkit.models.fast import layers
 from blendkit.pipeline.runner import apply
 from blendkit.scorers import better_when_lower
 from blendkit.scorers.bertscore import BertScore
@@ -106,6 +107,17 @@ def test_bartscore_is_the_plain_forward_pass(tiny):
     assert f == pytest.approx([(p + r) / 2 for p, r in expected], abs=1e-4)
     asked = examples(2)[0]
     assert source[0] == pytest.approx(plain(asked["instruction"], asked["candidates"][0]["text"]), abs=1e-4)
+
+
+@pytest.mark.parametrize("tiles", [True, False])
+def test_bartscore_and_bertscore_in_bfloat16_are_near_float32(tiny, tiles, monkeypatch):
+    monkeypatch.setattr(layers, "has_amx", lambda: tiles)
+    metrics = [f"bartscore:{tiny['bartscore']}", f"bertscore:{tiny['bertscore']}"]
+    found = {}
+    for dtype in ("float32", "bfloat16"):
+        records = list(apply(Scoring(metrics, "cpu", dtype), examples(2)))
+        found[dtype] = [candidate["scores"][name] for record in records for candidate in record["candidates"] for name in ("bartscore", "bertscore")]
+    assert found["bfloat16"] == pytest.approx(found["float32"], abs=0.05) and found["bfloat16"] != found["float32"]
 
 
 @pytest.mark.slow

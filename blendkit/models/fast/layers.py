@@ -7,6 +7,7 @@ attention's scale folded into the queries, and the last layer cut down to what i
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from functools import cache
 from typing import Any
 
 import torch
@@ -131,11 +132,20 @@ class PreNormLayer(Layer):
 
 
 def stream_dtype(device: torch.device, dtype: torch.dtype) -> torch.dtype:
-    """The number type between layers, and attention's: on a CPU float32, whatever the products are done in; in training theirs, as on a GPU.
+    """The number type between layers, and attention's: that of the products, but on a CPU without products of small bfloat16 matrices float32.
 
-    What training keeps for its gradients is half as large so, and nothing is copied from one type to the other.
+    In training it is always theirs: what is kept for gradients is half as large so, and nothing is copied from one type to the other.
     """
-    return torch.float32 if device.type == "cpu" and not keeps_gradients() else dtype
+    if device.type != "cpu" or keeps_gradients():
+        return dtype
+    return torch.bfloat16 if dtype == torch.bfloat16 and has_amx() else torch.float32
+
+
+@cache
+def has_amx() -> bool:
+    """Whether this processor has products of bfloat16 tiles, which are as quick in attention as in large products."""
+    can: dict[str, bool] = getattr(torch.cpu, "get_capabilities", dict)()
+    return bool(can.get("amx_bf16"))
 
 
 def _parts(attention: Any) -> tuple[Any, Any, Any]:
