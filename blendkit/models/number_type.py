@@ -77,7 +77,7 @@ def encoder_dtype(name: str, device: torch.device, config: Any, hints: list[str]
 
 
 def _shape(config: Any) -> tuple[int, int] | None:
-    """Hidden and intermediate size; None where a config names none, or such that no product takes time to matter."""
+    """Hidden and intermediate size; None where a config names none, or sizes so small that the type does not matter."""
     text = config.get_text_config() if hasattr(config, "get_text_config") else config
     hidden, intermediate = getattr(text, "hidden_size", None), getattr(text, "intermediate_size", None)
     if not isinstance(hidden, int) or not isinstance(intermediate, int) or hidden * intermediate < SMALLEST:
@@ -86,7 +86,7 @@ def _shape(config: Any) -> tuple[int, int] | None:
 
 
 def _times(config: Any) -> Times | None:
-    """Seconds of a product of the model's shape in either type; None where it has none that matters."""
+    """Seconds of a product of the model's shape in either type; None for a model without such a shape."""
     import torch
 
     shape = _shape(config)

@@ -94,7 +94,9 @@ class PairRanker(Stage):
         self.batch_tokens = batch_budget(self.device)
         network, tokenizer = load_pairrm(model, packed_only=packed and not wanted(self.device))
         self.hints: list[str] = []
-        self.dtype = encoder_dtype(dtype, self.device, network.pretrained_model.config, self.hints, packed)
+        # With two paired layers most of the time goes into what is computed once a pair, which products of the model's shape say nothing of.
+        measured = packed and (network.config.paired_layers or 0) < 2
+        self.dtype = encoder_dtype(dtype, self.device, network.pretrained_model.config, self.hints, measured)
         self.inputs = PairInputs(tokenizer, network.config)
         self.scorer = PairScorer(network, self.inputs, self.device, self.dtype, packed)
         self.job = Job(f"pairrm:{model}", self._logits)

@@ -35,6 +35,9 @@ from blendkit.training.trainee import Part, Trainee
 # A resumed run may run elsewhere, and may save more often: its weights are the same.
 FREE = ("device", "save_every")
 
+# Raised where the same options come to give other weights: a run that an earlier version began is not gone on with.
+ARITHMETIC = 2
+
 
 @dataclass(frozen=True)
 class TrainOptions:
@@ -95,7 +98,8 @@ def train(
         raise UsageError(
             f"--records-per-step {options.examples_per_step}: expected at least one for each of {count_of(processes.count, 'process', 'processes')}"
         )
-    data = {"training data": fingerprint_of(examples), "evaluation data": fingerprint_of(evaluation), "number of processes": processes.count}
+    data: Settings = {"training data": fingerprint_of(examples), "evaluation data": fingerprint_of(evaluation)}
+    data |= {"number of processes": processes.count, "version of the arithmetic": ARITHMETIC}
     decides = {name: value for name, value in asdict(options).items() if name not in FREE} | dict(settings) | data
     order = mixing.order(examples, options.steps * options.examples_per_step, options.seed) if mixing else None
     try:
@@ -226,7 +230,7 @@ def batch_of(examples: Sequence[Example], options: TrainOptions, step: int, orde
 
 
 def share_of(batch: Sequence[Example], size: Callable[[Example], float], index: int, count: int) -> list[Example]:
-    """What one of `count` processes gets of a step's examples: the largest are dealt first, forth and back, so that none waits long for another."""
+    """What one of `count` processes gets of a step's examples: the largest are dealt first, back and forth, so that none waits long for another."""
     if count == 1:
         return list(batch)
     turns = [*range(count), *reversed(range(count))]

@@ -54,6 +54,8 @@ class PairRankerTrainee(Trainee):
         self.mode, self.sampled, self.micro_tokens = mode, candidates, micro_tokens
         without_attention_dropout(model)
         self.inputs = PairInputs(tokenizer, model.config)
+        # A token is some five characters.
+        self.longest = 5 * max(model.config.source_maxlength, model.config.candidate_maxlength)
         self._ids: dict[tuple[str, ...], tuple[tuple[int, ...], list[tuple[int, ...]]]] = {}
 
     def parts(self, examples: Sequence[Example], rng: random.Random) -> list[Part]:

@@ -28,8 +28,9 @@ class Part:
 class Trainee(nn.Module, ABC):
     """One kind of model in training. Its forward gives the summed loss of a part."""
 
-    # So many candidates of a record are sampled a step.
+    # A step reads at most so many candidates of a record, and about so many characters of a text.
     sampled: int = sys.maxsize
+    longest: int = sys.maxsize
 
     @abstractmethod
     def parts(self, examples: Sequence[Example], rng: random.Random) -> list[Part]:
@@ -41,8 +42,8 @@ class Trainee(nn.Module, ABC):
 
     def characters(self, example: Example) -> float:
         """About how much text of an example a step reads; examples are shared among processes by it."""
-        candidates = example.candidates
-        return len(example.source) + sum(map(len, candidates)) * min(1.0, self.sampled / max(1, len(candidates)))
+        lengths = [min(self.longest, len(text)) for text in example.candidates]
+        return min(self.longest, len(example.source)) + sum(lengths) * min(1.0, self.sampled / max(1, len(lengths)))
 
     def network(self) -> nn.Module:
         """The encoder or decoder, without the head, whose lower layers may be left as they are. Raises UsageError for a kind that has no such thing."""

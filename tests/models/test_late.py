@@ -20,6 +20,7 @@ from blendkit.models.fast.written_out import WrittenOut
 from blendkit.models.pair_inputs import PairInputs
 from blendkit.models.pairrm import PairRM, PairRMConfig, load_pairrm, save_pairrm
 from blendkit.pipeline.runner import apply
+from blendkit.rankers import pairranker
 from blendkit.rankers.pairranker import PairRanker
 from blendkit.training.losses import soft
 from blendkit.training.new_pairranker import late_paired
@@ -165,28 +166,36 @@ def test_bfloat16_is_near(name, paired, tiles, monkeypatch):
     assert not torch.equal(found, exact(rows)) and exact(rows).std() > 0.05
 
 
-@pytest.mark.parametrize("paired", [1, 2])
-@pytest.mark.parametrize("name", ENCODERS)
-def test_gradients_in_bfloat16_point_where_those_in_float32_do(name, paired):
+@pytest.mark.parametrize(
+    ("name", "paired", "in_rows"), [*((name, paired, False) for name in ENCODERS for paired in (1, 2)), ("mpnet", 1, True), ("modernbert", 1, True)]
+)
+def test_gradients_in_bfloat16_point_where_those_in_float32_do(name, paired, in_rows):
     """Products, attention and what lies between layers are in bfloat16, the weights and their gradients stay in float32."""
     torch.manual_seed(0)
     model = network(name, paired)
-    source, *candidates = texts(7, 12, 5, 30)
+    # Beyond 128 tokens all distances share one number of MPNet's, whose gradient is a long sum.
+    source, *candidates = texts(7, 12, 90, 260)
     labels = torch.tensor([[0.0, 1.0], [2.0, 0.5], [1.0, 3.0]])
     found = []
     for dtype in (torch.float32, torch.bfloat16):
         model.zero_grad()
         late = Late(model, CPU, dtype, gradients=True)
+        late.text_by_text = not in_rows
         assert late.encoder.stream == dtype
         (read,) = late.read([(source, candidates)])
         states = late.compare([(read[i], read[j]) for i, j in ALL])
         left, right = (model.head_layer(torch.cat([states[:, 0], states[:, side]], -1)) for side in (1, 2))
         soft(left, right, *(labels[list(side)] for side in zip(*ALL, strict=True))).mean().backward()
-        found.append(torch.cat([weight.grad.flatten() for weight in model.parameters() if weight.grad is not None]))
+        found.append({key: weight.grad for key, weight in model.named_parameters() if weight.grad is not None})
     assert {weight.dtype for weight in model.parameters()} == {torch.float32}
     exact, half = found
-    assert torch.cosine_similarity(exact, half, dim=0) > 0.97
-    assert float(half.norm()) == pytest.approx(float(exact.norm()), rel=0.15)
+    assert exact.keys() == half.keys()
+    largest = max(float(gradient.norm()) for gradient in exact.values())
+    told = {key: gradient for key, gradient in exact.items() if float(gradient.norm()) > 1e-3 * largest}
+    assert len(told) > 20 and name.startswith("mpnet") == any("relative_attention_bias" in key for key in exact)
+    for key, gradient in told.items() | {item for item in exact.items() if "relative_attention_bias" in item[0]}:
+        assert torch.cosine_similarity(gradient.flatten(), half[key].flatten(), dim=0) > 0.9, key
+        assert float(half[key].norm()) == pytest.approx(float(gradient.norm()), rel=0.25), key
 
 
 @pytest.fixture(scope="module")
@@ -292,3 +301,14 @@ def test_a_number_of_paired_layers_that_there_is_not_is_no_input(called, late_ra
     (folder / "config.json").write_text(json.dumps({**config, "paired_layers": value}))
     code, _, err = called("pair", "--model", str(folder), stdin=lines(examples(1)))
     assert code == 66 and said in err and len(err.splitlines()) == 1, err
+
+
+@pytest.mark.parametrize(("paired", "measured"), [(1, True), (2, False)])
+def test_products_do_not_decide_the_type_of_two_paired_layers(tiny_ranker, tmp_path, monkeypatch, paired, measured):
+    """Most of their time goes into what is computed once a pair."""
+    model, tokenizer = load_pairrm(str(tiny_ranker))
+    save_pairrm(tmp_path, late_paired(model, paired), tokenizer, torch.float32)
+    asked = []
+    monkeypatch.setattr(pairranker, "encoder_dtype", lambda name, device, config, hints, packed: asked.append(packed) or torch.float32)
+    PairRanker(str(tmp_path), device="cpu")
+    assert asked == [measured]

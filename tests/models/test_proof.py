@@ -101,4 +101,4 @@ def test_what_was_there_stays_where_it_is_for_the_plain_form():
     there = moved(module, torch.device("meta"), torch.bfloat16)
     assert there.weight.is_meta and there.weight.dtype == torch.bfloat16 and not module.weight.is_meta
     with keeping_gradients():
-        assert moved(module, CPU, torch.float64) is module
+        assert moved(module, CPU, torch.float64) is module and module.weight.dtype == torch.float32

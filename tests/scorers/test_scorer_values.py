@@ -111,12 +111,14 @@ def test_bartscore_is_the_plain_forward_pass(tiny):
 
 @pytest.mark.parametrize("tiles", [True, False])
 def test_bartscore_and_bertscore_in_bfloat16_are_near_float32(tiny, tiles, monkeypatch):
-    monkeypatch.setattr(layers, "has_amx", lambda: tiles)
+    asked = []
+    monkeypatch.setattr(layers, "has_amx", lambda: asked.append(tiles) or tiles)
     metrics = [f"bartscore:{tiny['bartscore']}", f"bertscore:{tiny['bertscore']}"]
     found = {}
     for dtype in ("float32", "bfloat16"):
         records = list(apply(Scoring(metrics, "cpu", dtype), examples(2)))
         found[dtype] = [candidate["scores"][name] for record in records for candidate in record["candidates"] for name in ("bartscore", "bertscore")]
+    assert len(asked) > 2  # Both models were laid out anew.
     assert found["bfloat16"] == pytest.approx(found["float32"], abs=0.05) and found["bfloat16"] != found["float32"]
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 from collections import Counter
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -13,7 +14,7 @@ import blendkit
 from blendkit.errors import DataError, RecordError, UsageError
 from blendkit.training.examples import Example, Labels, Pairing
 from blendkit.training.kinds import NewRanker, new_trainee
-from blendkit.training.loop import share_of
+from blendkit.training.loop import TrainOptions, _Training, share_of
 from blendkit.training.mixing import Mixing
 
 
@@ -200,7 +201,16 @@ def test_processes_share_a_steps_examples_by_their_text(tiny_encoder):
         assert max(map(len, shares)) - min(map(len, shares)) <= 1
         texts = [sum(len(example.source) for example in share) for share in shares]
         assert max(texts) - min(texts) < 0.15 * sum(lengths)
-    # Of many candidates a step reads those that it samples.
-    trainee = new_trainee("pairranker", NewRanker(str(tiny_encoder), paired_layers=1, candidates=2), Pairing())
+    step = SimpleNamespace(
+        options=TrainOptions(examples_per_step=len(batch)),
+        processes=SimpleNamespace(index=1, count=2),
+        trainee=SimpleNamespace(parts=lambda examples, rng: examples, characters=lambda example: len(example.source)),
+        examples=batch,
+        order=range(len(batch)),
+    )
+    assert _Training._parts(step, 1) == share_of(batch, step.trainee.characters, 1, 2)
+    # Of many candidates a step reads those that it samples, and of a long text its beginning.
+    trainee = new_trainee("pairranker", NewRanker(str(tiny_encoder), paired_layers=1, candidates=2, source_maxlength=48, candidate_maxlength=64), Pairing())
+    assert trainee.characters(Example("", "xxx", ["a" * 9999], [[0.0]])) == 3 + 5 * 64
     assert trainee.characters(Example("", "xxx", ["a", "bbb", "aaaa", "bbbb"], [[0.0]] * 4)) == 3 + 12 / 2
     assert trainee.characters(Example("", "xxx", ["a"], [[0.0]])) == 3 + 1

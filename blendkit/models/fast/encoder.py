@@ -19,7 +19,7 @@ from blendkit.models.attention_forms import Needs, TakenForm, current
 from blendkit.models.fast.attention import PerInput
 from blendkit.models.fast.forms import AttentionForm, form_of
 from blendkit.models.fast.layers import Layer, Norm, PostNormLayer, PreNormLayer, stream_dtype
-from blendkit.models.fast.linear import Linear, keeping_gradients, moved, taken
+from blendkit.models.fast.linear import Linear, keeping_gradients, keeps_gradients, moved, taken
 from blendkit.models.fast.packing import Packed
 from blendkit.models.fast.relative import Buckets, Relative, Shared
 from blendkit.models.mpnet import buckets
@@ -97,7 +97,7 @@ class PackedEncoder(ABC):
         return batch.rounded(512 if self.device.type == "cuda" else 64)
 
     def _through(self, batch: Packed, layers: list[Layer]) -> Tensor:
-        x = self.embed(batch)
+        x = self.embed(batch).to(self.stream)
         for number, layer in enumerate(layers):
             qkv = layer.project(x).to(self.stream)
             qkv = self.turned(qkv, number, batch)
@@ -211,7 +211,8 @@ class MPNet(Roberta):
         distances = torch.arange(-128, 129)
         weight = encoder.encoder.relative_attention_bias.weight
         table = taken(weight).float()[buckets(-distances).to(weight.device)]
-        self.shared = Shared(table.T.contiguous().to(self.device, self.stream))
+        # In training it stays float32: the gradients of all scores at one distance are added up in its type.
+        self.shared = Shared(table.T.contiguous().to(self.device, torch.float32 if keeps_gradients() else self.stream))
 
     def embed(self, batch: Packed) -> Tensor:
         words = self.embeddings.word_embeddings(batch.ids)

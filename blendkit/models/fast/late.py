@@ -134,7 +134,7 @@ class Late:
         spans = iter(tokens.bounds)
         layout = [[next(spans) for _ in (source, *candidates)] for source, candidates in groups]
         x = encoder.embed(tokens).to(encoder.stream)
-        same = self._same_in_all_layers(at, layout) if self.text_by_text else None
+        same = self._same_in_all_layers(at, layout) if self.text_by_text and number else None
         for shared in range(number):
             step = (x, shared, tokens, at, layout, same) if self.text_by_text else (x, shared, tokens, inputs, back)
             function = self._shared_by_text if self.text_by_text else self._shared
@@ -216,7 +216,7 @@ class Late:
         for group in layout:
             x, *candidates = (at[slice(*span)] for span in group)
             texts = [(x, x), *((own, torch.cat([x, own])) for own in candidates)]
-            found += [shared.bias(queries, keys)[None] for queries, keys in texts]
+            found += [shared.bias(queries, keys)[None].to(self.encoder.stream) for queries, keys in texts]
         return found
 
     def _shared_by_text(self, x: Tensor, number: int, tokens: Packed, at: Tensor, layout: list[list[Span]], same: list[Tensor] | None) -> Tensor:

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from blendkit.models.fast.int8 import ROWS, Int8Linear
-from blendkit.models.fast.linear import Linear, keeps_gradients, taken
+from blendkit.models.fast.linear import Linear, has_onednn, keeps_gradients, taken
 
 
 class Norm:
@@ -132,9 +132,9 @@ class PreNormLayer(Layer):
 
 
 def stream_dtype(device: torch.device, dtype: torch.dtype) -> torch.dtype:
-    """The number type between layers, and attention's: that of the products, but on a CPU without products of small bfloat16 matrices float32.
+    """The number type of attention and of the states between layers: the products' type, but float32 on a CPU without AMX.
 
-    In training it is always theirs: what is kept for gradients is half as large so, and nothing is copied from one type to the other.
+    In training it is always the products' type: what is kept for gradients is half as large so, and nothing is copied from one type to the other.
     """
     if device.type != "cpu" or keeps_gradients():
         return dtype
@@ -145,7 +145,7 @@ def stream_dtype(device: torch.device, dtype: torch.dtype) -> torch.dtype:
 def has_amx() -> bool:
     """Whether this processor has products of bfloat16 tiles, which are as quick in attention as in large products."""
     can: dict[str, bool] = getattr(torch.cpu, "get_capabilities", dict)()
-    return bool(can.get("amx_bf16"))
+    return bool(can.get("amx_bf16")) and has_onednn(torch.bfloat16)
 
 
 def _parts(attention: Any) -> tuple[Any, Any, Any]:

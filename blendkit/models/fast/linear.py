@@ -63,7 +63,7 @@ class Linear:
         weight = taken(weight).to(device, dtype).contiguous()
         self.bias = None if bias is None else taken(bias).to(device, dtype).contiguous()
         self.activation = activation
-        self.blocked = device.type == "cpu" and _onednn(dtype) and not _KEEPS.get()
+        self.blocked = device.type == "cpu" and has_onednn(dtype) and not _KEEPS.get()
         self.weight = torch.ops.mkldnn._reorder_linear_weight(weight, None) if self.blocked else weight
         self.fused = "gelu" if self.blocked and _exact_gelu(activation) else "none"
 
@@ -151,10 +151,10 @@ def _groups(module: nn.Module) -> list[list[nn.Linear]]:
 
 
 def _packable(layer: nn.Linear) -> bool:
-    return "forward" not in vars(layer) and layer.weight.device.type == "cpu" and _onednn(layer.weight.dtype)
+    return "forward" not in vars(layer) and layer.weight.device.type == "cpu" and has_onednn(layer.weight.dtype)
 
 
-def _onednn(dtype: torch.dtype) -> bool:
+def has_onednn(dtype: torch.dtype) -> bool:
     """Whether this build of torch has oneDNN and the operators that take its weight layout, and oneDNN this number type on this processor."""
     operators = torch.ops.mkldnn
     there: bool = torch.backends.mkldnn.is_available()  # type: ignore[no-untyped-call]
