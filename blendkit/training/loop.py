@@ -98,9 +98,9 @@ def train(
         raise UsageError(
             f"--records-per-step {options.examples_per_step}: expected at least one for each of {count_of(processes.count, 'process', 'processes')}"
         )
-    data: Settings = {"training data": fingerprint_of(examples), "evaluation data": fingerprint_of(evaluation)}
-    data |= {"number of processes": processes.count, "version of the arithmetic": ARITHMETIC}
-    decides = {name: value for name, value in asdict(options).items() if name not in FREE} | dict(settings) | data
+    data = {"training data": fingerprint_of(examples), "evaluation data": fingerprint_of(evaluation)}
+    how = {"number of processes": processes.count, "arithmetic version": ARITHMETIC}
+    decides = {name: value for name, value in asdict(options).items() if name not in FREE} | dict(settings) | data | how
     order = mixing.order(examples, options.steps * options.examples_per_step, options.seed) if mixing else None
     try:
         out.mkdir(parents=True, exist_ok=True)
