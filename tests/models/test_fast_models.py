@@ -162,15 +162,17 @@ def test_bfloat16_is_near(name, tiles, monkeypatch):
 
 @pytest.mark.slow
 def test_bfloat16_on_a_processor_that_onednn_has_none_for(blendkit, tiny_ranker):
-    def logits(**variables):
-        flags = ["--model", tiny_ranker, "--device", "cpu", "--dtype", "bfloat16"]
+    def logits(dtype, **variables):
+        flags = ["--model", tiny_ranker, "--device", "cpu", "--dtype", dtype]
         done = blendkit("pair", *flags, stdin=lines(examples(1)), env={**os.environ, **variables})
         assert done.returncode == 0, done.stderr
         return [logit for *_, logit in parsed(done.stdout)[0]["comparisons"]["pairrm"]["pairs"]]
 
-    # oneDNN as on a processor without AVX-512.
-    plain, here = logits(ONEDNN_MAX_CPU_ISA="AVX2"), logits()
-    assert plain == pytest.approx(here, abs=0.03 * max(map(abs, here)))
+    exact, largest = (found := logits("float32")), max(map(abs, found))
+    # oneDNN as on a processor without AVX-512, where products alone are in bfloat16, in torch's own kernels.
+    assert logits("bfloat16", ONEDNN_MAX_CPU_ISA="AVX2") == pytest.approx(exact, abs=0.06 * largest)
+    # Here attention may be, too: these random layers of 32 numbers are off by 5 % then, the embedded ranker by 1 %.
+    assert logits("bfloat16") == pytest.approx(exact, abs=0.12 * largest)
 
 
 def test_a_long_input_needs_more_than_one_block_of_queries():
