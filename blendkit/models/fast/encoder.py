@@ -69,6 +69,10 @@ class PackedEncoder(ABC):
     def embed(self, batch: Packed) -> Tensor:
         """Embeddings, [T, H]."""
 
+    def embedded(self, batch: Packed) -> Tensor:
+        """The same as the layers read them: in training a model's own embeddings may be of another number type."""
+        return self.embed(batch).to(self.stream)
+
     def relative(self, number: int) -> Relative | None:
         """The relative embeddings of a layer."""
         return None
@@ -97,7 +101,7 @@ class PackedEncoder(ABC):
         return batch.rounded(512 if self.device.type == "cuda" else 64)
 
     def _through(self, batch: Packed, layers: list[Layer]) -> Tensor:
-        x = self.embed(batch).to(self.stream)
+        x = self.embedded(batch)
         for number, layer in enumerate(layers):
             qkv = layer.project(x).to(self.stream)
             qkv = self.turned(qkv, number, batch)

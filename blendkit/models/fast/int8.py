@@ -88,5 +88,10 @@ def expect_int8(device: torch.device) -> None:
 def has_int8() -> bool:
     """Whether this processor and this build of torch have products of bytes."""
     there: bool = torch.backends.mkldnn.is_available()  # type: ignore[no-untyped-call]
+    return there and hasattr(torch, "_int_mm") and has_one_of("avx512_vnni", "avx_vnni", "amx_int8")
+
+
+def has_one_of(*instructions: str) -> bool:
+    """Whether this processor has one of these sets of instructions, by torch's names for them."""
     can: dict[str, bool] = getattr(torch.cpu, "get_capabilities", dict)()
-    return there and hasattr(torch, "_int_mm") and any(can.get(name) for name in ("avx512_vnni", "avx_vnni", "amx_int8"))
+    return any(can.get(name) for name in instructions)

@@ -133,7 +133,7 @@ class Late:
         tokens, inputs, back, at = self._laid_out(groups)
         spans = iter(tokens.bounds)
         layout = [[next(spans) for _ in (source, *candidates)] for source, candidates in groups]
-        x = encoder.embed(tokens).to(encoder.stream)
+        x = encoder.embedded(tokens)
         same = self._same_in_all_layers(at, layout) if self.text_by_text and number else None
         for shared in range(number):
             step = (x, shared, tokens, at, layout, same) if self.text_by_text else (x, shared, tokens, inputs, back)

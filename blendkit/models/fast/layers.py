@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from blendkit.models.fast.int8 import ROWS, Int8Linear
+from blendkit.models.fast.int8 import ROWS, Int8Linear, has_one_of
 from blendkit.models.fast.linear import Linear, has_onednn, keeps_gradients, taken
 
 
@@ -144,8 +144,7 @@ def stream_dtype(device: torch.device, dtype: torch.dtype) -> torch.dtype:
 @cache
 def has_amx() -> bool:
     """Whether this processor has products of bfloat16 tiles, which are as quick in attention as in large products."""
-    can: dict[str, bool] = getattr(torch.cpu, "get_capabilities", dict)()
-    return bool(can.get("amx_bf16")) and has_onednn(torch.bfloat16)
+    return has_one_of("amx_bf16") and has_onednn(torch.bfloat16)
 
 
 def _parts(attention: Any) -> tuple[Any, Any, Any]:

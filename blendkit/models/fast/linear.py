@@ -27,14 +27,14 @@ def keeping_gradients() -> Iterator[None]:
         _KEEPS.reset(token)
 
 
-def taken(weight: Tensor) -> Tensor:
-    """A model's weight, apart from its gradients unless these are kept."""
-    return weight if _KEEPS.get() else weight.detach()
-
-
 def keeps_gradients() -> bool:
     """Whether layers are being made of a model's weights themselves."""
     return _KEEPS.get()
+
+
+def taken(weight: Tensor) -> Tensor:
+    """A model's weight, apart from its gradients unless these are kept."""
+    return weight if keeps_gradients() else weight.detach()
 
 
 def moved(module: Any, device: torch.device, dtype: torch.dtype | None = None) -> Any:
@@ -42,7 +42,7 @@ def moved(module: Any, device: torch.device, dtype: torch.dtype | None = None) -
 
     Where gradients are kept, it is the owner's, and keeps its number type.
     """
-    if _KEEPS.get():
+    if keeps_gradients():
         return module.to(device)
     tensors = [*module.parameters(), *module.buffers()]
     if all(part.device == device and (dtype is None or part.dtype == dtype or not part.is_floating_point()) for part in tensors):
@@ -63,7 +63,7 @@ class Linear:
         weight = taken(weight).to(device, dtype).contiguous()
         self.bias = None if bias is None else taken(bias).to(device, dtype).contiguous()
         self.activation = activation
-        self.blocked = device.type == "cpu" and has_onednn(dtype) and not _KEEPS.get()
+        self.blocked = device.type == "cpu" and has_onednn(dtype) and not keeps_gradients()
         self.weight = torch.ops.mkldnn._reorder_linear_weight(weight, None) if self.blocked else weight
         self.fused = "gelu" if self.blocked and _exact_gelu(activation) else "none"
 

@@ -39,7 +39,7 @@ class WrittenOut:
         distance = places[:, None] - places
         own_only = (owner[None] == 0) | (owner[:, None] == owner)
         across = (owner[:, None] * owner) == 2
-        x = encoder.embed(batch).to(encoder.stream)
+        x = encoder.embedded(batch)
         for number, layer in enumerate(encoder.layers):
             q, k, v = encoder.turned(layer.project(x).to(encoder.stream), number, batch).permute(1, 2, 0, 3)
             scores = q @ k.transpose(1, 2)
