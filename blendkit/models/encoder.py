@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from copy import copy
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional
 
 from blendkit.errors import NoInputError
@@ -129,6 +130,22 @@ def layers_of(model: Any) -> Any:
     """
     stack, attribute = _stack(model)
     return getattr(stack, attribute)
+
+
+def with_layers(model: Any, layers: Sequence[Any]) -> Any:
+    """The model with other layers; all else are the same objects, and the model stays as it is."""
+    found = _shallow(model)
+    stack, attribute = _stack(found)
+    if stack is not found:
+        stack = found.encoder = _shallow(stack)
+    setattr(stack, attribute, nn.ModuleList(layers))
+    return found
+
+
+def _shallow(module: nn.Module) -> Any:
+    found = copy(module)
+    found._modules = dict(module._modules)
+    return found
 
 
 def _cut(model: Any, layers: int) -> None:

@@ -25,6 +25,7 @@ class RoleMPNet(nn.Module):
         """Takes an MPNetModel; a `type_vocab_size` in its config gives it so many token types, near 0 at first."""
         super().__init__()
         self.config, self.embeddings, self.encoder = encoder.config, encoder.embeddings, encoder.encoder
+        self.name_or_path = encoder.name_or_path
         self.checkpointing = False
         types = getattr(self.config, "type_vocab_size", None) or 0
         if types:
@@ -43,8 +44,9 @@ class RoleMPNet(nn.Module):
     def forward(self, input_ids: Tensor, attention_mask: Tensor, position_ids: Tensor | None = None, token_type_ids: Tensor | None = None) -> SimpleNamespace:
         """`last_hidden_state` [B, L, H] of token ids [B, L]; the mask is [B, L], or additive [B, 1, L, L]."""
         words = self.get_input_embeddings()(input_ids)
-        if token_type_ids is not None:
-            words = words + self.embeddings.token_type_embeddings(token_type_ids)
+        if hasattr(self.embeddings, "token_type_embeddings"):
+            # As BERT has it, a text whose types are not given is of type 0.
+            words = words + self.embeddings.token_type_embeddings(torch.zeros_like(input_ids) if token_type_ids is None else token_type_ids)
         if position_ids is None:
             # As the embeddings count where they are given ids.
             position_ids = attention_mask.long() * attention_mask.long().cumsum(1) + self.embeddings.padding_idx

@@ -17,10 +17,13 @@ from torch import Tensor, nn
 
 from blendkit.errors import NoInputError
 from blendkit.models.embedded_parts import PackageTokenizer, PackedOnlyBert
+from blendkit.models.encoder import layers_of
 from blendkit.models.encoder_reader import first_position
+from blendkit.models.expert import Expert
 from blendkit.models.loading import EMBEDDED, length_in, locate, number_in, read_config, read_weights, take_weights
 from blendkit.models.mpnet import RoleMPNet
 from blendkit.models.pretrained import pretrained, untrained
+from blendkit.terminal_text import count_of
 
 # Adam moves a weight by about the learning rate a step: at 3e-5, a thousand steps move a head's bias by 3.
 PACE = 100.0
@@ -40,6 +43,7 @@ class PairRMConfig:
     between tokens of different candidates: below 0 it keeps apart what the token types alone would mix up.
     `paired_layers`: how many of the last layers, 0 to 2, let the two candidates see each other, where the layers before them
     read x and each candidate once (`models.fast.late`); None is the paper's ranker, whose candidates see each other in all.
+    `expert_layers`: how many of the last layers are there twice (`models.expert`); 0 is a ranker without an expert.
     `replace_separator`: the reference turns a separator token inside a text into a space; the code of the
     PairRM-hf layout leaves it.
     """
@@ -51,6 +55,7 @@ class PairRMConfig:
     positions: str = "running"
     candidate_bias: float = 0.0
     paired_layers: int | None = None
+    expert_layers: int = 0
     replace_separator: bool = True
     encoder: dict[str, Any] = field(default_factory=dict)
 
@@ -74,6 +79,7 @@ class PairRM(nn.Module):
         )
         if config.paired_layers:
             self.paired_bias = nn.Parameter(torch.zeros(config.paired_layers, encoder.config.num_attention_heads))  # type: ignore[union-attr,arg-type]
+        self.expert = Expert(self, config.expert_layers) if config.expert_layers else None
 
     def biases(self) -> Tensor:
         """What is added to the scores between two candidates in the paired layers, [paired_layers, heads]: a constant, and what each head has learnt."""
@@ -134,6 +140,7 @@ def load_pairrm(name: str, packed_only: bool = False) -> tuple[PairRM, Any]:
         positions=raw.get("positions", "running"),
         candidate_bias=number_in(raw, name, ("candidate_bias",), 0.0, -1e4, 1e4),
         paired_layers=None if raw.get("paired_layers") is None else int(number_in(raw, name, ("paired_layers",), 0, 0, 2)),
+        expert_layers=int(number_in(raw, name, ("expert_layers",), 0, 0, 1000)),
         replace_separator=bool(raw.get("replace_separator", "cand1_prefix_id" not in raw)),
         encoder=encoder_config,
     )
@@ -144,6 +151,10 @@ def load_pairrm(name: str, packed_only: bool = False) -> tuple[PairRM, Any]:
     vocabulary = weights.get(VOCABULARY)
     if vocabulary is not None and len(vocabulary) != encoder.config.vocab_size:
         encoder.resize_token_embeddings(len(vocabulary), mean_resizing=False)
+    if config.expert_layers >= len(layers_of(encoder)):
+        raise NoInputError(
+            f"{name}: config.json: expert_layers: expected less than its {count_of(len(layers_of(encoder)), 'layer')}, got {config.expert_layers}"
+        )
     model = PairRM(config, encoder)
     # Position ids are a buffer that older checkpoints carry; a pooler is of no use to PairRanker.
     take_weights(model, weights, name, "a PairRanker", spare=".pooler.", assign=light)

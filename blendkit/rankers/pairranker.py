@@ -5,16 +5,18 @@ from __future__ import annotations
 import math
 import random
 from dataclasses import asdict, dataclass
+from functools import partial
 from typing import Any
 
 from blendkit.errors import RecordError
 from blendkit.models.cuts import check_on_truncate
+from blendkit.models.expert import Gate, expert_alone, without_expert
 from blendkit.models.fast.proof import wanted
 from blendkit.models.fast.scorer import PairScorer
 from blendkit.models.loading import EMBEDDED, batch_budget, choose_device, fingerprint
 from blendkit.models.number_type import encoder_dtype
 from blendkit.models.pair_inputs import Cut, PairInputs
-from blendkit.models.pairrm import load_pairrm
+from blendkit.models.pairrm import PairRM, load_pairrm
 from blendkit.models.unread import UNKNOWN, Unread
 from blendkit.pipeline.stage import Stage
 from blendkit.pipeline.work import Job, Rounds, Work
@@ -52,6 +54,23 @@ class Truncation:
             if cut:
                 parts.append(f"{cut:,} of {whole:,} {what} ({count_of(tokens, 'token')})")
         return [f"cut to the model's length: {', '.join(parts)}; --on-truncate fail stops instead"] if parts else []
+
+
+@dataclass
+class Routed:
+    """Records that a gate saw, and those that it sent to the expert."""
+
+    records: int = 0
+    expert: int = 0
+
+
+@dataclass(frozen=True)
+class _Reader:
+    """A network that compares, and the jobs that ask it; `reading` where it reads candidates one by one."""
+
+    scorer: PairScorer
+    job: Job
+    reading: Job | None
 
 
 class PairRanker(Stage):
@@ -98,15 +117,20 @@ class PairRanker(Stage):
         measured = packed and (network.config.paired_layers or 0) < 2
         self.dtype = encoder_dtype(dtype, self.device, network.pretrained_model.config, self.hints, measured)
         self.inputs = PairInputs(tokenizer, network.config)
-        self.scorer = PairScorer(network, self.inputs, self.device, self.dtype, packed)
-        self.job = Job(f"pairrm:{model}", self._logits)
-        # A late-paired ranker reads each candidate once, whatever the schedule asks for. What it has read stays in memory for a window.
-        self.reading = Job(f"pairrm:{model}, candidates", self.scorer.read) if self.scorer.late else None
+        self.packed = packed
+        self.common = self._reader(without_expert(network) if network.expert else network, f"pairrm:{model}")
+        # The expert is made ready with the first record that is its own.
+        self.expert: _Reader | None = None
+        self.network = network if network.expert else None
+        self.gate = Gate(network, tokenizer.pad_token_id, self.device, packed) if network.expert else None
+        self.gating = Job(f"pairrm:{model}, gate", self.gate) if self.gate else None
+        self.routed = Routed()
+        late = self.common.reading is not None
         if self.device.type != "cpu":
             # A schedule of many small rounds needs many records in flight to fill a batch; engines hand windows out by this number.
-            self.window = 32 if self.reading else 8 if schedule in ("full", "single") else 256
+            self.window = 32 if late else 8 if schedule in ("full", "single") else 256
             if self.prefilter is None or self.prefilter.plans_ahead:
-                self.ahead = 32 if self.reading else 256
+                self.ahead = 32 if late else 256
         number_type = str(self.dtype).removeprefix("torch.")
         how = {"sched": schedule, "prefilter": prefilter or None, "dtype": number_type}
         self.signature = str(Signature("pairrm", model=f"{model}@{fingerprint(model)}", **how, v=VERSION))
@@ -123,7 +147,8 @@ class PairRanker(Stage):
         if self.prefilter:
             chosen = yield from self.prefilter.keep(record, chosen)
         source, ids = self._tokenized(record, chosen)
-        read = yield from self._read(source, ids)
+        reader = self.common if len(ids) < 2 else (yield from self._chosen(source))
+        read = yield from self._read(reader, source, ids)
         schedule = self.schedule(len(chosen), random.Random(seeded(self.seed, "schedule", record["id"])))
         rows: list[list[Any]] = []
         order: list[int] | None = None
@@ -134,12 +159,12 @@ class PairRanker(Stage):
             except StopIteration as done:
                 order = done.value
                 break
-            if self.reading:
+            if reader.reading:
                 # One order of two texts is the other's with its sign changed.
-                logits = yield [self._late_work(source, min(ids[i], ids[j]), max(ids[i], ids[j]), read) for i, j in pairs]
+                logits = yield [self._late_work(reader, source, min(ids[i], ids[j]), max(ids[i], ids[j]), read) for i, j in pairs]
                 logits = [logit if ids[i] <= ids[j] else 0.0 - logit for (i, j), logit in zip(pairs, logits, strict=True)]
             else:
-                logits = yield [self._work(source, ids[i], ids[j]) for i, j in pairs]
+                logits = yield [self._work(reader, source, ids[i], ids[j]) for i, j in pairs]
             # The schedule sees the rounded logits, as the record keeps them.
             logits = [self._checked(logit, chosen[i], chosen[j]) for (i, j), logit in zip(pairs, logits, strict=True)]
             rows += [[chosen[i], chosen[j], logit] for (i, j), logit in zip(pairs, logits, strict=True)]
@@ -176,20 +201,39 @@ class PairRanker(Stage):
             field, f"too long for the model: {what} has {count_of(cut.length, 'token')}, {count_of(cut.budget, 'fits', 'fit')}; --on-truncate warn cuts them"
         )
 
-    def _read(self, source: Ids, ids: list[Ids]) -> Rounds[dict[Ids, Any]]:
+    def _reader(self, network: PairRM, name: str) -> _Reader:
+        scorer = PairScorer(network, self.inputs, self.device, self.dtype, self.packed)
+        # A late-paired ranker reads each candidate once, whatever the schedule asks for. What it has read stays in memory for a window.
+        return _Reader(scorer, Job(name, partial(self._logits, scorer)), Job(f"{name}, candidates", scorer.read) if scorer.late else None)
+
+    def _chosen(self, source: Ids) -> Rounds[_Reader]:
+        """Who reads the record: its expert, where the ranker has one and its gate says so."""
+        if self.gating is None:
+            return self.common
+        self.routed.records += 1
+        if not (yield [Work(self.gating, source, len(source), source)])[0]:
+            return self.common
+        self.routed.expert += 1
+        if self.expert is None:
+            assert self.network is not None
+            self.expert = self._reader(expert_alone(self.network), f"pairrm:{self.model_name}, expert")
+        return self.expert
+
+    def _read(self, reader: _Reader, source: Ids, ids: list[Ids]) -> Rounds[dict[Ids, Any]]:
         """What the model has read of each candidate that is to be compared, where it reads them one by one."""
-        if not self.reading or len(ids) < 2:
+        job = reader.reading
+        if job is None or len(ids) < 2:
             return {}
         texts = list(dict.fromkeys(ids))
         # All as long as the mean: batches are sorted by length, and a record's candidates share the reading of x where they stay together.
         length = len(source) // len(texts) + sum(map(len, texts)) // len(texts)
-        return dict(zip(texts, (yield [Work(self.reading, (source, text), length, (source, text)) for text in texts]), strict=True))
+        return dict(zip(texts, (yield [Work(job, (source, text), length, (source, text)) for text in texts]), strict=True))
 
-    def _late_work(self, source: Ids, first: Ids, second: Ids, read: dict[Ids, Any]) -> Work:
-        return Work(self.job, (source, first, second), self.scorer.tokens_of_pair(first, second), (read[first], read[second]))
+    def _late_work(self, reader: _Reader, source: Ids, first: Ids, second: Ids, read: dict[Ids, Any]) -> Work:
+        return Work(reader.job, (source, first, second), reader.scorer.tokens_of_pair(first, second), (read[first], read[second]))
 
-    def _work(self, source: Ids, first: Ids, second: Ids) -> Work:
-        return Work(self.job, (source, first, second), len(source) + len(first) + len(second), (source, first, second))
+    def _work(self, reader: _Reader, source: Ids, first: Ids, second: Ids) -> Work:
+        return Work(reader.job, (source, first, second), len(source) + len(first) + len(second), (source, first, second))
 
     def _checked(self, logit: float, i: int, j: int) -> float:
         if not math.isfinite(logit):
@@ -199,20 +243,21 @@ class PairRanker(Stage):
             )
         return round(logit, 6)
 
-    def _logits(self, payloads: list[Any]) -> list[float]:
+    def _logits(self, scorer: PairScorer, payloads: list[Any]) -> list[float]:
         """Logits s_ij of the batch: of (x, candidate, candidate), or of two candidates that were read."""
-        if self.reading:
-            return [float(logit) for logit in self.scorer.compare(payloads)]
-        return [float(logit) for logit in self.scorer([self.inputs.pair(*ids) for ids in payloads])]
+        if scorer.late:
+            return [float(logit) for logit in scorer.compare(payloads)]
+        return [float(logit) for logit in scorer([self.inputs.pair(*ids) for ids in payloads])]
 
     def describe(self) -> dict[str, Any]:
-        """Signature, model, device, number type, what was cut, and what was hardly read."""
+        """Signature, model, device, number type, what was cut, how many records an expert read, and what was hardly read."""
         return {
             "signatures": [self.signature, *([self.prefilter.signature] if self.prefilter else [])],
             "models": {self.model_name: fingerprint(self.model_name)},
             "device": str(self.device),
             "dtype": str(self.dtype),
             "truncation": asdict(self.truncation),
+            **({"routed": asdict(self.routed)} if self.gate else {}),
             **({"unread": asdict(self.unread)} if self.unread.unread else {}),
         }
 

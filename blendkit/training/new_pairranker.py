@@ -9,6 +9,7 @@ from typing import Any
 import torch
 
 from blendkit.errors import UsageError
+from blendkit.models.expert import without_expert
 from blendkit.models.pair_inputs import MARKERS
 from blendkit.models.pairrm import PairRM, PairRMConfig, load_pairrm
 from blendkit.models.pretrained import pretrained
@@ -38,6 +39,8 @@ class PairRankers:
             raise UsageError(f"--paired-layers {new.paired_layers}: expected 0, 1 or 2")
         if new.init is not None:
             model, tokenizer = load_pairrm(new.init)
+            # An expert is put to a ranker that is trained already.
+            model = without_expert(model) if model.expert else model
             if model.config.n_tasks != new.tasks:
                 raise UsageError(f"--init {new.init} has {count_of(model.config.n_tasks, 'task')}, and {count_of(new.tasks, 'label is', 'labels are')} given")
             model.config.source_maxlength = new.source_maxlength or model.config.source_maxlength

@@ -248,8 +248,8 @@ def test_pair_gives_every_schedule_the_same_logits_in_whatever_batches(late_rank
 
 def test_pair_reads_each_candidate_once(late_rankers, monkeypatch):
     ranker, read = PairRanker(late_rankers[0], device="cpu", schedule="sort"), []
-    inner = ranker.scorer.late.read
-    monkeypatch.setattr(ranker.scorer.late, "read", lambda groups: read.extend((x, y) for x, ys in groups for y in ys) or inner(groups))
+    inner = ranker.common.scorer.late.read
+    monkeypatch.setattr(ranker.common.scorer.late, "read", lambda groups: read.extend((x, y) for x, ys in groups for y in ys) or inner(groups))
     records = of_many_sizes()
     done = list(apply(ranker, [*records, {**records[1], "id": "again"}]))
     assert len(read) == len(set(read)) == 2 + 11 + 3 + 4
@@ -265,7 +265,7 @@ def test_memory_that_runs_out_halves_the_batches(late_rankers, monkeypatch):
     sizes = []
 
     def short_of_memory(name, most):
-        inner = getattr(ranker.scorer.late, name)
+        inner = getattr(ranker.common.scorer.late, name)
 
         def called(given):
             size = sum(len(part[1]) for part in given) if name == "read" else len(given)
@@ -274,7 +274,7 @@ def test_memory_that_runs_out_halves_the_batches(late_rankers, monkeypatch):
                 raise torch.OutOfMemoryError
             return inner(given)
 
-        monkeypatch.setattr(ranker.scorer.late, name, called)
+        monkeypatch.setattr(ranker.common.scorer.late, name, called)
 
     short_of_memory("read", 3)
     short_of_memory("compare", 4)

@@ -56,7 +56,7 @@ def test_an_mpnet_becomes_a_pairranker_that_pair_reads_packed(mpnet, tmp_path):
     found = []
     for packed in (True, False):
         ranker = PairRanker(str(tmp_path / "pairs"), device="cpu", dtype="float32", packed=packed)
-        assert (ranker.scorer.encoder is not None) == packed
+        assert (ranker.common.scorer.encoder is not None) == packed
         found.append([pair[2] for record in apply(ranker, examples(2)) for pair in record["comparisons"]["pairrm"]["pairs"]])
     assert found[0] == pytest.approx(found[1], abs=1e-5)
 

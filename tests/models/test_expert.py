@@ -1,0 +1,140 @@
+"""A ranker with an expert gives, for each record, what the one or the other of two rankers gives, and its gate says which."""
+
+from __future__ import annotations
+
+import json
+import shutil
+
+import pytest
+import torch
+from conftest import examples, lines, parsed
+from test_fast_models import ENCODERS
+from test_late import network, texts
+
+from blendkit.models.encoder import layers_of
+from blendkit.models.expert import Gate, expert_alone, with_expert, without_expert
+from blendkit.models.pairrm import load_pairrm, save_pairrm
+from blendkit.pipeline.runner import apply
+from blendkit.rankers.conversations import pair_texts
+from blendkit.rankers.pairranker import PairRanker
+from blendkit.training.new_pairranker import late_paired
+
+CPU = torch.device("cpu")
+
+
+@pytest.fixture(scope="module", params=[None, 1], ids=["together", "late"])
+def trio(request, tiny_ranker, tmp_path_factory):
+    """A ranker with an expert whose gate parts the examples, and beside it both of its rankers as checkpoints of their own."""
+    model, tokenizer = load_pairrm(str(tiny_ranker))
+    model = late_paired(model, request.param)
+    other, _ = load_pairrm(str(tiny_ranker))
+    other = late_paired(other, request.param)
+    torch.manual_seed(5)
+    for weight in [*layers_of(other.pretrained_model)[-1].parameters(), *other.head_layer.parameters()]:
+        torch.nn.init.normal_(weight, std=0.3)
+    model = with_expert(model, other, 1)
+    sources = [PairRanker(str(tiny_ranker), device="cpu").inputs.source(pair_texts(record, [])[0]) for record in examples()]
+    means = Gate(model, 0, CPU).means(sources)
+    # Along what differs most among the examples, about its middle.
+    direction = torch.linalg.svd(means - means.mean(0)).Vh[0]
+    with torch.no_grad():
+        model.expert.gate.weight.copy_(direction[None])
+        model.expert.gate.bias.fill_(-float((means @ direction).quantile(0.5)))
+    folders = [tmp_path_factory.mktemp(name) for name in ("both", "common", "expert")]
+    for folder, saved in zip(folders, (model, without_expert(model), expert_alone(model)), strict=True):
+        save_pairrm(folder, saved, tokenizer, torch.float32)
+    return list(map(str, folders))
+
+
+def logits(stage: PairRanker, records) -> list[list]:
+    return [record["comparisons"]["pairrm"]["pairs"] for record in apply(stage, records)]
+
+
+@pytest.mark.parametrize("packed", [True, False])
+@pytest.mark.parametrize("schedule", ["full", "sort"])
+def test_each_record_is_read_by_one_of_the_two(trio, packed, schedule):
+    both, common, expert = (PairRanker(folder, device="cpu", schedule=schedule, packed=packed) for folder in trio)
+    found, *apart = (logits(stage, examples()) for stage in (both, common, expert))
+    seen = []
+    for record, ours, *theirs in zip(examples(), found, *apart, strict=True):
+        sent = both.gate([both.inputs.source(pair_texts(record, [])[0])])[0]
+        seen.append(sent)
+        assert [pair[:2] for pair in ours] == [pair[:2] for pair in theirs[sent]]
+        assert all(abs(a[2] - b[2]) < 2e-5 for a, b in zip(ours, theirs[sent], strict=True))
+        assert schedule != "full" or max(abs(a[2] - b[2]) for a, b in zip(*theirs, strict=True)) > 0.01
+    assert 3 <= sum(seen) <= 9
+    assert both.describe()["routed"] == {"records": 12, "expert": sum(seen)}
+    assert "routed" not in common.describe()
+
+
+@pytest.mark.parametrize("name", ENCODERS)
+def test_the_lower_layers_are_shared_and_all_else_is_the_experts_own(name):
+    ranker = with_expert(network(name, 1), None, 1)
+    with torch.no_grad():
+        for weight in ranker.expert.parameters():
+            weight.add_(1.0)
+    common, expert = without_expert(ranker), expert_alone(ranker)
+    of_last = f".{len(layers_of(common.pretrained_model)) - 1}."
+    for (key, ours), (other, theirs) in zip(common.state_dict().items(), expert.state_dict().items(), strict=True):
+        own = ("layer" in key and of_last in key) or key == "paired_bias"
+        assert key == other and torch.equal(ours, theirs) != (own or "head_layer" in key), key
+    # What the gate sees is behind the shared layers, and the expert sees the same.
+    sources = texts(17, 3, 41)
+    (ours, theirs) = (Gate(with_expert(part, None, 1), 0, CPU).means(sources) for part in (common, expert))
+    assert torch.equal(ours, theirs) and float(ours.std()) > 0.1
+    torch.testing.assert_close(ours, Gate(ranker, 0, CPU, packed=False).means(sources), atol=1e-4, rtol=0)
+
+
+def test_the_gate_does_not_depend_on_the_number_type(trio):
+    sent = []
+    for dtype in ("float32", "bfloat16", "int8"):
+        stage = PairRanker(trio[0], device="cpu", dtype=dtype)
+        list(apply(stage, examples()))
+        sent.append(stage.describe()["routed"])
+    assert sent[0] == sent[1] == sent[2]
+
+
+def test_a_new_gate_is_shut(tiny_ranker, tmp_path):
+    model, tokenizer = load_pairrm(str(tiny_ranker))
+    save_pairrm(tmp_path, with_expert(model, None, 1), tokenizer, torch.float32)
+    stage = PairRanker(str(tmp_path), device="cpu")
+    assert logits(stage, examples(3)) == logits(PairRanker(str(tiny_ranker), device="cpu"), examples(3))
+    assert stage.describe()["routed"] == {"records": 3, "expert": 0} and stage.expert is None
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"expert_layers": 2}, "config.json: expert_layers: expected less than its 2 layers, got 2"),
+        ({"expert_layers": -1}, "expert_layers: expected a number from 0"),
+        ({"expert_layers": 1}, "lacks"),
+    ],
+)
+def test_a_checkpoint_that_has_no_such_expert_is_no_input(called, tiny_ranker, tmp_path, changes, said):
+    folder = shutil.copytree(tiny_ranker, tmp_path / "bad")
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps({**config, **changes}))
+    code, _, err = called("pair", "--model", str(folder), stdin=lines(examples(1)))
+    assert code == 66 and said in err and len(err.splitlines()) == 1, err
+
+
+def test_training_goes_on_from_the_ranker_without_its_expert(called, trio, tmp_path):
+    records = examples(4)
+    for record in records:
+        for place, candidate in enumerate(record["candidates"]):
+            candidate["scores"] = {"label": float(place)}
+    (tmp_path / "train.jsonl").write_text(lines(records))
+    options = ("--label", "label", "--steps", "1", "--learning-rate", "1e-9", "--device", "cpu", "--float32", "-o", tmp_path / "new")
+    code, _, err = called("train", "ranker", "-i", str(tmp_path / "train.jsonl"), "--init", trio[0], *map(str, options))
+    assert code == 0, err
+    new, common = (load_pairrm(str(folder))[0] for folder in (tmp_path / "new", trio[1]))
+    assert new.expert is None and new.config == common.config
+    weights = {key: value for key, value in common.state_dict().items() if ".pooler." not in key}
+    assert all(torch.allclose(value, new.state_dict()[key], atol=1e-3, rtol=1e-3) for key, value in weights.items())
+
+
+def test_records_of_both_kinds_come_through_the_command(called, trio):
+    code, out, err = called("pair", "--model", trio[0], "--device", "cpu", "--workers", "1", stdin=lines(examples()))
+    assert code == 0, err
+    exact = logits(PairRanker(trio[0], device="cpu"), examples())
+    assert [[pair[:2] for pair in record["comparisons"]["pairrm"]["pairs"]] for record in parsed(out)] == [[pair[:2] for pair in pairs] for pairs in exact]
