@@ -77,9 +77,9 @@ def new_ranker(backbone: str, source_maxlength: int, candidate_maxlength: int, p
 def late_paired(model: PairRM, paired_layers: int | None) -> PairRM:
     """The same weights as a late-paired ranker's, or with None as one's that reads each pair together.
 
-    Those that a ranker with as many paired layers has beside them are kept, else they start from 0.
+    Those that a ranker with as many paired layers has beside them are kept, else they start from 0. An expert is left out.
     """
-    found = PairRM(replace(model.config, paired_layers=paired_layers), model.pretrained_model)
+    found = PairRM(replace(model.config, paired_layers=paired_layers, expert_layers=0), model.pretrained_model)
     same = model.config.paired_layers == paired_layers
     found.load_state_dict({name: value for name, value in model.state_dict().items() if same or name != "paired_bias"}, strict=False)
     return found

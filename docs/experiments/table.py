@@ -1,6 +1,7 @@
-"""The table of the experiment: python table.py DEV.jsonl AUTOJ.jsonl, both with scores and comparisons of every ranker and seed.
+"""The table of the experiment: python table.py DEV.jsonl AUTOJ.jsonl [HELD.jsonl], with scores and comparisons of every ranker and seed.
 
-A figure of a ranker is the mean over its seeds; intervals are bootstrap 95 % over records, each with its mean over seeds.
+A figure of a ranker is the mean over its seeds; intervals are bootstrap 95 % over records, each with its mean over seeds. Of HELD, held-out
+records as ranker_data.py writes them, a second table has the agreement with their labels, set by set (people.py says which pairs count).
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ from typing import Any
 
 import numpy as np
 import orjson
+from people import PEOPLE, RESAMPLES, pairs_of
 from scipy.stats import rankdata
 
 from blendkit.aggregate import matrix, max_logits
@@ -27,7 +29,7 @@ def rankings(record: dict[str, Any]) -> Iterator[tuple[str, np.ndarray]]:
     """Every ranker's scores of the candidates, higher is better."""
     candidates = record["candidates"]
     for name in candidates[0]["scores"]:
-        if name != ORACLE:
+        if name not in (ORACLE, "oracle"):
             yield name, np.array([candidate["scores"][name] for candidate in candidates])
     for name, found in record.get("comparisons", {}).items():
         yield name, max_logits(matrix(found["pairs"], len(candidates)))
@@ -48,6 +50,34 @@ def of_people(record: dict[str, Any]) -> Iterator[tuple[str, list[float]]]:
     if record["human"] != "tie":
         for name, (a, b) in rankings(record):
             yield name, [50.0 if a == b else 100.0 * ((a > b) == (record["human"] == "A"))]
+
+
+def of_set(name: str) -> Any:
+    """Figures of one set's records: the percentage of a record's pairs on which a ranker agrees with the labels."""
+
+    def figures(record: dict[str, Any]) -> Iterator[tuple[str, list[float]]]:
+        pairs = list(pairs_of(record)) if record["set"] == name else []
+        for ranker, scores in rankings(record) if pairs else ():
+            yield ranker, [float(np.mean([50 + 50 * np.sign(scores[better] - scores[worse]) for better, worse, _ in pairs]))]
+
+    return figures
+
+
+def by_set(path: str) -> None:
+    """Prints the second table; its last column is the mean over the sets."""
+    sets = {name: collected(path, of_set(name)) for name in PEOPLE}
+    rng = np.random.default_rng(0)
+    print("\n| ranker |" + "|".join(f" {name} ({len(values['length'])}) " for name, values in sets.items()) + "| mean |\n|" + "---|" * (len(sets) + 2))
+    rows = []
+    for kind in sets[PEOPLE[0]]:
+        found = [np.array(values[kind])[:, 0] for values in sets.values()]
+        drawn = [one[rng.integers(len(one), size=(RESAMPLES, len(one)))].mean(1) for one in found]
+        rows.append((float(np.mean([one.mean() for one in found])), kind, [*zip((one.mean() for one in found), drawn, strict=True)], np.mean(drawn, 0)))
+    for mean, kind, cells, drawn_mean in sorted(rows, reverse=True, key=lambda row: row[0]):
+        shown = [
+            f"{value:.1f} ({low:.1f} to {high:.1f})" for value, drawn in (*cells, (mean, drawn_mean)) for low, high in [np.quantile(drawn, (0.025, 0.975))]
+        ]
+        print(f"| {kind} | " + " | ".join(shown) + " |")
 
 
 def collected(path: str, figures: Any) -> Values:
@@ -72,6 +102,8 @@ def main() -> None:
         for values in (np.array(dev[kind]), np.array(people[kind])):
             cells += [f"{mean:.1f} ({low:.1f} to {high:.1f})" for mean, (low, high) in zip(values.mean(axis=0), bootstrap(values, seed=0), strict=True)]
         print(f"| {kind} | " + " | ".join(cells) + " |")
+    if len(sys.argv) > 3:
+        by_set(sys.argv[3])
 
 
 if __name__ == "__main__":
