@@ -42,7 +42,7 @@ class Encoder:
         self.layers = layers or (EMBEDDED_LAYER if name == EMBEDDED else default_layer(name)) or model.config.num_hidden_layers
         if not 1 <= self.layers <= model.config.num_hidden_layers:
             raise NoInputError(f"{name} has {count_of(model.config.num_hidden_layers, 'layer')}; layer {self.layers} was asked for")
-        _cut(model, self.layers)
+        model = with_layers(model, layers_of(model)[: self.layers])
         self.longest = longest_input(model, self.tokenizer)
         self.texts = TextTokenizer(self.tokenizer)
         self.unknown = UnknownTokens(self.tokenizer)
@@ -146,11 +146,6 @@ def _shallow(module: nn.Module) -> Any:
     found = copy(module)
     found._modules = dict(module._modules)
     return found
-
-
-def _cut(model: Any, layers: int) -> None:
-    stack, attribute = _stack(model)
-    setattr(stack, attribute, getattr(stack, attribute)[:layers])
 
 
 def _stack(model: Any) -> tuple[Any, str]:

@@ -23,17 +23,20 @@ Ids = Sequence[int]
 class EncoderReader:
     """An encoder of transformers, read packed (`models.fast.encoder`), or padded where its kind has no packed form.
 
-    `places_only`: only `at` will be called, so that the last layer need not be computed for all tokens.
+    `places_only`: only `at` will be called, so that the last layer need not be computed for all tokens. Without `attends` attention is
+    computed input by input, in plain products on any device.
     """
 
-    def __init__(self, encoder: Any, pad: int | None, device: torch.device, dtype: torch.dtype, places_only: bool, packed: bool = True) -> None:
+    def __init__(
+        self, encoder: Any, pad: int | None, device: torch.device, dtype: torch.dtype, places_only: bool, packed: bool = True, attends: bool = True
+    ) -> None:
         # Padding is masked, so that any token does where the tokenizer has none for it.
         self.device, self.pad = device, pad or 0
         self.name, self.size = encoder.name_or_path, encoder.get_input_embeddings().num_embeddings
-        self.packed = packed_encoder(encoder, 0.0, device, dtype, places_only) if packed else None
+        self.packed = packed_encoder(encoder, 0.0, device, dtype, places_only, attends=attends) if packed else None
         self.encoder = None if self.packed else placed(encoder, device, dtype)
         # The plain form's weights, until the first batch is compared with it.
-        self.plain = encoder if self.packed is not None and wanted(device) else None
+        self.plain = encoder if self.packed is not None and attends and wanted(device) else None
 
     @torch.inference_mode()
     def states(self, rows: Sequence[Ids]) -> list[Tensor]:

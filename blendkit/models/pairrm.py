@@ -8,6 +8,7 @@ through one small head; the logit is the difference of the two scores, averaged 
 from __future__ import annotations
 
 import json
+from copy import deepcopy
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -19,7 +20,6 @@ from blendkit.errors import NoInputError
 from blendkit.models.embedded_parts import PackageTokenizer, PackedOnlyBert
 from blendkit.models.encoder import layers_of
 from blendkit.models.encoder_reader import first_position
-from blendkit.models.expert import Expert
 from blendkit.models.loading import EMBEDDED, length_in, locate, number_in, read_config, read_weights, take_weights
 from blendkit.models.mpnet import RoleMPNet
 from blendkit.models.pretrained import pretrained, untrained
@@ -43,7 +43,7 @@ class PairRMConfig:
     between tokens of different candidates: below 0 it keeps apart what the token types alone would mix up.
     `paired_layers`: how many of the last layers, 0 to 2, let the two candidates see each other, where the layers before them
     read x and each candidate once (`models.fast.late`); None is the paper's ranker, whose candidates see each other in all.
-    `expert_layers`: how many of the last layers are there twice (`models.expert`); 0 is a ranker without an expert.
+    `expert_layers`: how many of a late-paired ranker's last layers are there twice (`models.expert`); 0 is a ranker without an expert.
     `replace_separator`: the reference turns a separator token inside a text into a space; the code of the
     PairRM-hf layout leaves it.
     """
@@ -58,6 +58,21 @@ class PairRMConfig:
     expert_layers: int = 0
     replace_separator: bool = True
     encoder: dict[str, Any] = field(default_factory=dict)
+
+
+class Expert(nn.Module):
+    """A second set of a ranker's last layers, head and paired bias, and the gate to them. They start as copies of its own, and the gate shut."""
+
+    def __init__(self, ranker: PairRM, layers: int) -> None:
+        super().__init__()
+        encoder: Any = ranker.pretrained_model
+        self.layers = deepcopy(layers_of(encoder)[-layers:])
+        self.head_layer = deepcopy(ranker.head_layer)
+        if ranker.config.paired_layers:
+            self.paired_bias = deepcopy(ranker.paired_bias)
+        self.gate = nn.Linear(encoder.config.hidden_size, 1)
+        nn.init.zeros_(self.gate.weight)
+        nn.init.constant_(self.gate.bias, -1.0)
 
 
 class PairRM(nn.Module):
@@ -151,14 +166,23 @@ def load_pairrm(name: str, packed_only: bool = False) -> tuple[PairRM, Any]:
     vocabulary = weights.get(VOCABULARY)
     if vocabulary is not None and len(vocabulary) != encoder.config.vocab_size:
         encoder.resize_token_embeddings(len(vocabulary), mean_resizing=False)
-    if config.expert_layers >= len(layers_of(encoder)):
-        raise NoInputError(
-            f"{name}: config.json: expert_layers: expected less than its {count_of(len(layers_of(encoder)), 'layer')}, got {config.expert_layers}"
-        )
+    _expect_expert(config, encoder, weights, name)
     model = PairRM(config, encoder)
     # Position ids are a buffer that older checkpoints carry; a pooler is of no use to PairRanker.
     take_weights(model, weights, name, "a PairRanker", spare=".pooler.", assign=light)
     return model.float().eval(), tokenizer
+
+
+def _expect_expert(config: PairRMConfig, encoder: Any, weights: dict[str, Tensor], name: str) -> None:
+    """Raises NoInputError where config.json says of an expert what cannot be, or what the weights do not have."""
+    asked, field_ = config.expert_layers, f"{name}: config.json: expert_layers"
+    there = len({key.split(".")[2] for key in weights if key.startswith("expert.layers.")})
+    if asked != there:
+        raise NoInputError(f"{field_}: got {asked}, and model.safetensors has {count_of(there, 'layer')} of an expert")
+    if asked and config.paired_layers is None:
+        raise NoInputError(f"{field_}: only a late-paired ranker has an expert, and paired_layers is missing")
+    if asked and asked >= len(layers_of(encoder)):
+        raise NoInputError(f"{field_}: expected less than its {count_of(len(layers_of(encoder)), 'layer')}, got {asked}")
 
 
 def save_pairrm(folder: Path, model: PairRM, tokenizer: Any, dtype: torch.dtype = torch.float16, small_vocabulary: bool = False) -> None:

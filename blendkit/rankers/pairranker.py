@@ -119,9 +119,7 @@ class PairRanker(Stage):
         self.inputs = PairInputs(tokenizer, network.config)
         self.packed = packed
         self.common = self._reader(without_expert(network) if network.expert else network, f"pairrm:{model}")
-        # The expert is made ready with the first record that is its own.
-        self.expert: _Reader | None = None
-        self.network = network if network.expert else None
+        self.expert = self._reader(expert_alone(network), f"pairrm:{model}, expert") if network.expert else None
         self.gate = Gate(network, tokenizer.pad_token_id, self.device, packed) if network.expert else None
         self.gating = Job(f"pairrm:{model}, gate", self.gate) if self.gate else None
         self.routed = Routed()
@@ -147,7 +145,7 @@ class PairRanker(Stage):
         if self.prefilter:
             chosen = yield from self.prefilter.keep(record, chosen)
         source, ids = self._tokenized(record, chosen)
-        reader = self.common if len(ids) < 2 else (yield from self._chosen(source))
+        reader = self.common if len(ids) < 2 else (yield from self._chosen(source, ids))
         read = yield from self._read(reader, source, ids)
         schedule = self.schedule(len(chosen), random.Random(seeded(self.seed, "schedule", record["id"])))
         rows: list[list[Any]] = []
@@ -206,18 +204,18 @@ class PairRanker(Stage):
         # A late-paired ranker reads each candidate once, whatever the schedule asks for. What it has read stays in memory for a window.
         return _Reader(scorer, Job(name, partial(self._logits, scorer)), Job(f"{name}, candidates", scorer.read) if scorer.late else None)
 
-    def _chosen(self, source: Ids) -> Rounds[_Reader]:
+    def _chosen(self, source: Ids, ids: list[Ids]) -> Rounds[_Reader]:
         """Who reads the record: its expert, where the ranker has one and its gate says so."""
-        if self.gating is None:
+        if self.gating is None or self.expert is None:
             return self.common
+        # As long as all that the record will be read for, by which windows are filled.
+        length = len(source) + sum(map(len, set(ids)))
+        (logit,) = yield [Work(self.gating, source, length, source, len(source))]
+        if not math.isfinite(logit):
+            raise RecordError("instruction", f"the model's gate gave {logit} for it: the checkpoint is broken")
         self.routed.records += 1
-        if not (yield [Work(self.gating, source, len(source), source)])[0]:
-            return self.common
-        self.routed.expert += 1
-        if self.expert is None:
-            assert self.network is not None
-            self.expert = self._reader(expert_alone(self.network), f"pairrm:{self.model_name}, expert")
-        return self.expert
+        self.routed.expert += logit > 0
+        return self.expert if logit > 0 else self.common
 
     def _read(self, reader: _Reader, source: Ids, ids: list[Ids]) -> Rounds[dict[Ids, Any]]:
         """What the model has read of each candidate that is to be compared, where it reads them one by one."""

@@ -15,8 +15,9 @@ def main() -> None:
     folder, temperature = Path(sys.argv[1]), float(sys.argv[2])
     model, tokenizer = load_pairrm(str(folder))
     with torch.no_grad():
-        for parameter in model.head_layer[4].parameters():
-            parameter /= temperature
+        for owner in (model, *([model.expert] if model.expert else [])):
+            for parameter in owner.head_layer[4].parameters():
+                parameter /= temperature
     save_pairrm(folder, model, tokenizer)
 
 

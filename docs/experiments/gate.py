@@ -3,7 +3,7 @@
 EXPERT is RANKER after a training of its last K layers alone.
 The gate is a logistic regression on the mean state of x behind the layers that both share. It learns to tell the instructions of SETs, which are
 the expert's, from those of all other sets of TRAIN (as ranker_data.py writes it); a set of n records counts as √n, the expert's sets together as
-much as the others. Then it is moved until no more than --leak percent of the other sets' instructions, each set counting the same, pass it.
+much as the others. Then it is moved to where --leak percent of the other sets' instructions in TRAIN, each set counting the same, pass it.
 Prints what passes, set by set, of TRAIN and of each further file.
 """
 
@@ -66,10 +66,18 @@ def fitted(seen: Tensor, wanted: Tensor, weights: Tensor, ridge: float) -> tuple
 
 
 def expect_shared(ranker: PairRM, expert: PairRM, layers: int) -> None:
-    """Ends the program where the lower layers are not the same."""
-    for ours, theirs in zip(layers_of(ranker.pretrained_model)[:-layers], layers_of(expert.pretrained_model)[:-layers], strict=True):
-        if not all(torch.equal(a, b) for a, b in zip(ours.parameters(), theirs.parameters(), strict=True)):
-            raise SystemExit(f"the expert was trained with more than its last {layers} layers")
+    """Ends the program where more differs than the last layers, the head and the paired bias."""
+    first = len(layers_of(ranker.pretrained_model)) - layers
+    own = ("head_layer.", "paired_bias", *(f"pretrained_model.encoder.layer.{number}." for number in range(first, first + layers)))
+    theirs = expert.state_dict()
+    # Checkpoints of a training are in float16.
+    changed = [
+        key
+        for key, value in ranker.state_dict().items()
+        if not key.startswith(own) and ".pooler." not in key and not torch.equal(value.half(), theirs[key].half())
+    ]
+    if ranker.config != expert.config or changed:
+        raise SystemExit(f"the expert is not the ranker with other last {layers} layers: {changed[0] if changed else 'their config.json differ'}")
 
 
 def main() -> None:
@@ -91,8 +99,11 @@ def main() -> None:
     gate, inputs = Gate(ranker, tokenizer.pad_token_id, torch.device("cpu")), PairInputs(tokenizer, ranker.config)
     for number, path in enumerate(asked.files):
         sets, rows = sources(path, inputs)
-        seen, theirs = means(gate, rows), np.isin(sets, asked.sets.split(","))
+        seen, wanted = means(gate, rows), asked.sets.split(",")
         if number == 0:
+            if lost := set(wanted) - set(sets.tolist()):
+                raise SystemExit(f"--sets: no record of {path} is of {', '.join(sorted(lost))}")
+            theirs = np.isin(sets, wanted)
             sizes = Counter(sets.tolist())
             weights = np.array([sizes[name] ** -0.5 for name in sets])
             weights[theirs] *= weights[~theirs].sum() / weights[theirs].sum()
@@ -102,11 +113,15 @@ def main() -> None:
             logits = (seen @ weight + bias).numpy()[~theirs]
             order = np.argsort(-logits)
             passed = np.cumsum(others[order]) / others.sum()
-            bias = bias - float(logits[order][np.searchsorted(passed, asked.leak / 100)])
+            bias = bias - float(logits[order][min(np.searchsorted(passed, asked.leak / 100), len(order) - 1)])
             with torch.no_grad():
                 ranker.expert.gate.weight.copy_(weight[None])
                 ranker.expert.gate.bias.copy_(bias)
             save_pairrm(asked.output, ranker, tokenizer, small_vocabulary=True)
+            # As it was written.
+            saved, _ = load_pairrm(str(asked.output))
+            assert saved.expert is not None
+            weight, bias = saved.expert.gate.weight[0].detach(), saved.expert.gate.bias.detach()
         open_for = (seen @ weight + bias > 0).numpy()
         print(path, *(f"{name} {100 * open_for[sets == name].mean():.1f} % of {(sets == name).sum()}" for name in sorted(set(sets.tolist()))), sep="\n  ")
 

@@ -52,31 +52,27 @@ def of_people(record: dict[str, Any]) -> Iterator[tuple[str, list[float]]]:
             yield name, [50.0 if a == b else 100.0 * ((a > b) == (record["human"] == "A"))]
 
 
-def of_set(name: str) -> Any:
-    """Figures of one set's records: the percentage of a record's pairs on which a ranker agrees with the labels."""
-
-    def figures(record: dict[str, Any]) -> Iterator[tuple[str, list[float]]]:
-        pairs = list(pairs_of(record)) if record["set"] == name else []
-        for ranker, scores in rankings(record) if pairs else ():
-            yield ranker, [float(np.mean([50 + 50 * np.sign(scores[better] - scores[worse]) for better, worse, _ in pairs]))]
-
-    return figures
+def of_labels(record: dict[str, Any]) -> Iterator[tuple[str, list[float]]]:
+    """The percentage of the record's pairs on which a ranker agrees with the labels, under the name of its set and its own."""
+    pairs = list(pairs_of(record))
+    for ranker, scores in rankings(record) if pairs else ():
+        yield f"{record['set']} {ranker}", [float(np.mean([50 + 50 * np.sign(scores[better] - scores[worse]) for better, worse, _ in pairs]))]
 
 
 def by_set(path: str) -> None:
     """Prints the second table; its last column is the mean over the sets."""
-    sets = {name: collected(path, of_set(name)) for name in PEOPLE}
+    values = {tuple(name.split(" ", 1)): np.array(found)[:, 0] for name, found in collected(path, of_labels).items()}
+    sets = [name for name in PEOPLE if (name, "length") in values]
     rng = np.random.default_rng(0)
-    print("\n| ranker |" + "|".join(f" {name} ({len(values['length'])}) " for name, values in sets.items()) + "| mean |\n|" + "---|" * (len(sets) + 2))
+    print("\n| ranker |" + "|".join(f" {name} ({len(values[name, 'length'])}) " for name in sets) + "| mean |\n|" + "---|" * (len(sets) + 2))
     rows = []
-    for kind in sets[PEOPLE[0]]:
-        found = [np.array(values[kind])[:, 0] for values in sets.values()]
+    for kind in dict.fromkeys(kind for _, kind in values):
+        found = [values[name, kind] for name in sets]
         drawn = [one[rng.integers(len(one), size=(RESAMPLES, len(one)))].mean(1) for one in found]
-        rows.append((float(np.mean([one.mean() for one in found])), kind, [*zip((one.mean() for one in found), drawn, strict=True)], np.mean(drawn, 0)))
-    for mean, kind, cells, drawn_mean in sorted(rows, reverse=True, key=lambda row: row[0]):
-        shown = [
-            f"{value:.1f} ({low:.1f} to {high:.1f})" for value, drawn in (*cells, (mean, drawn_mean)) for low, high in [np.quantile(drawn, (0.025, 0.975))]
-        ]
+        means = [float(one.mean()) for one in found]
+        rows.append((float(np.mean(means)), kind, [*zip(means, drawn, strict=True), (float(np.mean(means)), np.mean(drawn, 0))]))
+    for _, kind, cells in sorted(rows, reverse=True, key=lambda row: row[0]):
+        shown = [f"{value:.1f} ({low:.1f} to {high:.1f})" for value, part in cells for low, high in [np.quantile(part, (0.025, 0.975))]]
         print(f"| {kind} | " + " | ".join(shown) + " |")
 
 

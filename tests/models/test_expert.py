@@ -9,11 +9,14 @@ import pytest
 import torch
 from conftest import examples, lines, parsed
 from test_fast_models import ENCODERS
+from test_int8 import bytes_here
 from test_late import network, texts
+from transformers import DistilBertConfig, DistilBertModel
 
+from blendkit.models.attention_forms import attending
 from blendkit.models.encoder import layers_of
 from blendkit.models.expert import Gate, expert_alone, with_expert, without_expert
-from blendkit.models.pairrm import load_pairrm, save_pairrm
+from blendkit.models.pairrm import PairRM, PairRMConfig, load_pairrm, save_pairrm
 from blendkit.pipeline.runner import apply
 from blendkit.rankers.conversations import pair_texts
 from blendkit.rankers.pairranker import PairRanker
@@ -22,13 +25,13 @@ from blendkit.training.new_pairranker import late_paired
 CPU = torch.device("cpu")
 
 
-@pytest.fixture(scope="module", params=[None, 1], ids=["together", "late"])
-def trio(request, tiny_ranker, tmp_path_factory):
+@pytest.fixture(scope="module")
+def trio(tiny_ranker, tmp_path_factory):
     """A ranker with an expert whose gate parts the examples, and beside it both of its rankers as checkpoints of their own."""
     model, tokenizer = load_pairrm(str(tiny_ranker))
-    model = late_paired(model, request.param)
+    model = late_paired(model, 1)
     other, _ = load_pairrm(str(tiny_ranker))
-    other = late_paired(other, request.param)
+    other = late_paired(other, 1)
     torch.manual_seed(5)
     for weight in [*layers_of(other.pretrained_model)[-1].parameters(), *other.head_layer.parameters()]:
         torch.nn.init.normal_(weight, std=0.3)
@@ -57,7 +60,7 @@ def test_each_record_is_read_by_one_of_the_two(trio, packed, schedule):
     found, *apart = (logits(stage, examples()) for stage in (both, common, expert))
     seen = []
     for record, ours, *theirs in zip(examples(), found, *apart, strict=True):
-        sent = both.gate([both.inputs.source(pair_texts(record, [])[0])])[0]
+        sent = both.gate([both.inputs.source(pair_texts(record, [])[0])])[0] > 0
         seen.append(sent)
         assert [pair[:2] for pair in ours] == [pair[:2] for pair in theirs[sent]]
         assert all(abs(a[2] - b[2]) < 2e-5 for a, b in zip(ours, theirs[sent], strict=True))
@@ -85,37 +88,55 @@ def test_the_lower_layers_are_shared_and_all_else_is_the_experts_own(name):
     torch.testing.assert_close(ours, Gate(ranker, 0, CPU, packed=False).means(sources), atol=1e-4, rtol=0)
 
 
-def test_the_gate_does_not_depend_on_the_number_type(trio):
-    sent = []
-    for dtype in ("float32", "bfloat16", "int8"):
-        stage = PairRanker(trio[0], device="cpu", dtype=dtype)
-        list(apply(stage, examples()))
-        sent.append(stage.describe()["routed"])
-    assert sent[0] == sent[1] == sent[2]
+@pytest.mark.parametrize("packed", [True, False])
+@pytest.mark.parametrize("dtype", ["bfloat16", pytest.param("int8", marks=bytes_here)])
+def test_the_gate_does_not_depend_on_the_number_type(trio, dtype, packed):
+    exact, narrow = (PairRanker(trio[0], device="cpu", dtype=name, packed=packed) for name in ("float32", dtype))
+    found = logits(narrow, examples())
+    sources = [narrow.inputs.source(pair_texts(record, [])[0]) for record in examples()]
+    assert torch.equal(exact.gate.means(sources), narrow.gate.means(sources))
+    assert found != logits(exact, examples()) and narrow.routed == exact.routed
 
 
-def test_a_new_gate_is_shut(tiny_ranker, tmp_path):
-    model, tokenizer = load_pairrm(str(tiny_ranker))
+def test_a_new_gate_is_shut(trio, tmp_path):
+    model, tokenizer = load_pairrm(trio[1])
     save_pairrm(tmp_path, with_expert(model, None, 1), tokenizer, torch.float32)
     stage = PairRanker(str(tmp_path), device="cpu")
-    assert logits(stage, examples(3)) == logits(PairRanker(str(tiny_ranker), device="cpu"), examples(3))
-    assert stage.describe()["routed"] == {"records": 3, "expert": 0} and stage.expert is None
+    assert logits(stage, examples(3)) == logits(PairRanker(trio[1], device="cpu"), examples(3))
+    assert stage.describe()["routed"] == {"records": 3, "expert": 0}
+
+
+def test_a_gate_that_gives_no_number_stops_the_record(called, trio, tmp_path):
+    model, tokenizer = load_pairrm(trio[0])
+    torch.nn.init.constant_(model.expert.gate.bias, float("nan"))
+    save_pairrm(tmp_path, model, tokenizer, torch.float32)
+    code, out, err = called("pair", "--model", str(tmp_path), "--device", "cpu", stdin=lines(examples(1)))
+    assert code == 65 and out == "" and "the model's gate gave nan" in err, err
 
 
 @pytest.mark.parametrize(
-    ("changes", "said"),
+    ("which", "changes", "said"),
     [
-        ({"expert_layers": 2}, "config.json: expert_layers: expected less than its 2 layers, got 2"),
-        ({"expert_layers": -1}, "expert_layers: expected a number from 0"),
-        ({"expert_layers": 1}, "lacks"),
+        (0, {"expert_layers": 2}, "config.json: expert_layers: got 2, and model.safetensors has 1 layer of an expert"),
+        (0, {"expert_layers": 0}, "config.json: expert_layers: got 0, and model.safetensors has 1 layer of an expert"),
+        (0, {"paired_layers": None}, "expert_layers: only a late-paired ranker has an expert"),
+        (1, {"expert_layers": -1}, "expert_layers: expected a number from 0"),
+        (1, {"expert_layers": 1}, "expert_layers: got 1, and model.safetensors has 0 layers of an expert"),
     ],
 )
-def test_a_checkpoint_that_has_no_such_expert_is_no_input(called, tiny_ranker, tmp_path, changes, said):
-    folder = shutil.copytree(tiny_ranker, tmp_path / "bad")
+def test_a_checkpoint_that_has_no_such_expert_is_no_input(called, trio, tmp_path, which, changes, said):
+    folder = shutil.copytree(trio[which], tmp_path / "bad")
     config = json.loads((folder / "config.json").read_text())
     (folder / "config.json").write_text(json.dumps({**config, **changes}))
     code, _, err = called("pair", "--model", str(folder), stdin=lines(examples(1)))
     assert code == 66 and said in err and len(err.splitlines()) == 1, err
+
+
+def test_an_expert_needs_a_layer_below_it(called, trio, tmp_path):
+    model, tokenizer = load_pairrm(trio[1])
+    save_pairrm(tmp_path, with_expert(model, None, 2), tokenizer, torch.float32)
+    code, _, err = called("pair", "--model", str(tmp_path), stdin=lines(examples(1)))
+    assert code == 66 and "expert_layers: expected less than its 2 layers, got 2" in err, err
 
 
 def test_training_goes_on_from_the_ranker_without_its_expert(called, trio, tmp_path):
@@ -133,8 +154,33 @@ def test_training_goes_on_from_the_ranker_without_its_expert(called, trio, tmp_p
     assert all(torch.allclose(value, new.state_dict()[key], atol=1e-3, rtol=1e-3) for key, value in weights.items())
 
 
-def test_records_of_both_kinds_come_through_the_command(called, trio):
-    code, out, err = called("pair", "--model", trio[0], "--device", "cpu", "--workers", "1", stdin=lines(examples()))
+def test_workers_read_what_one_process_reads(called, trio):
+    code, out, err = called("pair", "--model", trio[0], "--device", "cpu", "--workers", "2", "--window", "3", stdin=lines(examples()))
     assert code == 0, err
     exact = logits(PairRanker(trio[0], device="cpu"), examples())
-    assert [[pair[:2] for pair in record["comparisons"]["pairrm"]["pairs"]] for record in parsed(out)] == [[pair[:2] for pair in pairs] for pairs in exact]
+    for record, pairs in zip(parsed(out), exact, strict=True):
+        assert all(a[:2] == b[:2] and abs(a[2] - b[2]) < 2e-5 for a, b in zip(record["comparisons"]["pairrm"]["pairs"], pairs, strict=True))
+
+
+def test_a_window_is_filled_by_what_its_records_will_be_read_for(trio):
+    stage, record = PairRanker(trio[0], device="cpu"), examples(1)[0]
+    source, ids = stage._tokenized(record, list(range(len(record["candidates"]))))
+    (work,) = next(stage.rounds(record))
+    assert (work.length, work.size) == (len(source) + sum(map(len, set(ids))), len(source))
+
+
+def test_the_expert_attends_as_was_asked_for(trio):
+    """It is made with the rest, and not with its first record."""
+    with attending("batched") as how:
+        stage = PairRanker(trio[0], device="cpu")
+    assert [reader.scorer.late.encoder.choice.form for reader in (stage.common, stage.expert)] == ["batched"] * 2
+    assert stage.gate.reader.packed.choice.form == "per-input" and len(how.chosen) == 2
+
+
+def test_a_ranker_whose_encoder_has_no_list_of_layers_needs_none(tmp_path, tiny_ranker):
+    """Only a ranker with an expert is asked for its layers."""
+    _, tokenizer = load_pairrm(str(tiny_ranker))
+    encoder = DistilBertModel(DistilBertConfig(vocab_size=len(tokenizer), dim=32, n_layers=1, n_heads=2, hidden_dim=64))
+    save_pairrm(tmp_path, PairRM(PairRMConfig(48, 64, encoder=encoder.config.to_dict()), encoder), tokenizer, torch.float32)
+    record = {**examples(1)[0], "candidates": examples(1)[0]["candidates"][:3]}
+    assert len(logits(PairRanker(str(tmp_path), device="cpu"), [record])[0]) == 6
