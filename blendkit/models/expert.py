@@ -1,9 +1,10 @@
-"""A late-paired ranker with an expert: a second set of its last layers, which reads the instructions that a gate sends to it.
+"""A late-paired ranker with an expert: a second set of its last layers, for the instructions that a gate knows.
 
 What people want of an answer to a chat (much of it) and of one that could do harm (little, or none) hinder each other in the few weights of a
 small encoder. So the lower layers are shared and the last ones are there twice, each with a head of its own. The gate is one linear layer over
-the mean state of x as the encoder gives it when it is cut off behind the shared layers: it knows the instruction alone, so that all pairs of a
-record are read by the same weights. (A mixture of two experts, Jacobs et al. 1991, with a hard gate that decides once a record.)
+the mean state of x as the encoder gives it when it is cut off behind the shared layers, and its output between 0 and 1 is the expert's share:
+a logit is the mean of the two that the ranker and its expert give, weighted by it. It knows the instruction alone, so that all pairs of a record
+are weighted the same, and most records have a share of 0 or 1 and are read once. (A mixture of experts, Jacobs et al. 1991.)
 """
 
 from __future__ import annotations
@@ -29,12 +30,12 @@ def with_expert(ranker: PairRM, expert: PairRM | None, layers: int) -> PairRM:
 
 
 def without_expert(ranker: PairRM) -> PairRM:
-    """The ranker that reads what the gate does not send to the expert; the weights are the same objects."""
+    """The ranker that reads what is not the expert's; the weights are the same objects."""
     return _ranker(ranker, ranker.pretrained_model, ranker)
 
 
 def expert_alone(ranker: PairRM) -> PairRM:
-    """The ranker that reads what the gate sends to the expert; the lower layers are the same objects."""
+    """The ranker that reads what is the expert's; the lower layers are the same objects."""
     assert ranker.expert is not None
     return _ranker(ranker, with_layers(ranker.pretrained_model, [*_shared(ranker), *ranker.expert.layers]), ranker.expert)
 
@@ -52,7 +53,7 @@ def _shared(ranker: PairRM) -> Any:
 
 
 class Gate:
-    """Calls give a logit for each x: above 0 the expert reads its record.
+    """Calls give the expert's share of each x's record, 0 to 1.
 
     It computes in float32 whatever the ranker's number type, so that the type does not decide who reads a record.
     """
@@ -68,7 +69,7 @@ class Gate:
 
     @torch.inference_mode()
     def __call__(self, sources: Sequence[tuple[int, ...]]) -> list[float]:
-        found: list[float] = self.linear(self.means(sources))[:, 0].tolist()
+        found: list[float] = self.linear(self.means(sources))[:, 0].clamp(0, 1).tolist()
         return found
 
     def means(self, sources: Sequence[tuple[int, ...]]) -> Tensor:

@@ -19,7 +19,7 @@ from blendkit.models.pair_inputs import Cut, PairInputs
 from blendkit.models.pairrm import PairRM, load_pairrm
 from blendkit.models.unread import UNKNOWN, Unread
 from blendkit.pipeline.stage import Stage
-from blendkit.pipeline.work import Job, Rounds, Work
+from blendkit.pipeline.work import Job, Rounds, Work, together
 from blendkit.rankers.conversations import pair_texts
 from blendkit.rankers.prefilter import Prefilter
 from blendkit.rankers.schedules import make_schedule
@@ -58,10 +58,11 @@ class Truncation:
 
 @dataclass
 class Routed:
-    """Records that a gate saw, and those that it sent to the expert."""
+    """Records that a gate saw, those that it gave to the expert alone, and those that both read."""
 
     records: int = 0
     expert: int = 0
+    both: int = 0
 
 
 @dataclass(frozen=True)
@@ -145,8 +146,8 @@ class PairRanker(Stage):
         if self.prefilter:
             chosen = yield from self.prefilter.keep(record, chosen)
         source, ids = self._tokenized(record, chosen)
-        reader = self.common if len(ids) < 2 else (yield from self._chosen(source, ids))
-        read = yield from self._read(reader, source, ids)
+        readers = [(self.common, 1.0)] if len(ids) < 2 else (yield from self._shares(source, ids))
+        read = yield from together([self._read(reader, source, ids) for reader, _ in readers])
         schedule = self.schedule(len(chosen), random.Random(seeded(self.seed, "schedule", record["id"])))
         rows: list[list[Any]] = []
         order: list[int] | None = None
@@ -157,12 +158,8 @@ class PairRanker(Stage):
             except StopIteration as done:
                 order = done.value
                 break
-            if reader.reading:
-                # One order of two texts is the other's with its sign changed.
-                logits = yield [self._late_work(reader, source, min(ids[i], ids[j]), max(ids[i], ids[j]), read) for i, j in pairs]
-                logits = [logit if ids[i] <= ids[j] else 0.0 - logit for (i, j), logit in zip(pairs, logits, strict=True)]
-            else:
-                logits = yield [self._work(reader, source, ids[i], ids[j]) for i, j in pairs]
+            parts = yield from together([self._compared(reader, source, ids, pairs, own) for (reader, _), own in zip(readers, read, strict=True)])
+            logits = [sum(share * logit for (_, share), logit in zip(readers, own, strict=True)) for own in zip(*parts, strict=True)]
             # The schedule sees the rounded logits, as the record keeps them.
             logits = [self._checked(logit, chosen[i], chosen[j]) for (i, j), logit in zip(pairs, logits, strict=True)]
             rows += [[chosen[i], chosen[j], logit] for (i, j), logit in zip(pairs, logits, strict=True)]
@@ -204,18 +201,19 @@ class PairRanker(Stage):
         # A late-paired ranker reads each candidate once, whatever the schedule asks for. What it has read stays in memory for a window.
         return _Reader(scorer, Job(name, partial(self._logits, scorer)), Job(f"{name}, candidates", scorer.read) if scorer.late else None)
 
-    def _chosen(self, source: Ids, ids: list[Ids]) -> Rounds[_Reader]:
-        """Who reads the record: its expert, where the ranker has one and its gate says so."""
+    def _shares(self, source: Ids, ids: list[Ids]) -> Rounds[list[tuple[_Reader, float]]]:
+        """Who reads the record, and how much each one's logits count: the ranker alone, or what its gate says."""
         if self.gating is None or self.expert is None:
-            return self.common
+            return [(self.common, 1.0)]
         # As long as all that the record will be read for, by which windows are filled.
         length = len(source) + sum(map(len, set(ids)))
-        (logit,) = yield [Work(self.gating, source, length, source, len(source))]
-        if not math.isfinite(logit):
-            raise RecordError("instruction", f"the model's gate gave {logit} for it: the checkpoint is broken")
+        (share,) = yield [Work(self.gating, source, length, source, len(source))]
+        if not math.isfinite(share):
+            raise RecordError("instruction", f"the model's gate gave {share} for it: the checkpoint is broken")
         self.routed.records += 1
-        self.routed.expert += logit > 0
-        return self.expert if logit > 0 else self.common
+        self.routed.expert += share == 1
+        self.routed.both += 0 < share < 1
+        return [(reader, part) for reader, part in ((self.common, 1 - share), (self.expert, share)) if part]
 
     def _read(self, reader: _Reader, source: Ids, ids: list[Ids]) -> Rounds[dict[Ids, Any]]:
         """What the model has read of each candidate that is to be compared, where it reads them one by one."""
@@ -226,6 +224,14 @@ class PairRanker(Stage):
         # All as long as the mean: batches are sorted by length, and a record's candidates share the reading of x where they stay together.
         length = len(source) // len(texts) + sum(map(len, texts)) // len(texts)
         return dict(zip(texts, (yield [Work(job, (source, text), length, (source, text)) for text in texts]), strict=True))
+
+    def _compared(self, reader: _Reader, source: Ids, ids: list[Ids], pairs: list[tuple[int, int]], read: dict[Ids, Any]) -> Rounds[list[float]]:
+        """Logits of pairs of texts by one network."""
+        if not reader.reading:
+            return (yield [self._work(reader, source, ids[i], ids[j]) for i, j in pairs])
+        # One order of two texts is the other's with its sign changed.
+        logits = yield [self._late_work(reader, source, min(ids[i], ids[j]), max(ids[i], ids[j]), read) for i, j in pairs]
+        return [logit if ids[i] <= ids[j] else 0.0 - logit for (i, j), logit in zip(pairs, logits, strict=True)]
 
     def _late_work(self, reader: _Reader, source: Ids, first: Ids, second: Ids, read: dict[Ids, Any]) -> Work:
         return Work(reader.job, (source, first, second), reader.scorer.tokens_of_pair(first, second), (read[first], read[second]))

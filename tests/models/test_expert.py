@@ -1,4 +1,4 @@
-"""A ranker with an expert gives, for each record, what the one or the other of two rankers gives, and its gate says which."""
+"""A ranker with an expert gives, for each record, what two rankers give, each with the share that the gate gives it."""
 
 from __future__ import annotations
 
@@ -38,11 +38,12 @@ def trio(tiny_ranker, tmp_path_factory):
     model = with_expert(model, other, 1)
     sources = [PairRanker(str(tiny_ranker), device="cpu").inputs.source(pair_texts(record, [])[0]) for record in examples()]
     means = Gate(model, 0, CPU).means(sources)
-    # Along what differs most among the examples, about its middle.
-    direction = torch.linalg.svd(means - means.mean(0)).Vh[0]
+    # Along what differs most among the examples: from 0 at the first third to 1 at the last.
+    places = means @ (direction := torch.linalg.svd(means - means.mean(0)).Vh[0])
+    low, high = places.quantile(0.3), places.quantile(0.7)
     with torch.no_grad():
-        model.expert.gate.weight.copy_(direction[None])
-        model.expert.gate.bias.fill_(-float((means @ direction).quantile(0.5)))
+        model.expert.gate.weight.copy_(direction[None] / (high - low))
+        model.expert.gate.bias.fill_(-float(low / (high - low)))
     folders = [tmp_path_factory.mktemp(name) for name in ("both", "common", "expert")]
     for folder, saved in zip(folders, (model, without_expert(model), expert_alone(model)), strict=True):
         save_pairrm(folder, saved, tokenizer, torch.float32)
@@ -54,20 +55,24 @@ def logits(stage: PairRanker, records) -> list[list]:
 
 
 @pytest.mark.parametrize("packed", [True, False])
-@pytest.mark.parametrize("schedule", ["full", "sort"])
-def test_each_record_is_read_by_one_of_the_two(trio, packed, schedule):
-    both, common, expert = (PairRanker(folder, device="cpu", schedule=schedule, packed=packed) for folder in trio)
-    found, *apart = (logits(stage, examples()) for stage in (both, common, expert))
-    seen = []
-    for record, ours, *theirs in zip(examples(), found, *apart, strict=True):
-        sent = both.gate([both.inputs.source(pair_texts(record, [])[0])])[0] > 0
-        seen.append(sent)
-        assert [pair[:2] for pair in ours] == [pair[:2] for pair in theirs[sent]]
-        assert all(abs(a[2] - b[2]) < 2e-5 for a, b in zip(ours, theirs[sent], strict=True))
-        assert schedule != "full" or max(abs(a[2] - b[2]) for a, b in zip(*theirs, strict=True)) > 0.01
-    assert 3 <= sum(seen) <= 9
-    assert both.describe()["routed"] == {"records": 12, "expert": sum(seen)}
-    assert "routed" not in common.describe()
+def test_logits_are_those_of_the_two_by_their_shares(trio, packed):
+    both, *alone = (PairRanker(folder, device="cpu", packed=packed) for folder in trio)
+    shares = both.gate([both.inputs.source(pair_texts(record, [])[0]) for record in examples()])
+    found, common, expert = (logits(stage, examples()) for stage in (both, *alone))
+    for share, ours, *theirs in zip(shares, found, common, expert, strict=True):
+        assert all(a[:2] == b[:2] == c[:2] and abs(a[2] - (1 - share) * b[2] - share * c[2]) < 2e-5 for a, b, c in zip(ours, *theirs, strict=True))
+        assert max(abs(b[2] - c[2]) for b, c in zip(*theirs, strict=True)) > 0.01
+    assert both.describe()["routed"] == {"records": 12, "expert": 4, "both": 4} and sorted(shares)[3:9:5] == [0, 1]
+    assert "routed" not in alone[0].describe()
+
+
+def test_a_schedule_goes_by_the_logits_of_both(trio):
+    both = {record["id"]: record["comparisons"]["pairrm"]["pairs"] for record in apply(PairRanker(trio[0], device="cpu"), examples())}
+    for record in apply(PairRanker(trio[0], device="cpu", schedule="sort"), examples()):
+        exact = {(i, j): logit for i, j, logit in both[record["id"]]}
+        found = record["comparisons"]["pairrm"]
+        assert all(abs(logit - exact[i, j]) < 2e-5 for i, j, logit in found["pairs"])
+        assert all(exact[i, j] > 0 for i, j in zip(found["order"], found["order"][1:], strict=False))
 
 
 @pytest.mark.parametrize("name", ENCODERS)
@@ -103,7 +108,7 @@ def test_a_new_gate_is_shut(trio, tmp_path):
     save_pairrm(tmp_path, with_expert(model, None, 1), tokenizer, torch.float32)
     stage = PairRanker(str(tmp_path), device="cpu")
     assert logits(stage, examples(3)) == logits(PairRanker(trio[1], device="cpu"), examples(3))
-    assert stage.describe()["routed"] == {"records": 3, "expert": 0}
+    assert stage.describe()["routed"] == {"records": 3, "expert": 0, "both": 0}
 
 
 def test_a_gate_that_gives_no_number_stops_the_record(called, trio, tmp_path):
