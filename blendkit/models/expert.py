@@ -1,10 +1,10 @@
 """A late-paired ranker with an expert: a second set of its last layers, for the instructions that a gate knows.
 
-What people want of an answer to a chat (much of it) and of one that could do harm (little, or none) hinder each other in the few weights of a
-small encoder. So the lower layers are shared and the last ones are there twice, each with a head of its own. The gate is one linear layer over
-the mean state of x as the encoder gives it when it is cut off behind the shared layers, and its output between 0 and 1 is the expert's share:
-a logit is the mean of the two that the ranker and its expert give, weighted by it. It knows the instruction alone, so that all pairs of a record
-are weighted the same, and most records have a share of 0 or 1 and are read once. (A mixture of experts, Jacobs et al. 1991.)
+People want long answers to chats, and short ones or none where an answer could do harm. A small encoder's few weights do not learn both well.
+So the lower layers are shared and the last ones are there twice, each with a head of its own. The gate is one linear layer over the mean state of x
+as the encoder gives it when it is cut off behind the shared layers, and its output between 0 and 1 is the expert's share: a logit is the mean of the
+two that the ranker and its expert give, weighted by it. It knows the instruction alone, so that all pairs of a record are weighted the same, and most
+records have a share of 0 or 1 and are read once. (A mixture of experts, Jacobs et al. 1991.)
 """
 
 from __future__ import annotations

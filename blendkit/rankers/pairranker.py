@@ -254,7 +254,7 @@ class PairRanker(Stage):
         return [float(logit) for logit in scorer([self.inputs.pair(*ids) for ids in payloads])]
 
     def describe(self) -> dict[str, Any]:
-        """Signature, model, device, number type, what was cut, how many records an expert read, and what was hardly read."""
+        """Signature, model, device, number type, what was cut, how many records a gate saw and who read them, and what was hardly read."""
         return {
             "signatures": [self.signature, *([self.prefilter.signature] if self.prefilter else [])],
             "models": {self.model_name: fingerprint(self.model_name)},
