@@ -1,6 +1,8 @@
 """Joins a ranker and its expert: python gate.py OUTPUT RANKER EXPERT TRAIN.jsonl.gz … --layers K --sets SET,SET --others POOL.jsonl.gz
 
-Further options: --leak 10, --width 2, --ridge 0.01. EXPERT is RANKER after a training of its last K layers alone. The gate starts as a logistic regression on the mean state of x behind the layers that
+Further options: --leak 10, --width 2, --ridge 0.01.
+
+EXPERT is RANKER after a training of its last K layers alone. The gate starts as a logistic regression on the mean state of x behind the layers that
 both share, and learns to tell the instructions of SETs, which are the expert's, from those of all other sets of TRAIN (as ranker_data.py writes it) and
 from POOL's that are in no file named here. A set of n instructions counts as √n, the expert's sets together as much as the others.
 
