@@ -152,10 +152,10 @@ from blendkit.rankers.pairranker import PairRanker
 import torch
 true = PairRanker._logits
 
-def logits(self, payloads):
+def logits(self, scorer, payloads):
     if len(payloads) > 3:
         raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 MiB.")
-    return true(self, payloads)
+    return true(self, scorer, payloads)
 
 PairRanker._logits = logits
 from blendkit.cli import main

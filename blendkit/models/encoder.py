@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from copy import copy
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn import functional
 
 from blendkit.errors import NoInputError
@@ -15,6 +14,7 @@ from blendkit.models.chat_inputs import started
 from blendkit.models.cuts import Cuts, cut_to
 from blendkit.models.encoder_reader import EncoderReader, Ids, longest_input
 from blendkit.models.fast.proof import wanted
+from blendkit.models.layer_list import layers_of, with_layers
 from blendkit.models.loading import EMBEDDED, architecture, choose_device
 from blendkit.models.number_type import encoder_dtype
 from blendkit.models.pretrained import pretrained
@@ -120,38 +120,3 @@ def load_pretrained(kind: Any, name: str, what: str, whole: bool = False) -> tup
     encoder = getattr(model, "encoder", None)
     # Of a seq2seq model, the encoder is what encodes.
     return (encoder if what == "encoder" and encoder is not None and hasattr(model, "decoder") else model), tokenizer
-
-
-def layers_of(model: Any) -> Any:
-    """The layers of an encoder or a decoder, first to last, an nn.ModuleList.
-
-    Raises:
-        NoInputError: it has no list of layers.
-    """
-    stack, attribute = _stack(model)
-    return getattr(stack, attribute)
-
-
-def with_layers(model: Any, layers: Sequence[Any]) -> Any:
-    """The model with other layers; all else are the same objects, and the model stays as it is."""
-    found = _shallow(model)
-    stack, attribute = _stack(found)
-    if stack is not found:
-        stack = found.encoder = _shallow(stack)
-    setattr(stack, attribute, nn.ModuleList(layers))
-    return found
-
-
-def _shallow(module: nn.Module) -> Any:
-    found = copy(module)
-    found._modules = dict(module._modules)
-    return found
-
-
-def _stack(model: Any) -> tuple[Any, str]:
-    """What holds the list of layers, and its name there."""
-    stack = model.encoder if hasattr(model, "encoder") else model
-    for attribute in ("layer", "layers", "block"):
-        if hasattr(stack, attribute):
-            return stack, attribute
-    raise NoInputError(f"a {type(model).__name__} has no list of layers to choose from; try another model")

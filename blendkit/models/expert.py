@@ -17,15 +17,15 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from blendkit.models.encoder import layers_of, with_layers
 from blendkit.models.encoder_reader import EncoderReader
-from blendkit.models.pairrm import Expert, PairRM
+from blendkit.models.layer_list import layers_of, with_layers
+from blendkit.models.pairrm import PairRM, SecondLayers
 
 
 def with_expert(ranker: PairRM, expert: PairRM | None, layers: int) -> PairRM:
     """A ranker with the last `layers` layers and the head of another one as its expert, or with a copy of its own; the gate is shut."""
     found = _ranker(ranker, ranker.pretrained_model, ranker)
-    found.config.expert_layers, found.expert = layers, Expert(expert or ranker, layers)
+    found.config.expert_layers, found.expert = layers, SecondLayers(expert or ranker, layers)
     return found.train(ranker.training)
 
 
@@ -40,7 +40,7 @@ def expert_alone(ranker: PairRM) -> PairRM:
     return _ranker(ranker, with_layers(ranker.pretrained_model, [*_shared(ranker), *ranker.expert.layers]), ranker.expert)
 
 
-def _ranker(ranker: PairRM, encoder: Any, owner: PairRM | Expert) -> PairRM:
+def _ranker(ranker: PairRM, encoder: Any, owner: PairRM | SecondLayers) -> PairRM:
     found = PairRM(replace(ranker.config, expert_layers=0), encoder)
     found.head_layer = owner.head_layer
     if ranker.config.paired_layers:

@@ -18,8 +18,8 @@ from torch import Tensor, nn
 
 from blendkit.errors import NoInputError
 from blendkit.models.embedded_parts import PackageTokenizer, PackedOnlyBert
-from blendkit.models.encoder import layers_of
 from blendkit.models.encoder_reader import first_position
+from blendkit.models.layer_list import layers_of
 from blendkit.models.loading import EMBEDDED, length_in, locate, number_in, read_config, read_weights, take_weights
 from blendkit.models.mpnet import RoleMPNet
 from blendkit.models.pretrained import pretrained, untrained
@@ -60,7 +60,7 @@ class PairRMConfig:
     encoder: dict[str, Any] = field(default_factory=dict)
 
 
-class Expert(nn.Module):
+class SecondLayers(nn.Module):
     """A second set of a ranker's last layers, head and paired bias, and the gate to them. They start as copies of its own, and the gate shut."""
 
     def __init__(self, ranker: PairRM, layers: int) -> None:
@@ -94,7 +94,7 @@ class PairRM(nn.Module):
         )
         if config.paired_layers:
             self.paired_bias = nn.Parameter(torch.zeros(config.paired_layers, encoder.config.num_attention_heads))  # type: ignore[union-attr,arg-type]
-        self.expert = Expert(self, config.expert_layers) if config.expert_layers else None
+        self.expert = SecondLayers(self, config.expert_layers) if config.expert_layers else None
 
     def biases(self) -> Tensor:
         """What is added to the scores between two candidates in the paired layers, [paired_layers, heads]: a constant, and what each head has learnt."""

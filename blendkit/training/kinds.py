@@ -57,7 +57,7 @@ def freeze_layers(network: Any, count: int) -> None:
     Raises:
         UsageError: it has no more layers than that.
     """
-    from blendkit.models.encoder import layers_of
+    from blendkit.models.layer_list import layers_of
 
     layers = layers_of(network)
     if count >= len(layers):

@@ -24,8 +24,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from blendkit.models.encoder import layers_of
 from blendkit.models.expert import Gate, with_expert
+from blendkit.models.layer_list import layers_of
 from blendkit.models.pair_inputs import PairInputs
 from blendkit.models.pairrm import PairRM, load_pairrm, save_pairrm
 from blendkit.rankers.conversations import pair_texts

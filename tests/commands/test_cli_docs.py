@@ -91,7 +91,7 @@ def test_the_readme_names_every_command():
 
 def test_the_embedded_model_is_small_and_has_a_card():
     folder = ROOT / "blendkit" / "models" / "embedded"
-    assert sum(path.stat().st_size for path in folder.iterdir()) <= 36_000_000
+    assert sum(path.stat().st_size for path in folder.iterdir()) <= 48_000_000
     card = (folder / "README.md").read_text().lower()
     assert all(word in card for word in ("licence", "research", "blendkit train ranker", "spearman"))
 

@@ -14,8 +14,8 @@ from test_late import network, texts
 from transformers import DistilBertConfig, DistilBertModel
 
 from blendkit.models.attention_forms import attending
-from blendkit.models.encoder import layers_of
 from blendkit.models.expert import Gate, expert_alone, with_expert, without_expert
+from blendkit.models.layer_list import layers_of
 from blendkit.models.pairrm import PairRM, PairRMConfig, load_pairrm, save_pairrm
 from blendkit.pipeline.runner import apply
 from blendkit.rankers.conversations import pair_texts

@@ -11,8 +11,9 @@ PANEL = ["judge", "-m", "a=embedded", "-m", "b=embedded"]
 # Each command reads what the one before it wrote; behind it the works that its stage asked for, and those that were computed.
 PIPE = [
     (["score", *(flag for metric in METRICS for flag in ("--metric", metric))], 1188, 864),
-    (["pair"], 300, 180),
-    (["pair", "--name", "swiss", "--schedule", "swiss:3", "--prefilter", "mbr:4"], 120, 120),
+    # The embedded ranker's gate reads each record's x once.
+    (["pair"], 12 + 300, 12 + 180),
+    (["pair", "--name", "swiss", "--schedule", "swiss:3", "--prefilter", "mbr:4"], 12 + 120, 12 + 120),
     (["rank", "--by", "pairrm", "--top", "3"], 0, 0),
     (["fuse"], 83, 83),
     (["judge"], 147, 138),
