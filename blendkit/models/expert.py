@@ -30,8 +30,8 @@ def with_expert(ranker: PairRM, expert: PairRM | None, layers: int) -> PairRM:
 
 
 def without_expert(ranker: PairRM) -> PairRM:
-    """The ranker that reads what is not the expert's; the weights are the same objects."""
-    return _ranker(ranker, ranker.pretrained_model, ranker)
+    """The ranker that reads what is not the expert's, which is itself where it has none; the weights are the same objects."""
+    return _ranker(ranker, ranker.pretrained_model, ranker) if ranker.expert else ranker
 
 
 def expert_alone(ranker: PairRM) -> PairRM:

@@ -175,14 +175,14 @@ def load_pairrm(name: str, packed_only: bool = False) -> tuple[PairRM, Any]:
 
 def _expect_expert(config: PairRMConfig, encoder: Any, weights: dict[str, Tensor], name: str) -> None:
     """Raises NoInputError where config.json says of an expert what cannot be, or what the weights do not have."""
-    asked, field_ = config.expert_layers, f"{name}: config.json: expert_layers"
+    asked, where = config.expert_layers, f"{name}: config.json: expert_layers"
     there = len({key.split(".")[2] for key in weights if key.startswith("expert.layers.")})
     if asked != there:
-        raise NoInputError(f"{field_}: got {asked}, and model.safetensors has {count_of(there, 'layer')} of an expert")
+        raise NoInputError(f"{where}: got {asked}, and model.safetensors has {count_of(there, 'layer')} of an expert")
     if asked and config.paired_layers is None:
-        raise NoInputError(f"{field_}: only a late-paired ranker has an expert, and paired_layers is missing")
+        raise NoInputError(f"{where}: only a late-paired ranker has an expert, and paired_layers is missing")
     if asked and asked >= len(layers_of(encoder)):
-        raise NoInputError(f"{field_}: expected less than its {count_of(len(layers_of(encoder)), 'layer')}, got {asked}")
+        raise NoInputError(f"{where}: expected less than its {count_of(len(layers_of(encoder)), 'layer')}, got {asked}")
 
 
 def save_pairrm(folder: Path, model: PairRM, tokenizer: Any, dtype: torch.dtype = torch.float16, small_vocabulary: bool = False) -> None:

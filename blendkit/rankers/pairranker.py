@@ -119,7 +119,7 @@ class PairRanker(Stage):
         self.dtype = encoder_dtype(dtype, self.device, network.pretrained_model.config, self.hints, measured)
         self.inputs = PairInputs(tokenizer, network.config)
         self.packed = packed
-        self.common = self._reader(without_expert(network) if network.expert else network, f"pairrm:{model}")
+        self.common = self._reader(without_expert(network), f"pairrm:{model}")
         self.expert = self._reader(expert_alone(network), f"pairrm:{model}, expert") if network.expert else None
         self.gate = Gate(network, tokenizer.pad_token_id, self.device, packed) if network.expert else None
         self.gating = Job(f"pairrm:{model}, gate", self.gate) if self.gate else None

@@ -40,7 +40,7 @@ class PairRankers:
         if new.init is not None:
             model, tokenizer = load_pairrm(new.init)
             # An expert is put to a ranker that is trained already.
-            model = without_expert(model) if model.expert else model
+            model = without_expert(model)
             if model.config.n_tasks != new.tasks:
                 raise UsageError(f"--init {new.init} has {count_of(model.config.n_tasks, 'task')}, and {count_of(new.tasks, 'label is', 'labels are')} given")
             model.config.source_maxlength = new.source_maxlength or model.config.source_maxlength
