@@ -20,6 +20,7 @@ from torch import Tensor
 from blendkit.models.encoder_reader import EncoderReader
 from blendkit.models.layer_list import layers_of, with_layers
 from blendkit.models.pairrm import PairRM, SecondLayers
+from blendkit.models.relevance import without_relevance
 
 
 def with_expert(ranker: PairRM, expert: PairRM | None, layers: int) -> PairRM:
@@ -35,9 +36,10 @@ def without_expert(ranker: PairRM) -> PairRM:
 
 
 def expert_alone(ranker: PairRM) -> PairRM:
-    """The ranker that reads what is the expert's; the lower layers are the same objects."""
+    """The ranker that reads what is the expert's, without a head for relevance; the lower layers are the same objects."""
     assert ranker.expert is not None
-    return _ranker(ranker, with_layers(ranker.pretrained_model, [*_shared(ranker), *ranker.expert.layers]), ranker.expert)
+    bare = without_relevance(ranker)
+    return _ranker(bare, with_layers(ranker.pretrained_model, [*_shared(ranker), *ranker.expert.layers]), ranker.expert)
 
 
 def _ranker(ranker: PairRM, encoder: Any, owner: PairRM | SecondLayers) -> PairRM:
@@ -45,6 +47,7 @@ def _ranker(ranker: PairRM, encoder: Any, owner: PairRM | SecondLayers) -> PairR
     found.head_layer = owner.head_layer
     if ranker.config.paired_layers:
         found.paired_bias = owner.paired_bias
+    found.relevance = ranker.relevance
     return found.train(ranker.training)
 
 

@@ -135,8 +135,8 @@ def length_in(config: dict[str, Any], name: str, default: int, *keys: str) -> in
     return int(number_in(config, name, keys, default, 1, 1 << 24))
 
 
-def read_weights(folder: Path) -> dict[str, torch.Tensor]:
-    """All tensors of `model.safetensors`.
+def read_weights(folder: Path, file: str = "model.safetensors") -> dict[str, torch.Tensor]:
+    """All tensors of a file of weights.
 
     Raises:
         NoInputError: the file is absent or damaged.
@@ -144,12 +144,12 @@ def read_weights(folder: Path) -> dict[str, torch.Tensor]:
     from safetensors import SafetensorError
     from safetensors.torch import load_file
 
-    path = folder / "model.safetensors"
+    path = folder / file
     try:
         weights: dict[str, torch.Tensor] = load_file(path)
         return weights
     except FileNotFoundError as error:
-        raise NoInputError(f"no model in {folder}: model.safetensors is missing") from error
+        raise NoInputError(f"no model in {folder}: {file} is missing") from error
     except (SafetensorError, OSError) as error:
         raise NoInputError(f"{path} is damaged: {error}") from error
 

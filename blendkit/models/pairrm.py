@@ -23,6 +23,8 @@ from blendkit.models.layer_list import layers_of
 from blendkit.models.loading import EMBEDDED, length_in, locate, number_in, read_config, read_weights, take_weights
 from blendkit.models.mpnet import RoleMPNet
 from blendkit.models.pretrained import pretrained, untrained
+from blendkit.models.relevance import FILE as RELEVANCE
+from blendkit.models.relevance import Relevance
 from blendkit.terminal_text import count_of
 
 # Adam moves a weight by about the learning rate a step: at 3e-5, a thousand steps move a head's bias by 3.
@@ -44,6 +46,7 @@ class PairRMConfig:
     `paired_layers`: how many of the last layers, 0 to 2, let the two candidates see each other, where the layers before them
     read x and each candidate once (`models.fast.late`); None is the paper's ranker, whose candidates see each other in all.
     `expert_layers`: how many of a late-paired ranker's last layers are there twice (`models.expert`); 0 is a ranker without an expert.
+    `relevance_layers`: behind which layers a late-paired ranker's second head reads whether a candidate answers x (`models.relevance`).
     `replace_separator`: the reference turns a separator token inside a text into a space; the code of the
     PairRM-hf layout leaves it.
     """
@@ -56,6 +59,7 @@ class PairRMConfig:
     candidate_bias: float = 0.0
     paired_layers: int | None = None
     expert_layers: int = 0
+    relevance_layers: tuple[int, ...] = ()
     replace_separator: bool = True
     encoder: dict[str, Any] = field(default_factory=dict)
 
@@ -95,6 +99,7 @@ class PairRM(nn.Module):
         if config.paired_layers:
             self.paired_bias = nn.Parameter(torch.zeros(config.paired_layers, encoder.config.num_attention_heads))  # type: ignore[union-attr,arg-type]
         self.expert = SecondLayers(self, config.expert_layers) if config.expert_layers else None
+        self.relevance = Relevance(hidden, config.relevance_layers) if config.relevance_layers else None
 
     def biases(self) -> Tensor:
         """What is added to the scores between two candidates in the paired layers, [paired_layers, heads]: a constant, and what each head has learnt."""
@@ -156,17 +161,21 @@ def load_pairrm(name: str, packed_only: bool = False) -> tuple[PairRM, Any]:
         candidate_bias=number_in(raw, name, ("candidate_bias",), 0.0, -1e4, 1e4),
         paired_layers=None if raw.get("paired_layers") is None else int(number_in(raw, name, ("paired_layers",), 0, 0, 2)),
         expert_layers=int(number_in(raw, name, ("expert_layers",), 0, 0, 1000)),
+        relevance_layers=_layers(raw, name),
         replace_separator=bool(raw.get("replace_separator", "cand1_prefix_id" not in raw)),
         encoder=encoder_config,
     )
     if config.positions not in ("running", "segment"):
         raise NoInputError(f"{name}: config.json: positions: expected running or segment, got {str(config.positions)[:60]!r}")
     weights = _scaled(read_weights(folder))
+    if config.relevance_layers:
+        weights |= read_weights(locate(name, *FILES, RELEVANCE), RELEVANCE)
     encoder: Any = PackedOnlyBert(encoder_config, name) if light else untrained(encoder_config, folder, name, "PairRanker's encoder")
     vocabulary = weights.get(VOCABULARY)
     if vocabulary is not None and len(vocabulary) != encoder.config.vocab_size:
         encoder.resize_token_embeddings(len(vocabulary), mean_resizing=False)
     _expect_expert(config, encoder, weights, name)
+    _expect_relevance(config, encoder, name)
     model = PairRM(config, encoder)
     # Position ids are a buffer that older checkpoints carry; a pooler is of no use to PairRanker.
     take_weights(model, weights, name, "a PairRanker", spare=".pooler.", assign=light)
@@ -185,10 +194,27 @@ def _expect_expert(config: PairRMConfig, encoder: Any, weights: dict[str, Tensor
         raise NoInputError(f"{where}: expected less than its {count_of(len(layers_of(encoder)), 'layer')}, got {asked}")
 
 
+def _layers(raw: dict[str, Any], name: str) -> tuple[int, ...]:
+    given = raw.get("relevance_layers") or []
+    if not isinstance(given, list) or not all(type(number) is int for number in given):
+        raise NoInputError(f"{name}: config.json: relevance_layers: expected a list of whole numbers, got {str(given)[:60]}")
+    return tuple(given)
+
+
+def _expect_relevance(config: PairRMConfig, encoder: Any, name: str) -> None:
+    """Raises NoInputError where the head for relevance would read layers that do not read each candidate once."""
+    asked, where = config.relevance_layers, f"{name}: config.json: relevance_layers"
+    if asked and config.paired_layers is None:
+        raise NoInputError(f"{where}: only a late-paired ranker has a head for relevance, and paired_layers is missing")
+    most = len(layers_of(encoder)) - max(1, config.paired_layers or 0) if asked else 0
+    if any(not 0 <= number <= most for number in asked):
+        raise NoInputError(f"{where}: expected numbers from 0 to {most}, got {', '.join(map(str, asked))}")
+
+
 def save_pairrm(folder: Path, model: PairRM, tokenizer: Any, dtype: torch.dtype = torch.float16, small_vocabulary: bool = False) -> None:
     """Writes config.json, model.safetensors and the tokenizer, so that `load_pairrm` reads them back.
 
-    `small_vocabulary` keeps the vocabulary's embeddings in int8 with a scale a row, half as large as in float16.
+    The head for relevance has a file of its own. `small_vocabulary` keeps the vocabulary's embeddings in int8 with a scale a row, half as large as in float16.
     """
     from safetensors.torch import save_file
 
@@ -201,7 +227,10 @@ def save_pairrm(folder: Path, model: PairRM, tokenizer: Any, dtype: torch.dtype 
         rows = model.state_dict()[VOCABULARY].detach().float()
         scales = rows.abs().amax(1, keepdim=True).clamp(min=torch.finfo(torch.float32).tiny) / 127
         weights |= {VOCABULARY: (rows / scales).round().to(torch.int8), VOCABULARY + SCALES: scales}
+    apart = {key: weights.pop(key) for key in list(weights) if key.startswith("relevance.")}
     save_file(weights, folder / "model.safetensors")
+    if apart:
+        save_file(apart, folder / RELEVANCE)
 
 
 def _scaled(weights: dict[str, Tensor]) -> dict[str, Tensor]:

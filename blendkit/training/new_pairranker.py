@@ -13,6 +13,7 @@ from blendkit.models.expert import without_expert
 from blendkit.models.pair_inputs import MARKERS
 from blendkit.models.pairrm import PairRM, PairRMConfig, load_pairrm
 from blendkit.models.pretrained import pretrained
+from blendkit.models.relevance import without_relevance
 from blendkit.terminal_text import count_of
 from blendkit.training.examples import Pairing
 from blendkit.training.kinds import NewRanker
@@ -39,8 +40,8 @@ class PairRankers:
             raise UsageError(f"--paired-layers {new.paired_layers}: expected 0, 1 or 2")
         if new.init is not None:
             model, tokenizer = load_pairrm(new.init)
-            # An expert is put to a ranker that is trained already.
-            model = without_expert(model)
+            # An expert and a head for relevance are put to a ranker that is trained already.
+            model = without_relevance(without_expert(model))
             if model.config.n_tasks != new.tasks:
                 raise UsageError(f"--init {new.init} has {count_of(model.config.n_tasks, 'task')}, and {count_of(new.tasks, 'label is', 'labels are')} given")
             model.config.source_maxlength = new.source_maxlength or model.config.source_maxlength
@@ -77,9 +78,9 @@ def new_ranker(backbone: str, source_maxlength: int, candidate_maxlength: int, p
 def late_paired(model: PairRM, paired_layers: int | None) -> PairRM:
     """The same weights as a late-paired ranker's, or with None as one's that reads each pair together.
 
-    Those that a ranker with as many paired layers has beside them are kept, else they start from 0. An expert is left out.
+    Those that a ranker with as many paired layers has beside them are kept, else they start from 0. An expert and a head for relevance are left out.
     """
-    found = PairRM(replace(model.config, paired_layers=paired_layers, expert_layers=0), model.pretrained_model)
+    found = PairRM(replace(model.config, paired_layers=paired_layers, expert_layers=0, relevance_layers=()), model.pretrained_model)
     same = model.config.paired_layers == paired_layers
     found.load_state_dict({name: value for name, value in model.state_dict().items() if same or name != "paired_bias"}, strict=False)
     return found

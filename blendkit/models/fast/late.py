@@ -17,7 +17,7 @@ queries that meet it: nothing is computed once a pair but their mixture.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import accumulate, pairwise, repeat
 from typing import Any
 
@@ -30,10 +30,12 @@ from torch.utils.checkpoint import checkpoint
 from blendkit.errors import NoInputError
 from blendkit.models.fast.encoder import FAMILIES, PackedEncoder, packed_encoder
 from blendkit.models.fast.in_rows import HALF, NEVER, InRows, in_cells
+from blendkit.models.fast.linear import moved
 from blendkit.models.fast.packing import Packed
 from blendkit.models.fast.rows import groups
 from blendkit.models.fast.transfer import sent
 from blendkit.models.pairrm import PairRM
+from blendkit.models.relevance import Seen
 from blendkit.terminal_text import count_of
 
 Ids = tuple[int, ...]
@@ -69,6 +71,7 @@ class Read:
 
     `states` [Q, H] and `queries` [Q, h, d] at the places `at` [Q]; `sums` [h, Q] (logarithms of sums of exponentials) and `contexts`
     [Q, h·d] of attention over x and itself; what the other candidate sees of it; position ids [L] of all its tokens.
+    `relevance` []: what the head for relevance adds to its logits, where there is one.
     """
 
     source: ReadSource
@@ -79,6 +82,7 @@ class Read:
     contexts: Tensor
     shown: Keys
     positions: Tensor
+    relevance: Tensor | None = None
 
 
 Pair = tuple[Read, Read]
@@ -117,6 +121,7 @@ class Late:
         self.last = len(self.encoder.layers) - 1
         self.first = self.last + 1 - max(1, self.paired)
         self.reach = 0
+        self.relevance = moved(network.relevance, device, torch.float32).eval() if network.relevance else None
         self.segmented = network.config.positions == "segment"
         biases = network.biases().to(device) if self.paired else torch.zeros(1)
         self.biases = biases if gradients else biases.detach()
@@ -134,13 +139,25 @@ class Late:
         spans = iter(tokens.bounds)
         layout = [[next(spans) for _ in (source, *candidates)] for source, candidates in groups]
         x = encoder.embedded(tokens)
+        seen = Seen(self.relevance, [len(group) for group in layout], tokens.lengths, self.device) if self.relevance else None
+        if seen:
+            seen.take(0, x)
         same = self._same_in_all_layers(at, layout) if self.text_by_text and number else None
         for shared in range(number):
             step = (x, shared, tokens, at, layout, same) if self.text_by_text else (x, shared, tokens, inputs, back)
             function = self._shared_by_text if self.text_by_text else self._shared
             x = checkpoint(function, *step, use_reentrant=False) if self.checkpointing else function(*step)
-        if self.paired < 2:
-            return self._enter_last(x, tokens, at, layout)
+            if seen:
+                seen.take(shared + 1, x)
+        found = self._enter_last(x, tokens, at, layout) if self.paired < 2 else self._enter_two(x, tokens, at, layout)
+        if seen:
+            values = seen.values()
+            found = [[replace(read, relevance=value) for read, value in zip(reads, next(values), strict=True)] for reads in found]
+        return found
+
+    def _enter_two(self, x: Tensor, tokens: Packed, at: Tensor, layout: list[list[Span]]) -> list[list[Read]]:
+        """The candidates as they come into the first of two paired layers."""
+        encoder, number = self.encoder, self.first
         qkv = encoder.turned(encoder.layers[number].project(x).to(encoder.stream), number, tokens)
         shown = [[Keys(qkv[start:end, 1], qkv[start:end, 2], at[start:end]) for start, end in group] for group in layout]
         sources = self._sources(x, qkv, tokens, at, [(group[0], keys[0]) for group, keys in zip(layout, shown, strict=True)])

@@ -87,14 +87,13 @@ class PairScorer:
             before = next((number for number in range(place) if texts[number][0] == source and texts[number][1] != second), None)
             if before is not None:
                 row = self.inputs.pair(source, texts[before][1], second)
-                self._prove(self.late.encoder, self._logits(self.late.compare([(reads[before], reads[place])])), [row])
+                self._prove(self.late.encoder, self._compared([(reads[before], reads[place])]), [row])
                 return
 
     @torch.inference_mode()
     def compare(self, pairs: Sequence[tuple[Read, Read]]) -> Tensor:
         """s_ij, [n], float32 on the CPU, of what `read` gave; s_ji is -s_ij."""
-        assert self.late is not None
-        return self._logits(self.late.compare(pairs))
+        return self._compared(pairs)
 
     def tokens_of_pair(self, first: Ids, second: Ids) -> int:
         """How many tokens of a layer it takes to compare two candidates of a late-paired ranker: all of them with two paired layers, else their markers."""
@@ -106,12 +105,19 @@ class PairScorer:
         as_first = self.inputs.as_first
         triples = [(source.ids, as_first(first.ids), as_first(second.ids)) for source, first, second in rows]
         if self.written_out is not None:
-            return self._logits(self.written_out(triples))
+            return self._logits(*self.written_out.read(triples))
         texts = list(dict.fromkeys((source, text) for source, *both in triples for text in both))
         read = dict(zip(texts, self.read(texts), strict=True))
         return self.compare([(read[source, first], read[source, second]) for source, first, second in triples])
 
-    def _logits(self, states: Tensor) -> Tensor:
+    def _compared(self, pairs: Sequence[tuple[Read, Read]]) -> Tensor:
+        assert self.late is not None
+        relevances = [read.relevance for pair in pairs for read in pair if read.relevance is not None]
+        return self._logits(self.late.compare(pairs), torch.stack(relevances).view(-1, 2) if relevances else None)
+
+    def _logits(self, states: Tensor, relevances: Tensor | None = None) -> Tensor:
+        """Of the markers' states [n, 3, H] and what the head for relevance adds to each side [n, 2]."""
         source, first, second = states.unbind(1)
         left, right = self.head(torch.cat([source, first], -1)), self.head(torch.cat([source, second], -1))
-        return (left - right).mean(-1).float().cpu()  # type: ignore[no-any-return]
+        logits: Tensor = (left - right).mean(-1).float()
+        return (logits if relevances is None else logits + (relevances[:, 0] - relevances[:, 1])).cpu()

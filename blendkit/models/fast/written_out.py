@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from blendkit.models.fast.late import Ids, packed
+from blendkit.models.fast.linear import moved
 from blendkit.models.fast.packing import Packed
 from blendkit.models.pairrm import PairRM
 
@@ -18,12 +19,22 @@ class WrittenOut:
         self.encoder = packed(network, device, dtype, markers_only=False, gradients=gradients, attends=False)
         self.network, self.device = network, device
         self.paired = network.config.paired_layers or 0
+        self.relevance = moved(network.relevance, device, torch.float32).eval() if network.relevance else None
 
     def __call__(self, pairs: list[tuple[Ids, Ids, Ids]]) -> Tensor:
         """[n, 3, H], float32, of (x, candidate 1, candidate 2)."""
-        return torch.stack([self._pair(*pair) for pair in pairs])
+        return self.read(pairs)[0]
 
-    def _pair(self, source: Ids, first: Ids, second: Ids) -> Tensor:
+    def read(self, pairs: list[tuple[Ids, Ids, Ids]]) -> tuple[Tensor, Tensor | None]:
+        """The same, and what the head for relevance adds to each side [n, 2], where there is one."""
+        states, means = zip(*(self._pair(*pair) for pair in pairs), strict=True)
+        if self.relevance is None:
+            return torch.stack(states), None
+        source, *sides = torch.stack(means, 1)
+        return torch.stack(states), torch.stack([self.relevance(source, side) for side in sides], 1)
+
+    def _pair(self, source: Ids, first: Ids, second: Ids) -> tuple[Tensor, Tensor]:
+        """Last states of the three markers [3, H], and the mean states of the three texts that the head for relevance reads [3, layers, H]."""
         encoder, texts = self.encoder, (source, first, second)
         lengths = [len(text) for text in texts]
         behind = [0, len(source), len(source)]
@@ -40,6 +51,7 @@ class WrittenOut:
         own_only = (owner[None] == 0) | (owner[:, None] == owner)
         across = (owner[:, None] * owner) == 2
         x = encoder.embedded(batch)
+        read = [x]
         for number, layer in enumerate(encoder.layers):
             q, k, v = encoder.turned(layer.project(x).to(encoder.stream), number, batch).permute(1, 2, 0, 3)
             scores = q @ k.transpose(1, 2)
@@ -55,4 +67,7 @@ class WrittenOut:
                 allowed = allowed & (distance.abs() <= window)
             weights = scores.masked_fill(~allowed, float("-inf")).softmax(-1)
             x = layer.finish(x, (weights @ v).transpose(0, 1).flatten(1))
-        return encoder.normed(x[markers[0]])
+            read.append(x)
+        asked = self.relevance.layers if self.relevance else ()
+        means = [torch.stack([part.float().mean(0) for part in torch.split(read[number], lengths)]) for number in asked]
+        return encoder.normed(x[markers[0]]), torch.stack(means, 1) if means else x[:0]

@@ -1,0 +1,95 @@
+"""Whether a candidate answers what was asked: a small head that a late-paired ranker has beside its own.
+
+A ranker that learnt from answers which all answer their instruction does not know that one could answer another: it takes the longer or smoother
+of the two. This head reads the mean states of x and of a candidate, as the ranker has them behind some of the layers that read each candidate
+once, and gives r, the log-odds that the candidate answers x and not something else. What it adds to a logit is w·log σ(r_i) - w·log σ(r_j), next
+to nothing where both do. It costs no reading: the states are there.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+from itertools import accumulate
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from blendkit.models.fast.transfer import sent
+
+if TYPE_CHECKING:
+    from blendkit.models.pairrm import PairRM
+
+WIDTH = 128
+# In a file of its own, so that a head can be put to a ranker whose weights stay as they are.
+FILE = "relevance.safetensors"
+
+
+class Relevance(nn.Module):
+    """Calls give w·log σ(r), [n], of mean states [n, layers, H] of x and of the candidate."""
+
+    def __init__(self, hidden: int, layers: Sequence[int]) -> None:
+        """`layers`: behind how many layers each of the states stands; 0 are the embeddings."""
+        super().__init__()
+        # In the order in which they are read.
+        self.layers = tuple(sorted(layers))
+        self.enter = nn.Linear(4 * len(self.layers) * hidden, WIDTH)
+        self.leave = nn.Linear(WIDTH, 1)
+        self.weight = nn.Parameter(torch.ones(1))
+
+    def forward(self, sources: Tensor, candidates: Tensor) -> Tensor:
+        return self.weight * functional.logsigmoid(self.log_odds(sources, candidates))
+
+    def log_odds(self, sources: Tensor, candidates: Tensor) -> Tensor:
+        """r, [n]."""
+        return self.leave(functional.gelu(self.enter(features(sources, candidates))))[:, 0]  # type: ignore[no-any-return]
+
+
+def features(sources: Tensor, candidates: Tensor) -> Tensor:
+    """[n, 4·layers·H]: both states, normed, their product and their distance, number by number."""
+    x, y = (functional.layer_norm(part, part.shape[-1:]) for part in (sources, candidates))
+    return torch.cat([part.flatten(1) for part in (y, x, x * y, (x - y).abs())], 1)
+
+
+def means(states: Tensor, lengths: Tensor) -> Tensor:
+    """The mean state of each text, [texts, H], float32, of texts that lie end to end [T, H]; what lies behind the last is left out."""
+    # Not index_add, which adds in another order each time on a GPU.
+    return torch.segment_reduce(states.float(), "mean", lengths=lengths, axis=0, unsafe=True)
+
+
+class Seen:
+    """What the head sees of a batch of texts, each x with its candidates behind it, while they are read."""
+
+    def __init__(self, head: Relevance, sizes: Sequence[int], lengths: Sequence[int], device: torch.device) -> None:
+        """`sizes`: how many texts each x and its candidates are; `lengths`: tokens of all texts."""
+        firsts = [0, *accumulate(sizes)][:-1]
+        sources = [first for first, size in zip(firsts, sizes, strict=True) for _ in range(size)]
+        self.head, self.sizes = head, sizes
+        self.lengths, self.sources = sent((torch.tensor(lengths), torch.tensor(sources)), device)
+        self.means: list[Tensor] = []
+
+    def take(self, layer: int, states: Tensor) -> None:
+        """Keeps what the head asks for of the states [T, H] behind so many layers."""
+        if layer in self.head.layers:
+            self.means.append(means(states, self.lengths))
+
+    def values(self) -> Iterator[tuple[Tensor, ...]]:
+        """w·log σ(r), [], of each x's candidates."""
+        states = torch.stack(self.means, 1)
+        for own in torch.split(self.head(states[self.sources], states), list(self.sizes)):
+            yield own.unbind()[1:]
+
+
+def without_relevance(ranker: PairRM) -> PairRM:
+    """The ranker without its head for relevance, which is itself where it has none; the weights are the same objects."""
+    from blendkit.models.pairrm import PairRM
+
+    if ranker.relevance is None:
+        return ranker
+    found = PairRM(replace(ranker.config, relevance_layers=()), ranker.pretrained_model)
+    found.head_layer, found.expert = ranker.head_layer, ranker.expert
+    if ranker.config.paired_layers:
+        found.paired_bias = ranker.paired_bias
+    return found.train(ranker.training)

@@ -1,0 +1,241 @@
+"""Puts a head for relevance to a late-paired ranker: python relevance.py OUTPUT RANKER TRAIN.jsonl.gz POOL.jsonl.gz HELD.jsonl.gz --encoder DIRECTORY
+
+Further options: --layers 0 3 5, --weight 2, --shift 0, --steps 3000, --seed 0, --dtype bfloat16, --processes 1.
+
+The head learns to tell answers to an instruction from answers to its neighbours of the same set, which are the most similar ones by the mean states of
+ENCODER (all-MiniLM-L6-v2), and from the instruction itself; the ranker stays as it is. Its r becomes WEIGHT·log σ(r - SHIFT). The files are as
+ranker_data.py writes them; sets about safety and about given passages are left out, as a refusal answers no instruction more than another, and
+all passages are long. Of HELD it prints how often an answer to the instruction has a higher r than one to a neighbour, which is of TRAIN or POOL.
+"""
+
+from __future__ import annotations
+
+import argparse
+import gzip
+import random
+from collections import defaultdict
+from collections.abc import Iterable, Iterator
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import dataclass, replace
+from multiprocessing import get_context
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import orjson
+import torch
+from ranker_data import instruction_of
+from torch import Tensor
+from torch.nn import functional
+
+from blendkit.models.encoder_reader import EncoderReader
+from blendkit.models.fast.late import Late
+from blendkit.models.pair_inputs import PairInputs
+from blendkit.models.pairrm import PairRM, load_pairrm, save_pairrm
+from blendkit.models.relevance import Relevance, features, without_relevance
+from blendkit.rankers.conversations import pair_texts
+from blendkit.records import source_text
+
+CPU = torch.device("cpu")
+# Sets with the same instructions are one; those that are not here are left out.
+SETS = {
+    **dict.fromkeys(("train", "train_wide", "alpaca_wide", "alpaca_v1"), "alpaca"),
+    **{name: name for name in ("rmb_help", "ultrafeedback", "cherry", "dpo_en", "autoj_single", "tulu_human", "pool")},
+    **dict.fromkeys(("qlora", "prometheus"), "vicuna"),
+}
+# Two instructions that are more alike than this ask the same.
+SAME, NEAREST, LONGEST = 0.92, 6, 2_500
+ANSWERS, NEIGHBOURS = 4, 6
+RECORDS = 4
+
+
+@dataclass
+class Asked:
+    """An instruction: its set, its text as a ranker reads it, its answers, and those of its neighbours, the nearest first."""
+
+    name: str
+    text: str
+    answers: list[str]
+    neighbours: list[list[str]]
+
+
+@dataclass
+class Shown:
+    """An instruction with texts, each of a kind: 0 answers it, n > 0 answers the n-th neighbour, -1 repeats it."""
+
+    text: str
+    texts: list[str]
+    kinds: list[int]
+
+
+def answers(path: str, set_of: Any) -> dict[str, dict[str, tuple[dict[str, Any], list[str]]]]:
+    """Of each set the instructions, by their text, and their distinct answers."""
+    found: dict[str, dict[str, tuple[dict[str, Any], dict[str, None]]]] = defaultdict(dict)
+    with gzip.open(path) as file:
+        for record in map(orjson.loads, file):
+            name, x = SETS.get(set_of(record)), source_text(record)
+            if name is not None and len(x) <= LONGEST:
+                texts = found[name].setdefault(x, (record, {}))[1]
+                texts.update((c["text"], None) for c in record["candidates"] if c["text"].strip())
+    return {name: {x: (record, list(texts)) for x, (record, texts) in own.items()} for name, own in found.items()}
+
+
+def directions(reader: EncoderReader, tokenizer: Any, texts: list[str]) -> Any:
+    """[n, H], of length 1."""
+    ids = tokenizer(texts, truncation=True, max_length=192)["input_ids"]
+    order = sorted(range(len(ids)), key=lambda number: len(ids[number]))
+    rows: list[Any] = [None] * len(ids)
+    for start in range(0, len(order), 32):
+        part = order[start : start + 32]
+        for number, states in zip(part, reader.states([ids[number] for number in part]), strict=True):
+            rows[number] = states.mean(0)
+    return functional.normalize(torch.stack(rows), dim=1).numpy()
+
+
+def with_neighbours(own: dict[str, Any], others: dict[str, Any], encode: Any) -> Iterator[Asked]:
+    """The instructions of one part, with neighbours among `others` of the same set."""
+    for name, records in own.items():
+        texts, theirs = list(records), list(others[name])
+        near = encode(texts) @ encode(theirs).T
+        for x, row in zip(texts, near, strict=True):
+            record, given = records[x]
+            order = [theirs[place] for place in np.argsort(-row, kind="stable")[: 2 * NEAREST] if theirs[place] != x and row[place] < SAME]
+            order = [other for other in order if instruction_of(others[name][other][0]) != instruction_of(record)][:NEAREST]
+            if order:
+                yield Asked(name, pair_texts(record, [])[0], given, [others[name][other][1] for other in order])
+
+
+def shown(asked: Asked, seed: int) -> Shown:
+    """Some answers to it and to its neighbours, every other time the longer of two; the nearest neighbours most often."""
+    rng = random.Random(f"{seed} {asked.text}")
+    texts = dict.fromkeys(rng.sample(asked.answers, min(ANSWERS, len(asked.answers))), 0)
+    last = len(asked.neighbours) - 1
+    for number in [0, 0, min(1, last), min(1, last), *(rng.randrange(last + 1) for _ in range(NEIGHBOURS - 4))]:
+        some = rng.sample(asked.neighbours[number], min(2, len(asked.neighbours[number])))
+        text = max(some, key=len) if rng.random() < 0.5 else some[0]
+        if text not in asked.answers:
+            texts.setdefault(text, number + 1)
+    texts.setdefault(asked.text, -1)
+    return Shown(asked.text, list(texts), list(texts.values()))
+
+
+_worker: dict[str, Any] = {}
+
+
+def start(ranker: str, layers: list[int], dtype: str) -> None:
+    """Makes a process ready for `read`."""
+    torch.set_num_threads(1)
+    network, tokenizer = load_pairrm(ranker)
+    network = fresh(network, layers)
+    late = Late(network, CPU, getattr(torch, dtype))
+    assert late.relevance is not None
+    late.relevance.register_forward_pre_hook(lambda _, given: _worker["seen"].append(given))
+    _worker.update(late=late, inputs=PairInputs(tokenizer, network.config), seen=[])
+
+
+@torch.inference_mode()
+def read(part: list[Shown]) -> Any:
+    """What the head sees, [texts, features], float16."""
+    inputs: PairInputs = _worker["inputs"]
+    groups = []
+    for one in part:
+        source = inputs.source(one.text)
+        groups.append((source, inputs.candidates(one.texts, source)))
+    _worker["seen"].clear()
+    _worker["late"].read(groups)
+    ((sources, states),) = _worker["seen"]
+    firsts = np.cumsum([0, *(len(texts) + 1 for _, texts in groups)])[:-1]
+    kept = torch.from_numpy(np.setdiff1d(np.arange(len(states)), firsts))
+    return features(sources[kept], states[kept]).half().numpy()
+
+
+def fresh(network: PairRM, layers: list[int]) -> PairRM:
+    """The ranker with a new head."""
+    network = without_relevance(network)
+    found = PairRM(replace(network.config, relevance_layers=tuple(layers)), network.pretrained_model)
+    found.head_layer, found.expert, found.paired_bias = network.head_layer, network.expert, network.paired_bias
+    return found.eval()
+
+
+def learn(head: Relevance, seen: Tensor, right: Tensor, steps: int, seed: int) -> None:
+    """Logistic regression of what answers, both kinds counting the same."""
+    torch.manual_seed(seed)
+    weights = torch.where(right, 0.5 / right.float().mean(), 0.5 / (~right).float().mean())
+    optimizer = torch.optim.AdamW([*head.enter.parameters(), *head.leave.parameters()], weight_decay=0.01)
+    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, 1e-3, total_steps=steps, pct_start=0.1)
+    for step in range(steps):
+        rows = torch.randint(len(seen), (256,))
+        inner = functional.gelu(head.enter(functional.dropout(seen[rows].float(), 0.1)))
+        found = head.leave(functional.dropout(inner, 0.1))[:, 0]
+        loss = functional.binary_cross_entropy_with_logits(found, right[rows].float(), weight=weights[rows])
+        optimizer.zero_grad()
+        loss.backward()  # type: ignore[no-untyped-call]
+        optimizer.step()
+        schedule.step()
+        if (step + 1) % 250 == 0:
+            print(f"step {step + 1}: loss {float(loss.detach()):.3f}", flush=True)
+
+
+def told(r: Any, part: Iterable[Shown]) -> Iterator[str]:
+    """How often answers have a higher r than the others, in percent of the pairs of an instruction, each instruction counting the same."""
+    found: dict[str, list[float]] = defaultdict(list)
+    place = 0
+    for one in part:
+        own = r[place : place + len(one.texts)]
+        place += len(one.texts)
+        kinds = np.array(one.kinds)
+        for name, chosen in (("the nearest", kinds == 1), ("the second", kinds == 2), ("a further one", kinds > 2), ("the instruction", kinds == -1)):
+            if chosen.any():
+                found[name].append(float((own[kinds == 0][:, None] > own[chosen]).mean()))
+    for name, shares in found.items():
+        yield f"{name}: {100 * np.mean(shares):.1f} % of {len(shares)}"
+
+
+def main() -> None:
+    """Writes OUTPUT."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("output", type=Path)
+    for name in ("ranker", "train", "pool", "held"):
+        parser.add_argument(name)
+    parser.add_argument("--encoder", required=True)
+    parser.add_argument("--layers", type=int, nargs="+", default=[0, 3, 5])
+    parser.add_argument("--weight", type=float, default=2.0)
+    parser.add_argument("--shift", type=float, default=0.0)
+    parser.add_argument("--steps", type=int, default=3000)
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--dtype", default="bfloat16")
+    parser.add_argument("--processes", type=int, default=1)
+    asked = parser.parse_args()
+    from transformers import AutoModel, AutoTokenizer
+
+    train, held = (answers(path, lambda record: record["set"]) for path in (asked.train, asked.held))
+    known = {x for part in (train, held) for own in part.values() for x in own}
+    pool = answers(asked.pool, lambda record: None if source_text(record) in known else "pool")
+    base = {**train, **pool}
+    reader = EncoderReader(AutoModel.from_pretrained(asked.encoder).eval(), 0, CPU, torch.float32, places_only=False)
+    tokenizer = AutoTokenizer.from_pretrained(asked.encoder)
+    made = {
+        name: [shown(one, asked.seed) for one in with_neighbours(own, base, lambda texts: directions(reader, tokenizer, texts))]
+        for name, own in (("train", base), ("held", held))
+    }
+    print({name: (len(part), sum(len(one.texts) for one in part)) for name, part in made.items()}, flush=True)
+    chunks = {name: [part[start : start + RECORDS] for start in range(0, len(part), RECORDS)] for name, part in made.items()}
+    with ProcessPoolExecutor(asked.processes, get_context("spawn"), start, (asked.ranker, asked.layers, asked.dtype)) as processes:
+        seen = {name: torch.from_numpy(np.concatenate(list(processes.map(read, part)))) for name, part in chunks.items()}
+    network, words = load_pairrm(asked.ranker)
+    network = fresh(network, asked.layers)
+    head = network.relevance
+    assert head is not None
+    kinds = np.array([kind for one in made["train"] for kind in one.kinds])
+    learn(head, seen["train"], torch.from_numpy(kinds == 0), asked.steps, asked.seed)
+    with torch.inference_mode():
+        r = head.leave(functional.gelu(head.enter(seen["held"].float())))[:, 0].numpy()
+    print("\n".join(told(r, made["held"])))
+    with torch.no_grad():
+        head.leave.bias -= asked.shift
+        head.weight.fill_(asked.weight)
+    save_pairrm(asked.output, network, words, small_vocabulary=True)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,157 @@
+"""A head for relevance adds to a late-paired ranker's logits what it says of each candidate, and lives in a file of its own."""
+
+from __future__ import annotations
+
+import json
+import shutil
+
+import pytest
+import torch
+from conftest import examples, lines
+from test_expert import logits
+from test_fast_models import ENCODERS
+from test_int8 import bytes_here
+from test_late import Inputs, network, rows_of, texts
+from torch.nn import functional
+
+from blendkit.models.expert import expert_alone, with_expert, without_expert
+from blendkit.models.fast.scorer import PairScorer
+from blendkit.models.pairrm import PairRM, load_pairrm, save_pairrm
+from blendkit.models.relevance import FILE, Relevance, means, without_relevance
+from blendkit.pipeline.runner import apply
+from blendkit.rankers.conversations import pair_texts
+from blendkit.rankers.pairranker import PairRanker
+from blendkit.training.new_pairranker import late_paired
+
+CPU = torch.device("cpu")
+
+
+def with_relevance(model: PairRM, *layers: int) -> PairRM:
+    """The same ranker with a head that is drawn."""
+    torch.manual_seed(2)
+    model.config.relevance_layers = layers
+    model.relevance = Relevance(model.pretrained_model.config.hidden_size, layers)
+    with torch.no_grad():
+        # Of about 1, for its logarithm to tell candidates apart.
+        for layer in (model.relevance.enter, model.relevance.leave):
+            layer.weight.normal_(std=layer.in_features**-0.5)
+        model.relevance.weight.fill_(2.0)
+    return model
+
+
+@pytest.fixture(scope="module")
+def pair_of(tiny_ranker, tmp_path_factory):
+    """A ranker with such a head, and the same without, as checkpoints."""
+    model, tokenizer = load_pairrm(str(tiny_ranker))
+    model = with_relevance(late_paired(model, 1), 0, 1)
+    folders = [tmp_path_factory.mktemp(name) for name in ("with", "without")]
+    for folder, saved in zip(folders, (model, without_relevance(model)), strict=True):
+        save_pairrm(folder, saved, tokenizer, torch.float32)
+    return list(map(str, folders))
+
+
+@pytest.mark.parametrize(("name", "paired"), [*((name, paired) for name in ENCODERS for paired in (1, 2)), ("bert-segments", 0)])
+def test_it_is_what_is_written_out(name, paired):
+    bare = network(name, paired)
+    inputs = Inputs(bare.config)
+    source, *candidates = texts(17, 3, 41, 90)
+    other, *two = texts(4, 60, 9, seed=2)
+    rows = rows_of(inputs, source, candidates) + rows_of(inputs, other, two)
+    without = PairScorer(bare, inputs, CPU, torch.float32)(rows)
+    model = with_relevance(bare, 0, 1) if paired < 2 else with_relevance(bare, 0)
+    plain = PairScorer(model, inputs, CPU, torch.float32, packed=False)(rows)
+    late = PairScorer(model, inputs, CPU, torch.float32)
+    torch.testing.assert_close(late(rows), plain, atol=1e-5, rtol=0)
+    torch.testing.assert_close(torch.cat([late([row]) for row in rows]), plain, atol=1e-5, rtol=0)
+    assert (plain - without).abs().max() > 0.05
+
+
+def test_what_it_adds_is_of_each_candidate_alone(pair_of):
+    (first, second), records = (PairRanker(folder, device="cpu") for folder in pair_of), examples()
+    for record, ours, theirs in zip(records, logits(first, examples()), logits(second, examples()), strict=True):
+        n = len(record["candidates"])
+        added = {(i, j): logit - other for (i, j, logit), (*_, other) in zip(ours, theirs, strict=True)}
+        own = [sum(added.get((i, j), 0.0) for j in range(n)) / n for i in range(n)]
+        assert all(abs(value - (own[i] - own[j])) < 1e-4 for (i, j), value in added.items())
+        # What it says: of x and a candidate as the layers have them.
+        source = first.inputs.source(pair_texts(record, [])[0])
+        ids = first.inputs.candidates(pair_texts(record, [c["text"] for c in record["candidates"]])[1], source)
+        reads = first.common.scorer.read([(source, text) for text in ids])
+        said = [float(read.relevance) for read in reads]
+        assert all(abs(added[i, j] - (said[i] - said[j])) < 1e-4 for i, j in added) and max(said) < 0
+        embedded = first.common.scorer.late.encoder.embedded(first.inputs.pack([first.inputs.single(source, ids[0], 1)]))
+        seen = means(embedded, torch.tensor([len(source), len(ids[0])]))
+        torch.testing.assert_close(seen[1], embedded[len(source) :].mean(0), atol=1e-5, rtol=0)
+
+
+def test_its_formula():
+    head = with_relevance(network("bert-segments", 1), 0, 1).relevance
+    x, y = torch.randn(2, 3, 2, head.enter.in_features // 8)
+    normed = [(part - part.mean(-1, keepdim=True)) / (part.var(-1, unbiased=False, keepdim=True) + 1e-5).sqrt() for part in (x, y)]
+    a, b = normed
+    inner = functional.gelu(torch.cat([part.reshape(3, -1) for part in (b, a, a * b, (a - b).abs())], 1) @ head.enter.weight.T + head.enter.bias)
+    r = inner @ head.leave.weight[0] + head.leave.bias
+    torch.testing.assert_close(head(x, y), -2 * torch.log1p(torch.exp(-r)), atol=1e-5, rtol=1e-5)
+
+
+def test_layers_count_in_the_order_in_which_they_are_read():
+    model, same = (with_relevance(network("bert-segments", 1), *layers) for layers in ((0, 1), (1, 0)))
+    same.load_state_dict(model.state_dict())
+    inputs, (source, *candidates) = Inputs(model.config), texts(17, 30, 41)
+    found = [PairScorer(one, inputs, CPU, torch.float32)(rows_of(inputs, source, candidates)) for one in (model, same)]
+    assert torch.equal(*found)
+
+
+def test_an_experts_logits_are_without_it(tiny_ranker):
+    model, _ = load_pairrm(str(tiny_ranker))
+    model = with_expert(with_relevance(late_paired(model, 1), 0), None, 1)
+    assert without_expert(model).relevance is model.relevance is not None and without_expert(model).config.relevance_layers == (0,)
+    assert expert_alone(model).relevance is None and not expert_alone(model).config.relevance_layers
+    assert without_relevance(model).expert is model.expert and without_relevance(without_relevance(model)).relevance is None
+
+
+@pytest.mark.parametrize("dtype", ["bfloat16", pytest.param("int8", marks=bytes_here)])
+def test_narrow_types_are_near(pair_of, dtype):
+    exact, narrow = (logits(PairRanker(pair_of[0], device="cpu", dtype=name), examples()) for name in ("float32", dtype))
+    differences = [abs(a[2] - b[2]) for ours, theirs in zip(exact, narrow, strict=True) for a, b in zip(ours, theirs, strict=True)]
+    assert 0 < max(differences) < 0.3
+
+
+def test_it_has_a_file_of_its_own(pair_of, tmp_path):
+    both, without = (load_pairrm(folder)[0] for folder in pair_of)
+    assert both.config.relevance_layers == (0, 1) and without.relevance is None
+    assert [(tmp_path.parent / folder / FILE).is_file() for folder in pair_of] == [True, False]
+    ours, theirs = ((tmp_path.parent / folder / "model.safetensors").read_bytes() for folder in pair_of)
+    assert ours == theirs
+
+
+@pytest.mark.parametrize(
+    ("which", "changes", "said"),
+    [
+        (0, {"relevance_layers": [0, 2]}, "config.json: relevance_layers: expected numbers from 0 to 1, got 0, 2"),
+        (0, {"relevance_layers": [-1]}, "config.json: relevance_layers: expected numbers from 0 to 1, got -1"),
+        (0, {"relevance_layers": "all"}, "config.json: relevance_layers: expected a list of whole numbers, got all"),
+        (0, {"relevance_layers": [0.5]}, "config.json: relevance_layers: expected a list of whole numbers, got [0.5]"),
+        (0, {"relevance_layers": [0]}, "does not fit config.json"),
+        (0, {"paired_layers": None}, "relevance_layers: only a late-paired ranker has a head for relevance"),
+        (1, {"relevance_layers": [0, 1]}, f"{FILE} is missing"),
+    ],
+)
+def test_a_checkpoint_that_has_no_such_head_is_no_input(called, pair_of, tmp_path, which, changes, said):
+    folder = shutil.copytree(pair_of[which], tmp_path / "bad")
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps({**config, **changes}))
+    code, _, err = called("pair", "--model", str(folder), stdin=lines(examples(1)))
+    assert code == 66 and said in err and len(err.splitlines()) == 1, err
+
+
+def test_training_goes_on_from_the_ranker_without_it(called, pair_of, tmp_path):
+    records = examples(4)
+    for record in records:
+        for place, candidate in enumerate(record["candidates"]):
+            candidate["scores"] = {"label": float(place)}
+    (tmp_path / "train.jsonl").write_text(lines(records))
+    options = ("--label", "label", "--steps", "1", "--learning-rate", "1e-9", "--device", "cpu", "--float32", "-o", tmp_path / "new")
+    code, _, err = called("train", "ranker", "-i", str(tmp_path / "train.jsonl"), "--init", pair_of[0], *map(str, options))
+    assert code == 0 and not (tmp_path / "new" / FILE).exists(), err
+    assert load_pairrm(str(tmp_path / "new"))[0].config == load_pairrm(pair_of[1])[0].config
