@@ -11,13 +11,15 @@ from blendkit.models.pairrm import load_pairrm, save_pairrm
 
 
 def main() -> None:
-    """The logit is a difference of two scores of the head's last layer, so that its weights carry the scale."""
+    """The logit is a difference of two scores of the head's last layer, and what the head for relevance adds, whose weights carry the scale."""
     folder, temperature = Path(sys.argv[1]), float(sys.argv[2])
     model, tokenizer = load_pairrm(str(folder))
     with torch.no_grad():
         for owner in (model, *([model.expert] if model.expert else [])):
             for parameter in owner.head_layer[4].parameters():
                 parameter /= temperature
+        if model.relevance:
+            model.relevance.weight /= temperature
     save_pairrm(folder, model, tokenizer)
 
 

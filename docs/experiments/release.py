@@ -1,7 +1,7 @@
 """A ranker for the package: python release.py OUTPUT RANKER … [--paired-layers K] — the mean of the weights of trained rankers, one or several.
 
 The vocabulary's embeddings are written in int8 with a scale a row, all other weights in float16. With --paired-layers the ranker is
-late-paired with these weights as they are, before any training as such. Experts are left out.
+late-paired with these weights as they are, before any training as such. Experts and heads for relevance are left out.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ import torch
 
 from blendkit.models.expert import without_expert
 from blendkit.models.pairrm import load_pairrm, save_pairrm
+from blendkit.models.relevance import without_relevance
 from blendkit.training.new_pairranker import late_paired
 
 
@@ -24,7 +25,7 @@ def main() -> None:
     parser.add_argument("--paired-layers", type=int, choices=[0, 1, 2])
     asked = parser.parse_args()
     tokenizer = load_pairrm(asked.rankers[0])[1]
-    models = [without_expert(load_pairrm(folder)[0]) for folder in asked.rankers]
+    models = [without_relevance(without_expert(load_pairrm(folder)[0])) for folder in asked.rankers]
     model, rankers = models[0], [one.state_dict() for one in models]
     means = {name: torch.stack([weights[name].float() for weights in rankers]).mean(0) for name, value in rankers[0].items() if value.is_floating_point()}
     model.load_state_dict(means, strict=False)

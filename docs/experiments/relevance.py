@@ -68,20 +68,31 @@ class Shown:
     kinds: list[int]
 
 
+def records_of(path: str) -> Iterator[dict[str, Any]]:
+    """The records of a file."""
+    with gzip.open(path) as file:
+        yield from map(orjson.loads, file)
+
+
 def answers(path: str, set_of: Any) -> dict[str, dict[str, tuple[dict[str, Any], list[str]]]]:
     """Of each set the instructions, by their text, and their distinct answers."""
     found: dict[str, dict[str, tuple[dict[str, Any], dict[str, None]]]] = defaultdict(dict)
-    with gzip.open(path) as file:
-        for record in map(orjson.loads, file):
-            name, x = SETS.get(set_of(record)), source_text(record)
-            if name is not None and len(x) <= LONGEST:
-                texts = found[name].setdefault(x, (record, {}))[1]
-                texts.update((c["text"], None) for c in record["candidates"] if c["text"].strip())
+    for record in records_of(path):
+        name, x = SETS.get(set_of(record)), source_text(record)
+        if name is not None and len(x) <= LONGEST:
+            texts = found[name].setdefault(x, (record, {}))[1]
+            texts.update((c["text"], None) for c in record["candidates"] if c["text"].strip())
     return {name: {x: (record, list(texts)) for x, (record, texts) in own.items()} for name, own in found.items()}
 
 
-def directions(reader: EncoderReader, tokenizer: Any, texts: list[str]) -> Any:
-    """[n, H], of length 1."""
+def directions(encoder: str, texts: list[str]) -> dict[str, Any]:
+    """The mean state of each text, [H], of length 1."""
+    from transformers import AutoModel, AutoTokenizer
+
+    reader, tokenizer = (
+        EncoderReader(AutoModel.from_pretrained(encoder).eval(), 0, CPU, torch.float32, places_only=False),
+        AutoTokenizer.from_pretrained(encoder),
+    )
     ids = tokenizer(texts, truncation=True, max_length=192)["input_ids"]
     order = sorted(range(len(ids)), key=lambda number: len(ids[number]))
     rows: list[Any] = [None] * len(ids)
@@ -89,14 +100,14 @@ def directions(reader: EncoderReader, tokenizer: Any, texts: list[str]) -> Any:
         part = order[start : start + 32]
         for number, states in zip(part, reader.states([ids[number] for number in part]), strict=True):
             rows[number] = states.mean(0)
-    return functional.normalize(torch.stack(rows), dim=1).numpy()
+    return dict(zip(texts, functional.normalize(torch.stack(rows), dim=1).numpy(), strict=True))
 
 
-def with_neighbours(own: dict[str, Any], others: dict[str, Any], encode: Any) -> Iterator[Asked]:
-    """The instructions of one part, with neighbours among `others` of the same set."""
+def with_neighbours(own: dict[str, Any], others: dict[str, Any], directed: dict[str, Any]) -> Iterator[Asked]:
+    """The instructions of one part, with neighbours among `others` of the same set, by the direction of each text."""
     for name, records in own.items():
         texts, theirs = list(records), list(others[name])
-        near = encode(texts) @ encode(theirs).T
+        near = np.stack([directed[x] for x in texts]) @ np.stack([directed[x] for x in theirs]).T
         for x, row in zip(texts, near, strict=True):
             record, given = records[x]
             order = [theirs[place] for place in np.argsort(-row, kind="stable")[: 2 * NEAREST] if theirs[place] != x and row[place] < SAME]
@@ -206,18 +217,13 @@ def main() -> None:
     parser.add_argument("--dtype", default="bfloat16")
     parser.add_argument("--processes", type=int, default=1)
     asked = parser.parse_args()
-    from transformers import AutoModel, AutoTokenizer
-
     train, held = (answers(path, lambda record: record["set"]) for path in (asked.train, asked.held))
-    known = {x for part in (train, held) for own in part.values() for x in own}
+    # The pool has no names of sets: of it what is in none.
+    known = {source_text(record) for path in (asked.train, asked.held) for record in records_of(path)}
     pool = answers(asked.pool, lambda record: None if source_text(record) in known else "pool")
     base = {**train, **pool}
-    reader = EncoderReader(AutoModel.from_pretrained(asked.encoder).eval(), 0, CPU, torch.float32, places_only=False)
-    tokenizer = AutoTokenizer.from_pretrained(asked.encoder)
-    made = {
-        name: [shown(one, asked.seed) for one in with_neighbours(own, base, lambda texts: directions(reader, tokenizer, texts))]
-        for name, own in (("train", base), ("held", held))
-    }
+    directed = directions(asked.encoder, list({x: None for part in (base, held) for own in part.values() for x in own}))
+    made = {name: [shown(one, asked.seed) for one in with_neighbours(own, base, directed)] for name, own in (("train", base), ("held", held))}
     print({name: (len(part), sum(len(one.texts) for one in part)) for name, part in made.items()}, flush=True)
     chunks = {name: [part[start : start + RECORDS] for start in range(0, len(part), RECORDS)] for name, part in made.items()}
     with ProcessPoolExecutor(asked.processes, get_context("spawn"), start, (asked.ranker, asked.layers, asked.dtype)) as processes:
