@@ -155,3 +155,65 @@ def test_training_goes_on_from_the_ranker_without_it(called, pair_of, tmp_path):
     code, _, err = called("train", "ranker", "-i", str(tmp_path / "train.jsonl"), "--init", pair_of[0], *map(str, options))
     assert code == 0 and not (tmp_path / "new" / FILE).exists(), err
     assert load_pairrm(str(tmp_path / "new"))[0].config == load_pairrm(pair_of[1])[0].config
+
+
+OFF = [
+    (
+        "What is the capital of Australia?",
+        "Canberra.",
+        "Auckland is the largest city of New Zealand. It lies on the North Island between two harbours, "
+        "has about 1.5 million inhabitants, and is known for its sailing, its volcanic hills and its many parks and beaches.",
+    ),
+    (
+        "How do I boil an egg?",
+        "Put it in boiling water for eight minutes, then cool it under the tap.",
+        "A sourdough bread needs patience. First, feed "
+        "your starter with flour and water. Second, mix the dough and let it rest. Third, fold it every half hour. Finally, bake it in a hot, covered pot.",
+    ),
+    (
+        "Translate 'good morning' into French.",
+        "Bonjour.",
+        "German is spoken by some 95 million people as their first language, mostly in Germany, Austria and "
+        "Switzerland. Its grammar has four cases and three genders, and its nouns are written with a capital letter.",
+    ),
+    (
+        "Name three primary colours.",
+        "Red, yellow and blue.",
+        "The planets of the solar system are Mercury, Venus, Earth, Mars, Jupiter, Saturn, Uranus and Neptune. "
+        "The four inner ones are rocky and small, and the four outer ones are large and made of gas and ice.",
+    ),
+    (
+        "Why is the sky blue?",
+        "Air scatters blue light more than red, so we see blue from all sides.",
+        "To change a tyre, first loosen the nuts a little. Then raise the "
+        "car with the jack, take the nuts off, and pull the wheel towards you. Put on the spare wheel, tighten the nuts by hand, and lower the car.",
+    ),
+    (
+        "Write a short birthday greeting for a colleague.",
+        "Happy birthday, Anna! Have a lovely day.",
+        "Dear customers, we regret to tell you that our shop will be closed "
+        "from Monday to Wednesday because of construction work in our street. Orders that reach us in these days will be sent on Thursday.",
+    ),
+    (
+        "How many legs does a spider have?",
+        "Eight.",
+        "Cats sleep between twelve and sixteen hours a day. They are most active at dawn and at dusk, when their prey is about, "
+        "and they see well in little light. A cat that sleeps much less than that may be ill and should see a vet.",
+    ),
+    (
+        "Give me a synonym of 'happy'.",
+        "Glad.",
+        "A healthy breakfast has three parts: whole grains such as oats, some protein such as yoghurt or eggs, and fruit. Eat slowly, "
+        "and drink a glass of water with it. It keeps you full until noon and helps you to concentrate.",
+    ),
+]
+
+
+def test_the_embedded_ranker_prefers_a_short_answer_to_a_long_one_to_another_question():
+    records = [
+        {"id": str(number), "instruction": x, "input": "", "candidates": [{"model": "a", "text": right}, {"model": "b", "text": wrong}]}
+        for number, (x, right, wrong) in enumerate(OFF)
+    ]
+    found = list(apply(PairRanker(device="cpu", dtype="float32"), records))
+    right = sum(record["comparisons"]["pairrm"]["pairs"][0][2] > 0 for record in found)
+    assert right >= 6, [record["comparisons"]["pairrm"]["pairs"][0] for record in found]
