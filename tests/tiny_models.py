@@ -103,3 +103,20 @@ def t5(folder: Path) -> Path:
         vocab_size=len(tokenizer), d_model=32, d_kv=16, d_ff=64, num_layers=2, num_heads=2, pad_token_id=0, eos_token_id=1, decoder_start_token_id=0
     )
     return saved(T5ForConditionalGeneration(config), tokenizer, folder)
+
+
+def with_relevance(model, *layers):
+    """A late-paired ranker with a head for relevance that is drawn."""
+    import torch
+
+    from blendkit.models.relevance import Relevance
+
+    torch.manual_seed(2)
+    model.config.relevance_layers = layers
+    model.relevance = Relevance(model.pretrained_model.config.hidden_size, layers)
+    with torch.no_grad():
+        # Of about 1, for its logarithm to tell candidates apart.
+        for layer in (model.relevance.enter, model.relevance.leave):
+            layer.weight.normal_(std=layer.in_features**-0.5)
+        model.relevance.weight.fill_(2.0)
+    return model

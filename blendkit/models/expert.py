@@ -20,7 +20,6 @@ from torch import Tensor
 from blendkit.models.encoder_reader import EncoderReader
 from blendkit.models.layer_list import layers_of, with_layers
 from blendkit.models.pairrm import PairRM, SecondLayers
-from blendkit.models.relevance import without_relevance
 
 
 def with_expert(ranker: PairRM, expert: PairRM | None, layers: int) -> PairRM:
@@ -38,16 +37,16 @@ def without_expert(ranker: PairRM) -> PairRM:
 def expert_alone(ranker: PairRM) -> PairRM:
     """The ranker that reads what is the expert's, without a head for relevance; the lower layers are the same objects."""
     assert ranker.expert is not None
-    bare = without_relevance(ranker)
-    return _ranker(bare, with_layers(ranker.pretrained_model, [*_shared(ranker), *ranker.expert.layers]), ranker.expert)
+    return _ranker(ranker, with_layers(ranker.pretrained_model, [*_shared(ranker), *ranker.expert.layers]), ranker.expert)
 
 
 def _ranker(ranker: PairRM, encoder: Any, owner: PairRM | SecondLayers) -> PairRM:
-    found = PairRM(replace(ranker.config, expert_layers=0), encoder)
+    found = PairRM(replace(ranker.config, expert_layers=0, relevance_layers=()), encoder)
     found.head_layer = owner.head_layer
     if ranker.config.paired_layers:
         found.paired_bias = owner.paired_bias
-    found.relevance = ranker.relevance
+    if owner is ranker:
+        found.config.relevance_layers, found.relevance = ranker.config.relevance_layers, ranker.relevance
     return found.train(ranker.training)
 
 

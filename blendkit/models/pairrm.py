@@ -146,7 +146,7 @@ def load_pairrm(name: str, packed_only: bool = False) -> tuple[PairRM, Any]:
         NoInputError: there is no such model, or it is not a PairRM.
     """
     light = packed_only and name == EMBEDDED
-    folder = locate(name, *FILES)
+    folder = locate(name, *FILES, RELEVANCE)
     raw = read_config(folder, name)
     encoder_config = _encoder_config(raw, folder, name)
     if encoder_config is None:
@@ -169,13 +169,13 @@ def load_pairrm(name: str, packed_only: bool = False) -> tuple[PairRM, Any]:
         raise NoInputError(f"{name}: config.json: positions: expected running or segment, got {str(config.positions)[:60]!r}")
     weights = _scaled(read_weights(folder))
     if config.relevance_layers:
-        weights |= read_weights(locate(name, *FILES, RELEVANCE), RELEVANCE)
+        weights |= {key: value for key, value in read_weights(folder, RELEVANCE).items() if key.startswith("relevance.")}
     encoder: Any = PackedOnlyBert(encoder_config, name) if light else untrained(encoder_config, folder, name, "PairRanker's encoder")
     vocabulary = weights.get(VOCABULARY)
     if vocabulary is not None and len(vocabulary) != encoder.config.vocab_size:
         encoder.resize_token_embeddings(len(vocabulary), mean_resizing=False)
     _expect_expert(config, encoder, weights, name)
-    _expect_relevance(config, encoder, name)
+    _expect_relevance(config, encoder, weights, name)
     model = PairRM(config, encoder)
     # Position ids are a buffer that older checkpoints carry; a pooler is of no use to PairRanker.
     take_weights(model, weights, name, "a PairRanker", spare=".pooler.", assign=light)
@@ -196,19 +196,26 @@ def _expect_expert(config: PairRMConfig, encoder: Any, weights: dict[str, Tensor
 
 def _layers(raw: dict[str, Any], name: str) -> tuple[int, ...]:
     given = raw.get("relevance_layers") or []
-    if not isinstance(given, list) or not all(type(number) is int for number in given):
-        raise NoInputError(f"{name}: config.json: relevance_layers: expected a list of whole numbers, got {str(given)[:60]}")
+    if not isinstance(given, list) or not all(type(number) is int for number in given) or len(set(given)) < len(given):
+        raise NoInputError(f"{name}: config.json: relevance_layers: expected a list of different whole numbers, got {str(given)[:60]}")
     return tuple(given)
 
 
-def _expect_relevance(config: PairRMConfig, encoder: Any, name: str) -> None:
-    """Raises NoInputError where the head for relevance would read layers that do not read each candidate once."""
+def _expect_relevance(config: PairRMConfig, encoder: Any, weights: dict[str, Tensor], name: str) -> None:
+    """Raises NoInputError where the head for relevance would read layers that do not read each candidate once, or has other weights."""
     asked, where = config.relevance_layers, f"{name}: config.json: relevance_layers"
     if asked and config.paired_layers is None:
         raise NoInputError(f"{where}: only a late-paired ranker has a head for relevance, and paired_layers is missing")
     most = len(layers_of(encoder)) - max(1, config.paired_layers or 0) if asked else 0
     if any(not 0 <= number <= most for number in asked):
-        raise NoInputError(f"{where}: expected numbers from 0 to {most}, got {', '.join(map(str, asked))}")
+        raise NoInputError(f"{where}: expected numbers from 0 to {most}, got {', '.join(map(str, asked))[:60]}")
+    with torch.device("meta"):
+        expected = Relevance(int(encoder.config.hidden_size), asked).state_dict() if asked else {}
+    for key, value in expected.items():
+        found = weights.get(f"relevance.{key}")
+        if found is None or found.shape != value.shape:
+            got = "nothing" if found is None else list(found.shape)
+            raise NoInputError(f"{name}: {RELEVANCE} does not fit config.json: relevance.{key}: expected {list(value.shape)}, got {got}")
 
 
 def save_pairrm(folder: Path, model: PairRM, tokenizer: Any, dtype: torch.dtype = torch.float16, small_vocabulary: bool = False) -> None:
@@ -231,6 +238,9 @@ def save_pairrm(folder: Path, model: PairRM, tokenizer: Any, dtype: torch.dtype 
     save_file(weights, folder / "model.safetensors")
     if apart:
         save_file(apart, folder / RELEVANCE)
+    else:
+        # What another ranker left there would be part of this one's fingerprint.
+        (folder / RELEVANCE).unlink(missing_ok=True)
 
 
 def _scaled(weights: dict[str, Tensor]) -> dict[str, Tensor]:

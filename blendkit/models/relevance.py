@@ -1,9 +1,8 @@
 """Whether a candidate answers what was asked: a small head that a late-paired ranker has beside its own.
 
 A ranker that learnt from answers which all answer their instruction does not know that one could answer another: it takes the longer or smoother
-of the two. This head reads the mean states of x and of a candidate, as the ranker has them behind some of the layers that read each candidate
-once, and gives r, the log-odds that the candidate answers x and not something else. What it adds to a logit is w·log σ(r_i) - w·log σ(r_j), next
-to nothing where both do. It costs no reading: the states are there.
+one. The ranker's shared layers read x and each candidate anyway; this head takes the mean of their states over x's tokens and over the candidate's,
+and gives r, the log-odds that the candidate answers x. It adds w·log σ(r_i) - w·log σ(r_j) to a logit, which is almost nothing where both answer x.
 """
 
 from __future__ import annotations
@@ -31,7 +30,7 @@ class Relevance(nn.Module):
     """Calls give w·log σ(r), [n], of mean states [n, layers, H] of x and of the candidate."""
 
     def __init__(self, hidden: int, layers: Sequence[int]) -> None:
-        """`layers`: behind how many layers each of the states stands; 0 are the embeddings."""
+        """`layers`: which states it reads; 0 is the embeddings, n the output of the n-th layer."""
         super().__init__()
         # In the order in which they are read.
         self.layers = tuple(sorted(layers))
@@ -53,10 +52,15 @@ def features(sources: Tensor, candidates: Tensor) -> Tensor:
     return torch.cat([part.flatten(1) for part in (y, x, x * y, (x - y).abs())], 1)
 
 
-def means(states: Tensor, lengths: Tensor) -> Tensor:
-    """The mean state of each text, [texts, H], float32, of texts that lie end to end [T, H]; what lies behind the last is left out."""
-    # Not index_add, which adds in another order each time on a GPU.
-    return torch.segment_reduce(states.float(), "mean", lengths=lengths, axis=0, unsafe=True)
+def means(states: Tensor, lengths: Sequence[int], there: Tensor) -> Tensor:
+    """The mean state of each text, [texts, H], float32, of texts that lie end to end [T, H]; what lies behind the last is left out.
+
+    `there`: the lengths on the device.
+    """
+    if states.device.type == "cuda":
+        # Not index_add, which adds in another order each time.
+        return torch.segment_reduce(states.float(), "mean", lengths=there, axis=0, unsafe=True)
+    return torch.stack([part.float().mean(0) for part in torch.split(states[: sum(lengths)], list(lengths))])
 
 
 class Seen:
@@ -66,17 +70,17 @@ class Seen:
         """`sizes`: how many texts each x and its candidates are; `lengths`: tokens of all texts."""
         firsts = [0, *accumulate(sizes)][:-1]
         sources = [first for first, size in zip(firsts, sizes, strict=True) for _ in range(size)]
-        self.head, self.sizes = head, sizes
-        self.lengths, self.sources = sent((torch.tensor(lengths), torch.tensor(sources)), device)
+        self.head, self.sizes, self.lengths = head, sizes, lengths
+        self.there, self.sources = sent((torch.tensor(lengths), torch.tensor(sources)), device)
         self.means: list[Tensor] = []
 
     def take(self, layer: int, states: Tensor) -> None:
         """Keeps what the head asks for of the states [T, H] behind so many layers."""
         if layer in self.head.layers:
-            self.means.append(means(states, self.lengths))
+            self.means.append(means(states, self.lengths, self.there))
 
     def values(self) -> Iterator[tuple[Tensor, ...]]:
-        """w·log σ(r), [], of each x's candidates."""
+        """w·log σ(r), a scalar each, of each x's candidates."""
         states = torch.stack(self.means, 1)
         for own in torch.split(self.head(states[self.sources], states), list(self.sizes)):
             yield own.unbind()[1:]
@@ -88,7 +92,8 @@ def without_relevance(ranker: PairRM) -> PairRM:
 
     if ranker.relevance is None:
         return ranker
-    found = PairRM(replace(ranker.config, relevance_layers=()), ranker.pretrained_model)
+    found = PairRM(replace(ranker.config, expert_layers=0, relevance_layers=()), ranker.pretrained_model)
+    found.config.expert_layers = ranker.config.expert_layers
     found.head_layer, found.expert = ranker.head_layer, ranker.expert
     if ranker.config.paired_layers:
         found.paired_bias = ranker.paired_bias

@@ -11,7 +11,7 @@ from blendkit.models.pairrm import load_pairrm, save_pairrm
 
 
 def main() -> None:
-    """The logit is a difference of two scores of the head's last layer, and what the head for relevance adds, whose weights carry the scale."""
+    """The scale is in the last layer of the head, whose two scores' difference is the logit, and in the weight of what the head for relevance adds."""
     folder, temperature = Path(sys.argv[1]), float(sys.argv[2])
     model, tokenizer = load_pairrm(str(folder))
     with torch.no_grad():

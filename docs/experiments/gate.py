@@ -28,6 +28,7 @@ from blendkit.models.expert import Gate, with_expert
 from blendkit.models.layer_list import layers_of
 from blendkit.models.pair_inputs import PairInputs
 from blendkit.models.pairrm import PairRM, load_pairrm, save_pairrm
+from blendkit.models.relevance import without_relevance
 from blendkit.rankers.conversations import pair_texts
 
 Ids = tuple[int, ...]
@@ -123,7 +124,8 @@ def main() -> None:
     parser.add_argument("--ridge", type=float, default=0.01)
     asked = parser.parse_args()
     (ranker, tokenizer), (trained, _) = load_pairrm(asked.ranker), load_pairrm(asked.expert)
-    expect_shared(ranker, trained, asked.layers)
+    # A training leaves the head for relevance out.
+    expect_shared(without_relevance(ranker), trained, asked.layers)
     ranker = with_expert(ranker, trained, asked.layers)
     assert ranker.expert is not None
     gate, inputs, expert = Gate(ranker, tokenizer.pad_token_id, torch.device("cpu")), PairInputs(tokenizer, ranker.config), asked.sets.split(",")

@@ -45,8 +45,8 @@ SETS = {
 }
 # Two instructions that are more alike than this ask the same.
 SAME, NEAREST, LONGEST = 0.92, 6, 2_500
-ANSWERS, NEIGHBOURS = 4, 6
-RECORDS = 4
+ANSWERS, NEIGHBOURS = 6, (0, 0, 0, 1, 1)
+RECORDS, BINS = 4, 20
 
 
 @dataclass
@@ -117,13 +117,12 @@ def with_neighbours(own: dict[str, Any], others: dict[str, Any], directed: dict[
 
 
 def shown(asked: Asked, seed: int) -> Shown:
-    """Some answers to it and to its neighbours, every other time the longer of two; the nearest neighbours most often."""
+    """Some answers to it and to its neighbours, the nearest most often."""
     rng = random.Random(f"{seed} {asked.text}")
     texts = dict.fromkeys(rng.sample(asked.answers, min(ANSWERS, len(asked.answers))), 0)
     last = len(asked.neighbours) - 1
-    for number in [0, 0, min(1, last), min(1, last), *(rng.randrange(last + 1) for _ in range(NEIGHBOURS - 4))]:
-        some = rng.sample(asked.neighbours[number], min(2, len(asked.neighbours[number])))
-        text = max(some, key=len) if rng.random() < 0.5 else some[0]
+    for number in [*(min(place, last) for place in NEIGHBOURS), *(rng.randrange(last + 1) for _ in range(3))]:
+        text = rng.choice(asked.neighbours[number])
         if text not in asked.answers:
             texts.setdefault(text, number + 1)
     texts.setdefault(asked.text, -1)
@@ -164,14 +163,28 @@ def fresh(network: PairRM, layers: list[int]) -> PairRM:
     """The ranker with a new head."""
     network = without_relevance(network)
     found = PairRM(replace(network.config, relevance_layers=tuple(layers)), network.pretrained_model)
-    found.head_layer, found.expert, found.paired_bias = network.head_layer, network.expert, network.paired_bias
+    found.head_layer, found.expert = network.head_layer, network.expert
+    if network.config.paired_layers:
+        found.paired_bias = network.paired_bias
     return found.eval()
 
 
-def learn(head: Relevance, seen: Tensor, right: Tensor, steps: int, seed: int) -> None:
-    """Logistic regression of what answers, both kinds counting the same."""
+def balanced(part: list[Shown]) -> tuple[Tensor, Tensor]:
+    """Which texts answer [texts], and how much each counts: among texts of about one length both kinds the same, so that length says nothing."""
+    kinds = np.array([kind for one in part for kind in one.kinds])
+    lengths = np.array([len(text) for one in part for text in one.texts])
+    right, weights = kinds == 0, np.full(len(kinds), 0.5)
+    bins = np.digitize(lengths, np.quantile(lengths[kinds >= 0], np.linspace(0, 1, BINS + 1)[1:-1]))
+    for number in range(BINS):
+        own = (bins == number) & (kinds >= 0)
+        for same in (own & right, own & ~right):
+            weights[same] = 0.5 * own.sum() / max(1, same.sum())
+    return torch.from_numpy(right), torch.from_numpy(weights / weights.mean()).float()
+
+
+def learn(head: Relevance, seen: Tensor, right: Tensor, weights: Tensor, steps: int, seed: int) -> None:
+    """Logistic regression of what answers."""
     torch.manual_seed(seed)
-    weights = torch.where(right, 0.5 / right.float().mean(), 0.5 / (~right).float().mean())
     optimizer = torch.optim.AdamW([*head.enter.parameters(), *head.leave.parameters()], weight_decay=0.01)
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, 1e-3, total_steps=steps, pct_start=0.1)
     for step in range(steps):
@@ -232,8 +245,7 @@ def main() -> None:
     network = fresh(network, asked.layers)
     head = network.relevance
     assert head is not None
-    kinds = np.array([kind for one in made["train"] for kind in one.kinds])
-    learn(head, seen["train"], torch.from_numpy(kinds == 0), asked.steps, asked.seed)
+    learn(head, seen["train"], *balanced(made["train"]), asked.steps, asked.seed)
     with torch.inference_mode():
         r = head.leave(functional.gelu(head.enter(seen["held"].float())))[:, 0].numpy()
     print("\n".join(told(r, made["held"])))

@@ -11,6 +11,7 @@ from conftest import examples, lines, parsed
 from test_fast_models import ENCODERS
 from test_int8 import bytes_here
 from test_late import network, texts
+from tiny_models import with_relevance
 from transformers import DistilBertConfig, DistilBertModel
 
 from blendkit.models.attention_forms import attending
@@ -64,6 +65,25 @@ def test_logits_are_those_of_the_two_by_their_shares(trio, packed):
         assert max(abs(b[2] - c[2]) for b, c in zip(*theirs, strict=True)) > 0.01
     assert both.describe()["routed"] == {"records": 12, "expert": 4, "both": 4} and sorted(shares)[3:9:5] == [0, 1]
     assert "routed" not in alone[0].describe()
+
+
+@pytest.mark.parametrize("packed", [True, False])
+def test_a_head_for_relevance_counts_with_the_rankers_share(trio, tmp_path, packed):
+    """Logits are (1 - share) times those of the ranker with its head, and the share times the expert's."""
+    model, tokenizer = load_pairrm(trio[0])
+    model = with_relevance(model, 0, 1)
+    folders = [tmp_path / name for name in ("both", "common")]
+    for folder, saved in zip(folders, (model, without_expert(model)), strict=True):
+        save_pairrm(folder, saved, tokenizer, torch.float32)
+    both, common, expert, bare = (PairRanker(str(folder), device="cpu", packed=packed) for folder in (*folders, trio[2], trio[1]))
+    shares = both.gate([both.inputs.source(pair_texts(record, [])[0]) for record in examples()])
+    rows = zip(shares, *(logits(stage, examples()) for stage in (both, common, expert, bare)), strict=True)
+    added = []
+    for share, *found in rows:
+        for ours, theirs, experts, without in zip(*found, strict=True):
+            assert abs(ours[2] - (1 - share) * theirs[2] - share * experts[2]) < 3e-5
+            added.append(abs(theirs[2] - without[2]))
+    assert max(added) > 0.05 and 0 in shares and 1 in shares
 
 
 def test_a_schedule_goes_by_the_logits_of_both(trio):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from pathlib import Path
 
 import pytest
 import torch
@@ -12,31 +13,21 @@ from test_expert import logits
 from test_fast_models import ENCODERS
 from test_int8 import bytes_here
 from test_late import Inputs, network, rows_of, texts
+from tiny_models import with_relevance
 from torch.nn import functional
 
 from blendkit.models.expert import expert_alone, with_expert, without_expert
 from blendkit.models.fast.scorer import PairScorer
-from blendkit.models.pairrm import PairRM, load_pairrm, save_pairrm
-from blendkit.models.relevance import FILE, Relevance, means, without_relevance
+from blendkit.models.layer_list import layers_of
+from blendkit.models.loading import fingerprint
+from blendkit.models.pairrm import load_pairrm, save_pairrm
+from blendkit.models.relevance import FILE, means, without_relevance
 from blendkit.pipeline.runner import apply
 from blendkit.rankers.conversations import pair_texts
 from blendkit.rankers.pairranker import PairRanker
 from blendkit.training.new_pairranker import late_paired
 
 CPU = torch.device("cpu")
-
-
-def with_relevance(model: PairRM, *layers: int) -> PairRM:
-    """The same ranker with a head that is drawn."""
-    torch.manual_seed(2)
-    model.config.relevance_layers = layers
-    model.relevance = Relevance(model.pretrained_model.config.hidden_size, layers)
-    with torch.no_grad():
-        # Of about 1, for its logarithm to tell candidates apart.
-        for layer in (model.relevance.enter, model.relevance.leave):
-            layer.weight.normal_(std=layer.in_features**-0.5)
-        model.relevance.weight.fill_(2.0)
-    return model
 
 
 @pytest.fixture(scope="module")
@@ -58,7 +49,8 @@ def test_it_is_what_is_written_out(name, paired):
     other, *two = texts(4, 60, 9, seed=2)
     rows = rows_of(inputs, source, candidates) + rows_of(inputs, other, two)
     without = PairScorer(bare, inputs, CPU, torch.float32)(rows)
-    model = with_relevance(bare, 0, 1) if paired < 2 else with_relevance(bare, 0)
+    # The last one is the highest that reads each candidate once.
+    model = with_relevance(bare, 0, len(layers_of(bare.pretrained_model)) - max(1, paired))
     plain = PairScorer(model, inputs, CPU, torch.float32, packed=False)(rows)
     late = PairScorer(model, inputs, CPU, torch.float32)
     torch.testing.assert_close(late(rows), plain, atol=1e-5, rtol=0)
@@ -80,7 +72,8 @@ def test_what_it_adds_is_of_each_candidate_alone(pair_of):
         said = [float(read.relevance) for read in reads]
         assert all(abs(added[i, j] - (said[i] - said[j])) < 1e-4 for i, j in added) and max(said) < 0
         embedded = first.common.scorer.late.encoder.embedded(first.inputs.pack([first.inputs.single(source, ids[0], 1)]))
-        seen = means(embedded, torch.tensor([len(source), len(ids[0])]))
+        lengths = [len(source), len(ids[0])]
+        seen = means(embedded, lengths, torch.tensor(lengths))
         torch.testing.assert_close(seen[1], embedded[len(source) :].mean(0), atol=1e-5, rtol=0)
 
 
@@ -112,17 +105,24 @@ def test_an_experts_logits_are_without_it(tiny_ranker):
 
 @pytest.mark.parametrize("dtype", ["bfloat16", pytest.param("int8", marks=bytes_here)])
 def test_narrow_types_are_near(pair_of, dtype):
-    exact, narrow = (logits(PairRanker(pair_of[0], device="cpu", dtype=name), examples()) for name in ("float32", dtype))
-    differences = [abs(a[2] - b[2]) for ours, theirs in zip(exact, narrow, strict=True) for a, b in zip(ours, theirs, strict=True)]
-    assert 0 < max(differences) < 0.3
+    def added(name):
+        ours, theirs = (logits(PairRanker(folder, device="cpu", dtype=name), examples()) for folder in pair_of)
+        return torch.tensor([a[2] - b[2] for own, other in zip(ours, theirs, strict=True) for a, b in zip(own, other, strict=True)])
+
+    exact, narrow = added("float32"), added(dtype)
+    assert 0 < float((narrow - exact).norm()) < 0.3 * float(exact.norm())
 
 
 def test_it_has_a_file_of_its_own(pair_of, tmp_path):
     both, without = (load_pairrm(folder)[0] for folder in pair_of)
     assert both.config.relevance_layers == (0, 1) and without.relevance is None
-    assert [(tmp_path.parent / folder / FILE).is_file() for folder in pair_of] == [True, False]
-    ours, theirs = ((tmp_path.parent / folder / "model.safetensors").read_bytes() for folder in pair_of)
+    assert [(Path(folder) / FILE).is_file() for folder in pair_of] == [True, False]
+    ours, theirs = ((Path(folder) / "model.safetensors").read_bytes() for folder in pair_of)
     assert ours == theirs
+    # What another ranker left there is gone.
+    folder = shutil.copytree(pair_of[0], tmp_path / "again")
+    save_pairrm(folder, without, load_pairrm(pair_of[1])[1], torch.float32)
+    assert not (folder / FILE).exists() and fingerprint(str(folder)) == fingerprint(pair_of[1])
 
 
 @pytest.mark.parametrize(
@@ -130,9 +130,10 @@ def test_it_has_a_file_of_its_own(pair_of, tmp_path):
     [
         (0, {"relevance_layers": [0, 2]}, "config.json: relevance_layers: expected numbers from 0 to 1, got 0, 2"),
         (0, {"relevance_layers": [-1]}, "config.json: relevance_layers: expected numbers from 0 to 1, got -1"),
-        (0, {"relevance_layers": "all"}, "config.json: relevance_layers: expected a list of whole numbers, got all"),
-        (0, {"relevance_layers": [0.5]}, "config.json: relevance_layers: expected a list of whole numbers, got [0.5]"),
-        (0, {"relevance_layers": [0]}, "does not fit config.json"),
+        (0, {"relevance_layers": "all"}, "config.json: relevance_layers: expected a list of different whole numbers, got all"),
+        (0, {"relevance_layers": [0.5]}, "config.json: relevance_layers: expected a list of different whole numbers, got [0.5]"),
+        (0, {"relevance_layers": [1, 1]}, "config.json: relevance_layers: expected a list of different whole numbers, got [1, 1]"),
+        (0, {"relevance_layers": [0]}, f"{FILE} does not fit config.json: relevance.enter.weight: expected [128, "),
         (0, {"paired_layers": None}, "relevance_layers: only a late-paired ranker has a head for relevance"),
         (1, {"relevance_layers": [0, 1]}, f"{FILE} is missing"),
     ],

@@ -71,7 +71,7 @@ class Read:
 
     `states` [Q, H] and `queries` [Q, h, d] at the places `at` [Q]; `sums` [h, Q] (logarithms of sums of exponentials) and `contexts`
     [Q, h·d] of attention over x and itself; what the other candidate sees of it; position ids [L] of all its tokens.
-    `relevance` []: what the head for relevance adds to its logits, where there is one.
+    `relevance`, a scalar: what the head for relevance adds to its logits, where there is one.
     """
 
     source: ReadSource

@@ -16,6 +16,7 @@ from blendkit.models.fast.proof import Proof, some_of, wanted
 from blendkit.models.fast.written_out import WrittenOut
 from blendkit.models.loading import to_device
 from blendkit.models.pairrm import PairRM
+from blendkit.models.relevance import without_relevance
 
 if TYPE_CHECKING:
     from blendkit.models.pair_inputs import PairInputs, Segment
@@ -43,7 +44,7 @@ class PairScorer:
             self.network = network.to(device, torch.float32 if dtype == torch.int8 else dtype).eval()
         self.head = moved(network.head_layer, device, torch.float32 if self.encoder or late or dtype == torch.int8 else dtype).eval()
         # The plain form's weights, until the first batch is compared with it.
-        self.plain = network if (self.encoder is not None or self.late is not None) and wanted(device) else None
+        self.plain = without_relevance(network) if (self.encoder is not None or self.late is not None) and wanted(device) else None
 
     @torch.inference_mode()
     def __call__(self, rows: Sequence[Sequence[Segment]]) -> Tensor:
@@ -87,13 +88,16 @@ class PairScorer:
             before = next((number for number in range(place) if texts[number][0] == source and texts[number][1] != second), None)
             if before is not None:
                 row = self.inputs.pair(source, texts[before][1], second)
-                self._prove(self.late.encoder, self._compared([(reads[before], reads[place])]), [row])
+                # Without the head for relevance, which multiplies what two texts differ by, and computes in float32 whatever attends.
+                self._prove(self.late.encoder, self._logits(self.late.compare([(reads[before], reads[place])])), [row])
                 return
 
     @torch.inference_mode()
     def compare(self, pairs: Sequence[tuple[Read, Read]]) -> Tensor:
         """s_ij, [n], float32 on the CPU, of what `read` gave; s_ji is -s_ij."""
-        return self._compared(pairs)
+        assert self.late is not None
+        relevances = [read.relevance for pair in pairs for read in pair if read.relevance is not None]
+        return self._logits(self.late.compare(pairs), torch.stack(relevances).view(-1, 2) if relevances else None)
 
     def tokens_of_pair(self, first: Ids, second: Ids) -> int:
         """How many tokens of a layer it takes to compare two candidates of a late-paired ranker: all of them with two paired layers, else their markers."""
@@ -109,11 +113,6 @@ class PairScorer:
         texts = list(dict.fromkeys((source, text) for source, *both in triples for text in both))
         read = dict(zip(texts, self.read(texts), strict=True))
         return self.compare([(read[source, first], read[source, second]) for source, first, second in triples])
-
-    def _compared(self, pairs: Sequence[tuple[Read, Read]]) -> Tensor:
-        assert self.late is not None
-        relevances = [read.relevance for pair in pairs for read in pair if read.relevance is not None]
-        return self._logits(self.late.compare(pairs), torch.stack(relevances).view(-1, 2) if relevances else None)
 
     def _logits(self, states: Tensor, relevances: Tensor | None = None) -> Tensor:
         """Of the markers' states [n, 3, H] and what the head for relevance adds to each side [n, 2]."""

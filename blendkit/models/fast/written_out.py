@@ -51,7 +51,8 @@ class WrittenOut:
         own_only = (owner[None] == 0) | (owner[:, None] == owner)
         across = (owner[:, None] * owner) == 2
         x = encoder.embedded(batch)
-        read = [x]
+        asked = self.relevance.layers if self.relevance else ()
+        read = {0: x}
         for number, layer in enumerate(encoder.layers):
             q, k, v = encoder.turned(layer.project(x).to(encoder.stream), number, batch).permute(1, 2, 0, 3)
             scores = q @ k.transpose(1, 2)
@@ -67,7 +68,7 @@ class WrittenOut:
                 allowed = allowed & (distance.abs() <= window)
             weights = scores.masked_fill(~allowed, float("-inf")).softmax(-1)
             x = layer.finish(x, (weights @ v).transpose(0, 1).flatten(1))
-            read.append(x)
-        asked = self.relevance.layers if self.relevance else ()
+            if number + 1 in asked:
+                read[number + 1] = x
         means = [torch.stack([part.float().mean(0) for part in torch.split(read[number], lengths)]) for number in asked]
         return encoder.normed(x[markers[0]]), torch.stack(means, 1) if means else x[:0]
