@@ -1,6 +1,6 @@
 """Puts a head for relevance to a late-paired ranker: python relevance.py OUTPUT RANKER TRAIN.jsonl.gz POOL.jsonl.gz HELD.jsonl.gz --encoder DIRECTORY
 
-Further options: --layers 0 3 5, --weight 8, --shift -6, --steps 3000, --seed 0, --dtype bfloat16, --processes 1.
+Further options: --layers 0 3 5, --weight 8, --shift -6.5, --steps 3000, --seed 0, --dtype bfloat16, --processes 1.
 
 The head learns to tell answers to an instruction from answers to its neighbours of the same set, which are the most similar ones by the mean states of
 ENCODER (all-MiniLM-L6-v2), and from the instruction itself; the ranker stays as it is. Its r becomes WEIGHT·log σ(r - SHIFT). The files are as
@@ -224,7 +224,7 @@ def main() -> None:
     parser.add_argument("--encoder", required=True)
     parser.add_argument("--layers", type=int, nargs="+", default=[0, 3, 5])
     parser.add_argument("--weight", type=float, default=8.0)
-    parser.add_argument("--shift", type=float, default=-6.0)
+    parser.add_argument("--shift", type=float, default=-6.5)
     parser.add_argument("--steps", type=int, default=3000)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--dtype", default="bfloat16")
