@@ -55,7 +55,7 @@ def encoder_dtype(name: str, device: torch.device, config: Any, hints: list[str]
 
         expect_int8(device)
         if hints is not None and packed and has_amx() and _shape(config):
-            hints.append("--dtype int8: bfloat16 is about as quick or quicker on this processor (AMX), and nearer to float32")
+            hints.append("--dtype int8: with AMX, as here, bfloat16 may be as quick, and is nearer to float32")
         return torch.int8
     chosen = choose_dtype(name, device)
     if device.type != "cpu" or not packed or name not in ("auto", "float32", "bfloat16"):

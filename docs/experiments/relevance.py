@@ -182,9 +182,8 @@ def balanced(part: list[Shown]) -> tuple[Tensor, Tensor]:
     return torch.from_numpy(right), torch.from_numpy(weights / weights.mean()).float()
 
 
-def learn(head: Relevance, seen: Tensor, right: Tensor, weights: Tensor, steps: int, seed: int) -> None:
+def learn(head: Relevance, seen: Tensor, right: Tensor, weights: Tensor, steps: int) -> None:
     """Logistic regression of what answers."""
-    torch.manual_seed(seed)
     optimizer = torch.optim.AdamW([*head.enter.parameters(), *head.leave.parameters()], weight_decay=0.01)
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, 1e-3, total_steps=steps, pct_start=0.1)
     for step in range(steps):
@@ -242,10 +241,12 @@ def main() -> None:
     with ProcessPoolExecutor(asked.processes, get_context("spawn"), start, (asked.ranker, asked.layers, asked.dtype)) as processes:
         seen = {name: torch.from_numpy(np.concatenate(list(processes.map(read, part)))) for name, part in chunks.items()}
     network, words = load_pairrm(asked.ranker)
+    # The head's start is drawn, too.
+    torch.manual_seed(asked.seed)
     network = fresh(network, asked.layers)
     head = network.relevance
     assert head is not None
-    learn(head, seen["train"], *balanced(made["train"]), asked.steps, asked.seed)
+    learn(head, seen["train"], *balanced(made["train"]), asked.steps)
     with torch.inference_mode():
         r = head.leave(functional.gelu(head.enter(seen["held"].float())))[:, 0].numpy()
     print("\n".join(told(r, made["held"])))
