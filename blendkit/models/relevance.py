@@ -2,7 +2,8 @@
 
 A ranker that learnt from answers which all answer their instruction does not know that one could answer another: it takes the longer or smoother
 one. The ranker's shared layers read x and each candidate anyway; this head takes the mean of their states over x's tokens and over the candidate's,
-and gives r, the log-odds that the candidate answers x, plus a constant. It adds w·log σ(r_i) - w·log σ(r_j) to a logit, which is almost nothing where both answer x.
+and gives r, the log-odds that the candidate answers x, plus a constant. It adds w·log σ(r_i) - w·log σ(r_j) to a logit, which is almost nothing where
+both answer x.
 """
 
 from __future__ import annotations

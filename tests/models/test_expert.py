@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from pathlib import Path
 
 import pytest
 import torch
@@ -49,6 +50,15 @@ def trio(tiny_ranker, tmp_path_factory):
     for folder, saved in zip(folders, (model, without_expert(model), expert_alone(model)), strict=True):
         save_pairrm(folder, saved, tokenizer, torch.float32)
     return list(map(str, folders))
+
+
+def refused(called, checkpoint: str, folder: Path, changes: dict, said: str) -> None:
+    """A checkpoint with these changes to its config.json is no input, in one line."""
+    shutil.copytree(checkpoint, folder)
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps({**config, **changes}))
+    code, _, err = called("pair", "--model", str(folder), stdin=lines(examples(1)))
+    assert code == 66 and said in err and len(err.splitlines()) == 1, err
 
 
 def logits(stage: PairRanker, records) -> list[list]:
@@ -150,11 +160,7 @@ def test_a_gate_that_gives_no_number_stops_the_record(called, trio, tmp_path):
     ],
 )
 def test_a_checkpoint_that_has_no_such_expert_is_no_input(called, trio, tmp_path, which, changes, said):
-    folder = shutil.copytree(trio[which], tmp_path / "bad")
-    config = json.loads((folder / "config.json").read_text())
-    (folder / "config.json").write_text(json.dumps({**config, **changes}))
-    code, _, err = called("pair", "--model", str(folder), stdin=lines(examples(1)))
-    assert code == 66 and said in err and len(err.splitlines()) == 1, err
+    refused(called, trio[which], tmp_path / "bad", changes, said)
 
 
 def test_an_expert_needs_a_layer_below_it(called, trio, tmp_path):

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import json
 import shutil
 from pathlib import Path
 
 import pytest
 import torch
 from conftest import examples, lines
-from test_expert import logits
+from test_expert import logits, refused
 from test_fast_models import ENCODERS
 from test_int8 import bytes_here
 from test_late import Inputs, network, rows_of, texts
@@ -140,11 +139,7 @@ def test_it_has_a_file_of_its_own(pair_of, tmp_path):
     ],
 )
 def test_a_checkpoint_that_has_no_such_head_is_no_input(called, pair_of, tmp_path, which, changes, said):
-    folder = shutil.copytree(pair_of[which], tmp_path / "bad")
-    config = json.loads((folder / "config.json").read_text())
-    (folder / "config.json").write_text(json.dumps({**config, **changes}))
-    code, _, err = called("pair", "--model", str(folder), stdin=lines(examples(1)))
-    assert code == 66 and said in err and len(err.splitlines()) == 1, err
+    refused(called, pair_of[which], tmp_path / "bad", changes, said)
 
 
 def test_training_goes_on_from_the_ranker_without_it(called, pair_of, tmp_path):
