@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 from copy import deepcopy
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -133,6 +133,18 @@ class PairRM(nn.Module):
         left = self.score(states, markers[:, 0], markers[:, 1])
         right = self.score(states, markers[:, 0], markers[:, 2])
         return (left - right).mean(dim=-1)
+
+
+def without_relevance(ranker: PairRM) -> PairRM:
+    """The ranker without its head for relevance, which is itself where it has none; the weights are the same objects."""
+    if ranker.relevance is None:
+        return ranker
+    found = PairRM(replace(ranker.config, expert_layers=0, relevance_layers=()), ranker.pretrained_model)
+    found.config.expert_layers = ranker.config.expert_layers
+    found.head_layer, found.expert = ranker.head_layer, ranker.expert
+    if ranker.config.paired_layers:
+        found.paired_bias = ranker.paired_bias
+    return found.train(ranker.training)
 
 
 def load_pairrm(name: str, packed_only: bool = False) -> tuple[PairRM, Any]:

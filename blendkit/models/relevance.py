@@ -9,18 +9,13 @@ both answer x.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import replace
 from itertools import accumulate
-from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
 from blendkit.models.fast.transfer import sent
-
-if TYPE_CHECKING:
-    from blendkit.models.pairrm import PairRM
 
 WIDTH = 128
 # In a file of its own, so that a head can be put to a ranker whose weights stay as they are.
@@ -64,7 +59,7 @@ def means(states: Tensor, lengths: Sequence[int], there: Tensor) -> Tensor:
     return torch.stack([part.float().mean(0) for part in torch.split(states[: sum(lengths)], list(lengths))])
 
 
-class Seen:
+class MeanStates:
     """What the head sees of a batch of texts, each x with its candidates behind it, while they are read."""
 
     def __init__(self, head: Relevance, sizes: Sequence[int], lengths: Sequence[int], device: torch.device) -> None:
@@ -85,17 +80,3 @@ class Seen:
         states = torch.stack(self.means, 1)
         for own in torch.split(self.head(states[self.sources], states), list(self.sizes)):
             yield own.unbind()[1:]
-
-
-def without_relevance(ranker: PairRM) -> PairRM:
-    """The ranker without its head for relevance, which is itself where it has none; the weights are the same objects."""
-    from blendkit.models.pairrm import PairRM
-
-    if ranker.relevance is None:
-        return ranker
-    found = PairRM(replace(ranker.config, expert_layers=0, relevance_layers=()), ranker.pretrained_model)
-    found.config.expert_layers = ranker.config.expert_layers
-    found.head_layer, found.expert = ranker.head_layer, ranker.expert
-    if ranker.config.paired_layers:
-        found.paired_bias = ranker.paired_bias
-    return found.train(ranker.training)

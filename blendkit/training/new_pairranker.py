@@ -11,9 +11,8 @@ import torch
 from blendkit.errors import UsageError
 from blendkit.models.expert import without_expert
 from blendkit.models.pair_inputs import MARKERS
-from blendkit.models.pairrm import PairRM, PairRMConfig, load_pairrm
+from blendkit.models.pairrm import PairRM, PairRMConfig, load_pairrm, without_relevance
 from blendkit.models.pretrained import pretrained
-from blendkit.models.relevance import without_relevance
 from blendkit.terminal_text import count_of
 from blendkit.training.examples import Pairing
 from blendkit.training.kinds import NewRanker

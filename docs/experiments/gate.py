@@ -27,8 +27,7 @@ from torch.nn import functional
 from blendkit.models.expert import Gate, with_expert
 from blendkit.models.layer_list import layers_of
 from blendkit.models.pair_inputs import PairInputs
-from blendkit.models.pairrm import PairRM, load_pairrm, save_pairrm
-from blendkit.models.relevance import without_relevance
+from blendkit.models.pairrm import PairRM, load_pairrm, save_pairrm, without_relevance
 from blendkit.rankers.conversations import pair_texts
 
 Ids = tuple[int, ...]

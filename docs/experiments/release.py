@@ -12,8 +12,7 @@ from pathlib import Path
 import torch
 
 from blendkit.models.expert import without_expert
-from blendkit.models.pairrm import load_pairrm, save_pairrm
-from blendkit.models.relevance import without_relevance
+from blendkit.models.pairrm import load_pairrm, save_pairrm, without_relevance
 from blendkit.training.new_pairranker import late_paired
 
 

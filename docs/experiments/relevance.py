@@ -31,8 +31,8 @@ from torch.nn import functional
 from blendkit.models.encoder_reader import EncoderReader
 from blendkit.models.fast.late import Late
 from blendkit.models.pair_inputs import PairInputs
-from blendkit.models.pairrm import PairRM, load_pairrm, save_pairrm
-from blendkit.models.relevance import Relevance, features, without_relevance
+from blendkit.models.pairrm import PairRM, load_pairrm, save_pairrm, without_relevance
+from blendkit.models.relevance import Relevance, features
 from blendkit.rankers.conversations import pair_texts
 from blendkit.records import source_text
 

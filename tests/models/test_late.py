@@ -194,8 +194,11 @@ def test_gradients_in_bfloat16_point_where_those_in_float32_do(name, paired, in_
     told = {key: gradient for key, gradient in exact.items() if float(gradient.norm()) > 1e-3 * largest}
     assert len(told) > 20 and name.startswith("mpnet") == any("relative_attention_bias" in key for key in exact)
     for key, gradient in told.items() | {item for item in exact.items() if "relative_attention_bias" in item[0]}:
-        assert torch.cosine_similarity(gradient.flatten(), half[key].flatten(), dim=0) > 0.9, key
-        assert float(half[key].norm()) == pytest.approx(float(gradient.norm()), rel=0.25), key
+        # A single small weight's is off by as much as 0.11 where another number of threads adds in another order.
+        assert torch.cosine_similarity(gradient.flatten(), half[key].flatten(), dim=0) > 0.7, key
+        assert float(half[key].norm()) == pytest.approx(float(gradient.norm()), rel=0.4), key
+    whole = [torch.cat([own[key].flatten() for key in told]) for own in found]
+    assert torch.cosine_similarity(*whole, dim=0) > 0.97 and float(whole[1].norm()) == pytest.approx(float(whole[0].norm()), rel=0.15)
 
 
 @pytest.fixture(scope="module")

@@ -19,8 +19,8 @@ from blendkit.models.expert import expert_alone, with_expert, without_expert
 from blendkit.models.fast.scorer import PairScorer
 from blendkit.models.layer_list import layers_of
 from blendkit.models.loading import fingerprint
-from blendkit.models.pairrm import load_pairrm, save_pairrm
-from blendkit.models.relevance import FILE, means, without_relevance
+from blendkit.models.pairrm import load_pairrm, save_pairrm, without_relevance
+from blendkit.models.relevance import FILE, means
 from blendkit.rankers.conversations import pair_texts
 from blendkit.rankers.pairranker import PairRanker
 from blendkit.training.new_pairranker import late_paired

@@ -35,7 +35,7 @@ from blendkit.models.fast.packing import Packed
 from blendkit.models.fast.rows import groups
 from blendkit.models.fast.transfer import sent
 from blendkit.models.pairrm import PairRM
-from blendkit.models.relevance import Seen
+from blendkit.models.relevance import MeanStates
 from blendkit.terminal_text import count_of
 
 Ids = tuple[int, ...]
@@ -139,7 +139,7 @@ class Late:
         spans = iter(tokens.bounds)
         layout = [[next(spans) for _ in (source, *candidates)] for source, candidates in groups]
         x = encoder.embedded(tokens)
-        seen = Seen(self.relevance, [len(group) for group in layout], tokens.lengths, self.device) if self.relevance else None
+        seen = MeanStates(self.relevance, [len(group) for group in layout], tokens.lengths, self.device) if self.relevance else None
         if seen:
             seen.take(0, x)
         same = self._same_in_all_layers(at, layout) if self.text_by_text and number else None

@@ -15,8 +15,7 @@ from blendkit.models.fast.linear import moved
 from blendkit.models.fast.proof import Proof, some_of, wanted
 from blendkit.models.fast.written_out import WrittenOut
 from blendkit.models.loading import to_device
-from blendkit.models.pairrm import PairRM
-from blendkit.models.relevance import without_relevance
+from blendkit.models.pairrm import PairRM, without_relevance
 
 if TYPE_CHECKING:
     from blendkit.models.pair_inputs import PairInputs, Segment
