@@ -61,6 +61,19 @@ def refused(called, checkpoint: str, folder: Path, changes: dict, said: str) -> 
     assert code == 66 and said in err and len(err.splitlines()) == 1, err
 
 
+def trained(called, checkpoint: str, tmp_path: Path) -> Path:
+    """What a training of one step that moves nothing makes of a ranker."""
+    records = examples(4)
+    for record in records:
+        for place, candidate in enumerate(record["candidates"]):
+            candidate["scores"] = {"label": float(place)}
+    (tmp_path / "train.jsonl").write_text(lines(records))
+    options = ("--label", "label", "--steps", "1", "--learning-rate", "1e-9", "--device", "cpu", "--float32", "-o", tmp_path / "new")
+    code, _, err = called("train", "ranker", "-i", str(tmp_path / "train.jsonl"), "--init", checkpoint, *map(str, options))
+    assert code == 0, err
+    return tmp_path / "new"
+
+
 def logits(stage: PairRanker, records) -> list[list]:
     return [record["comparisons"]["pairrm"]["pairs"] for record in apply(stage, records)]
 
@@ -171,15 +184,7 @@ def test_an_expert_needs_a_layer_below_it(called, trio, tmp_path):
 
 
 def test_training_goes_on_from_the_ranker_without_its_expert(called, trio, tmp_path):
-    records = examples(4)
-    for record in records:
-        for place, candidate in enumerate(record["candidates"]):
-            candidate["scores"] = {"label": float(place)}
-    (tmp_path / "train.jsonl").write_text(lines(records))
-    options = ("--label", "label", "--steps", "1", "--learning-rate", "1e-9", "--device", "cpu", "--float32", "-o", tmp_path / "new")
-    code, _, err = called("train", "ranker", "-i", str(tmp_path / "train.jsonl"), "--init", trio[0], *map(str, options))
-    assert code == 0, err
-    new, common = (load_pairrm(str(folder))[0] for folder in (tmp_path / "new", trio[1]))
+    new, common = (load_pairrm(str(folder))[0] for folder in (trained(called, trio[0], tmp_path), trio[1]))
     assert new.expert is None and new.config == common.config
     weights = {key: value for key, value in common.state_dict().items() if ".pooler." not in key}
     assert all(torch.allclose(value, new.state_dict()[key], atol=1e-3, rtol=1e-3) for key, value in weights.items())

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 import torch
-from conftest import examples, lines
-from test_expert import logits, refused
+from conftest import examples
+from test_expert import logits, refused, trained
 from test_fast_models import ENCODERS
 from test_int8 import bytes_here
 from test_late import Inputs, network, rows_of, texts
@@ -143,15 +143,8 @@ def test_a_checkpoint_that_has_no_such_head_is_no_input(called, pair_of, tmp_pat
 
 
 def test_training_goes_on_from_the_ranker_without_it(called, pair_of, tmp_path):
-    records = examples(4)
-    for record in records:
-        for place, candidate in enumerate(record["candidates"]):
-            candidate["scores"] = {"label": float(place)}
-    (tmp_path / "train.jsonl").write_text(lines(records))
-    options = ("--label", "label", "--steps", "1", "--learning-rate", "1e-9", "--device", "cpu", "--float32", "-o", tmp_path / "new")
-    code, _, err = called("train", "ranker", "-i", str(tmp_path / "train.jsonl"), "--init", pair_of[0], *map(str, options))
-    assert code == 0 and not (tmp_path / "new" / FILE).exists(), err
-    assert load_pairrm(str(tmp_path / "new"))[0].config == load_pairrm(pair_of[1])[0].config
+    new = trained(called, pair_of[0], tmp_path)
+    assert not (new / FILE).exists() and load_pairrm(str(new))[0].config == load_pairrm(pair_of[1])[0].config
 
 
 OFF = [
