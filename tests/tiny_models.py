@@ -105,16 +105,18 @@ def t5(folder: Path) -> Path:
     return saved(T5ForConditionalGeneration(config), tokenizer, folder)
 
 
-def with_relevance(model, *layers):
-    """A late-paired ranker with a head for relevance that is drawn."""
+def with_relevance(model, *layers, own=0):
+    """A late-paired ranker with a head for relevance that is drawn, and `own` layers for it."""
     import torch
 
     from blendkit.models.relevance import Relevance
 
     torch.manual_seed(2)
-    model.config.relevance_layers = layers
-    model.relevance = Relevance(model.pretrained_model.config.hidden_size, layers)
+    model.config.relevance_layers, model.config.relevance_own_layers, model.config.relevance_rank = layers, own, 4 * bool(own)
+    model.relevance = Relevance(model.pretrained_model, layers, own, 4)
     with torch.no_grad():
+        for low in model.relevance.added:
+            low.widen.normal_(std=0.3)
         # Of about 1, for its logarithm to tell candidates apart.
         for layer in (model.relevance.enter, model.relevance.leave):
             layer.weight.normal_(std=layer.in_features**-0.5)

@@ -19,35 +19,27 @@ from torch import Tensor
 
 from blendkit.models.encoder_reader import EncoderReader
 from blendkit.models.layer_list import layers_of, with_layers
-from blendkit.models.pairrm import PairRM, SecondLayers
+from blendkit.models.pairrm import PairRM, SecondLayers, made_of
 
 
 def with_expert(ranker: PairRM, expert: PairRM | None, layers: int) -> PairRM:
     """A ranker with the last `layers` layers and the head of another one as its expert, or with a copy of its own; the gate is shut."""
-    found = _ranker(ranker, ranker.pretrained_model, ranker)
-    found.config.expert_layers, found.expert = layers, SecondLayers(expert or ranker, layers)
-    return found.train(ranker.training)
+    config = replace(ranker.config, expert_layers=layers)
+    return made_of(config, ranker.pretrained_model, ranker, SecondLayers(expert or ranker, layers), ranker.relevance).train(ranker.training)
 
 
 def without_expert(ranker: PairRM) -> PairRM:
     """The ranker that reads what is not the expert's, which is itself where it has none; the weights are the same objects."""
-    return _ranker(ranker, ranker.pretrained_model, ranker) if ranker.expert else ranker
+    if ranker.expert is None:
+        return ranker
+    return made_of(ranker.config, ranker.pretrained_model, ranker, relevance=ranker.relevance).train(ranker.training)
 
 
 def expert_alone(ranker: PairRM) -> PairRM:
     """The ranker that reads what is the expert's, without a head for relevance; the lower layers are the same objects."""
     assert ranker.expert is not None
-    return _ranker(ranker, with_layers(ranker.pretrained_model, [*_shared(ranker), *ranker.expert.layers]), ranker.expert)
-
-
-def _ranker(ranker: PairRM, encoder: Any, owner: PairRM | SecondLayers) -> PairRM:
-    found = PairRM(replace(ranker.config, expert_layers=0, relevance_layers=()), encoder)
-    found.head_layer = owner.head_layer
-    if ranker.config.paired_layers:
-        found.paired_bias = owner.paired_bias
-    if owner is ranker:
-        found.config.relevance_layers, found.relevance = ranker.config.relevance_layers, ranker.relevance
-    return found.train(ranker.training)
+    encoder = with_layers(ranker.pretrained_model, [*_shared(ranker), *ranker.expert.layers])
+    return made_of(ranker.config, encoder, ranker.expert).train(ranker.training)
 
 
 def _shared(ranker: PairRM) -> Any:

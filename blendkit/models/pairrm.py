@@ -47,6 +47,7 @@ class PairRMConfig:
     read x and each candidate once (`models.fast.late`); None is the paper's ranker, whose candidates see each other in all.
     `expert_layers`: how many of a late-paired ranker's last layers are there twice (`models.expert`); 0 is a ranker without an expert.
     `relevance_layers`: behind which layers a late-paired ranker's second head reads whether a candidate answers x (`models.relevance`).
+    `relevance_own_layers`: how many of these it has for itself, with additions of rank `relevance_rank` to the ranker's last ones.
     `replace_separator`: the reference turns a separator token inside a text into a space; the code of the
     PairRM-hf layout leaves it.
     """
@@ -60,8 +61,15 @@ class PairRMConfig:
     paired_layers: int | None = None
     expert_layers: int = 0
     relevance_layers: tuple[int, ...] = ()
+    relevance_own_layers: int = 0
+    relevance_rank: int = 0
     replace_separator: bool = True
     encoder: dict[str, Any] = field(default_factory=dict)
+
+
+NO_EXPERT: dict[str, Any] = {"expert_layers": 0}
+NO_RELEVANCE: dict[str, Any] = {"relevance_layers": (), "relevance_own_layers": 0, "relevance_rank": 0}
+BARE = NO_EXPERT | NO_RELEVANCE
 
 
 class SecondLayers(nn.Module):
@@ -77,6 +85,10 @@ class SecondLayers(nn.Module):
         self.gate = nn.Linear(encoder.config.hidden_size, 1)
         nn.init.zeros_(self.gate.weight)
         nn.init.constant_(self.gate.bias, -1.0)
+
+
+def _relevance(config: PairRMConfig, encoder: Any) -> Relevance | None:
+    return Relevance(encoder, config.relevance_layers, config.relevance_own_layers, config.relevance_rank) if config.relevance_layers else None
 
 
 class PairRM(nn.Module):
@@ -99,7 +111,7 @@ class PairRM(nn.Module):
         if config.paired_layers:
             self.paired_bias = nn.Parameter(torch.zeros(config.paired_layers, encoder.config.num_attention_heads))  # type: ignore[union-attr,arg-type]
         self.expert = SecondLayers(self, config.expert_layers) if config.expert_layers else None
-        self.relevance = Relevance(hidden, config.relevance_layers) if config.relevance_layers else None
+        self.relevance = _relevance(config, encoder)
 
     def biases(self) -> Tensor:
         """What is added to the scores between two candidates in the paired layers, [paired_layers, heads]: a constant, and what each head has learnt."""
@@ -135,16 +147,21 @@ class PairRM(nn.Module):
         return (left - right).mean(dim=-1)
 
 
+def made_of(config: PairRMConfig, encoder: Any, owner: PairRM | SecondLayers, expert: SecondLayers | None = None, relevance: Relevance | None = None) -> PairRM:
+    """A ranker of these parts, which stay the same objects: an encoder, its owner's head and paired bias, and what may be beside them."""
+    found = PairRM(replace(config, **BARE), encoder)
+    found.config = replace(config, **({} if expert else NO_EXPERT), **({} if relevance else NO_RELEVANCE))
+    found.head_layer, found.expert, found.relevance = owner.head_layer, expert, relevance
+    if config.paired_layers:
+        found.paired_bias = owner.paired_bias
+    return found
+
+
 def without_relevance(ranker: PairRM) -> PairRM:
     """The ranker without its head for relevance, which is itself where it has none; the weights are the same objects."""
     if ranker.relevance is None:
         return ranker
-    found = PairRM(replace(ranker.config, expert_layers=0, relevance_layers=()), ranker.pretrained_model)
-    found.config.expert_layers = ranker.config.expert_layers
-    found.head_layer, found.expert = ranker.head_layer, ranker.expert
-    if ranker.config.paired_layers:
-        found.paired_bias = ranker.paired_bias
-    return found.train(ranker.training)
+    return made_of(ranker.config, ranker.pretrained_model, ranker, ranker.expert).train(ranker.training)
 
 
 def load_pairrm(name: str, packed_only: bool = False) -> tuple[PairRM, Any]:
@@ -174,6 +191,8 @@ def load_pairrm(name: str, packed_only: bool = False) -> tuple[PairRM, Any]:
         paired_layers=None if raw.get("paired_layers") is None else int(number_in(raw, name, ("paired_layers",), 0, 0, 2)),
         expert_layers=int(number_in(raw, name, ("expert_layers",), 0, 0, 1000)),
         relevance_layers=_layers(raw, name),
+        relevance_own_layers=int(number_in(raw, name, ("relevance_own_layers",), 0, 0, 1000)),
+        relevance_rank=int(number_in(raw, name, ("relevance_rank",), 0, 0, 10_000)),
         replace_separator=bool(raw.get("replace_separator", "cand1_prefix_id" not in raw)),
         encoder=encoder_config,
     )
@@ -181,7 +200,7 @@ def load_pairrm(name: str, packed_only: bool = False) -> tuple[PairRM, Any]:
         raise NoInputError(f"{name}: config.json: positions: expected running or segment, got {str(config.positions)[:60]!r}")
     weights = _scaled(read_weights(folder))
     if config.relevance_layers:
-        weights |= {key: value for key, value in read_weights(folder, RELEVANCE).items() if key.startswith("relevance.")}
+        weights |= {key: value for key, value in _scaled(read_weights(folder, RELEVANCE)).items() if key.startswith("relevance.")}
     encoder: Any = PackedOnlyBert(encoder_config, name) if light else untrained(encoder_config, folder, name, "PairRanker's encoder")
     vocabulary = weights.get(VOCABULARY)
     if vocabulary is not None and len(vocabulary) != encoder.config.vocab_size:
@@ -215,25 +234,34 @@ def _layers(raw: dict[str, Any], name: str) -> tuple[int, ...]:
 
 def _expect_relevance(config: PairRMConfig, encoder: Any, weights: dict[str, Tensor], name: str) -> None:
     """Raises NoInputError where the head for relevance would read layers that do not read each candidate once, or has other weights."""
-    asked, where = config.relevance_layers, f"{name}: config.json: relevance_layers"
-    if asked and config.paired_layers is None:
-        raise NoInputError(f"{where}: only a late-paired ranker has a head for relevance, and paired_layers is missing")
-    most = len(layers_of(encoder)) - max(1, config.paired_layers or 0) if asked else 0
+    asked, own, where = config.relevance_layers, config.relevance_own_layers, f"{name}: config.json: relevance"
+    if not asked:
+        return
+    if config.paired_layers is None:
+        raise NoInputError(f"{where}_layers: only a late-paired ranker has a head for relevance, and paired_layers is missing")
+    layers, paired = len(layers_of(encoder)), max(1, config.paired_layers)
+    if own and not paired <= own <= layers:
+        raise NoInputError(f"{where}_own_layers: expected 0, or {paired} to {layers}, got {own}")
+    if bool(own) != bool(config.relevance_rank):
+        raise NoInputError(f"{where}_rank: expected {'1 or more' if own else '0'} with {count_of(own, 'layer')} of its own, got {config.relevance_rank}")
+    most = layers if own else layers - paired
     if any(not 0 <= number <= most for number in asked):
-        raise NoInputError(f"{where}: expected numbers from 0 to {most}, got {', '.join(map(str, asked))[:60]}")
+        raise NoInputError(f"{where}_layers: expected numbers from 0 to {most}, got {', '.join(map(str, asked))[:60]}")
     with torch.device("meta"):
-        expected = Relevance(int(encoder.config.hidden_size), asked).state_dict() if asked else {}
-    for key, value in expected.items():
+        head = _relevance(config, encoder)
+    assert head is not None
+    for key, value in head.state_dict().items():
         found = weights.get(f"relevance.{key}")
         if found is None or found.shape != value.shape:
             got = "nothing" if found is None else list(found.shape)
             raise NoInputError(f"{name}: {RELEVANCE} does not fit config.json: relevance.{key}: expected {list(value.shape)}, got {got}")
 
 
-def save_pairrm(folder: Path, model: PairRM, tokenizer: Any, dtype: torch.dtype = torch.float16, small_vocabulary: bool = False) -> None:
+def save_pairrm(folder: Path, model: PairRM, tokenizer: Any, dtype: torch.dtype = torch.float16, small: bool = False) -> None:
     """Writes config.json, model.safetensors and the tokenizer, so that `load_pairrm` reads them back.
 
-    The head for relevance has a file of its own. `small_vocabulary` keeps the vocabulary's embeddings in int8 with a scale a row, half as large as in float16.
+    The head for relevance has a file of its own. `small` keeps the vocabulary's embeddings and that head's matrices in int8 with a scale a row, half as
+    large as in float16.
     """
     from safetensors.torch import save_file
 
@@ -241,11 +269,11 @@ def save_pairrm(folder: Path, model: PairRM, tokenizer: Any, dtype: torch.dtype 
     tokenizer.save_pretrained(folder)
     config = {"ranker_type": "pairranker", **asdict(model.config)}
     (folder / "config.json").write_text(json.dumps(config, indent=1) + "\n")
-    weights = {key: value.detach().to(dtype).contiguous() for key, value in model.state_dict().items() if value.is_floating_point() and ".pooler." not in key}
-    if small_vocabulary and VOCABULARY in weights:
-        rows = model.state_dict()[VOCABULARY].detach().float()
-        scales = rows.abs().amax(1, keepdim=True).clamp(min=torch.finfo(torch.float32).tiny) / 127
-        weights |= {VOCABULARY: (rows / scales).round().to(torch.int8), VOCABULARY + SCALES: scales}
+    weights: dict[str, Tensor] = {}
+    for key, value in model.state_dict().items():
+        if value.is_floating_point() and ".pooler." not in key:
+            narrow = small and (key == VOCABULARY or (key.startswith("relevance.") and value.dim() == 2))
+            weights |= _in_int8(key, value.detach().float()) if narrow else {key: value.detach().to(dtype).contiguous()}
     apart = {key: weights.pop(key) for key in list(weights) if key.startswith("relevance.")}
     save_file(weights, folder / "model.safetensors")
     if apart:
@@ -253,6 +281,11 @@ def save_pairrm(folder: Path, model: PairRM, tokenizer: Any, dtype: torch.dtype 
     else:
         # What another ranker left there would be part of this one's fingerprint.
         (folder / RELEVANCE).unlink(missing_ok=True)
+
+
+def _in_int8(name: str, rows: Tensor) -> dict[str, Tensor]:
+    scales = rows.abs().amax(1, keepdim=True).clamp(min=torch.finfo(torch.float32).tiny) / 127
+    return {name: (rows / scales).round().to(torch.int8), name + SCALES: scales}
 
 
 def _scaled(weights: dict[str, Tensor]) -> dict[str, Tensor]:

@@ -4,35 +4,67 @@ A ranker that learnt from answers which all answer their instruction does not kn
 one. The ranker's shared layers read x and each candidate anyway; this head takes the mean of their states over x's tokens and over the candidate's,
 and gives r, the log-odds that the candidate answers x, plus a constant. It adds w·log σ(r_i) - w·log σ(r_j) to a logit, which is almost nothing where
 both answer x.
+
+It may have layers of its own, which read further from where the shared ones are: the encoder's last ones once more, with a product of two narrow
+matrices added to each of their matrices (LoRA, Hu et al. 2021).
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+import math
+from collections.abc import Callable, Iterator, Sequence
+from copy import deepcopy
 from itertools import accumulate
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
 from blendkit.models.fast.transfer import sent
+from blendkit.models.layer_list import layers_of
 
 WIDTH = 128
 # In a file of its own, so that a head can be put to a ranker whose weights stay as they are.
 FILE = "relevance.safetensors"
 
 
+class LowRank(nn.Module):
+    """Calls give what is added to a linear layer's matrix, [out, in]; at first nothing."""
+
+    def __init__(self, linear: nn.Linear, rank: int) -> None:
+        super().__init__()
+        self.narrow = nn.Parameter(torch.randn(rank, linear.in_features) / math.sqrt(linear.in_features))
+        self.widen = nn.Parameter(torch.zeros(linear.out_features, rank))
+
+    def forward(self) -> Tensor:
+        return self.widen @ self.narrow
+
+
 class Relevance(nn.Module):
     """Calls give w·log σ(r), [n], of mean states [n, layers, H] of x and of the candidate."""
 
-    def __init__(self, hidden: int, layers: Sequence[int]) -> None:
-        """`layers`: which states it reads; 0 is the embeddings, n the output of the n-th layer."""
+    def __init__(self, encoder: Any, layers: Sequence[int], own_layers: int = 0, rank: int = 0) -> None:
+        """`layers`: which states it reads; 0 is the embeddings, n the output of the n-th layer. The last `own_layers` of them are its own."""
         super().__init__()
         # In the order in which they are read.
         self.layers = tuple(sorted(layers))
-        self.enter = nn.Linear(4 * len(self.layers) * hidden, WIDTH)
+        self.own_layers = own_layers
+        self.added = nn.ModuleList(LowRank(linear, rank) for layer in _last(encoder, own_layers) for linear in _linears(layer))
+        self.enter = nn.Linear(4 * len(self.layers) * int(encoder.config.hidden_size), WIDTH)
         self.leave = nn.Linear(WIDTH, 1)
         self.weight = nn.Parameter(torch.ones(1))
+
+    def own(self, encoder: Any) -> list[nn.Module]:
+        """Its layers, made of the encoder's last ones; gradients reach what is added to them."""
+        layers, added = [deepcopy(layer) for layer in _last(encoder, self.own_layers)], iter(self.added)
+        for layer in layers:
+            for linear in _linears(layer):
+                weight = linear.weight + next(added)()
+                del linear.weight
+                # No parameter, but made of some.
+                linear.weight = weight
+        return layers
 
     def forward(self, sources: Tensor, candidates: Tensor) -> Tensor:
         return self.weight * functional.logsigmoid(self.log_odds(sources, candidates))
@@ -40,6 +72,14 @@ class Relevance(nn.Module):
     def log_odds(self, sources: Tensor, candidates: Tensor) -> Tensor:
         """r, [n]: log-odds, plus a constant."""
         return self.leave(functional.gelu(self.enter(features(sources, candidates))))[:, 0]  # type: ignore[no-any-return]
+
+
+def _last(encoder: Any, number: int) -> list[Any]:
+    return list(layers_of(encoder)[-number:]) if number else []
+
+
+def _linears(layer: nn.Module) -> list[nn.Linear]:
+    return [module for module in layer.modules() if isinstance(module, nn.Linear)]
 
 
 def features(sources: Tensor, candidates: Tensor) -> Tensor:
@@ -62,16 +102,30 @@ def means(states: Tensor, lengths: Sequence[int], there: Tensor) -> Tensor:
 class MeanStates:
     """What the head sees of a batch of texts, each x with its candidates behind it, while they are read."""
 
-    def __init__(self, head: Relevance, sizes: Sequence[int], lengths: Sequence[int], device: torch.device) -> None:
-        """`sizes`: how many texts each x and its candidates are; `lengths`: tokens of all texts."""
+    def __init__(self, head: Relevance, layers: int, sizes: Sequence[int], lengths: Sequence[int], device: torch.device) -> None:
+        """`layers`: of the encoder; `sizes`: how many texts each x and its candidates are; `lengths`: tokens of all texts."""
         firsts = [0, *accumulate(sizes)][:-1]
         sources = [first for first, size in zip(firsts, sizes, strict=True) for _ in range(size)]
-        self.head, self.sizes, self.lengths = head, sizes, lengths
+        self.head, self.shared, self.sizes, self.lengths = head, layers - head.own_layers, sizes, lengths
         self.there, self.sources = sent((torch.tensor(lengths), torch.tensor(sources)), device)
         self.means: list[Tensor] = []
+        self.parted: Tensor | None = None
 
     def take(self, layer: int, states: Tensor) -> None:
-        """Keeps what the head asks for of the states [T, H] behind so many layers."""
+        """Keeps what the head asks for of the states [T, H] behind so many shared layers."""
+        if layer <= self.shared:
+            self._keep(layer, states)
+        if layer == self.shared:
+            self.parted = states
+
+    def go_on(self, through: Callable[[Tensor, int], Tensor]) -> None:
+        """The same behind the head's own layers, which `through` takes states through by their numbers."""
+        assert self.parted is not None
+        for layer in range(self.shared, self.shared + self.head.own_layers):
+            self.parted = through(self.parted, layer)
+            self._keep(layer + 1, self.parted)
+
+    def _keep(self, layer: int, states: Tensor) -> None:
         if layer in self.head.layers:
             self.means.append(means(states, self.lengths, self.there))
 

@@ -11,7 +11,7 @@ import torch
 from blendkit.errors import UsageError
 from blendkit.models.expert import without_expert
 from blendkit.models.pair_inputs import MARKERS
-from blendkit.models.pairrm import PairRM, PairRMConfig, load_pairrm, without_relevance
+from blendkit.models.pairrm import BARE, PairRM, PairRMConfig, load_pairrm, without_relevance
 from blendkit.models.pretrained import pretrained
 from blendkit.terminal_text import count_of
 from blendkit.training.examples import Pairing
@@ -79,7 +79,7 @@ def late_paired(model: PairRM, paired_layers: int | None) -> PairRM:
 
     Those that a ranker with as many paired layers has beside them are kept, else they start from 0. An expert and a head for relevance are left out.
     """
-    found = PairRM(replace(model.config, paired_layers=paired_layers, expert_layers=0, relevance_layers=()), model.pretrained_model)
+    found = PairRM(replace(model.config, paired_layers=paired_layers, **BARE), model.pretrained_model)
     same = model.config.paired_layers == paired_layers
     found.load_state_dict({name: value for name, value in model.state_dict().items() if same or name != "paired_bias"}, strict=False)
     return found

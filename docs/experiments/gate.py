@@ -140,7 +140,7 @@ def main() -> None:
     with torch.no_grad():
         ranker.expert.gate.weight.copy_(weight[None] / asked.width)
         ranker.expert.gate.bias.copy_(bias / asked.width)
-    save_pairrm(asked.output, ranker, tokenizer, small_vocabulary=True)
+    save_pairrm(asked.output, ranker, tokenizer, small=True)
     # As it was written.
     gate = Gate(load_pairrm(str(asked.output))[0], tokenizer.pad_token_id, torch.device("cpu"))
     for path, file in zip(asked.files, files, strict=True):

@@ -30,7 +30,7 @@ def main() -> None:
     model.load_state_dict(means, strict=False)
     if asked.paired_layers is not None:
         model = late_paired(model, asked.paired_layers)
-    save_pairrm(asked.output, model, tokenizer, small_vocabulary=True)
+    save_pairrm(asked.output, model, tokenizer, small=True)
 
 
 if __name__ == "__main__":

@@ -1,37 +1,39 @@
 """Puts a head for relevance to a late-paired ranker: python relevance.py OUTPUT RANKER TRAIN.jsonl.gz POOL.jsonl.gz HELD.jsonl.gz --encoder DIRECTORY
 
-Further options: --layers 0 3 5, --weight 8, --shift -6.5, --steps 3000, --seed 0, --dtype bfloat16, --processes 1.
+Further options: --layers 0 3 6, --own-layers 3, --rank 32, --weight 8, --shift -6.5, --epochs 2, --records 4 (a step and process), --seed 0, --dtype bfloat16.
+With `python -m torch.distributed.run --standalone --nproc_per_node N relevance.py …` on N cores.
 
 The head learns to tell answers to an instruction from answers to its neighbours of the same set, which are the most similar ones by the mean states of
-ENCODER (all-MiniLM-L6-v2), and from the instruction itself; the ranker stays as it is. Its r becomes WEIGHT·log σ(r - SHIFT). The files are as
-ranker_data.py writes them; sets about safety and about given passages are left out, as a refusal answers no instruction more than another, and
-all passages are long. Of HELD it prints how often an answer to the instruction has a higher r than one to a neighbour, which is of TRAIN or POOL.
+ENCODER (all-MiniLM-L6-v2), from the instruction itself, and from garbled answers; the ranker stays as it is. Its r becomes WEIGHT·log σ(r - SHIFT). The
+files are as ranker_data.py writes them; sets about safety and about given passages are left out, as a refusal answers no instruction more than another,
+and all passages are long. Of HELD it prints how often an answer to the instruction has a higher r than one to a neighbour, which is of TRAIN or POOL.
 """
 
 from __future__ import annotations
 
 import argparse
 import gzip
+import os
 import random
+import time
 from collections import defaultdict
 from collections.abc import Iterable, Iterator
-from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass, replace
-from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import orjson
 import torch
+import torch.distributed
 from ranker_data import instruction_of
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional
 
 from blendkit.models.encoder_reader import EncoderReader
 from blendkit.models.fast.late import Late
 from blendkit.models.pair_inputs import PairInputs
-from blendkit.models.pairrm import PairRM, load_pairrm, save_pairrm, without_relevance
+from blendkit.models.pairrm import PairRM, load_pairrm, made_of, save_pairrm
 from blendkit.models.relevance import Relevance, features
 from blendkit.rankers.conversations import pair_texts
 from blendkit.records import source_text
@@ -45,8 +47,9 @@ SETS = {
 }
 # Two instructions that are more alike than this ask the same.
 SAME, NEAREST, LONGEST = 0.92, 6, 2_500
-ANSWERS, NEIGHBOURS = 6, (0, 0, 0, 1, 1)
-RECORDS, BINS = 4, 20
+# Of an instruction, each time that it is learnt from, and when it is measured: answers, and to which neighbours' answers there are besides three drawn ones.
+LEARNT, MEASURED = (4, (0, 0, 1)), (6, (0, 0, 0, 1, 1))
+GARBLED, BINS = 2, 20
 
 
 @dataclass
@@ -61,7 +64,7 @@ class Asked:
 
 @dataclass
 class Shown:
-    """An instruction with texts, each of a kind: 0 answers it, n > 0 answers the n-th neighbour, -1 repeats it."""
+    """An instruction with texts, each of a kind: 0 answers it, n > 0 answers the n-th neighbour, -1 repeats it, -2 is garbled."""
 
     text: str
     texts: list[str]
@@ -116,87 +119,132 @@ def with_neighbours(own: dict[str, Any], others: dict[str, Any], directed: dict[
                 yield Asked(name, pair_texts(record, [])[0], given, [others[name][other][1] for other in order])
 
 
-def shown(asked: Asked, seed: int) -> Shown:
-    """Some answers to it and to its neighbours, the nearest most often."""
+def shown(asked: Asked, seed: int, learnt: bool) -> Shown:
+    """Some answers to it and to its neighbours, the nearest most often, and garbled ones."""
+    answers, neighbours = LEARNT if learnt else MEASURED
     rng = random.Random(f"{seed} {asked.text}")
-    texts = dict.fromkeys(rng.sample(asked.answers, min(ANSWERS, len(asked.answers))), 0)
+    texts = dict.fromkeys(rng.sample(asked.answers, min(answers, len(asked.answers))), 0)
     last = len(asked.neighbours) - 1
-    for number in [*(min(place, last) for place in NEIGHBOURS), *(rng.randrange(last + 1) for _ in range(3))]:
+    for number in [*(min(place, last) for place in neighbours), *(rng.randrange(last + 1) for _ in range(3))]:
         text = rng.choice(asked.neighbours[number])
         if text not in asked.answers:
             texts.setdefault(text, number + 1)
     texts.setdefault(asked.text, -1)
+    rng = random.Random(f"g {seed} {asked.text}")
+    if learnt and rng.random() < 0.7:
+        texts = {text: kind for text, kind in texts.items() if kind != -1}
+    if learnt and sum(kind > 0 for kind in texts.values()) > 5:
+        further = next((text for text, kind in texts.items() if kind > 2), None)
+        texts = {text: kind for text, kind in texts.items() if text != further}
+    for _ in range(GARBLED):
+        answer = rng.choice(asked.answers)
+        text = garbled(answer, [rng.choice(rng.choice(asked.neighbours)) for _ in range(4)], rng)
+        if text:
+            texts.setdefault(text, -2)
     return Shown(asked.text, list(texts), list(texts.values()))
 
 
-_worker: dict[str, Any] = {}
+def garbled(answer: str, others: list[str], rng: random.Random) -> str | None:
+    """The answer with its words in another order, or some of them exchanged, repeated or left out, or its beginning with bits of others behind it."""
+    words, bag = answer.split(" "), [word for other in others for word in other.split(" ")]
+    count = len(words)
+    if count < 6:
+        return None
+    how = rng.randrange(6)
+    found: list[str] = []
+    if how == 0:
+        size = rng.choice((count, 8, 16))
+        for start in range(0, count, size):
+            part = words[start : start + size]
+            rng.shuffle(part)
+            found += part
+    elif how == 1:
+        share = rng.uniform(0.2, 0.6)
+        found = [rng.choice(bag) if rng.random() < share else word for word in words]
+    elif how == 2:
+        size, start = rng.randint(1, min(12, count // 2)), rng.randint(0, count // 2)
+        found = words[: rng.randint(0, count // 2)] + words[start : start + size] * count
+    elif how == 3:
+        share = rng.uniform(0.3, 0.6)
+        found = [word for word in words if rng.random() > share]
+    else:
+        found = words[: rng.randint(0, count // 3)]
+        bag += words * 2 * (how == 4)
+        while len(found) < count:
+            size, start = rng.randint(1, 6), rng.randrange(len(bag))
+            found += bag[start : start + size]
+    return " ".join(found[:count])
 
 
-def start(ranker: str, layers: list[int], dtype: str) -> None:
-    """Makes a process ready for `read`."""
-    torch.set_num_threads(1)
-    network, tokenizer = load_pairrm(ranker)
-    network = fresh(network, layers)
-    late = Late(network, CPU, getattr(torch, dtype))
-    assert late.relevance is not None
-    late.relevance.register_forward_pre_hook(lambda _, given: _worker["seen"].append(given))
-    _worker.update(late=late, inputs=PairInputs(tokenizer, network.config), seen=[])
+class Learner:
+    """A ranker whose head for relevance learns."""
+
+    def __init__(self, network: PairRM, words: Any, dtype: torch.dtype) -> None:
+        assert network.relevance is not None
+        self.network, self.head, self.dtype = network, network.relevance, dtype
+        self.inputs = PairInputs(words, network.config)
+        for weight in network.parameters():
+            weight.requires_grad_(False)
+        self.added = list(self.head.added.parameters())
+        self.others = [*self.head.enter.parameters(), *self.head.leave.parameters()]
+        for weight in (*self.added, *self.others):
+            weight.requires_grad_(True)
+
+    def r(self, part: list[Shown], learnt: bool) -> Tensor:
+        """r of all texts, [n]; with dropout and gradients where it learns."""
+        groups, seen = [], []
+        for one in part:
+            source = self.inputs.source(one.text)
+            groups.append((source, self.inputs.candidates(one.texts, source)))
+        late = Late(self.network, CPU, self.dtype, gradients=learnt)
+        assert late.relevance is not None
+        with late.relevance.register_forward_pre_hook(lambda _, given: seen.append(given)):
+            late.read(groups)
+        ((sources, states),) = seen
+        firsts = np.cumsum([0, *(len(texts) + 1 for _, texts in groups)])[:-1]
+        kept = torch.from_numpy(np.setdiff1d(np.arange(len(states)), firsts))
+        inner = functional.gelu(self.head.enter(functional.dropout(features(sources[kept], states[kept]), 0.1, learnt)))
+        return self.head.leave(functional.dropout(inner, 0.1, learnt))[:, 0]  # type: ignore[no-any-return]
 
 
-@torch.inference_mode()
-def read(part: list[Shown]) -> Any:
-    """What the head sees, [texts, features], float16."""
-    inputs: PairInputs = _worker["inputs"]
-    groups = []
-    for one in part:
-        source = inputs.source(one.text)
-        groups.append((source, inputs.candidates(one.texts, source)))
-    _worker["seen"].clear()
-    _worker["late"].read(groups)
-    ((sources, states),) = _worker["seen"]
-    firsts = np.cumsum([0, *(len(texts) + 1 for _, texts in groups)])[:-1]
-    kept = torch.from_numpy(np.setdiff1d(np.arange(len(states)), firsts))
-    return features(sources[kept], states[kept]).half().numpy()
-
-
-def fresh(network: PairRM, layers: list[int]) -> PairRM:
-    """The ranker with a new head."""
-    network = without_relevance(network)
-    found = PairRM(replace(network.config, relevance_layers=tuple(layers)), network.pretrained_model)
-    found.head_layer, found.expert = network.head_layer, network.expert
-    if network.config.paired_layers:
-        found.paired_bias = network.paired_bias
-    return found.eval()
-
-
-def balanced(part: list[Shown]) -> tuple[Tensor, Tensor]:
-    """Which texts answer [texts], and how much each counts: among texts of about one length both kinds the same, so that length says nothing."""
+def balanced(part: list[Shown]) -> list[Tensor]:
+    """How much each text counts, [texts] an instruction: among texts of about one length both kinds the same, so that length says nothing."""
     kinds = np.array([kind for one in part for kind in one.kinds])
     lengths = np.array([len(text) for one in part for text in one.texts])
     right, weights = kinds == 0, np.full(len(kinds), 0.5)
-    bins = np.digitize(lengths, np.quantile(lengths[kinds >= 0], np.linspace(0, 1, BINS + 1)[1:-1]))
+    bins = np.digitize(lengths, np.quantile(lengths[kinds != -1], np.linspace(0, 1, BINS + 1)[1:-1]))
     for number in range(BINS):
-        own = (bins == number) & (kinds >= 0)
+        own = (bins == number) & (kinds != -1)
         for same in (own & right, own & ~right):
             weights[same] = 0.5 * own.sum() / max(1, same.sum())
-    return torch.from_numpy(right), torch.from_numpy(weights / weights.mean()).float()
+    return list(torch.split(torch.from_numpy(weights / weights.mean()).float(), [len(one.texts) for one in part]))
 
 
-def learn(head: Relevance, seen: Tensor, right: Tensor, weights: Tensor, steps: int) -> None:
-    """Logistic regression of what answers."""
-    optimizer = torch.optim.AdamW([*head.enter.parameters(), *head.leave.parameters()], weight_decay=0.01)
+def learn(learner: Learner, part: list[Shown], order: list[int], steps: int, records: int) -> None:
+    """Logistic regression of what answers; a process takes every n-th record of a step."""
+    rank, processes = int(os.environ.get("RANK", 0)), int(os.environ.get("WORLD_SIZE", 1))
+    weights, begun, losses = balanced(part), time.monotonic(), []
+    own, trained = learner.head, [*learner.added, *learner.others]
+    optimizer = torch.optim.AdamW([{"params": learner.added}, {"params": learner.others}], weight_decay=0.01)
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, 1e-3, total_steps=steps, pct_start=0.1)
     for step in range(steps):
-        rows = torch.randint(len(seen), (256,))
-        inner = functional.gelu(head.enter(functional.dropout(seen[rows].float(), 0.1)))
-        found = head.leave(functional.dropout(inner, 0.1))[:, 0]
-        loss = functional.binary_cross_entropy_with_logits(found, right[rows].float(), weight=weights[rows])
+        numbers = order[step * records * processes : (step + 1) * records * processes][rank::processes]
+        found = learner.r([part[number] for number in numbers], True)
+        right = torch.tensor([float(kind == 0) for number in numbers for kind in part[number].kinds])
+        loss = functional.binary_cross_entropy_with_logits(found, right, weight=torch.cat([weights[number] for number in numbers]))
         optimizer.zero_grad()
         loss.backward()  # type: ignore[no-untyped-call]
+        if processes > 1:
+            for weight in trained:
+                torch.distributed.all_reduce(weight.grad, torch.distributed.ReduceOp.SUM)
+                weight.grad /= processes
+        nn.utils.clip_grad_norm_(own.parameters(), 1.0)
         optimizer.step()
         schedule.step()
-        if (step + 1) % 250 == 0:
-            print(f"step {step + 1}: loss {float(loss.detach()):.3f}", flush=True)
+        losses.append(float(loss.detach()))
+        if rank == 0 and (step + 1) % 10 == 0:
+            row = {"step": step + 1, "loss": round(float(np.mean(losses[-50:])), 3), "seconds": round(time.monotonic() - begun)}
+            print(orjson.dumps(row).decode(), flush=True)
 
 
 def told(r: Any, part: Iterable[Shown]) -> Iterator[str]:
@@ -207,7 +255,8 @@ def told(r: Any, part: Iterable[Shown]) -> Iterator[str]:
         own = r[place : place + len(one.texts)]
         place += len(one.texts)
         kinds = np.array(one.kinds)
-        for name, chosen in (("the nearest", kinds == 1), ("the second", kinds == 2), ("a further one", kinds > 2), ("the instruction", kinds == -1)):
+        of_kind = {"the nearest": kinds == 1, "the second": kinds == 2, "a further one": kinds > 2, "the instruction": kinds == -1, "garbled": kinds == -2}
+        for name, chosen in of_kind.items():
             if chosen.any():
                 found[name].append(float((own[kinds == 0][:, None] > own[chosen]).mean()))
     for name, shares in found.items():
@@ -221,39 +270,50 @@ def main() -> None:
     for name in ("ranker", "train", "pool", "held"):
         parser.add_argument(name)
     parser.add_argument("--encoder", required=True)
-    parser.add_argument("--layers", type=int, nargs="+", default=[0, 3, 5])
+    parser.add_argument("--layers", type=int, nargs="+", default=[0, 3, 6])
+    parser.add_argument("--own-layers", type=int, default=3)
+    parser.add_argument("--rank", type=int, default=32)
     parser.add_argument("--weight", type=float, default=8.0)
     parser.add_argument("--shift", type=float, default=-6.5)
-    parser.add_argument("--steps", type=int, default=3000)
+    parser.add_argument("--epochs", type=int, default=2)
+    parser.add_argument("--records", type=int, default=4)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--dtype", default="bfloat16")
-    parser.add_argument("--processes", type=int, default=1)
     asked = parser.parse_args()
+    rank, processes = int(os.environ.get("RANK", 0)), int(os.environ.get("WORLD_SIZE", 1))
+    torch.set_num_threads(1)
+    if processes > 1:
+        torch.distributed.init_process_group("gloo")
     train, held = (answers(path, lambda record: record["set"]) for path in (asked.train, asked.held))
     # The pool has no names of sets: of it what is in none.
     known = {source_text(record) for path in (asked.train, asked.held) for record in records_of(path)}
     pool = answers(asked.pool, lambda record: None if source_text(record) in known else "pool")
     base = {**train, **pool}
     directed = directions(asked.encoder, list({x: None for part in (base, held) for own in part.values() for x in own}))
-    made = {name: [shown(one, asked.seed) for one in with_neighbours(own, base, directed)] for name, own in (("train", base), ("held", held))}
-    print({name: (len(part), sum(len(one.texts) for one in part)) for name, part in made.items()}, flush=True)
-    chunks = {name: [part[start : start + RECORDS] for start in range(0, len(part), RECORDS)] for name, part in made.items()}
-    with ProcessPoolExecutor(asked.processes, get_context("spawn"), start, (asked.ranker, asked.layers, asked.dtype)) as processes:
-        seen = {name: torch.from_numpy(np.concatenate(list(processes.map(read, part)))) for name, part in chunks.items()}
+    learnt, measured = (list(with_neighbours(own, base, directed)) for own in (base, held))
+    epochs = range(asked.seed, asked.seed + asked.epochs)
+    part, measure = [shown(one, seed, True) for seed in epochs for one in learnt], [shown(one, asked.seed, False) for one in measured]
     network, words = load_pairrm(asked.ranker)
-    # The head's start is drawn, too.
     torch.manual_seed(asked.seed)
-    network = fresh(network, asked.layers)
-    head = network.relevance
-    assert head is not None
-    learn(head, seen["train"], *balanced(made["train"]), asked.steps)
+    head = Relevance(network.pretrained_model, asked.layers, asked.own_layers, asked.rank)
+    config = replace(network.config, relevance_layers=head.layers, relevance_own_layers=asked.own_layers, relevance_rank=asked.rank)
+    network = made_of(config, network.pretrained_model, network, network.expert, head).eval()
+    learner = Learner(made_of(config, network.pretrained_model, network, relevance=head).eval(), words, getattr(torch, asked.dtype))
+    rng, size = random.Random(asked.seed), len(learnt)
+    order = [epoch * size + number for epoch in range(asked.epochs) for number in rng.sample(range(size), size)]
+    # Each process drops others.
+    torch.manual_seed(100 + rank)
+    learn(learner, part, order, len(order) // (asked.records * processes), asked.records)
+    if rank:
+        return
     with torch.inference_mode():
-        r = head.leave(functional.gelu(head.enter(seen["held"].float())))[:, 0].numpy()
-    print("\n".join(told(r, made["held"])))
+        parts = (measure[start : start + asked.records] for start in range(0, len(measure), asked.records))
+        r = torch.cat([learner.r(one, False) for one in parts]).numpy()
+    print("\n".join(told(r, measure)))
     with torch.no_grad():
         head.leave.bias -= asked.shift
         head.weight.fill_(asked.weight)
-    save_pairrm(asked.output, network, words, small_vocabulary=True)
+    save_pairrm(asked.output, network, words, small=True)
 
 
 if __name__ == "__main__":

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 from conftest import examples
+from safetensors.torch import load_file
 from test_expert import logits, refused, trained
 from test_fast_models import ENCODERS
 from test_int8 import bytes_here
@@ -16,6 +17,7 @@ from tiny_models import with_relevance
 from torch.nn import functional
 
 from blendkit.models.expert import expert_alone, with_expert, without_expert
+from blendkit.models.fast.late import Late
 from blendkit.models.fast.scorer import PairScorer
 from blendkit.models.layer_list import layers_of
 from blendkit.models.loading import fingerprint
@@ -54,6 +56,74 @@ def test_it_is_what_is_written_out(name, paired):
     torch.testing.assert_close(late(rows), plain, atol=1e-5, rtol=0)
     torch.testing.assert_close(torch.cat([late([row]) for row in rows]), plain, atol=1e-5, rtol=0)
     assert (plain - without).abs().max() > 0.05
+
+
+@pytest.mark.parametrize(("name", "paired"), [*((name, paired) for name in ENCODERS for paired in (1, 2)), ("bert-segments", 0)])
+def test_its_own_layers_are_what_is_written_out(name, paired):
+    bare = network(name, paired)
+    inputs, (source, *candidates) = Inputs(bare.config), texts(17, 3, 41, 90)
+    rows = rows_of(inputs, source, candidates)
+    layers = len(layers_of(bare.pretrained_model))
+    kept = {key: value.clone() for key, value in bare.state_dict().items()}
+    found = []
+    for own in range(max(1, paired), layers + 1):
+        model = with_relevance(bare, 0, layers - own, layers, own=own) if own < layers else with_relevance(bare, 0, layers, own=own)
+        plain = PairScorer(model, inputs, CPU, torch.float32, packed=False)(rows)
+        late = PairScorer(model, inputs, CPU, torch.float32)
+        torch.testing.assert_close(late(rows), plain, atol=1e-5, rtol=0)
+        found.append(plain)
+        # They are copies: the ranker's own stay as they are.
+        assert all(torch.equal(model.state_dict()[key], value) for key, value in kept.items())
+    same = with_relevance(bare, 0, layers, own=max(1, paired))
+    with torch.no_grad():
+        for low in same.relevance.added:
+            low.widen.zero_()
+    assert (PairScorer(same, inputs, CPU, torch.float32)(rows) - found[0]).abs().max() > 1e-3
+
+
+def test_own_layers_to_which_nothing_is_added_are_the_shared_ones():
+    model = with_relevance(network("bert-segments", 1), 0, 1)
+    inputs, (source, *candidates) = Inputs(model.config), texts(17, 30, 41)
+    rows = rows_of(inputs, source, candidates)
+    expected = PairScorer(model, inputs, CPU, torch.float32)(rows)
+    weights = model.relevance.state_dict()
+    layers = len(layers_of(model.pretrained_model))
+    own = with_relevance(model, 0, 1, own=layers)
+    own.relevance.load_state_dict({**own.relevance.state_dict(), **weights})
+    with torch.no_grad():
+        for low in own.relevance.added:
+            low.widen.zero_()
+    torch.testing.assert_close(PairScorer(own, inputs, CPU, torch.float32)(rows), expected, atol=1e-5, rtol=0)
+
+
+@pytest.mark.parametrize("name", ENCODERS)
+def test_gradients_reach_what_is_added(name):
+    """In the form that training has, text by text, which differs from the one that reads."""
+    paired = network(name, 1)
+    layers = len(layers_of(paired.pretrained_model))
+    model = with_relevance(paired, layers, own=1)
+    for weight in model.parameters():
+        weight.requires_grad_(False)
+    (source, *candidates), added = texts(17, 30, 41), list(model.relevance.added.parameters())
+
+    def said(gradients):
+        reads = Late(model, CPU, torch.float32, gradients=gradients).read([(source, candidates)])[0]
+        return torch.stack([read.relevance for read in reads])
+
+    torch.testing.assert_close(said(True), said(False), atol=1e-5, rtol=0)
+    for weight in added:
+        weight.requires_grad_(True)
+    whole = said(True).sum()
+    whole.backward()
+    weight = max(added, key=lambda one: float(one.grad.abs().max()))
+    place = int(weight.grad.abs().argmax())
+    with torch.no_grad():
+        weight.view(-1)[place] += 1e-3
+        up = said(False).sum()
+        weight.view(-1)[place] -= 2e-3
+        down = said(False).sum()
+    slope = float((up - down) / 2e-3)
+    assert abs(slope - float(weight.grad.view(-1)[place])) < 0.05 * abs(slope) + 1e-3
 
 
 def test_what_it_adds_is_of_each_candidate_alone(pair_of):
@@ -134,12 +204,33 @@ def test_it_has_a_file_of_its_own(pair_of, tmp_path):
         (0, {"relevance_layers": [0.5]}, "config.json: relevance_layers: expected a list of different whole numbers, got [0.5]"),
         (0, {"relevance_layers": [1, 1]}, "config.json: relevance_layers: expected a list of different whole numbers, got [1, 1]"),
         (0, {"relevance_layers": [0]}, f"{FILE} does not fit config.json: relevance.enter.weight: expected [128, "),
+        (0, {"relevance_own_layers": 3, "relevance_rank": 4}, "config.json: relevance_own_layers: expected 0, or 1 to 2, got 3"),
+        (0, {"relevance_own_layers": 1}, "config.json: relevance_rank: expected 1 or more with 1 layer of its own, got 0"),
+        (0, {"relevance_rank": 4}, "config.json: relevance_rank: expected 0 with 0 layers of its own, got 4"),
+        (0, {"relevance_own_layers": 1, "relevance_rank": 4}, f"{FILE} does not fit config.json: relevance.added.0.narrow: expected [4, "),
         (0, {"paired_layers": None}, "relevance_layers: only a late-paired ranker has a head for relevance"),
         (1, {"relevance_layers": [0, 1]}, f"{FILE} is missing"),
     ],
 )
 def test_a_checkpoint_that_has_no_such_head_is_no_input(called, pair_of, tmp_path, which, changes, said):
     refused(called, pair_of[which], tmp_path / "bad", changes, said)
+
+
+def test_its_own_layers_are_read_back(tiny_ranker, tmp_path):
+    model, tokenizer = load_pairrm(str(tiny_ranker))
+    model = with_relevance(late_paired(model, 1), 0, 2, own=1)
+    for name, small in (("exact", False), ("small", True)):
+        save_pairrm(tmp_path / name, model, tokenizer, torch.float32, small=small)
+    exact, small = (load_pairrm(str(tmp_path / name))[0] for name in ("exact", "small"))
+    assert exact.config == small.config == model.config
+    ours, theirs = exact.relevance.state_dict(), small.relevance.state_dict()
+    assert all(torch.equal(value, model.relevance.state_dict()[key]) for key, value in ours.items())
+    for key, value in ours.items():
+        step = value.abs().amax(-1, keepdim=True) / 127 if value.dim() == 2 else 0 * value
+        assert ((theirs[key] - value).abs() <= 0.51 * step).all()
+    assert {value.dtype for key, value in load_file(tmp_path / "small" / FILE).items() if value.dim() == 2 and not key.endswith(".scales")} == {torch.int8}
+    bare = without_relevance(model).config
+    assert (bare.relevance_layers, bare.relevance_own_layers, bare.relevance_rank) == ((), 0, 0)
 
 
 def test_training_goes_on_from_the_ranker_without_it(called, pair_of, tmp_path):

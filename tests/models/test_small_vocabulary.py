@@ -15,7 +15,7 @@ def test_a_vocabulary_in_int8_is_read_back_to_half_a_step(tiny_ranker, tmp_path)
     with torch.no_grad():
         model.pretrained_model.get_input_embeddings().weight[3] = 0.0
     for name, small in (("large", False), ("small", True)):
-        save_pairrm(tmp_path / name, model, tokenizer, small_vocabulary=small)
+        save_pairrm(tmp_path / name, model, tokenizer, small=small)
     found, _ = load_pairrm(str(tmp_path / "small"))
     before, after = model.state_dict(), found.state_dict()
     vocabulary = before[VOCABULARY]

@@ -18,6 +18,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from itertools import accumulate, pairwise, repeat
 from typing import Any
 
@@ -27,16 +28,15 @@ from torch import Tensor
 from torch.nn import functional
 from torch.utils.checkpoint import checkpoint
 
-from blendkit.errors import NoInputError
-from blendkit.models.fast.encoder import FAMILIES, PackedEncoder, packed_encoder
+from blendkit.models.fast.encoder import PackedEncoder
 from blendkit.models.fast.in_rows import HALF, NEVER, InRows, in_cells
+from blendkit.models.fast.late_encoder import own_layers, packed
 from blendkit.models.fast.linear import moved
 from blendkit.models.fast.packing import Packed
 from blendkit.models.fast.rows import groups
 from blendkit.models.fast.transfer import sent
 from blendkit.models.pairrm import PairRM
 from blendkit.models.relevance import MeanStates
-from blendkit.terminal_text import count_of
 
 Ids = tuple[int, ...]
 # Where a text begins and ends among the tokens of a batch.
@@ -122,6 +122,7 @@ class Late:
         self.first = self.last + 1 - max(1, self.paired)
         self.reach = 0
         self.relevance = moved(network.relevance, device, torch.float32).eval() if network.relevance else None
+        self.own = own_layers(network, self.encoder, gradients)
         self.segmented = network.config.positions == "segment"
         biases = network.biases().to(device) if self.paired else torch.zeros(1)
         self.biases = biases if gradients else biases.detach()
@@ -139,16 +140,23 @@ class Late:
         spans = iter(tokens.bounds)
         layout = [[next(spans) for _ in (source, *candidates)] for source, candidates in groups]
         x = encoder.embedded(tokens)
-        seen = MeanStates(self.relevance, [len(group) for group in layout], tokens.lengths, self.device) if self.relevance else None
+        seen = MeanStates(self.relevance, self.last + 1, [len(group) for group in layout], tokens.lengths, self.device) if self.relevance else None
         if seen:
             seen.take(0, x)
-        same = self._same_in_all_layers(at, layout) if self.text_by_text and number else None
-        for shared in range(number):
-            step = (x, shared, tokens, at, layout, same) if self.text_by_text else (x, shared, tokens, inputs, back)
+        same = self._same_in_all_layers(at, layout) if self.text_by_text and (number or self.own) else None
+
+        def through(encoder: PackedEncoder, x: Tensor, layer: int) -> Tensor:
+            step = (x, layer, tokens, at, layout, same) if self.text_by_text else (x, layer, tokens, inputs, back)
             function = self._shared_by_text if self.text_by_text else self._shared
-            x = checkpoint(function, *step, use_reentrant=False) if self.checkpointing else function(*step)
+            found: Tensor = checkpoint(function, encoder, *step, use_reentrant=False) if self.checkpointing else function(encoder, *step)
+            return found
+
+        for shared in range(number):
+            x = through(encoder, x, shared)
             if seen:
                 seen.take(shared + 1, x)
+        if seen and self.own:
+            seen.go_on(partial(through, self.own))
         found = self._enter_last(x, tokens, at, layout) if self.paired < 2 else self._enter_two(x, tokens, at, layout)
         if seen:
             values = seen.values()
@@ -218,8 +226,8 @@ class Late:
         own, at = (functional.pad(part, filling) for part in sent((torch.cat(back), torch.cat(places)), self.device))
         return tokens, attended, own, at
 
-    def _shared(self, x: Tensor, number: int, tokens: Packed, inputs: Packed, back: Tensor) -> Tensor:
-        encoder, layer = self.encoder, self.encoder.layers[number]
+    def _shared(self, encoder: PackedEncoder, x: Tensor, number: int, tokens: Packed, inputs: Packed, back: Tensor) -> Tensor:
+        layer = encoder.layers[number]
         qkv = encoder.turned(layer.project(x).to(encoder.stream), number, tokens)
         # x's tokens stand in many inputs; `back` takes their contexts from the one where x is alone.
         contexts = self.attention(qkv[inputs.ids], inputs, encoder.relative(number), encoder.window(number))
@@ -236,8 +244,10 @@ class Late:
             found += [shared.bias(queries, keys)[None].to(self.encoder.stream) for queries, keys in texts]
         return found
 
-    def _shared_by_text(self, x: Tensor, number: int, tokens: Packed, at: Tensor, layout: list[list[Span]], same: list[Tensor] | None) -> Tensor:
-        encoder, layer = self.encoder, self.encoder.layers[number]
+    def _shared_by_text(
+        self, encoder: PackedEncoder, x: Tensor, number: int, tokens: Packed, at: Tensor, layout: list[list[Span]], same: list[Tensor] | None
+    ) -> Tensor:
+        layer = encoder.layers[number]
         qkv = encoder.turned(layer.project(x).to(encoder.stream), number, tokens)
         # Split once, not sliced: a slice's gradient is as large as what it was taken from.
         filling = len(x) - sum(tokens.lengths)
@@ -250,16 +260,15 @@ class Late:
                 queries, keys, values = own.unbind(1)
                 shown = Keys(keys, values, places)
                 source, shown = (source, Keys.joined([source, shown])) if source else (shown, shown)
-                weights = self._of_text(number, queries, places, shown, next(more)).softmax(-1).to(shown.values.dtype)
+                weights = self._of_text(encoder, number, queries, places, shown, next(more)).softmax(-1).to(shown.values.dtype)
                 contexts.append((weights @ shown.values.transpose(0, 1)).transpose(0, 1).flatten(1))
         return layer.finish(x, functional.pad(torch.cat(contexts), (0, 0, 0, filling)))
 
-    def _scores(self, number: int, q: Tensor, k: Tensor, distance: Tensor, more: Tensor | None = None) -> Tensor:
+    def _scores(self, encoder: PackedEncoder, number: int, q: Tensor, k: Tensor, distance: Tensor, more: Tensor | None = None) -> Tensor:
         """Scores [n, h, Q, L], float32, of queries [n, h, Q, d] for keys [n, h, L, d], which are [n, Q, L] places before them.
 
         `more` [n, h, Q, L] is what distances add, where that is known.
         """
-        encoder = self.encoder
         scores = q @ k.transpose(2, 3)
         if more is None:
             more = encoder.by_distance(encoder.relative(number), q, k, distance, self.reach)
@@ -271,13 +280,13 @@ class Late:
             scores = scores.masked_fill((distance.abs() > window)[:, None], NEVER)
         return scores
 
-    def _of_text(self, number: int, queries: Tensor, at: Tensor, shown: Keys, more: Tensor | None = None) -> Tensor:
+    def _of_text(self, encoder: PackedEncoder, number: int, queries: Tensor, at: Tensor, shown: Keys, more: Tensor | None = None) -> Tensor:
         """The same [h, Q, L] of queries [Q, h, d] at the places [Q] for the keys that one text shows."""
-        return self._scores(number, queries.transpose(0, 1)[None], shown.keys.transpose(0, 1)[None], (at[:, None] - shown.at)[None], more)[0]
+        return self._scores(encoder, number, queries.transpose(0, 1)[None], shown.keys.transpose(0, 1)[None], (at[:, None] - shown.at)[None], more)[0]
 
     def _look(self, number: int, queries: Tensor, at: Tensor, shown: Keys) -> tuple[Tensor, Tensor]:
         """Attention of queries [Q, h, d] over one block of keys: logarithms of the sums of exponentials [h, Q], and contexts [Q, h·d]."""
-        scores = self._of_text(number, queries, at, shown)
+        scores = self._of_text(self.encoder, number, queries, at, shown)
         sums = scores.logsumexp(-1)
         weights = (scores - sums[..., None]).exp().to(shown.values.dtype)
         return sums, (weights @ shown.values.transpose(0, 1)).transpose(0, 1).flatten(1)
@@ -296,7 +305,7 @@ class Late:
             q = queries.index_select(0, rows).transpose(1, 2)
             keys, values, places = (in_cells(part[tokens], cells, n * length).view(n, length, *part.shape[1:]) for part in (shown.keys, shown.values, shown.at))
             distance = at.index_select(0, rows)[:, :, None] - places[:, None]
-            scores = self._scores(self.last, q, keys.transpose(1, 2), distance).masked_fill(~real[:, None, None], NEVER)
+            scores = self._scores(self.encoder, self.last, q, keys.transpose(1, 2), distance).masked_fill(~real[:, None, None], NEVER)
             found = scores.logsumexp(-1)
             weights = (scores - found[..., None]).exp().to(shown.values.dtype).flatten(1, 2)
             mixed = weights @ values
@@ -394,20 +403,6 @@ class Late:
         looked = self._look_last(marked.queries[:, None], marked.at[:, None], shown, texts)
         met = [Read(me.source, *text) for (me, _), text in zip(sides, marked.texts(*looked), strict=True)]
         return list(zip(met[::2], met[1::2], strict=True))
-
-
-def packed(
-    network: PairRM, device: torch.device, dtype: torch.dtype, markers_only: bool = True, gradients: bool = False, attends: bool = True
-) -> PackedEncoder:
-    """The packed form of a late-paired ranker's encoder. Raises NoInputError where there is none for its kind, or it has too few layers."""
-    encoder, asked = network.pretrained_model, network.config.paired_layers
-    found = packed_encoder(encoder, 0.0, device, dtype, markers_only, gradients, attends)
-    name, kind = getattr(encoder, "name_or_path", "") or "the ranker", encoder.config.model_type  # type: ignore[union-attr]
-    if found is None:
-        raise NoInputError(f"{name}: paired_layers: a late-paired ranker has an encoder of one of {', '.join(FAMILIES)}, and this is a {kind}")
-    if len(found.layers) < (asked or 0):
-        raise NoInputError(f"{name}: paired_layers: expected at most {count_of(len(found.layers), 'layer')}, got {asked}")
-    return found
 
 
 def _rows_of(texts: Sequence[Sequence[Span]], size: int, device: torch.device) -> Iterator[tuple[Tensor, Tensor, Tensor, Tensor]]:

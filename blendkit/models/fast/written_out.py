@@ -5,7 +5,9 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from blendkit.models.fast.late import Ids, packed
+from blendkit.models.fast.encoder import PackedEncoder
+from blendkit.models.fast.late import Ids
+from blendkit.models.fast.late_encoder import own_layers, packed
 from blendkit.models.fast.linear import moved
 from blendkit.models.fast.packing import Packed
 from blendkit.models.pairrm import PairRM
@@ -20,6 +22,7 @@ class WrittenOut:
         self.network, self.device = network, device
         self.paired = network.config.paired_layers or 0
         self.relevance = moved(network.relevance, device, torch.float32).eval() if network.relevance else None
+        self.own = own_layers(network, self.encoder, gradients)
 
     def __call__(self, pairs: list[tuple[Ids, Ids, Ids]]) -> Tensor:
         """[n, 3, H], float32, of (x, candidate 1, candidate 2)."""
@@ -50,25 +53,34 @@ class WrittenOut:
         distance = places[:, None] - places
         own_only = (owner[None] == 0) | (owner[:, None] == owner)
         across = (owner[:, None] * owner) == 2
-        x = encoder.embedded(batch)
-        asked = self.relevance.layers if self.relevance else ()
-        read = {0: x}
-        for number, layer in enumerate(encoder.layers):
+
+        def through(encoder: PackedEncoder, x: Tensor, number: int) -> Tensor:
+            layer = encoder.layers[number]
             q, k, v = encoder.turned(layer.project(x).to(encoder.stream), number, batch).permute(1, 2, 0, 3)
             scores = q @ k.transpose(1, 2)
             more = encoder.by_distance(encoder.relative(number), q[None], k[None], distance[None], len(ids))
             if more is not None:
                 scores = scores + more[0]
             allowed, place = own_only, number - (len(encoder.layers) - self.paired)
-            if place >= 0:
+            if place >= 0 and encoder is self.encoder:
                 allowed = allowed | across
                 scores = scores + across * self.network.biases()[place].to(scores)[:, None, None]
             window = encoder.window(number)
             if window is not None:
                 allowed = allowed & (distance.abs() <= window)
             weights = scores.masked_fill(~allowed, float("-inf")).softmax(-1)
-            x = layer.finish(x, (weights @ v).transpose(0, 1).flatten(1))
-            if number + 1 in asked:
-                read[number + 1] = x
-        means = [torch.stack([part.float().mean(0) for part in torch.split(read[number], lengths)]) for number in asked]
-        return encoder.normed(x[markers[0]]), torch.stack(means, 1) if means else x[:0]
+            return layer.finish(x, (weights @ v).transpose(0, 1).flatten(1))
+
+        read = [encoder.embedded(batch)]
+        for number in range(len(encoder.layers)):
+            read.append(through(encoder, read[-1], number))
+        last = read[-1]
+        if self.relevance is None:
+            return encoder.normed(last[markers[0]]), last[:0]
+        if self.own is not None:
+            shared = len(encoder.layers) - self.relevance.own_layers
+            del read[shared + 1 :]
+            for number in range(shared, len(encoder.layers)):
+                read.append(through(self.own, read[-1], number))
+        means = [torch.stack([part.float().mean(0) for part in torch.split(read[number], lengths)]) for number in self.relevance.layers]
+        return encoder.normed(last[markers[0]]), torch.stack(means, 1)
