@@ -113,10 +113,11 @@ def with_relevance(model, *layers, own=0):
 
     torch.manual_seed(2)
     model.config.relevance_layers, model.config.relevance_own_layers, model.config.relevance_rank = layers, own, 4 * bool(own)
-    model.relevance = Relevance(model.pretrained_model, layers, own, 4)
+    model.relevance = Relevance(model.pretrained_model, layers, own, 4 * bool(own))
     with torch.no_grad():
-        for low in model.relevance.added:
-            low.widen.normal_(std=0.3)
+        for name, weight in model.relevance.added.named_parameters():
+            if name.endswith("widen"):
+                weight.normal_(std=0.3)
         # Of about 1, for its logarithm to tell candidates apart.
         for layer in (model.relevance.enter, model.relevance.leave):
             layer.weight.normal_(std=layer.in_features**-0.5)

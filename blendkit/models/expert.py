@@ -11,7 +11,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from copy import deepcopy
-from dataclasses import replace
 from typing import Any
 
 import torch
@@ -24,22 +23,21 @@ from blendkit.models.pairrm import PairRM, SecondLayers, made_of
 
 def with_expert(ranker: PairRM, expert: PairRM | None, layers: int) -> PairRM:
     """A ranker with the last `layers` layers and the head of another one as its expert, or with a copy of its own; the gate is shut."""
-    config = replace(ranker.config, expert_layers=layers)
-    return made_of(config, ranker.pretrained_model, ranker, SecondLayers(expert or ranker, layers), ranker.relevance).train(ranker.training)
+    return made_of(ranker.config, ranker.pretrained_model, ranker, SecondLayers(expert or ranker, layers), ranker.relevance)
 
 
 def without_expert(ranker: PairRM) -> PairRM:
     """The ranker that reads what is not the expert's, which is itself where it has none; the weights are the same objects."""
     if ranker.expert is None:
         return ranker
-    return made_of(ranker.config, ranker.pretrained_model, ranker, relevance=ranker.relevance).train(ranker.training)
+    return made_of(ranker.config, ranker.pretrained_model, ranker, relevance=ranker.relevance)
 
 
 def expert_alone(ranker: PairRM) -> PairRM:
     """The ranker that reads what is the expert's, without a head for relevance; the lower layers are the same objects."""
     assert ranker.expert is not None
     encoder = with_layers(ranker.pretrained_model, [*_shared(ranker), *ranker.expert.layers])
-    return made_of(ranker.config, encoder, ranker.expert).train(ranker.training)
+    return made_of(ranker.config, encoder, ranker.expert)
 
 
 def _shared(ranker: PairRM) -> Any:

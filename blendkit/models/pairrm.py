@@ -47,7 +47,7 @@ class PairRMConfig:
     read x and each candidate once (`models.fast.late`); None is the paper's ranker, whose candidates see each other in all.
     `expert_layers`: how many of a late-paired ranker's last layers are there twice (`models.expert`); 0 is a ranker without an expert.
     `relevance_layers`: behind which layers a late-paired ranker's second head reads whether a candidate answers x (`models.relevance`).
-    `relevance_own_layers`: how many of these it has for itself, with additions of rank `relevance_rank` to the ranker's last ones.
+    `relevance_own_layers`: of how many of the encoder's last layers that head has copies, with products of rank `relevance_rank` added to their matrices.
     `replace_separator`: the reference turns a separator token inside a text into a space; the code of the
     PairRM-hf layout leaves it.
     """
@@ -67,9 +67,8 @@ class PairRMConfig:
     encoder: dict[str, Any] = field(default_factory=dict)
 
 
-NO_EXPERT: dict[str, Any] = {"expert_layers": 0}
-NO_RELEVANCE: dict[str, Any] = {"relevance_layers": (), "relevance_own_layers": 0, "relevance_rank": 0}
-BARE = NO_EXPERT | NO_RELEVANCE
+# A config's fields of a ranker that has no expert and no head for relevance.
+BARE: dict[str, Any] = {"expert_layers": 0, "relevance_layers": (), "relevance_own_layers": 0, "relevance_rank": 0}
 
 
 class SecondLayers(nn.Module):
@@ -150,18 +149,22 @@ class PairRM(nn.Module):
 def made_of(config: PairRMConfig, encoder: Any, owner: PairRM | SecondLayers, expert: SecondLayers | None = None, relevance: Relevance | None = None) -> PairRM:
     """A ranker of these parts, which stay the same objects: an encoder, its owner's head and paired bias, and what may be beside them."""
     found = PairRM(replace(config, **BARE), encoder)
-    found.config = replace(config, **({} if expert else NO_EXPERT), **({} if relevance else NO_RELEVANCE))
     found.head_layer, found.expert, found.relevance = owner.head_layer, expert, relevance
+    if expert:
+        found.config.expert_layers = len(expert.layers)
+    if relevance:
+        of_head: dict[str, Any] = {"relevance_layers": relevance.layers, "relevance_own_layers": relevance.own_layers, "relevance_rank": relevance.rank}
+        found.config = replace(found.config, **of_head)
     if config.paired_layers:
         found.paired_bias = owner.paired_bias
-    return found
+    return found.train(owner.training)
 
 
 def without_relevance(ranker: PairRM) -> PairRM:
     """The ranker without its head for relevance, which is itself where it has none; the weights are the same objects."""
     if ranker.relevance is None:
         return ranker
-    return made_of(ranker.config, ranker.pretrained_model, ranker, ranker.expert).train(ranker.training)
+    return made_of(ranker.config, ranker.pretrained_model, ranker, ranker.expert)
 
 
 def load_pairrm(name: str, packed_only: bool = False) -> tuple[PairRM, Any]:
@@ -198,9 +201,9 @@ def load_pairrm(name: str, packed_only: bool = False) -> tuple[PairRM, Any]:
     )
     if config.positions not in ("running", "segment"):
         raise NoInputError(f"{name}: config.json: positions: expected running or segment, got {str(config.positions)[:60]!r}")
-    weights = _scaled(read_weights(folder))
+    weights = _scaled(read_weights(folder), name)
     if config.relevance_layers:
-        weights |= {key: value for key, value in _scaled(read_weights(folder, RELEVANCE)).items() if key.startswith("relevance.")}
+        weights |= {key: value for key, value in _scaled(read_weights(folder, RELEVANCE), name).items() if key.startswith("relevance.")}
     encoder: Any = PackedOnlyBert(encoder_config, name) if light else untrained(encoder_config, folder, name, "PairRanker's encoder")
     vocabulary = weights.get(VOCABULARY)
     if vocabulary is not None and len(vocabulary) != encoder.config.vocab_size:
@@ -236,6 +239,8 @@ def _expect_relevance(config: PairRMConfig, encoder: Any, weights: dict[str, Ten
     """Raises NoInputError where the head for relevance would read layers that do not read each candidate once, or has other weights."""
     asked, own, where = config.relevance_layers, config.relevance_own_layers, f"{name}: config.json: relevance"
     if not asked:
+        if own or config.relevance_rank:
+            raise NoInputError(f"{where}_layers: missing, and there is relevance_own_layers or relevance_rank")
         return
     if config.paired_layers is None:
         raise NoInputError(f"{where}_layers: only a late-paired ranker has a head for relevance, and paired_layers is missing")
@@ -247,9 +252,14 @@ def _expect_relevance(config: PairRMConfig, encoder: Any, weights: dict[str, Ten
     most = layers if own else layers - paired
     if any(not 0 <= number <= most for number in asked):
         raise NoInputError(f"{where}_layers: expected numbers from 0 to {most}, got {', '.join(map(str, asked))[:60]}")
+    if own and max(asked) < layers:
+        raise NoInputError(f"{where}_layers: expected {layers}, the last of its own layers, among them, got {', '.join(map(str, asked))[:60]}")
     with torch.device("meta"):
         head = _relevance(config, encoder)
     assert head is not None
+    spare = sorted(key for key in weights if key.startswith("relevance.") and key.removeprefix("relevance.") not in head.state_dict())
+    if spare:
+        raise NoInputError(f"{name}: {RELEVANCE} does not fit config.json: {spare[0]}: expected nothing, got {list(weights[spare[0]].shape)}")
     for key, value in head.state_dict().items():
         found = weights.get(f"relevance.{key}")
         if found is None or found.shape != value.shape:
@@ -288,10 +298,15 @@ def _in_int8(name: str, rows: Tensor) -> dict[str, Tensor]:
     return {name: (rows / scales).round().to(torch.int8), name + SCALES: scales}
 
 
-def _scaled(weights: dict[str, Tensor]) -> dict[str, Tensor]:
-    """The weights, with those that are kept in int8 multiplied by their scales."""
-    scales = {name.removesuffix(SCALES): weights.pop(name) for name in list(weights) if name.endswith(SCALES)}
-    return weights | {name: weights[name] * found for name, found in scales.items() if name in weights}
+def _scaled(weights: dict[str, Tensor], name: str) -> dict[str, Tensor]:
+    """The weights, with those that are kept in int8 multiplied by their scales. Raises NoInputError where scales do not fit or are missing."""
+    scales = {key.removesuffix(SCALES): weights.pop(key) for key in list(weights) if key.endswith(SCALES)}
+    for key, value in weights.items():
+        if key in scales and scales[key].shape != (len(value), 1):
+            raise NoInputError(f"{name}: {key}{SCALES}: expected [{len(value)}, 1], got {list(scales[key].shape)}")
+        if value.dtype == torch.int8 and key not in scales:
+            raise NoInputError(f"{name}: {key} is in int8, and {key}{SCALES} is missing")
+    return weights | {key: weights[key] * found for key, found in scales.items() if key in weights}
 
 
 def _tokenizer(name: str) -> Any:

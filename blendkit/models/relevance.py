@@ -45,22 +45,27 @@ class Relevance(nn.Module):
     """Calls give w·log σ(r), [n], of mean states [n, layers, H] of x and of the candidate."""
 
     def __init__(self, encoder: Any, layers: Sequence[int], own_layers: int = 0, rank: int = 0) -> None:
-        """`layers`: which states it reads; 0 is the embeddings, n the output of the n-th layer. The last `own_layers` of them are its own."""
+        """`layers`: which states it reads; 0 is the embeddings, n the output of the n-th layer.
+
+        `own_layers`: of how many of the encoder's last layers it has copies, with products of rank `rank` added to their matrices.
+        """
         super().__init__()
         # In the order in which they are read.
         self.layers = tuple(sorted(layers))
-        self.own_layers = own_layers
-        self.added = nn.ModuleList(LowRank(linear, rank) for layer in _last(encoder, own_layers) for linear in _linears(layer))
+        self.own_layers, self.rank = own_layers, rank
+        # By name, so that another order of the modules in the encoder changes nothing.
+        copies = (_linears(layer).items() for layer in _last(encoder, own_layers))
+        self.added = nn.ModuleList(nn.ModuleDict({_key(name): LowRank(linear, rank) for name, linear in linears}) for linears in copies)
         self.enter = nn.Linear(4 * len(self.layers) * int(encoder.config.hidden_size), WIDTH)
         self.leave = nn.Linear(WIDTH, 1)
         self.weight = nn.Parameter(torch.ones(1))
 
     def own(self, encoder: Any) -> list[nn.Module]:
         """Its layers, made of the encoder's last ones; gradients reach what is added to them."""
-        layers, added = [deepcopy(layer) for layer in _last(encoder, self.own_layers)], iter(self.added)
-        for layer in layers:
-            for linear in _linears(layer):
-                weight = linear.weight + next(added)()
+        layers = [deepcopy(layer) for layer in _last(encoder, self.own_layers)]
+        for layer, added in zip(layers, self.added, strict=True):
+            for name, linear in _linears(layer).items():
+                weight = linear.weight + added[_key(name)]()  # type: ignore[index]
                 del linear.weight
                 # No parameter, but made of some.
                 linear.weight = weight
@@ -78,8 +83,13 @@ def _last(encoder: Any, number: int) -> list[Any]:
     return list(layers_of(encoder)[-number:]) if number else []
 
 
-def _linears(layer: nn.Module) -> list[nn.Linear]:
-    return [module for module in layer.modules() if isinstance(module, nn.Linear)]
+def _linears(layer: nn.Module) -> dict[str, nn.Linear]:
+    return {name: module for name, module in layer.named_modules() if isinstance(module, nn.Linear)}
+
+
+def _key(name: str) -> str:
+    # A module's name may have no dot.
+    return name.replace(".", "-")
 
 
 def features(sources: Tensor, candidates: Tensor) -> Tensor:
@@ -119,7 +129,7 @@ class MeanStates:
             self.parted = states
 
     def go_on(self, through: Callable[[Tensor, int], Tensor]) -> None:
-        """The same behind the head's own layers, which `through` takes states through by their numbers."""
+        """Reads on through the head's own layers; `through(states, number)` is one layer."""
         assert self.parted is not None
         for layer in range(self.shared, self.shared + self.head.own_layers):
             self.parted = through(self.parted, layer)

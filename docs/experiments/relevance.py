@@ -1,7 +1,7 @@
 """Puts a head for relevance to a late-paired ranker: python relevance.py OUTPUT RANKER TRAIN.jsonl.gz POOL.jsonl.gz HELD.jsonl.gz --encoder DIRECTORY
 
 Further options: --layers 0 3 6, --own-layers 3, --rank 32, --weight 8, --shift -6.5, --epochs 2, --records 4 (a step and process), --seed 0, --dtype bfloat16.
-With `python -m torch.distributed.run --standalone --nproc_per_node N relevance.py …` on N cores.
+With `python -m torch.distributed.run --standalone --nproc_per_node 2 relevance.py …` on two cores, and 8 records a step.
 
 The head learns to tell answers to an instruction from answers to its neighbours of the same set, which are the most similar ones by the mean states of
 ENCODER (all-MiniLM-L6-v2), from the instruction itself, and from garbled answers; the ranker stays as it is. Its r becomes WEIGHT·log σ(r - SHIFT). The
@@ -18,7 +18,7 @@ import random
 import time
 from collections import defaultdict
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -32,6 +32,7 @@ from torch.nn import functional
 
 from blendkit.models.encoder_reader import EncoderReader
 from blendkit.models.fast.late import Late
+from blendkit.models.layer_list import layers_of
 from blendkit.models.pair_inputs import PairInputs
 from blendkit.models.pairrm import PairRM, load_pairrm, made_of, save_pairrm
 from blendkit.models.relevance import Relevance, features
@@ -47,8 +48,10 @@ SETS = {
 }
 # Two instructions that are more alike than this ask the same.
 SAME, NEAREST, LONGEST = 0.92, 6, 2_500
-# Of an instruction, each time that it is learnt from, and when it is measured: answers, and to which neighbours' answers there are besides three drawn ones.
+# How many answers of its own an instruction is shown with, and of which neighbours (0 is the nearest) besides three drawn ones: to learn, and to measure.
 LEARNT, MEASURED = (4, (0, 0, 1)), (6, (0, 0, 0, 1, 1))
+# At most so many neighbours' answers to learn from, and how often the instruction itself is among them.
+NEIGHBOURS, REPEATED = 5, 0.3
 GARBLED, BINS = 2, 20
 
 
@@ -130,22 +133,23 @@ def shown(asked: Asked, seed: int, learnt: bool) -> Shown:
         if text not in asked.answers:
             texts.setdefault(text, number + 1)
     texts.setdefault(asked.text, -1)
+    # Drawn apart, so that what is above is the same with and without it.
     rng = random.Random(f"g {seed} {asked.text}")
-    if learnt and rng.random() < 0.7:
+    if learnt and rng.random() >= REPEATED:
         texts = {text: kind for text, kind in texts.items() if kind != -1}
-    if learnt and sum(kind > 0 for kind in texts.values()) > 5:
+    if learnt and sum(kind > 0 for kind in texts.values()) > NEIGHBOURS:
         further = next((text for text, kind in texts.items() if kind > 2), None)
         texts = {text: kind for text, kind in texts.items() if text != further}
     for _ in range(GARBLED):
         answer = rng.choice(asked.answers)
         text = garbled(answer, [rng.choice(rng.choice(asked.neighbours)) for _ in range(4)], rng)
-        if text:
+        if text and text not in asked.answers:
             texts.setdefault(text, -2)
     return Shown(asked.text, list(texts), list(texts.values()))
 
 
 def garbled(answer: str, others: list[str], rng: random.Random) -> str | None:
-    """The answer with its words in another order, or some of them exchanged, repeated or left out, or its beginning with bits of others behind it."""
+    """The answer with words in another order, or some of them exchanged, repeated or left out, or its beginning with bits of itself and others behind it."""
     words, bag = answer.split(" "), [word for other in others for word in other.split(" ")]
     count = len(words)
     if count < 6:
@@ -185,18 +189,16 @@ class Learner:
         self.inputs = PairInputs(words, network.config)
         for weight in network.parameters():
             weight.requires_grad_(False)
-        self.added = list(self.head.added.parameters())
-        self.others = [*self.head.enter.parameters(), *self.head.leave.parameters()]
-        for weight in (*self.added, *self.others):
+        self.trained = [*self.head.added.parameters(), *self.head.enter.parameters(), *self.head.leave.parameters()]
+        for weight in self.trained:
             weight.requires_grad_(True)
 
-    def r(self, part: list[Shown], learnt: bool) -> Tensor:
-        """r of all texts, [n]; with dropout and gradients where it learns."""
+    def r(self, part: list[Shown], late: Late, learnt: bool) -> Tensor:
+        """r of all texts, [n]; with dropout where it learns."""
         groups, seen = [], []
         for one in part:
             source = self.inputs.source(one.text)
             groups.append((source, self.inputs.candidates(one.texts, source)))
-        late = Late(self.network, CPU, self.dtype, gradients=learnt)
         assert late.relevance is not None
         with late.relevance.register_forward_pre_hook(lambda _, given: seen.append(given)):
             late.read(groups)
@@ -224,21 +226,22 @@ def learn(learner: Learner, part: list[Shown], order: list[int], steps: int, rec
     """Logistic regression of what answers; a process takes every n-th record of a step."""
     rank, processes = int(os.environ.get("RANK", 0)), int(os.environ.get("WORLD_SIZE", 1))
     weights, begun, losses = balanced(part), time.monotonic(), []
-    own, trained = learner.head, [*learner.added, *learner.others]
-    optimizer = torch.optim.AdamW([{"params": learner.added}, {"params": learner.others}], weight_decay=0.01)
+    optimizer = torch.optim.AdamW(learner.trained, weight_decay=0.01)
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, 1e-3, total_steps=steps, pct_start=0.1)
     for step in range(steps):
         numbers = order[step * records * processes : (step + 1) * records * processes][rank::processes]
-        found = learner.r([part[number] for number in numbers], True)
+        # The weights as they are now.
+        late = Late(learner.network, CPU, learner.dtype, gradients=True)
+        found = learner.r([part[number] for number in numbers], late, True)
         right = torch.tensor([float(kind == 0) for number in numbers for kind in part[number].kinds])
         loss = functional.binary_cross_entropy_with_logits(found, right, weight=torch.cat([weights[number] for number in numbers]))
         optimizer.zero_grad()
         loss.backward()  # type: ignore[no-untyped-call]
         if processes > 1:
-            for weight in trained:
+            for weight in learner.trained:
                 torch.distributed.all_reduce(weight.grad, torch.distributed.ReduceOp.SUM)
                 weight.grad /= processes
-        nn.utils.clip_grad_norm_(own.parameters(), 1.0)
+        nn.utils.clip_grad_norm_(learner.trained, 1.0)
         optimizer.step()
         schedule.step()
         losses.append(float(loss.detach()))
@@ -247,7 +250,7 @@ def learn(learner: Learner, part: list[Shown], order: list[int], steps: int, rec
             print(orjson.dumps(row).decode(), flush=True)
 
 
-def told(r: Any, part: Iterable[Shown]) -> Iterator[str]:
+def told(r: Any, part: Iterable[Shown]) -> dict[str, str]:
     """How often answers have a higher r than the others, in percent of the pairs of an instruction, each instruction counting the same."""
     found: dict[str, list[float]] = defaultdict(list)
     place = 0
@@ -259,8 +262,7 @@ def told(r: Any, part: Iterable[Shown]) -> Iterator[str]:
         for name, chosen in of_kind.items():
             if chosen.any():
                 found[name].append(float((own[kinds == 0][:, None] > own[chosen]).mean()))
-    for name, shares in found.items():
-        yield f"{name}: {100 * np.mean(shares):.1f} % of {len(shares)}"
+    return {name: f"{100 * np.mean(shares):.1f} % of {len(shares)}" for name, shares in found.items()}
 
 
 def main() -> None:
@@ -280,6 +282,8 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--dtype", default="bfloat16")
     asked = parser.parse_args()
+    if asked.own_layers and max(asked.layers) != len(layers_of(load_pairrm(asked.ranker)[0].pretrained_model)):
+        parser.error("--layers: the last of the own layers is not among them")
     rank, processes = int(os.environ.get("RANK", 0)), int(os.environ.get("WORLD_SIZE", 1))
     torch.set_num_threads(1)
     if processes > 1:
@@ -292,28 +296,31 @@ def main() -> None:
     directed = directions(asked.encoder, list({x: None for part in (base, held) for own in part.values() for x in own}))
     learnt, measured = (list(with_neighbours(own, base, directed)) for own in (base, held))
     epochs = range(asked.seed, asked.seed + asked.epochs)
-    part, measure = [shown(one, seed, True) for seed in epochs for one in learnt], [shown(one, asked.seed, False) for one in measured]
+    part = [shown(one, seed, True) for seed in epochs for one in learnt]
     network, words = load_pairrm(asked.ranker)
     torch.manual_seed(asked.seed)
-    head = Relevance(network.pretrained_model, asked.layers, asked.own_layers, asked.rank)
-    config = replace(network.config, relevance_layers=head.layers, relevance_own_layers=asked.own_layers, relevance_rank=asked.rank)
-    network = made_of(config, network.pretrained_model, network, network.expert, head).eval()
-    learner = Learner(made_of(config, network.pretrained_model, network, relevance=head).eval(), words, getattr(torch, asked.dtype))
+    head = Relevance(network.pretrained_model, asked.layers, asked.own_layers, asked.rank if asked.own_layers else 0)
+    learner = Learner(made_of(network.config, network.pretrained_model, network, relevance=head), words, getattr(torch, asked.dtype))
     rng, size = random.Random(asked.seed), len(learnt)
     order = [epoch * size + number for epoch in range(asked.epochs) for number in rng.sample(range(size), size)]
     # Each process drops others.
-    torch.manual_seed(100 + rank)
+    torch.manual_seed(1000 * asked.seed + 100 + rank)
     learn(learner, part, order, len(order) // (asked.records * processes), asked.records)
     if rank:
         return
-    with torch.inference_mode():
-        parts = (measure[start : start + asked.records] for start in range(0, len(measure), asked.records))
-        r = torch.cat([learner.r(one, False) for one in parts]).numpy()
-    print("\n".join(told(r, measure)))
     with torch.no_grad():
         head.leave.bias -= asked.shift
         head.weight.fill_(asked.weight)
-    save_pairrm(asked.output, network, words, small=True)
+    save_pairrm(asked.output, made_of(network.config, network.pretrained_model, network, network.expert, head), words, small=True)
+    # As it was written.
+    network, words = load_pairrm(str(asked.output))
+    network = made_of(network.config, network.pretrained_model, network, relevance=network.relevance)
+    learner, late = Learner(network, words, learner.dtype), Late(network, CPU, learner.dtype)
+    measure = [shown(one, asked.seed, False) for one in measured]
+    with torch.inference_mode():
+        parts = (measure[start : start + asked.records] for start in range(0, len(measure), asked.records))
+        r = torch.cat([learner.r(one, late, False) for one in parts]).numpy()
+    print(orjson.dumps(told(r, measure)).decode())
 
 
 if __name__ == "__main__":

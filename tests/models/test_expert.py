@@ -90,11 +90,11 @@ def test_logits_are_those_of_the_two_by_their_shares(trio, packed):
     assert "routed" not in alone[0].describe()
 
 
-@pytest.mark.parametrize("packed", [True, False])
-def test_a_head_for_relevance_counts_with_the_rankers_share(trio, tmp_path, packed):
+@pytest.mark.parametrize(("packed", "layers", "own"), [(True, (0, 1), 0), (False, (0, 1), 0), (True, (0, 2), 1), (False, (0, 2), 1)])
+def test_a_head_for_relevance_counts_with_the_rankers_share(trio, tmp_path, packed, layers, own):
     """Logits are (1 - share) times those of the ranker with its head, and the share times the expert's."""
     model, tokenizer = load_pairrm(trio[0])
-    model = with_relevance(model, 0, 1)
+    model = with_relevance(model, *layers, own=own)
     folders = [tmp_path / name for name in ("both", "common")]
     for folder, saved in zip(folders, (model, without_expert(model)), strict=True):
         save_pairrm(folder, saved, tokenizer, torch.float32)

@@ -33,8 +33,18 @@ CPU = torch.device("cpu")
 @pytest.fixture(scope="module")
 def pair_of(tiny_ranker, tmp_path_factory):
     """A ranker with such a head, and the same without, as checkpoints."""
+    return checkpoints(tiny_ranker, tmp_path_factory, 0, 1)
+
+
+@pytest.fixture(scope="module")
+def pair_of_own(tiny_ranker, tmp_path_factory):
+    """The same, and the head has a layer of its own."""
+    return checkpoints(tiny_ranker, tmp_path_factory, 0, 2, own=1)
+
+
+def checkpoints(tiny_ranker, tmp_path_factory, *layers, own=0) -> list[str]:
     model, tokenizer = load_pairrm(str(tiny_ranker))
-    model = with_relevance(late_paired(model, 1), 0, 1)
+    model = with_relevance(late_paired(model, 1), *layers, own=own)
     folders = [tmp_path_factory.mktemp(name) for name in ("with", "without")]
     for folder, saved in zip(folders, (model, without_relevance(model)), strict=True):
         save_pairrm(folder, saved, tokenizer, torch.float32)
@@ -65,35 +75,42 @@ def test_its_own_layers_are_what_is_written_out(name, paired):
     rows = rows_of(inputs, source, candidates)
     layers = len(layers_of(bare.pretrained_model))
     kept = {key: value.clone() for key, value in bare.state_dict().items()}
-    found = []
     for own in range(max(1, paired), layers + 1):
-        model = with_relevance(bare, 0, layers - own, layers, own=own) if own < layers else with_relevance(bare, 0, layers, own=own)
+        model = with_relevance(bare, *{0, layers - own, layers}, own=own)
         plain = PairScorer(model, inputs, CPU, torch.float32, packed=False)(rows)
-        late = PairScorer(model, inputs, CPU, torch.float32)
-        torch.testing.assert_close(late(rows), plain, atol=1e-5, rtol=0)
-        found.append(plain)
+        torch.testing.assert_close(PairScorer(model, inputs, CPU, torch.float32)(rows), plain, atol=1e-5, rtol=0)
         # They are copies: the ranker's own stay as they are.
         assert all(torch.equal(model.state_dict()[key], value) for key, value in kept.items())
-    same = with_relevance(bare, 0, layers, own=max(1, paired))
+        nothing_added(model)
+        assert (PairScorer(model, inputs, CPU, torch.float32)(rows) - plain).abs().max() > 1e-3
+
+
+def nothing_added(model) -> None:
+    """Makes its own layers the ranker's."""
     with torch.no_grad():
-        for low in same.relevance.added:
-            low.widen.zero_()
-    assert (PairScorer(same, inputs, CPU, torch.float32)(rows) - found[0]).abs().max() > 1e-3
+        for weight in model.relevance.added.parameters():
+            weight.zero_()
 
 
-def test_own_layers_to_which_nothing_is_added_are_the_shared_ones():
-    model = with_relevance(network("bert-segments", 1), 0, 1)
+@pytest.mark.parametrize("name", ENCODERS)
+def test_own_layers_to_which_nothing_is_added_are_the_shared_ones(name):
+    """All but the first, so that each is a copy of the right one, whatever its family tells by its number."""
+    model = network(name, 1)
+    layers = len(layers_of(model.pretrained_model))
+    model = with_relevance(model, 0, layers - 1)
     inputs, (source, *candidates) = Inputs(model.config), texts(17, 30, 41)
     rows = rows_of(inputs, source, candidates)
-    expected = PairScorer(model, inputs, CPU, torch.float32)(rows)
-    weights = model.relevance.state_dict()
-    layers = len(layers_of(model.pretrained_model))
-    own = with_relevance(model, 0, 1, own=layers)
-    own.relevance.load_state_dict({**own.relevance.state_dict(), **weights})
-    with torch.no_grad():
-        for low in own.relevance.added:
-            low.widen.zero_()
+    expected, weights = PairScorer(model, inputs, CPU, torch.float32)(rows), model.relevance.state_dict()
+    own = with_relevance(model, 0, layers - 1, own=layers - 1)
+    own.relevance.load_state_dict(weights, strict=False)
+    nothing_added(own)
     torch.testing.assert_close(PairScorer(own, inputs, CPU, torch.float32)(rows), expected, atol=1e-5, rtol=0)
+
+
+def test_the_packages_encoder_has_the_layers_that_transformers_has():
+    """What is added to a matrix is found by its name."""
+    named = [[name for name, _ in load_pairrm("embedded", packed_only=light)[0].pretrained_model.encoder.layer.named_parameters()] for light in (True, False)]
+    assert sorted(named[0]) == sorted(named[1])
 
 
 @pytest.mark.parametrize("name", ENCODERS)
@@ -174,9 +191,12 @@ def test_an_experts_logits_are_without_it(tiny_ranker):
 
 
 @pytest.mark.parametrize("dtype", ["bfloat16", pytest.param("int8", marks=bytes_here)])
-def test_narrow_types_are_near(pair_of, dtype):
+@pytest.mark.parametrize("which", ["pair_of", "pair_of_own"])
+def test_narrow_types_are_near(request, which, dtype):
+    folders = request.getfixturevalue(which)
+
     def added(name):
-        ours, theirs = (logits(PairRanker(folder, device="cpu", dtype=name), examples()) for folder in pair_of)
+        ours, theirs = (logits(PairRanker(folder, device="cpu", dtype=name), examples()) for folder in folders)
         return torch.tensor([a[2] - b[2] for own, other in zip(ours, theirs, strict=True) for a, b in zip(own, other, strict=True)])
 
     exact, narrow = added("float32"), added(dtype)
@@ -207,13 +227,20 @@ def test_it_has_a_file_of_its_own(pair_of, tmp_path):
         (0, {"relevance_own_layers": 3, "relevance_rank": 4}, "config.json: relevance_own_layers: expected 0, or 1 to 2, got 3"),
         (0, {"relevance_own_layers": 1}, "config.json: relevance_rank: expected 1 or more with 1 layer of its own, got 0"),
         (0, {"relevance_rank": 4}, "config.json: relevance_rank: expected 0 with 0 layers of its own, got 4"),
-        (0, {"relevance_own_layers": 1, "relevance_rank": 4}, f"{FILE} does not fit config.json: relevance.added.0.narrow: expected [4, "),
+        (0, {"relevance_layers": [0, 2], "relevance_own_layers": 1, "relevance_rank": 4}, f"{FILE} does not fit config.json: relevance.added.0."),
+        (0, {"relevance_layers": [0, 1], "relevance_own_layers": 1, "relevance_rank": 4}, "config.json: relevance_layers: expected 2, the last of its own"),
+        (0, {"relevance_layers": [], "relevance_rank": 4}, "config.json: relevance_layers: missing"),
         (0, {"paired_layers": None}, "relevance_layers: only a late-paired ranker has a head for relevance"),
         (1, {"relevance_layers": [0, 1]}, f"{FILE} is missing"),
     ],
 )
 def test_a_checkpoint_that_has_no_such_head_is_no_input(called, pair_of, tmp_path, which, changes, said):
     refused(called, pair_of[which], tmp_path / "bad", changes, said)
+
+
+def test_own_layers_that_the_config_does_not_name_are_no_input(called, pair_of_own, tmp_path):
+    changes = {"relevance_layers": [0, 1], "relevance_own_layers": 0, "relevance_rank": 0}
+    refused(called, pair_of_own[0], tmp_path / "bad", changes, f"{FILE} does not fit config.json: relevance.added.0.")
 
 
 def test_its_own_layers_are_read_back(tiny_ranker, tmp_path):

@@ -7,7 +7,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from blendkit.errors import NoInputError
-from blendkit.models.pairrm import VOCABULARY, load_pairrm, save_pairrm
+from blendkit.models.pairrm import SCALES, VOCABULARY, load_pairrm, save_pairrm
 
 
 def test_a_vocabulary_in_int8_is_read_back_to_half_a_step(tiny_ranker, tmp_path):
@@ -29,6 +29,11 @@ def test_a_vocabulary_in_int8_is_read_back_to_half_a_step(tiny_ranker, tmp_path)
     sizes = [(tmp_path / name / "model.safetensors").stat().st_size for name in ("large", "small")]
     # One byte a number in place of two; four a row are for its scale.
     assert sizes[0] - sizes[1] > vocabulary.numel() - 4 * len(vocabulary) - 1000
+    scales = stored.pop(VOCABULARY + SCALES)
+    for others, said in (({}, "is missing"), ({VOCABULARY + SCALES: scales[1:].clone()}, r"expected \[\d+, 1\], got")):
+        save_file(stored | others, tmp_path / "small" / "model.safetensors")
+        with pytest.raises(NoInputError, match=said):
+            load_pairrm(str(tmp_path / "small"))
     del stored[VOCABULARY]
     save_file(stored, tmp_path / "small" / "model.safetensors")
     with pytest.raises(NoInputError, match=r"lacks 1 weight of a PairRanker, .*word_embeddings"):

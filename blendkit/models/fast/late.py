@@ -30,7 +30,7 @@ from torch.utils.checkpoint import checkpoint
 
 from blendkit.models.fast.encoder import PackedEncoder
 from blendkit.models.fast.in_rows import HALF, NEVER, InRows, in_cells
-from blendkit.models.fast.late_encoder import own_layers, packed
+from blendkit.models.fast.late_encoder import own_encoder, packed
 from blendkit.models.fast.linear import moved
 from blendkit.models.fast.packing import Packed
 from blendkit.models.fast.rows import groups
@@ -122,7 +122,7 @@ class Late:
         self.first = self.last + 1 - max(1, self.paired)
         self.reach = 0
         self.relevance = moved(network.relevance, device, torch.float32).eval() if network.relevance else None
-        self.own = own_layers(network, self.encoder, gradients)
+        self.own = own_encoder(network, self.encoder, gradients)
         self.segmented = network.config.positions == "segment"
         biases = network.biases().to(device) if self.paired else torch.zeros(1)
         self.biases = biases if gradients else biases.detach()

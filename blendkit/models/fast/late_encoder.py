@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from copy import copy
-
 import torch
 
 from blendkit.errors import NoInputError
@@ -27,18 +25,18 @@ def packed(
     return found
 
 
-def own_layers(network: PairRM, shared: PackedEncoder, gradients: bool = False) -> PackedEncoder | None:
-    """The encoder with the last layers that the head for relevance has for itself; all else is that of `shared`. None where it has none.
+def own_encoder(network: PairRM, shared: PackedEncoder, gradients: bool = False) -> PackedEncoder | None:
+    """`shared` with copies of its last layers, to which the head for relevance adds; None where that head has no layers of its own.
 
-    With `gradients`, they reach what is added to the layers.
+    With `gradients`, they reach what is added.
     """
     head, encoder = network.relevance, network.pretrained_model
     if head is None or not head.own_layers:
         return None
     below = list(layers_of(encoder))[: -head.own_layers]
-    changed = copy(network)
-    changed._modules = {**network._modules, "pretrained_model": with_layers(encoder, [*below, *head.own(encoder)])}
-    found = packed(changed, *shared.where, markers_only=False, gradients=gradients, attends=False)
+    # With all layers, as a family may tell by its number how a layer attends.
+    found = packed_encoder(with_layers(encoder, [*below, *head.own(encoder)]), 0.0, *shared.where, markers_only=False, gradients=gradients, attends=False)
+    assert found is not None
     # Not there twice.
     found.embeddings, found.layers[: len(below)] = shared.embeddings, shared.layers[: len(below)]
     return found

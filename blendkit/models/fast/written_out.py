@@ -7,7 +7,7 @@ from torch import Tensor
 
 from blendkit.models.fast.encoder import PackedEncoder
 from blendkit.models.fast.late import Ids
-from blendkit.models.fast.late_encoder import own_layers, packed
+from blendkit.models.fast.late_encoder import own_encoder, packed
 from blendkit.models.fast.linear import moved
 from blendkit.models.fast.packing import Packed
 from blendkit.models.pairrm import PairRM
@@ -22,7 +22,7 @@ class WrittenOut:
         self.network, self.device = network, device
         self.paired = network.config.paired_layers or 0
         self.relevance = moved(network.relevance, device, torch.float32).eval() if network.relevance else None
-        self.own = own_layers(network, self.encoder, gradients)
+        self.own = own_encoder(network, self.encoder, gradients)
 
     def __call__(self, pairs: list[tuple[Ids, Ids, Ids]]) -> Tensor:
         """[n, 3, H], float32, of (x, candidate 1, candidate 2)."""
