@@ -178,8 +178,14 @@ def run_variant(options: argparse.Namespace) -> Iterator[dict]:
     kind, _, dtype_name = options.variant.partition(":")
     device, dtype = choose_device(options.device), getattr(torch, dtype_name)
     network, tokenizer = random_ranker(options.model)
-    is_packed = kind == "ours" or kind.startswith("late")
-    if kind.startswith("late"):
+    is_packed = kind in ("ours", "ships") or kind.startswith("late")
+    if kind == "ships":
+        from blendkit.models.expert import without_expert
+        from blendkit.models.pairrm import load_pairrm
+
+        # With its head for relevance; the expert reads few records.
+        network = without_expert(load_pairrm("embedded")[0])
+    elif kind.startswith("late"):
         from blendkit.models.pairrm import load_pairrm
         from blendkit.training.new_pairranker import late_paired
 
@@ -319,7 +325,7 @@ def main() -> None:
     variants = [plain, *(f"ours:{dtype}" for dtype in options.dtypes or ours)]
     if options.model == "embedded":
         # Another function of the same weights and shape, which no one has trained, unless it ships so.
-        variants += [f"late{paired}:{variant.partition(':')[2]}" for paired in (1, 2) for variant in variants[1:]]
+        variants += [f"{kind}:{variant.partition(':')[2]}" for kind in ("late1", "late2", "ships") for variant in variants[1:]]
     if on_gpu and find_spec("flashdeberta") and options.model != "embedded":
         variants.append("flashdeberta:float16")
     best: dict[str, dict] = {}
@@ -347,7 +353,7 @@ def main() -> None:
             "–" if late else f"{result['tokens_per_s']:,.0f}",
             "–" if late else f"{result['of_matmul_rate']:.0%} of {result['matmul_gflops']:,.0f} GFLOP/s",
             f"{result['peak_mib']:,.0f}",
-            "another function" if variant.startswith("late") else f"{largest_difference(result, base):.1e}",
+            "another function" if late else f"{largest_difference(result, base):.1e}",
         )
     Console(width=130).print(table)
 
