@@ -15,7 +15,7 @@ PIPE = [
     (["pair"], 12 + 300, 12 + 180),
     (["pair", "--name", "swiss", "--schedule", "swiss:3", "--prefilter", "mbr:4"], 12 + 120, 12 + 120),
     (["rank", "--by", "pairrm", "--top", "3"], 0, 0),
-    (["fuse"], 89, 88),
+    (["fuse"], 88, 87),
     (["judge"], 148, 140),
     ([*PANEL, "--schedule", "swiss:2"], 592, 140),
     (["score", "--metric", "bleu", "--metric", "rouge2"], 144, 128),
