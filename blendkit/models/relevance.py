@@ -6,7 +6,7 @@ and gives r, the log-odds that the candidate answers x, plus a constant. It adds
 both answer x.
 
 It may have layers of its own, which read further from where the shared ones are: the encoder's last ones once more, with a product of two narrow
-matrices added to each of their matrices (LoRA, Hu et al. 2021).
+matrices added to each of their matrices (LoRA, Hu et al. 2021). The mean of their states counts, too.
 """
 
 from __future__ import annotations
@@ -54,8 +54,8 @@ class Relevance(nn.Module):
         self.layers = tuple(sorted(layers))
         self.own_layers, self.rank = own_layers, rank
         # By name, so that another order of the modules in the encoder changes nothing.
-        copies = (_linears(layer).items() for layer in _last(encoder, own_layers))
-        self.added = nn.ModuleList(nn.ModuleDict({_key(name): LowRank(linear, rank) for name, linear in linears}) for linears in copies)
+        by_layer = (_linears(layer).items() for layer in _last(encoder, own_layers))
+        self.added = nn.ModuleList(nn.ModuleDict({_key(name): LowRank(linear, rank) for name, linear in linears}) for linears in by_layer)
         self.enter = nn.Linear(4 * len(self.layers) * int(encoder.config.hidden_size), WIDTH)
         self.leave = nn.Linear(WIDTH, 1)
         self.weight = nn.Parameter(torch.ones(1))
@@ -88,7 +88,7 @@ def _linears(layer: nn.Module) -> dict[str, nn.Linear]:
 
 
 def _key(name: str) -> str:
-    # A module's name may have no dot.
+    # A dot is not allowed in a module's name.
     return name.replace(".", "-")
 
 

@@ -1,6 +1,6 @@
 """Puts a head for relevance to a late-paired ranker: python relevance.py OUTPUT RANKER TRAIN.jsonl.gz POOL.jsonl.gz HELD.jsonl.gz --encoder DIRECTORY
 
-Further options: --layers 0 3 6, --own-layers 3, --rank 32, --weight 8, --shift -6.5, --epochs 2, --records 4 (a step and process), --seed 0, --dtype bfloat16.
+Further options: --layers 0 3 6, --own-layers 3, --rank 32, --weight 3, --shift -4, --epochs 2, --records 4 (a step and process), --seed 0, --dtype bfloat16.
 With `python -m torch.distributed.run --standalone --nproc_per_node 2 relevance.py …` on two cores, and 8 records a step.
 
 The head learns to tell answers to an instruction from answers to its neighbours of the same set, which are the most similar ones by the mean states of
@@ -50,7 +50,7 @@ SETS = {
 SAME, NEAREST, LONGEST = 0.92, 6, 2_500
 # How many answers of its own an instruction is shown with, and of which neighbours (0 is the nearest) besides three drawn ones: to learn, and to measure.
 LEARNT, MEASURED = (4, (0, 0, 1)), (6, (0, 0, 0, 1, 1))
-# At most so many neighbours' answers to learn from, and how often the instruction itself is among them.
+# With more neighbours' answers than this to learn from, a further one is left out; how often the instruction itself is shown.
 NEIGHBOURS, REPEATED = 5, 0.3
 GARBLED, BINS = 2, 20
 
@@ -149,7 +149,10 @@ def shown(asked: Asked, seed: int, learnt: bool) -> Shown:
 
 
 def garbled(answer: str, others: list[str], rng: random.Random) -> str | None:
-    """The answer with words in another order, or some of them exchanged, repeated or left out, or its beginning with bits of itself and others behind it."""
+    """The answer with words in another order, or some of them exchanged, repeated or left out, or its beginning with bits of itself and others behind it.
+
+    None of fewer than six words.
+    """
     words, bag = answer.split(" "), [word for other in others for word in other.split(" ")]
     count = len(words)
     if count < 6:
@@ -275,15 +278,17 @@ def main() -> None:
     parser.add_argument("--layers", type=int, nargs="+", default=[0, 3, 6])
     parser.add_argument("--own-layers", type=int, default=3)
     parser.add_argument("--rank", type=int, default=32)
-    parser.add_argument("--weight", type=float, default=8.0)
-    parser.add_argument("--shift", type=float, default=-6.5)
+    parser.add_argument("--weight", type=float, default=3.0)
+    parser.add_argument("--shift", type=float, default=-4.0)
     parser.add_argument("--epochs", type=int, default=2)
     parser.add_argument("--records", type=int, default=4)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--dtype", default="bfloat16")
     asked = parser.parse_args()
-    if asked.own_layers and max(asked.layers) != len(layers_of(load_pairrm(asked.ranker)[0].pretrained_model)):
-        parser.error("--layers: the last of the own layers is not among them")
+    network, words = load_pairrm(asked.ranker)
+    last = len(layers_of(network.pretrained_model)) - (0 if asked.own_layers else max(1, network.config.paired_layers or 0))
+    if max(asked.layers) > last or (asked.own_layers and max(asked.layers) < last):
+        parser.error(f"--layers: expected {last}, the last that the head may read, and others below it, got {asked.layers}")
     rank, processes = int(os.environ.get("RANK", 0)), int(os.environ.get("WORLD_SIZE", 1))
     torch.set_num_threads(1)
     if processes > 1:
@@ -297,7 +302,6 @@ def main() -> None:
     learnt, measured = (list(with_neighbours(own, base, directed)) for own in (base, held))
     epochs = range(asked.seed, asked.seed + asked.epochs)
     part = [shown(one, seed, True) for seed in epochs for one in learnt]
-    network, words = load_pairrm(asked.ranker)
     torch.manual_seed(asked.seed)
     head = Relevance(network.pretrained_model, asked.layers, asked.own_layers, asked.rank if asked.own_layers else 0)
     learner = Learner(made_of(network.config, network.pretrained_model, network, relevance=head), words, getattr(torch, asked.dtype))

@@ -7,7 +7,7 @@ shape; texts and their lengths are real. Each variant runs in a process of its o
     bin/bench pair                            a 6-layer model, on this machine's best device
     bin/bench pair --model large              DeBERTa-v3-large's shape
     bin/bench pair --records 8 --indices 110  the full matrix of 8 records
-    bin/bench pair --model embedded --indices 110   its weights, each pair read together, and late-paired
+    bin/bench pair --model embedded --indices 110   its weights, each pair read together, late-paired, and as it ships but for the expert
 """
 
 from __future__ import annotations
@@ -324,7 +324,7 @@ def main() -> None:
     ours = ["bfloat16"] if on_gpu else ["float32", "bfloat16", *(["int8"] if has_int8() else [])]
     variants = [plain, *(f"ours:{dtype}" for dtype in options.dtypes or ours)]
     if options.model == "embedded":
-        # Another function of the same weights and shape, which no one has trained, unless it ships so.
+        # Other functions of the same weights; `ships` has the head for relevance besides.
         variants += [f"{kind}:{variant.partition(':')[2]}" for kind in ("late1", "late2", "ships") for variant in variants[1:]]
     if on_gpu and find_spec("flashdeberta") and options.model != "embedded":
         variants.append("flashdeberta:float16")

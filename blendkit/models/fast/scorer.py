@@ -87,7 +87,7 @@ class PairScorer:
             before = next((number for number in range(place) if texts[number][0] == source and texts[number][1] != second), None)
             if before is not None:
                 row = self.inputs.pair(source, texts[before][1], second)
-                # Without the head for relevance, which multiplies what two texts differ by, and computes in float32 whatever attends.
+                # Without the head for relevance, which multiplies what two texts differ by; its own layers attend as these do.
                 self._prove(self.late.encoder, self._logits(self.late.compare([(reads[before], reads[place])])), [row])
                 return
 
