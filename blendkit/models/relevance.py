@@ -11,7 +11,6 @@ matrices added to each of their matrices (LoRA, Hu et al. 2021). The mean of the
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Iterator, Sequence
 from copy import deepcopy
 from itertools import accumulate
@@ -34,7 +33,9 @@ class LowRank(nn.Module):
 
     def __init__(self, linear: nn.Linear, rank: int) -> None:
         super().__init__()
-        self.narrow = nn.Parameter(torch.randn(rank, linear.in_features) / math.sqrt(linear.in_features))
+        # Uniform, of variance 1 / in: for a normal one torch would import its compiler on `meta`, where a head is made for its shapes alone.
+        bound = (3 / linear.in_features) ** 0.5
+        self.narrow = nn.Parameter(nn.init.uniform_(torch.empty(rank, linear.in_features), -bound, bound))
         self.widen = nn.Parameter(torch.zeros(linear.out_features, rank))
 
     def forward(self) -> Tensor:
