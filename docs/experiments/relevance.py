@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import argparse
 import gzip
-import os
 import random
 import time
 from collections import defaultdict
@@ -25,7 +24,6 @@ from typing import Any
 import numpy as np
 import orjson
 import torch
-import torch.distributed
 from ranker_data import instruction_of
 from torch import Tensor, nn
 from torch.nn import functional
@@ -38,6 +36,7 @@ from blendkit.models.pairrm import PairRM, load_pairrm, made_of, save_pairrm
 from blendkit.models.relevance import Relevance, features
 from blendkit.rankers.conversations import pair_texts
 from blendkit.records import source_text
+from blendkit.training.processes import Processes, processes_on
 
 CPU = torch.device("cpu")
 # Sets with the same instructions are one; those that are not here are left out.
@@ -225,14 +224,14 @@ def balanced(part: list[Shown]) -> list[Tensor]:
     return list(torch.split(torch.from_numpy(weights / weights.mean()).float(), [len(one.texts) for one in part]))
 
 
-def learn(learner: Learner, part: list[Shown], order: list[int], steps: int, records: int) -> None:
-    """Logistic regression of what answers; a process takes every n-th record of a step."""
-    rank, processes = int(os.environ.get("RANK", 0)), int(os.environ.get("WORLD_SIZE", 1))
+def learn(learner: Learner, part: list[Shown], order: list[int], steps: int, records: int, processes: Processes) -> None:
+    """Logistic regression of what answers, in steps of so many records a process."""
+    size = records * processes.count
     weights, begun, losses = balanced(part), time.monotonic(), []
     optimizer = torch.optim.AdamW(learner.trained, weight_decay=0.01)
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, 1e-3, total_steps=steps, pct_start=0.1)
     for step in range(steps):
-        numbers = order[step * records * processes : (step + 1) * records * processes][rank::processes]
+        numbers = order[step * size : (step + 1) * size][processes.index :: processes.count]
         # The weights as they are now.
         late = Late(learner.network, CPU, learner.dtype, gradients=True)
         found = learner.r([part[number] for number in numbers], late, True)
@@ -240,15 +239,13 @@ def learn(learner: Learner, part: list[Shown], order: list[int], steps: int, rec
         loss = functional.binary_cross_entropy_with_logits(found, right, weight=torch.cat([weights[number] for number in numbers]))
         optimizer.zero_grad()
         loss.backward()  # type: ignore[no-untyped-call]
-        if processes > 1:
-            for weight in learner.trained:
-                torch.distributed.all_reduce(weight.grad, torch.distributed.ReduceOp.SUM)
-                weight.grad /= processes
+        for weight in learner.trained:
+            weight.grad = processes.total(weight.grad) / processes.count
         nn.utils.clip_grad_norm_(learner.trained, 1.0)
         optimizer.step()
         schedule.step()
         losses.append(float(loss.detach()))
-        if rank == 0 and (step + 1) % 10 == 0:
+        if processes.is_main and (step + 1) % 10 == 0:
             row = {"step": step + 1, "loss": round(float(np.mean(losses[-50:])), 3), "seconds": round(time.monotonic() - begun)}
             print(orjson.dumps(row).decode(), flush=True)
 
@@ -289,10 +286,8 @@ def main() -> None:
     last = len(layers_of(network.pretrained_model)) - (0 if asked.own_layers else max(1, network.config.paired_layers or 0))
     if max(asked.layers) > last or (asked.own_layers and max(asked.layers) < last):
         parser.error(f"--layers: expected {last}, the last that the head may read, and others below it, got {asked.layers}")
-    rank, processes = int(os.environ.get("RANK", 0)), int(os.environ.get("WORLD_SIZE", 1))
     torch.set_num_threads(1)
-    if processes > 1:
-        torch.distributed.init_process_group("gloo")
+    processes = processes_on(CPU)
     train, held = (answers(path, lambda record: record["set"]) for path in (asked.train, asked.held))
     # The pool has no names of sets: of it what is in none.
     known = {source_text(record) for path in (asked.train, asked.held) for record in records_of(path)}
@@ -308,9 +303,9 @@ def main() -> None:
     rng, size = random.Random(asked.seed), len(learnt)
     order = [epoch * size + number for epoch in range(asked.epochs) for number in rng.sample(range(size), size)]
     # Each process drops others.
-    torch.manual_seed(1000 * asked.seed + 100 + rank)
-    learn(learner, part, order, len(order) // (asked.records * processes), asked.records)
-    if rank:
+    torch.manual_seed(1000 * asked.seed + 100 + processes.index)
+    learn(learner, part, order, len(order) // (asked.records * processes.count), asked.records, processes)
+    if not processes.is_main:
         return
     with torch.no_grad():
         head.leave.bias -= asked.shift
