@@ -1,23 +1,27 @@
 """Puts a head for relevance to a late-paired ranker: python relevance.py OUTPUT RANKER TRAIN.jsonl.gz POOL.jsonl.gz HELD.jsonl.gz --encoder DIRECTORY
 
-Further options: --layers 0 3 6, --own-layers 3, --rank 32, --weight 3, --shift -4, --epochs 2, --records 4 (a step and process), --seed 0, --dtype bfloat16.
-With `python -m torch.distributed.run --standalone --nproc_per_node 2 relevance.py …` on two cores, and 8 records a step.
+Further options: --drawn FILE, --layers 0 3 6, --own-layers 3, --rank 32, --weight 3, --shift -4, --epochs 2, --records 8 (a step and process), --seed 0,
+--dtype bfloat16. With `python -m torch.distributed.run --standalone --nproc_per_node 2 relevance.py …` on two cores, and 16 records a step. A run that was
+stopped goes on when it is started again.
 
 The head learns to tell answers to an instruction from answers to its neighbours of the same set, which are the most similar ones by the mean states of
-ENCODER (all-MiniLM-L6-v2), from the instruction itself, and from garbled answers; the ranker stays as it is. Its r becomes WEIGHT·log σ(r - SHIFT). The
-files are as ranker_data.py writes them; sets about safety and about given passages are left out, as a refusal answers no instruction more than another,
-and all passages are long. Of HELD it prints how often an answer to the instruction has a higher r than one to a neighbour, which is of TRAIN or POOL.
+ENCODER (all-MiniLM-L6-v2), from the instruction itself, from garbled answers, from answers that are padded or drop a constraint (the sets hard_padded and
+hard_constraint), and what a small model says at temperature 1 from what it says at its own (`--drawn`, as drawn.py and the Makefile make it); the ranker
+stays as it is. Its r becomes WEIGHT·log σ(r - SHIFT). The files are as ranker_data.py writes them; sets about safety and about given passages are left
+out, as a refusal answers no instruction more than another, and all passages are long. Of HELD it prints how often an answer to the instruction has a
+higher r than one that is none; neighbours are of TRAIN or POOL.
 """
 
 from __future__ import annotations
 
 import argparse
 import gzip
+import hashlib
 import random
 import time
 from collections import defaultdict
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -37,6 +41,7 @@ from blendkit.models.relevance import Relevance, features
 from blendkit.rankers.conversations import pair_texts
 from blendkit.records import source_text
 from blendkit.training.processes import Processes, processes_on
+from blendkit.training.state import STATE, TrainingState, load_state, save_state
 
 CPU = torch.device("cpu")
 # Sets with the same instructions are one; those that are not here are left out.
@@ -49,24 +54,36 @@ SETS = {
 SAME, NEAREST, LONGEST = 0.92, 6, 2_500
 # How many answers of its own an instruction is shown with, and of which neighbours (0 is the nearest) besides three drawn ones: to learn, and to measure.
 LEARNT, MEASURED = (4, (0, 0, 1)), (6, (0, 0, 0, 1, 1))
-# With more neighbours' answers than this to learn from, a further one is left out; how often the instruction itself is shown.
-NEIGHBOURS, REPEATED = 5, 0.3
-GARBLED, BINS = 2, 20
+# With more neighbours' answers than this to learn from, further ones are left out; how often the instruction itself is shown.
+NEIGHBOURS, REPEATED = 4, 0.3
+GARBLED, BINS = 1, 20
+# Steps between two states that a run which was stopped goes on from.
+SAVED = 50
+# Of texts that are no neighbour's answer.
+ECHO, GARBLE, DRAWN, PADDED, DROPPED = -1, -2, -3, -4, -5
+FAULTS = {"the instruction": ECHO, "garbled": GARBLE, "drawn at temperature 1": DRAWN, "padded": PADDED, "without the constraint": DROPPED}
+# The sets of pairs to learn from, and how many of every so many of their instructions are shown in an epoch; a longer instruction may be cut before its
+# constraint.
+PAIRS = {"hard_padded": (PADDED, 2), "hard_constraint": (DROPPED, 1), "drawn": (DRAWN, 1)}
+WHOLE = 500
+# What a small model says as it is, among its candidates.
+PLAIN = "plain"
 
 
 @dataclass
 class Asked:
-    """An instruction: its set, its text as a ranker reads it, its answers, and those of its neighbours, the nearest first."""
+    """An instruction: its set, its text as a ranker reads it, its answers, those of its neighbours, the nearest first, and faulty ones with their kinds."""
 
     name: str
     text: str
     answers: list[str]
     neighbours: list[list[str]]
+    faulty: dict[str, int] = field(default_factory=dict)
 
 
 @dataclass
 class Shown:
-    """An instruction with texts, each of a kind: 0 answers it, n > 0 answers the n-th neighbour, -1 repeats it, -2 is garbled."""
+    """An instruction with texts, each of a kind: 0 answers it, n > 0 answers the n-th neighbour; below 0 as `ECHO` and the others say."""
 
     text: str
     texts: list[str]
@@ -88,6 +105,27 @@ def answers(path: str, set_of: Any) -> dict[str, dict[str, tuple[dict[str, Any],
             texts = found[name].setdefault(x, (record, {}))[1]
             texts.update((c["text"], None) for c in record["candidates"] if c["text"].strip())
     return {name: {x: (record, list(texts)) for x, (record, texts) in own.items()} for name, own in found.items()}
+
+
+def pairs_of(records: Iterable[dict[str, Any]]) -> Iterator[Asked]:
+    """The instructions that have a right answer and faulty ones of a kind."""
+    for record in records:
+        name, x, given = record["set"], pair_texts(record, [])[0], record["candidates"]
+        if name in PAIRS and len(x) <= WHOLE:
+            # Of the hard sets the first is right.
+            right = next(c["text"] for c in given if c["model"] == PLAIN or name != "drawn")
+            wrong = dict.fromkeys((c["text"] for c in given if c["text"].strip() and c["text"] != right), PAIRS[name][0])
+            if wrong and right.strip():
+                yield Asked(name, x, [right], [], wrong)
+
+
+def drawn_of(path: str | None) -> dict[str, list[dict[str, Any]]]:
+    """What a small model says, by the part that the instruction is of."""
+    found: dict[str, list[dict[str, Any]]] = {"train": [], "held": []}
+    for line in Path(path).read_bytes().splitlines() if path else ():
+        record = orjson.loads(line)
+        found[record["id"].split("/")[0]].append({**record, "set": "drawn"})
+    return found
 
 
 def directions(encoder: str, texts: list[str]) -> dict[str, Any]:
@@ -122,7 +160,9 @@ def with_neighbours(own: dict[str, Any], others: dict[str, Any], directed: dict[
 
 
 def shown(asked: Asked, seed: int, learnt: bool) -> Shown:
-    """Some answers to it and to its neighbours, the nearest most often, and garbled ones."""
+    """Some answers to it and to its neighbours, the nearest most often, and garbled ones; or one answer and its faulty ones."""
+    if asked.faulty:
+        return Shown(asked.text, [*asked.answers, *asked.faulty], [0] * len(asked.answers) + list(asked.faulty.values()))
     answers, neighbours = LEARNT if learnt else MEASURED
     rng = random.Random(f"{seed} {asked.text}")
     texts = dict.fromkeys(rng.sample(asked.answers, min(answers, len(asked.answers))), 0)
@@ -131,19 +171,20 @@ def shown(asked: Asked, seed: int, learnt: bool) -> Shown:
         text = rng.choice(asked.neighbours[number])
         if text not in asked.answers:
             texts.setdefault(text, number + 1)
-    texts.setdefault(asked.text, -1)
+    texts.setdefault(asked.text, ECHO)
     # Drawn apart, so that what is above is the same with and without it.
     rng = random.Random(f"g {seed} {asked.text}")
     if learnt and rng.random() >= REPEATED:
-        texts = {text: kind for text, kind in texts.items() if kind != -1}
-    if learnt and sum(kind > 0 for kind in texts.values()) > NEIGHBOURS:
-        further = next((text for text, kind in texts.items() if kind > 2), None)
-        texts = {text: kind for text, kind in texts.items() if text != further}
+        texts = {text: kind for text, kind in texts.items() if kind != ECHO}
+    if learnt:
+        further = [text for text, kind in texts.items() if kind > 2]
+        left_out = further[: max(0, sum(kind > 0 for kind in texts.values()) - NEIGHBOURS)]
+        texts = {text: kind for text, kind in texts.items() if text not in left_out}
     for _ in range(GARBLED):
         answer = rng.choice(asked.answers)
         text = garbled(answer, [rng.choice(rng.choice(asked.neighbours)) for _ in range(4)], rng)
         if text and text not in asked.answers:
-            texts.setdefault(text, -2)
+            texts.setdefault(text, GARBLE)
     return Shown(asked.text, list(texts), list(texts.values()))
 
 
@@ -216,22 +257,30 @@ def balanced(part: list[Shown]) -> list[Tensor]:
     kinds = np.array([kind for one in part for kind in one.kinds])
     lengths = np.array([len(text) for one in part for text in one.texts])
     right, weights = kinds == 0, np.full(len(kinds), 0.5)
-    bins = np.digitize(lengths, np.quantile(lengths[kinds != -1], np.linspace(0, 1, BINS + 1)[1:-1]))
+    bins = np.digitize(lengths, np.quantile(lengths[kinds != ECHO], np.linspace(0, 1, BINS + 1)[1:-1]))
     for number in range(BINS):
-        own = (bins == number) & (kinds != -1)
+        own = (bins == number) & (kinds != ECHO)
         for same in (own & right, own & ~right):
             weights[same] = 0.5 * own.sum() / max(1, same.sum())
     return list(torch.split(torch.from_numpy(weights / weights.mean()).float(), [len(one.texts) for one in part]))
 
 
-def learn(learner: Learner, part: list[Shown], order: list[int], steps: int, records: int, processes: Processes) -> None:
-    """Logistic regression of what answers, in steps of so many records a process."""
+def learn(learner: Learner, part: list[Shown], records: int, processes: Processes, seed: int, kept: Path) -> None:
+    """Logistic regression of what answers, in their order, in steps of so many records a process; goes on from what an earlier run left in `kept`."""
     size = records * processes.count
+    steps = len(part) // size
     weights, begun, losses = balanced(part), time.monotonic(), []
     optimizer = torch.optim.AdamW(learner.trained, weight_decay=0.01)
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, 1e-3, total_steps=steps, pct_start=0.1)
-    for step in range(steps):
-        numbers = order[step * size : (step + 1) * size][processes.index :: processes.count]
+    digest = hashlib.sha256(orjson.dumps([(one.text, one.texts, one.kinds) for one in part])).hexdigest()
+    settings, state = {"texts": digest, "records": size, "seed": seed, "processes": processes.count}, TrainingState()
+    if (kept / STATE).exists():
+        state = load_state(kept, settings, learner.head, optimizer, None)
+        schedule.last_epoch = state.step
+    for step in range(state.step, steps):
+        # What is dropped, by the step and the process.
+        torch.manual_seed((seed * steps + step) * processes.count + processes.index)
+        numbers = range(step * size + processes.index, (step + 1) * size, processes.count)
         # The weights as they are now.
         late = Late(learner.network, CPU, learner.dtype, gradients=True)
         found = learner.r([part[number] for number in numbers], late, True)
@@ -245,6 +294,9 @@ def learn(learner: Learner, part: list[Shown], order: list[int], steps: int, rec
         optimizer.step()
         schedule.step()
         losses.append(float(loss.detach()))
+        if processes.is_main and (step + 1) % SAVED == 0:
+            kept.mkdir(parents=True, exist_ok=True)
+            save_state(kept, TrainingState(step + 1), settings, learner.head, optimizer, None)
         if processes.is_main and (step + 1) % 10 == 0:
             row = {"step": step + 1, "loss": round(float(np.mean(losses[-50:])), 3), "seconds": round(time.monotonic() - begun)}
             print(orjson.dumps(row).decode(), flush=True)
@@ -258,7 +310,8 @@ def told(r: Any, part: Iterable[Shown]) -> dict[str, str]:
         own = r[place : place + len(one.texts)]
         place += len(one.texts)
         kinds = np.array(one.kinds)
-        of_kind = {"the nearest": kinds == 1, "the second": kinds == 2, "a further one": kinds > 2, "the instruction": kinds == -1, "garbled": kinds == -2}
+        of_kind = {"the nearest": kinds == 1, "the second": kinds == 2, "a further one": kinds > 2}
+        of_kind |= {name: kinds == kind for name, kind in FAULTS.items()}
         for name, chosen in of_kind.items():
             if chosen.any():
                 found[name].append(float((own[kinds == 0][:, None] > own[chosen]).mean()))
@@ -272,13 +325,14 @@ def main() -> None:
     for name in ("ranker", "train", "pool", "held"):
         parser.add_argument(name)
     parser.add_argument("--encoder", required=True)
+    parser.add_argument("--drawn")
     parser.add_argument("--layers", type=int, nargs="+", default=[0, 3, 6])
     parser.add_argument("--own-layers", type=int, default=3)
     parser.add_argument("--rank", type=int, default=32)
     parser.add_argument("--weight", type=float, default=3.0)
     parser.add_argument("--shift", type=float, default=-4.0)
     parser.add_argument("--epochs", type=int, default=2)
-    parser.add_argument("--records", type=int, default=4)
+    parser.add_argument("--records", type=int, default=8)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--dtype", default="bfloat16")
     asked = parser.parse_args()
@@ -295,16 +349,18 @@ def main() -> None:
     base = {**train, **pool}
     directed = directions(asked.encoder, list({x: None for part in (base, held) for own in part.values() for x in own}))
     learnt, measured = (list(with_neighbours(own, base, directed)) for own in (base, held))
-    epochs = range(asked.seed, asked.seed + asked.epochs)
-    part = [shown(one, seed, True) for seed in epochs for one in learnt]
+    drawn = drawn_of(asked.drawn)
+    pairs, measured_pairs = (list(pairs_of([*records_of(path), *drawn[part]])) for path, part in ((asked.train, "train"), (asked.held, "held")))
+    epochs = [
+        [shown(one, seed, True) for one in [*learnt, *(one for number, one in enumerate(pairs) if (number + seed) % PAIRS[one.name][1] == 0)]]
+        for seed in range(asked.seed, asked.seed + asked.epochs)
+    ]
     torch.manual_seed(asked.seed)
     head = Relevance(network.pretrained_model, asked.layers, asked.own_layers, asked.rank if asked.own_layers else 0)
     learner = Learner(made_of(network.config, network.pretrained_model, network, relevance=head), words, getattr(torch, asked.dtype))
-    rng, size = random.Random(asked.seed), len(learnt)
-    order = [epoch * size + number for epoch in range(asked.epochs) for number in rng.sample(range(size), size)]
-    # Each process drops others.
-    torch.manual_seed(1000 * asked.seed + 100 + processes.index)
-    learn(learner, part, order, len(order) // (asked.records * processes.count), asked.records, processes)
+    rng = random.Random(asked.seed)
+    part = [one for shown in epochs for one in rng.sample(shown, len(shown))]
+    learn(learner, part, asked.records, processes, asked.seed, asked.output.with_suffix(".training"))
     if not processes.is_main:
         return
     with torch.no_grad():
@@ -315,7 +371,7 @@ def main() -> None:
     network, words = load_pairrm(str(asked.output))
     network = made_of(network.config, network.pretrained_model, network, relevance=network.relevance)
     learner, late = Learner(network, words, learner.dtype), Late(network, CPU, learner.dtype)
-    measure = [shown(one, asked.seed, False) for one in measured]
+    measure = [shown(one, asked.seed, False) for one in [*measured, *measured_pairs]]
     with torch.inference_mode():
         parts = (measure[start : start + asked.records] for start in range(0, len(measure), asked.records))
         r = torch.cat([learner.r(one, late, False) for one in parts]).numpy()
