@@ -1,15 +1,15 @@
 """Puts a head for relevance to a late-paired ranker: python relevance.py OUTPUT RANKER TRAIN.jsonl.gz POOL.jsonl.gz HELD.jsonl.gz --encoder DIRECTORY
 
-Further options: --drawn FILE, --layers 0 3 6, --own-layers 3, --rank 32, --weight 3, --shift -4, --epochs 2, --records 8 (a step and process), --seed 0,
---dtype bfloat16. With `python -m torch.distributed.run --standalone --nproc_per_node 2 relevance.py …` on two cores, and 16 records a step. A run that was
-stopped goes on when it is started again.
+Further options: --drawn FILE, --layers 0 3 6, --own-layers 3, --rank 32, --weight 3, --shift -4, --epochs 2, --records 8 (a step and process),
+--learning-rate 1e-3, --seed 0, --dtype bfloat16. With `python -m torch.distributed.run --standalone --nproc_per_node 2 relevance.py …` on two cores, and 16
+records a step. A run that was stopped goes on when it is started again. A ranker that has a head already, with weight 1 and shift 0, goes on with that.
 
 The head learns to tell answers to an instruction from answers to its neighbours of the same set, which are the most similar ones by the mean states of
-ENCODER (all-MiniLM-L6-v2), from the instruction itself, from garbled answers, from answers that are padded or drop a constraint (the sets hard_padded and
-hard_constraint), and what a small model says at temperature 1 from what it says at its own (`--drawn`, as drawn.py and the Makefile make it); the ranker
-stays as it is. Its r becomes WEIGHT·log σ(r - SHIFT). The files are as ranker_data.py writes them; sets about safety and about given passages are left
-out, as a refusal answers no instruction more than another, and all passages are long. Of HELD it prints how often an answer to the instruction has a
-higher r than one that is none; neighbours are of TRAIN or POOL.
+ENCODER (all-MiniLM-L6-v2), from the instruction itself, and from garbled answers; with `--drawn` (as drawn.py and the Makefile make it), also what a small
+model says at its own temperature from what it says at temperature 1, and plain right answers from padded ones and from those that drop a constraint (the
+sets hard_padded and hard_constraint). The ranker stays as it is. Its r becomes WEIGHT·log σ(r - SHIFT). The files are as ranker_data.py writes them; sets
+about safety and about given passages are left out, as a refusal answers no instruction more than another, and all passages are long. Of HELD it prints how
+often an answer to the instruction has a higher r than one that is none; neighbours are of TRAIN or POOL.
 """
 
 from __future__ import annotations
@@ -62,10 +62,8 @@ SAVED = 50
 # Of texts that are no neighbour's answer.
 ECHO, GARBLE, DRAWN, PADDED, DROPPED = -1, -2, -3, -4, -5
 FAULTS = {"the instruction": ECHO, "garbled": GARBLE, "drawn at temperature 1": DRAWN, "padded": PADDED, "without the constraint": DROPPED}
-# The sets of pairs to learn from, and how many of every so many of their instructions are shown in an epoch; a longer instruction may be cut before its
-# constraint.
-PAIRS = {"hard_padded": (PADDED, 2), "hard_constraint": (DROPPED, 1), "drawn": (DRAWN, 1)}
-WHOLE = 500
+# The sets of pairs to learn from; a longer instruction may be cut before its constraint.
+PAIRS, WHOLE = {"hard_padded": PADDED, "hard_constraint": DROPPED, "drawn": DRAWN}, 500
 # What a small model says as it is, among its candidates.
 PLAIN = "plain"
 
@@ -114,7 +112,7 @@ def pairs_of(records: Iterable[dict[str, Any]]) -> Iterator[Asked]:
         if name in PAIRS and len(x) <= WHOLE:
             # Of the hard sets the first is right.
             right = next(c["text"] for c in given if c["model"] == PLAIN or name != "drawn")
-            wrong = dict.fromkeys((c["text"] for c in given if c["text"].strip() and c["text"] != right), PAIRS[name][0])
+            wrong = dict.fromkeys((c["text"] for c in given if c["text"].strip() and c["text"] != right), PAIRS[name])
             if wrong and right.strip():
                 yield Asked(name, x, [right], [], wrong)
 
@@ -265,15 +263,15 @@ def balanced(part: list[Shown]) -> list[Tensor]:
     return list(torch.split(torch.from_numpy(weights / weights.mean()).float(), [len(one.texts) for one in part]))
 
 
-def learn(learner: Learner, part: list[Shown], records: int, processes: Processes, seed: int, kept: Path) -> None:
+def learn(learner: Learner, part: list[Shown], records: int, processes: Processes, rate: float, seed: int, kept: Path) -> None:
     """Logistic regression of what answers, in their order, in steps of so many records a process; goes on from what an earlier run left in `kept`."""
     size = records * processes.count
     steps = len(part) // size
     weights, begun, losses = balanced(part), time.monotonic(), []
     optimizer = torch.optim.AdamW(learner.trained, weight_decay=0.01)
-    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, 1e-3, total_steps=steps, pct_start=0.1)
+    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, rate, total_steps=steps, pct_start=0.1)
     digest = hashlib.sha256(orjson.dumps([(one.text, one.texts, one.kinds) for one in part])).hexdigest()
-    settings, state = {"texts": digest, "records": size, "seed": seed, "processes": processes.count}, TrainingState()
+    settings, state = {"texts": digest, "records": size, "rate": rate, "seed": seed, "processes": processes.count}, TrainingState()
     if (kept / STATE).exists():
         state = load_state(kept, settings, learner.head, optimizer, None)
         schedule.last_epoch = state.step
@@ -333,6 +331,7 @@ def main() -> None:
     parser.add_argument("--shift", type=float, default=-4.0)
     parser.add_argument("--epochs", type=int, default=2)
     parser.add_argument("--records", type=int, default=8)
+    parser.add_argument("--learning-rate", type=float, default=1e-3)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--dtype", default="bfloat16")
     asked = parser.parse_args()
@@ -351,16 +350,15 @@ def main() -> None:
     learnt, measured = (list(with_neighbours(own, base, directed)) for own in (base, held))
     drawn = drawn_of(asked.drawn)
     pairs, measured_pairs = (list(pairs_of([*records_of(path), *drawn[part]])) for path, part in ((asked.train, "train"), (asked.held, "held")))
-    epochs = [
-        [shown(one, seed, True) for one in [*learnt, *(one for number, one in enumerate(pairs) if (number + seed) % PAIRS[one.name][1] == 0)]]
-        for seed in range(asked.seed, asked.seed + asked.epochs)
-    ]
+    if not asked.drawn:
+        pairs = []
+    epochs = [[shown(one, seed, True) for one in [*learnt, *pairs]] for seed in range(asked.seed, asked.seed + asked.epochs)]
     torch.manual_seed(asked.seed)
-    head = Relevance(network.pretrained_model, asked.layers, asked.own_layers, asked.rank if asked.own_layers else 0)
+    head = network.relevance or Relevance(network.pretrained_model, asked.layers, asked.own_layers, asked.rank if asked.own_layers else 0)
     learner = Learner(made_of(network.config, network.pretrained_model, network, relevance=head), words, getattr(torch, asked.dtype))
     rng = random.Random(asked.seed)
     part = [one for shown in epochs for one in rng.sample(shown, len(shown))]
-    learn(learner, part, asked.records, processes, asked.seed, asked.output.with_suffix(".training"))
+    learn(learner, part, asked.records, processes, asked.learning_rate, asked.seed, asked.output.with_suffix(".training"))
     if not processes.is_main:
         return
     with torch.no_grad():
