@@ -2,7 +2,8 @@
 
 Further options: --drawn FILE, --layers 0 3 6, --own-layers 3, --rank 32, --weight 3, --shift -4, --epochs 2, --records 8 (a step and process),
 --learning-rate 1e-3, --seed 0, --dtype bfloat16. With `python -m torch.distributed.run --standalone --nproc_per_node 2 relevance.py …` on two cores, and 16
-records a step. A run that was stopped goes on when it is started again. A ranker that has a head already, with weight 1 and shift 0, goes on with that.
+records a step. A run that was stopped goes on when it is started again. RANKER may have a head, made with --weight 1 --shift 0: training goes on from it,
+and --layers, --own-layers and --rank are not read.
 
 The head learns to tell answers to an instruction from answers to its neighbours of the same set, which are the most similar ones by the mean states of
 ENCODER (all-MiniLM-L6-v2), from the instruction itself, and from garbled answers; with `--drawn` (as drawn.py and the Makefile make it), also what a small
@@ -18,6 +19,7 @@ import argparse
 import gzip
 import hashlib
 import random
+import shutil
 import time
 from collections import defaultdict
 from collections.abc import Iterable, Iterator
@@ -35,6 +37,7 @@ from torch.nn import functional
 from blendkit.models.encoder_reader import EncoderReader
 from blendkit.models.fast.late import Late
 from blendkit.models.layer_list import layers_of
+from blendkit.models.loading import fingerprint
 from blendkit.models.pair_inputs import PairInputs
 from blendkit.models.pairrm import PairRM, load_pairrm, made_of, save_pairrm
 from blendkit.models.relevance import Relevance, features
@@ -57,15 +60,18 @@ LEARNT, MEASURED = (4, (0, 0, 1)), (6, (0, 0, 0, 1, 1))
 # With more neighbours' answers than this to learn from, further ones are left out; how often the instruction itself is shown.
 NEIGHBOURS, REPEATED = 4, 0.3
 GARBLED, BINS = 1, 20
-# Steps between two states that a run which was stopped goes on from.
-SAVED = 50
-# Of texts that are no neighbour's answer.
+# Kinds of wrong texts other than neighbours' answers.
 ECHO, GARBLE, DRAWN, PADDED, DROPPED = -1, -2, -3, -4, -5
 FAULTS = {"the instruction": ECHO, "garbled": GARBLE, "drawn at temperature 1": DRAWN, "padded": PADDED, "without the constraint": DROPPED}
-# The sets of pairs to learn from; a longer instruction may be cut before its constraint.
-PAIRS, WHOLE = {"hard_padded": PADDED, "hard_constraint": DROPPED, "drawn": DRAWN}, 500
-# What a small model says as it is, among its candidates.
+# Sets of a right answer and wrong ones of one kind.
+PAIRS = {"hard_padded": PADDED, "hard_constraint": DROPPED, "drawn": DRAWN}
+# Characters: a longer instruction may be cut before its constraint, a longer answer before its end, where the two of a pair differ; a shorter one can be
+# right by chance.
+WHOLE, READ, ENOUGH = 500, 1_000, 60
+# The candidate that a small model wrote at its own temperature; the Makefile names it.
 PLAIN = "plain"
+# Steps between two states that a run which was stopped goes on from.
+SAVED = 50
 
 
 @dataclass
@@ -106,14 +112,14 @@ def answers(path: str, set_of: Any) -> dict[str, dict[str, tuple[dict[str, Any],
 
 
 def pairs_of(records: Iterable[dict[str, Any]]) -> Iterator[Asked]:
-    """The instructions that have a right answer and faulty ones of a kind."""
+    """The instructions that have a right answer and wrong ones of one kind."""
     for record in records:
         name, x, given = record["set"], pair_texts(record, [])[0], record["candidates"]
         if name in PAIRS and len(x) <= WHOLE:
-            # Of the hard sets the first is right.
-            right = next(c["text"] for c in given if c["model"] == PLAIN or name != "drawn")
-            wrong = dict.fromkeys((c["text"] for c in given if c["text"].strip() and c["text"] != right), PAIRS[name])
-            if wrong and right.strip():
+            right = max(given, key=lambda c: c["model"] == PLAIN if name == "drawn" else c["scores"]["oracle"])["text"]
+            long_enough = ENOUGH if name == "drawn" else 1
+            wrong = {c["text"]: PAIRS[name] for c in given if c["text"] != right and len(c["text"].strip()) >= long_enough}
+            if wrong and long_enough <= len(right.strip()) and len(right) <= READ:
                 yield Asked(name, x, [right], [], wrong)
 
 
@@ -263,21 +269,25 @@ def balanced(part: list[Shown]) -> list[Tensor]:
     return list(torch.split(torch.from_numpy(weights / weights.mean()).float(), [len(one.texts) for one in part]))
 
 
-def learn(learner: Learner, part: list[Shown], records: int, processes: Processes, rate: float, seed: int, kept: Path) -> None:
-    """Logistic regression of what answers, in their order, in steps of so many records a process; goes on from what an earlier run left in `kept`."""
+def learn(learner: Learner, part: list[Shown], records: int, processes: Processes, rate: float, settings: dict[str, Any], kept: Path) -> None:
+    """Logistic regression of what answers, in steps of so many instructions a process, as they stand in `part`.
+
+    It goes on from what an earlier run of the same `settings` left in `kept`.
+    """
     size = records * processes.count
     steps = len(part) // size
-    weights, begun, losses = balanced(part), time.monotonic(), []
+    weights, state = balanced(part), TrainingState()
     optimizer = torch.optim.AdamW(learner.trained, weight_decay=0.01)
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, rate, total_steps=steps, pct_start=0.1)
-    digest = hashlib.sha256(orjson.dumps([(one.text, one.texts, one.kinds) for one in part])).hexdigest()
-    settings, state = {"texts": digest, "records": size, "rate": rate, "seed": seed, "processes": processes.count}, TrainingState()
+    texts = hashlib.sha256(orjson.dumps([(one.text, one.texts, one.kinds) for one in part])).hexdigest()
+    settings = {**settings, "texts": texts, "instructions a step": size, "processes": processes.count}
     if (kept / STATE).exists():
         state = load_state(kept, settings, learner.head, optimizer, None)
         schedule.last_epoch = state.step
+    begun, losses = time.monotonic() - state.seconds, state.losses
     for step in range(state.step, steps):
         # What is dropped, by the step and the process.
-        torch.manual_seed((seed * steps + step) * processes.count + processes.index)
+        torch.manual_seed((settings["seed"] * steps + step) * processes.count + processes.index)
         numbers = range(step * size + processes.index, (step + 1) * size, processes.count)
         # The weights as they are now.
         late = Late(learner.network, CPU, learner.dtype, gradients=True)
@@ -294,7 +304,7 @@ def learn(learner: Learner, part: list[Shown], records: int, processes: Processe
         losses.append(float(loss.detach()))
         if processes.is_main and (step + 1) % SAVED == 0:
             kept.mkdir(parents=True, exist_ok=True)
-            save_state(kept, TrainingState(step + 1), settings, learner.head, optimizer, None)
+            save_state(kept, TrainingState(step + 1, seconds=time.monotonic() - begun, losses=losses[-50:]), settings, learner.head, optimizer, None)
         if processes.is_main and (step + 1) % 10 == 0:
             row = {"step": step + 1, "loss": round(float(np.mean(losses[-50:])), 3), "seconds": round(time.monotonic() - begun)}
             print(orjson.dumps(row).decode(), flush=True)
@@ -340,6 +350,8 @@ def main() -> None:
     if max(asked.layers) > last or (asked.own_layers and max(asked.layers) < last):
         parser.error(f"--layers: expected {last}, the last that the head may read, and others below it, got {asked.layers}")
     torch.set_num_threads(1)
+    if network.relevance is not None and float(network.relevance.weight) != 1:
+        parser.error(f"{asked.ranker}: expected a head with --weight 1 and --shift 0 to go on from, got weight {float(network.relevance.weight):g}")
     processes = processes_on(CPU)
     train, held = (answers(path, lambda record: record["set"]) for path in (asked.train, asked.held))
     # The pool has no names of sets: of it what is in none.
@@ -357,14 +369,17 @@ def main() -> None:
     head = network.relevance or Relevance(network.pretrained_model, asked.layers, asked.own_layers, asked.rank if asked.own_layers else 0)
     learner = Learner(made_of(network.config, network.pretrained_model, network, relevance=head), words, getattr(torch, asked.dtype))
     rng = random.Random(asked.seed)
-    part = [one for shown in epochs for one in rng.sample(shown, len(shown))]
-    learn(learner, part, asked.records, processes, asked.learning_rate, asked.seed, asked.output.with_suffix(".training"))
+    part = [one for epoch in epochs for one in rng.sample(epoch, len(epoch))]
+    kept = asked.output.with_name(f"{asked.output.name}.training")
+    settings = {"ranker": fingerprint(asked.ranker), "head": [*head.layers, head.own_layers, head.rank], "dtype": asked.dtype, "seed": asked.seed}
+    learn(learner, part, asked.records, processes, asked.learning_rate, {**settings, "learning rate": asked.learning_rate}, kept)
     if not processes.is_main:
         return
     with torch.no_grad():
         head.leave.bias -= asked.shift
         head.weight.fill_(asked.weight)
     save_pairrm(asked.output, made_of(network.config, network.pretrained_model, network, network.expert, head), words, small=True)
+    shutil.rmtree(kept, ignore_errors=True)
     # As it was written.
     network, words = load_pairrm(str(asked.output))
     network = made_of(network.config, network.pretrained_model, network, relevance=network.relevance)
