@@ -1,6 +1,7 @@
 """Prompts for a small model: python drawn.py TRAIN.jsonl.gz POOL.jsonl.gz HELD.jsonl.gz > prompts.jsonl
 
-Short instructions of the sets that relevance.py learns from, 1,500 to learn from and 160 held-out ones at most, in a drawn order.
+Short instructions of the sets that relevance.py learns from, in a drawn order: of 1,500 to learn from and 160 held-out ones those whose line is short, so
+that a small model is asked for nothing that it has to read a page for.
 """
 
 import random
@@ -8,9 +9,7 @@ import sys
 from itertools import islice
 
 import orjson
-from relevance import answers, records_of
-
-from blendkit.records import source_text
+from relevance import parts_of
 
 MOST = {"train": 1500, "held": 160}
 # Characters of the instruction, and bytes of the line.
@@ -19,11 +18,8 @@ SHORT, LINE = 600, 500
 
 def main(train: str, pool: str, held: str) -> None:
     """Writes them to stdout."""
-    known = {source_text(record) for path in (train, held) for record in records_of(path)}
-    found = {name: [answers(path, lambda record: record["set"])] for name, path in (("train", train), ("held", held))}
-    found["train"].append(answers(pool, lambda record: None if source_text(record) in known else "pool"))
-    for name, parts in found.items():
-        asked = [(own_set, record) for part in parts for own_set, own in part.items() for x, (record, _) in own.items() if len(x) <= SHORT]
+    for name, part in zip(MOST, parts_of(train, pool, held), strict=True):
+        asked = [(own_set, record) for own_set, own in part.items() for x, (record, _) in own.items() if len(x) <= SHORT]
         random.Random(0).shuffle(asked)
         for number, (own_set, record) in enumerate(islice(asked, MOST[name])):
             row = {"id": f"{name}/{number}", "set": own_set, "instruction": record["instruction"], "input": record.get("input") or ""}

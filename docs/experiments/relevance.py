@@ -7,10 +7,11 @@ and --layers, --own-layers and --rank are not read.
 
 The head learns to tell answers to an instruction from answers to its neighbours of the same set, which are the most similar ones by the mean states of
 ENCODER (all-MiniLM-L6-v2), from the instruction itself, and from garbled answers; with `--drawn` (as drawn.py and the Makefile make it), also what a small
-model says at its own temperature from what it says at temperature 1, and plain right answers from padded ones and from those that drop a constraint (the
-sets hard_padded and hard_constraint). The ranker stays as it is. Its r becomes WEIGHT·log σ(r - SHIFT). The files are as ranker_data.py writes them; sets
-about safety and about given passages are left out, as a refusal answers no instruction more than another, and all passages are long. Of HELD it prints how
-often an answer to the instruction has a higher r than one that is none; neighbours are of TRAIN or POOL.
+model says at its own temperature from what it says at temperature 1, and plain right answers from padded ones and from those that drop a constraint (the sets
+hard_padded and hard_constraint). All texts of a small model end after 64 tokens, the right ones, too. The ranker stays as it is. Its r becomes WEIGHT·log σ(r
+- SHIFT). The files are as ranker_data.py writes them; sets about safety and about given passages are left out, as a refusal answers no instruction more than
+another, and all passages are long. Of HELD it prints how often an answer to the instruction has a higher r than each kind of wrong text; neighbours are of
+TRAIN or POOL.
 """
 
 from __future__ import annotations
@@ -109,6 +110,14 @@ def answers(path: str, set_of: Any) -> dict[str, dict[str, tuple[dict[str, Any],
             texts = found[name].setdefault(x, (record, {}))[1]
             texts.update((c["text"], None) for c in record["candidates"] if c["text"].strip())
     return {name: {x: (record, list(texts)) for x, (record, texts) in own.items()} for name, own in found.items()}
+
+
+def parts_of(train: str, pool: str, held: str) -> tuple[dict[str, Any], dict[str, Any]]:
+    """`answers` to learn from, and held-out ones."""
+    learnt, measured = (answers(path, lambda record: record["set"]) for path in (train, held))
+    # The pool has no names of sets: of it what is in none.
+    known = {source_text(record) for path in (train, held) for record in records_of(path)}
+    return {**learnt, **answers(pool, lambda record: None if source_text(record) in known else "pool")}, measured
 
 
 def pairs_of(records: Iterable[dict[str, Any]]) -> Iterator[Asked]:
@@ -353,17 +362,11 @@ def main() -> None:
     if network.relevance is not None and float(network.relevance.weight) != 1:
         parser.error(f"{asked.ranker}: expected a head with --weight 1 and --shift 0 to go on from, got weight {float(network.relevance.weight):g}")
     processes = processes_on(CPU)
-    train, held = (answers(path, lambda record: record["set"]) for path in (asked.train, asked.held))
-    # The pool has no names of sets: of it what is in none.
-    known = {source_text(record) for path in (asked.train, asked.held) for record in records_of(path)}
-    pool = answers(asked.pool, lambda record: None if source_text(record) in known else "pool")
-    base = {**train, **pool}
+    base, held = parts_of(asked.train, asked.pool, asked.held)
     directed = directions(asked.encoder, list({x: None for part in (base, held) for own in part.values() for x in own}))
     learnt, measured = (list(with_neighbours(own, base, directed)) for own in (base, held))
     drawn = drawn_of(asked.drawn)
-    pairs, measured_pairs = (list(pairs_of([*records_of(path), *drawn[part]])) for path, part in ((asked.train, "train"), (asked.held, "held")))
-    if not asked.drawn:
-        pairs = []
+    pairs = list(pairs_of([*records_of(asked.train), *drawn["train"]])) if asked.drawn else []
     epochs = [[shown(one, seed, True) for one in [*learnt, *pairs]] for seed in range(asked.seed, asked.seed + asked.epochs)]
     torch.manual_seed(asked.seed)
     head = network.relevance or Relevance(network.pretrained_model, asked.layers, asked.own_layers, asked.rank if asked.own_layers else 0)
@@ -384,7 +387,7 @@ def main() -> None:
     network, words = load_pairrm(str(asked.output))
     network = made_of(network.config, network.pretrained_model, network, relevance=network.relevance)
     learner, late = Learner(network, words, learner.dtype), Late(network, CPU, learner.dtype)
-    measure = [shown(one, asked.seed, False) for one in [*measured, *measured_pairs]]
+    measure = [shown(one, asked.seed, False) for one in [*measured, *pairs_of([*records_of(asked.held), *drawn["held"]])]]
     with torch.inference_mode():
         parts = (measure[start : start + asked.records] for start in range(0, len(measure), asked.records))
         r = torch.cat([learner.r(one, late, False) for one in parts]).numpy()
