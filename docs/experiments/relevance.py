@@ -359,8 +359,8 @@ def main() -> None:
     if max(asked.layers) > last or (asked.own_layers and max(asked.layers) < last):
         parser.error(f"--layers: expected {last}, the last that the head may read, and others below it, got {asked.layers}")
     torch.set_num_threads(1)
-    if network.relevance is not None and float(network.relevance.weight) != 1:
-        parser.error(f"{asked.ranker}: expected a head with --weight 1 and --shift 0 to go on from, got weight {float(network.relevance.weight):g}")
+    if network.relevance is not None and network.relevance.weight.item() != 1:
+        parser.error(f"{asked.ranker}: expected a head with --weight 1 and --shift 0 to go on from, got weight {network.relevance.weight.item():g}")
     processes = processes_on(CPU)
     base, held = parts_of(asked.train, asked.pool, asked.held)
     directed = directions(asked.encoder, list({x: None for part in (base, held) for own in part.values() for x in own}))
