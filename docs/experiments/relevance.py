@@ -1,6 +1,6 @@
 """Puts a head for relevance to a late-paired ranker: python relevance.py OUTPUT RANKER TRAIN.jsonl.gz POOL.jsonl.gz HELD.jsonl.gz --encoder DIRECTORY
 
-Further options: --drawn FILE, --layers 0 3 6, --own-layers 3, --rank 32, --weight 3, --shift -4, --epochs 2, --records 8 (a step and process),
+Further options: --drawn FILE, --layers 0 3 6, --own-layers 3, --rank 32, --weight 2.5, --shift -3, --epochs 2, --records 8 (a step and process),
 --learning-rate 1e-3, --seed 0, --dtype bfloat16. With `python -m torch.distributed.run --standalone --nproc_per_node 2 relevance.py …` on two cores, and 16
 records a step. A run that was stopped goes on when it is started again. RANKER may have a head, made with --weight 1 --shift 0: training goes on from it,
 and --layers, --own-layers and --rank are not read.
@@ -346,8 +346,8 @@ def main() -> None:
     parser.add_argument("--layers", type=int, nargs="+", default=[0, 3, 6])
     parser.add_argument("--own-layers", type=int, default=3)
     parser.add_argument("--rank", type=int, default=32)
-    parser.add_argument("--weight", type=float, default=3.0)
-    parser.add_argument("--shift", type=float, default=-4.0)
+    parser.add_argument("--weight", type=float, default=2.5)
+    parser.add_argument("--shift", type=float, default=-3.0)
     parser.add_argument("--epochs", type=int, default=2)
     parser.add_argument("--records", type=int, default=8)
     parser.add_argument("--learning-rate", type=float, default=1e-3)
