@@ -8,10 +8,10 @@ and --layers, --own-layers and --rank are not read.
 The head learns to tell answers to an instruction from answers to its neighbours of the same set, which are the most similar ones by the mean states of
 ENCODER (all-MiniLM-L6-v2), from the instruction itself, and from garbled answers; with `--drawn` (as drawn.py and the Makefile make it), also what a small
 model says at its own temperature from what it says at temperature 1, and plain right answers from padded ones and from those that drop a constraint (the sets
-hard_padded and hard_constraint). All texts of a small model end after 64 tokens, the right ones, too. The ranker stays as it is. Its r becomes WEIGHT·log σ(r
-- SHIFT). The files are as ranker_data.py writes them; sets about safety and about given passages are left out, as a refusal answers no instruction more than
-another, and all passages are long. Of HELD it prints how often an answer to the instruction has a higher r than each kind of wrong text; neighbours are of
-TRAIN or POOL.
+hard_padded and hard_constraint). All texts of a small model end after 64 tokens at the latest, the right ones, too. The ranker stays as it is. Its r becomes
+WEIGHT·log σ(r - SHIFT). The files are as ranker_data.py writes them; sets about safety and about given passages are left out, as a refusal answers no
+instruction more than another, and all passages are long. Of HELD, and of the held-out part of FILE, it prints how often an answer to the instruction has a
+higher r than each kind of wrong text; neighbours are of TRAIN or POOL.
 """
 
 from __future__ import annotations
@@ -66,7 +66,7 @@ ECHO, GARBLE, DRAWN, PADDED, DROPPED = -1, -2, -3, -4, -5
 FAULTS = {"the instruction": ECHO, "garbled": GARBLE, "drawn at temperature 1": DRAWN, "padded": PADDED, "without the constraint": DROPPED}
 # Sets of a right answer and wrong ones of one kind.
 PAIRS = {"hard_padded": PADDED, "hard_constraint": DROPPED, "drawn": DRAWN}
-# Characters: a longer instruction may be cut before its constraint, a longer answer before its end, where the two of a pair differ; a shorter one can be
+# Characters: a longer instruction may be cut before its constraint, a longer right answer before its end, where the two of a pair differ; a shorter one can be
 # right by chance.
 WHOLE, READ, ENOUGH = 500, 1_000, 60
 # The candidate that a small model wrote at its own temperature; the Makefile names it.
@@ -185,7 +185,7 @@ def shown(asked: Asked, seed: int, learnt: bool) -> Shown:
         if text not in asked.answers:
             texts.setdefault(text, number + 1)
     texts.setdefault(asked.text, ECHO)
-    # Drawn apart, so that what is above is the same with and without it.
+    # Drawn apart, so that what is above is the same with and without garbled texts.
     rng = random.Random(f"g {seed} {asked.text}")
     if learnt and rng.random() >= REPEATED:
         texts = {text: kind for text, kind in texts.items() if kind != ECHO}
