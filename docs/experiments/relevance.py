@@ -2,8 +2,8 @@
 
 Further options: --drawn FILE, --layers 0 3 6, --own-layers 3, --rank 32, --weight 2.5, --shift -3, --epochs 2, --records 8 (a step and process),
 --learning-rate 1e-3, --seed 0, --dtype bfloat16. With `python -m torch.distributed.run --standalone --nproc_per_node 2 relevance.py …` on two cores, and 16
-records a step. A run that was stopped goes on when it is started again. RANKER may have a head, made with --weight 1 --shift 0: training goes on from it,
-and --layers, --own-layers and --rank are not read.
+records a step. A run that was stopped goes on from OUTPUT.training when it is started again. RANKER may have a head, made with --weight 1 --shift 0: training
+goes on from it, and --layers, --own-layers and --rank are not read.
 
 The head learns to tell answers to an instruction from answers to its neighbours of the same set, which are the most similar ones by the mean states of
 ENCODER (all-MiniLM-L6-v2), from the instruction itself, and from garbled answers; with `--drawn` (as drawn.py and the Makefile make it), also what a small
@@ -278,7 +278,7 @@ def balanced(part: list[Shown]) -> list[Tensor]:
     return list(torch.split(torch.from_numpy(weights / weights.mean()).float(), [len(one.texts) for one in part]))
 
 
-def learn(learner: Learner, part: list[Shown], records: int, processes: Processes, rate: float, settings: dict[str, Any], kept: Path) -> None:
+def learn(learner: Learner, part: list[Shown], records: int, processes: Processes, settings: dict[str, Any], kept: Path) -> None:
     """Logistic regression of what answers, in steps of so many instructions a process, as they stand in `part`.
 
     It goes on from what an earlier run of the same `settings` left in `kept`.
@@ -287,7 +287,7 @@ def learn(learner: Learner, part: list[Shown], records: int, processes: Processe
     steps = len(part) // size
     weights, state = balanced(part), TrainingState()
     optimizer = torch.optim.AdamW(learner.trained, weight_decay=0.01)
-    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, rate, total_steps=steps, pct_start=0.1)
+    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, settings["learning rate"], total_steps=steps, pct_start=0.1)
     texts = hashlib.sha256(orjson.dumps([(one.text, one.texts, one.kinds) for one in part])).hexdigest()
     settings = {**settings, "texts": texts, "instructions a step": size, "processes": processes.count}
     if (kept / STATE).exists():
@@ -355,12 +355,13 @@ def main() -> None:
     parser.add_argument("--dtype", default="bfloat16")
     asked = parser.parse_args()
     network, words = load_pairrm(asked.ranker)
-    last = len(layers_of(network.pretrained_model)) - (0 if asked.own_layers else max(1, network.config.paired_layers or 0))
-    if max(asked.layers) > last or (asked.own_layers and max(asked.layers) < last):
-        parser.error(f"--layers: expected {last}, the last that the head may read, and others below it, got {asked.layers}")
-    torch.set_num_threads(1)
-    if network.relevance is not None and network.relevance.weight.item() != 1:
+    if network.relevance is None:
+        last = len(layers_of(network.pretrained_model)) - (0 if asked.own_layers else max(1, network.config.paired_layers or 0))
+        if max(asked.layers) > last or (asked.own_layers and max(asked.layers) < last):
+            parser.error(f"--layers: expected {last}, the last that the head may read, and others below it, got {asked.layers}")
+    elif network.relevance.weight.item() != 1:
         parser.error(f"{asked.ranker}: expected a head with --weight 1 and --shift 0 to go on from, got weight {network.relevance.weight.item():g}")
+    torch.set_num_threads(1)
     processes = processes_on(CPU)
     base, held = parts_of(asked.train, asked.pool, asked.held)
     directed = directions(asked.encoder, list({x: None for part in (base, held) for own in part.values() for x in own}))
@@ -374,8 +375,8 @@ def main() -> None:
     rng = random.Random(asked.seed)
     part = [one for epoch in epochs for one in rng.sample(epoch, len(epoch))]
     kept = asked.output.with_name(f"{asked.output.name}.training")
-    settings = {"ranker": fingerprint(asked.ranker), "head": [*head.layers, head.own_layers, head.rank], "dtype": asked.dtype, "seed": asked.seed}
-    learn(learner, part, asked.records, processes, asked.learning_rate, {**settings, "learning rate": asked.learning_rate}, kept)
+    settings = {"ranker": fingerprint(asked.ranker), "head": [*head.layers, head.own_layers, head.rank], "dtype": asked.dtype}
+    learn(learner, part, asked.records, processes, {**settings, "seed": asked.seed, "learning rate": asked.learning_rate}, kept)
     if not processes.is_main:
         return
     with torch.no_grad():
