@@ -83,7 +83,9 @@ def ranker(
     output: Output,
     input: Input = None,
     kind: Annotated[str, _option(f"{TRAINERS.explained()}.", panel=MODEL)] = "pairranker",
-    backbone: Annotated[str | None, _option("Start from this encoder (a directory or a hub id; for reward a causal model, too)…", panel=MODEL)] = None,
+    backbone: Annotated[
+        str | None, _option("Start from this encoder (a directory or a hub id; for reward a causal model, too; for lmranker a chat model)…", panel=MODEL)
+    ] = None,
     init: Annotated[str | None, _option("…or go on from this checkpoint.", panel=MODEL)] = None,
     labels: Annotated[list[str] | None, _option("candidates[].scores.LABEL: higher is better. Several are a task each.", "--label", panel=DATA)] = None,
     human: Annotated[str | None, _option("A field with A, B or tie, of records with two candidates.", panel=DATA)] = None,
@@ -121,6 +123,7 @@ def ranker(
     ] = None,
     checkpointing: Checkpointing = False,
     freeze: Annotated[int, _option("Leave the embeddings and so many of the lowest layers as they are: less time.", min=0, panel=MODEL)] = 0,
+    lora: Annotated[int, _option("lmranker: the rank of what is added to the matrices of the layers that are not frozen.", min=0, panel=MODEL)] = 0,
     evaluation: Annotated[
         str | None, _option("Records to measure on: pair accuracy, Spearman, oracle rank. The best checkpoint is kept.", "--evaluation", "--eval")
     ] = None,
@@ -130,7 +133,7 @@ def ranker(
 ) -> None:
     """Train a ranker on records whose candidates have scores, or which people have judged.
 
-    PairRanker's checkpoint is for `pair --model DIR`, the others' for `score --metric KIND:DIR`. Records with the same x and the
+    The checkpoints of pairranker and lmranker are for `pair --model DIR`, the others' for `score --metric KIND:DIR`. Records with the same x and the
     same id, or without an id, are joined, within a file and over several. Under `torchrun -m blendkit train ranker …` processes
     share the records of a step.
 
@@ -142,7 +145,7 @@ def ranker(
         _records(input, "records whose candidates have scores", run.plot), output, kind=kind, backbone=backbone, init=init, labels=labels, human=human,
         log_odds=log_odds, margin=margin, with_reference=with_reference, subsampling=subsampling, pairs_per_input=pairs_per_input,
         balance_length=balance_length, longer_wins=longer_wins, longer_wins_in=longer_wins_in, mix=mix, temperature=temperature, weights=weights,
-        freeze=freeze, candidates=candidates, loss=loss, mode=mode, source_maxlength=source_maxlength,
+        freeze=freeze, lora=lora, candidates=candidates, loss=loss, mode=mode, source_maxlength=source_maxlength,
         candidate_maxlength=candidate_maxlength, positions=positions, candidate_bias=candidate_bias, paired_layers=paired_layers, checkpointing=checkpointing,
         evaluation=_records([evaluation]) if evaluation else None, eval_every=eval_every, eval_records=eval_records, patience=patience, **asdict(run),
     )  # fmt: skip

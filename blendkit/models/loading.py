@@ -23,6 +23,8 @@ if TYPE_CHECKING:
     import torch
 
 EMBEDDED = "embedded"
+# What config.json calls a ranker on a causal LM.
+LM_RANKER = "lmranker"
 # Who takes --dtype int8, pair aside.
 INT8 = "bertscore, cosine, mbr, simcls, summareranker, bleurt, regression and reward"
 T = TypeVar("T")
@@ -103,6 +105,15 @@ def read_config(folder: Path, name: str) -> dict[str, Any]:
     if not isinstance(config, dict):
         raise NoInputError(f"{name}: config.json is not an object but a {type(config).__name__}")
     return config
+
+
+def is_lm_ranker(name: str) -> bool:
+    """Whether a model's config says that it is a ranker on a causal LM.
+
+    Raises:
+        NoInputError: there is no such model.
+    """
+    return bool(read_config(locate(name), name).get("ranker_type") == LM_RANKER)
 
 
 def architecture(name: str) -> str:

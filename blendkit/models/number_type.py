@@ -57,8 +57,19 @@ def encoder_dtype(name: str, device: torch.device, config: Any, hints: list[str]
         if hints is not None and packed and has_amx() and _shape(config):
             hints.append("--dtype int8: with AMX, as here, bfloat16 may be as quick, and is nearer to float32")
         return torch.int8
+    return quicker_dtype(name, device, config, hints) if packed else choose_dtype(name, device)
+
+
+def quicker_dtype(name: str, device: torch.device, config: Any, hints: list[str] | None = None) -> torch.dtype:
+    """The type of `--dtype` for a model whose time goes into products of the shape that its config says, whatever its family; `hints` as above.
+
+    Raises:
+        UsageError: there is no such type, or it is int8.
+    """
+    import torch
+
     chosen = choose_dtype(name, device)
-    if device.type != "cpu" or not packed or name not in ("auto", "float32", "bfloat16"):
+    if device.type != "cpu" or name not in ("auto", "float32", "bfloat16"):
         return chosen
     if given := os.environ.get(VARIABLE):
         if given not in ("float32", "bfloat16"):

@@ -55,8 +55,8 @@ class Relevance(nn.Module):
         self.layers = tuple(sorted(layers))
         self.own_layers, self.rank = own_layers, rank
         # By name, so that another order of the modules in the encoder changes nothing.
-        by_layer = (_linears(layer).items() for layer in _last(encoder, own_layers))
-        self.added = nn.ModuleList(nn.ModuleDict({_key(name): LowRank(linear, rank) for name, linear in linears}) for linears in by_layer)
+        by_layer = (linears_of(layer).items() for layer in _last(encoder, own_layers))
+        self.added = nn.ModuleList(nn.ModuleDict({module_key(name): LowRank(linear, rank) for name, linear in linears}) for linears in by_layer)
         self.enter = nn.Linear(4 * len(self.layers) * int(encoder.config.hidden_size), WIDTH)
         self.leave = nn.Linear(WIDTH, 1)
         self.weight = nn.Parameter(torch.ones(1))
@@ -65,8 +65,8 @@ class Relevance(nn.Module):
         """Its layers, made of the encoder's last ones; gradients reach what is added to them."""
         layers = [deepcopy(layer) for layer in _last(encoder, self.own_layers)]
         for layer, added in zip(layers, self.added, strict=True):
-            for name, linear in _linears(layer).items():
-                weight = linear.weight + added[_key(name)]()  # type: ignore[index]
+            for name, linear in linears_of(layer).items():
+                weight = linear.weight + added[module_key(name)]()  # type: ignore[index]
                 del linear.weight
                 # No parameter, but made of some.
                 linear.weight = weight
@@ -84,11 +84,11 @@ def _last(encoder: Any, number: int) -> list[Any]:
     return list(layers_of(encoder)[-number:]) if number else []
 
 
-def _linears(layer: nn.Module) -> dict[str, nn.Linear]:
+def linears_of(layer: nn.Module) -> dict[str, nn.Linear]:
     return {name: module for name, module in layer.named_modules() if isinstance(module, nn.Linear)}
 
 
-def _key(name: str) -> str:
+def module_key(name: str) -> str:
     # A dot is not allowed in a module's name.
     return name.replace(".", "-")
 

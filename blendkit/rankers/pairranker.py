@@ -6,15 +6,15 @@ import math
 import random
 from dataclasses import asdict, dataclass
 from functools import partial
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from blendkit.errors import RecordError
 from blendkit.models.cuts import check_on_truncate
 from blendkit.models.expert import Gate, expert_alone, without_expert
 from blendkit.models.fast.proof import wanted
 from blendkit.models.fast.scorer import PairScorer
-from blendkit.models.loading import EMBEDDED, batch_budget, choose_device, fingerprint
-from blendkit.models.number_type import encoder_dtype
+from blendkit.models.loading import EMBEDDED, batch_budget, choose_device, fingerprint, is_lm_ranker
+from blendkit.models.number_type import encoder_dtype, quicker_dtype
 from blendkit.models.pair_inputs import Cut, PairInputs
 from blendkit.models.pairrm import PairRM, load_pairrm
 from blendkit.models.unread import UNKNOWN, Unread
@@ -29,6 +29,9 @@ from blendkit.signature import Signature
 from blendkit.specs import one_name, split_name
 from blendkit.terminal_text import count_of
 from blendkit.version import VERSION
+
+if TYPE_CHECKING:
+    from blendkit.models.lm_ranker import LMInputs, RewardReader
 
 Ids = tuple[int, ...]
 
@@ -69,7 +72,7 @@ class Routed:
 class _Reader:
     """A network that compares, and the jobs that ask it; `reading` where it reads candidates one by one."""
 
-    scorer: PairScorer
+    scorer: PairScorer | RewardReader
     job: Job
     reading: Job | None
 
@@ -112,16 +115,16 @@ class PairRanker(Stage):
         self.prefilter = Prefilter(prefilter, str(self.device), dtype, seed) if prefilter else None
         self.model_name, self.comparisons_name = model, name
         self.batch_tokens = batch_budget(self.device)
-        network, tokenizer = load_pairrm(model, packed_only=packed and not wanted(self.device))
         self.hints: list[str] = []
-        # With two paired layers most of the time goes into what is computed once a pair, which products of the model's shape say nothing of.
-        measured = packed and (network.config.paired_layers or 0) < 2
-        self.dtype = encoder_dtype(dtype, self.device, network.pretrained_model.config, self.hints, measured)
-        self.inputs = PairInputs(tokenizer, network.config)
         self.packed = packed
-        self.common = self._reader(without_expert(network), f"pairrm:{model}")
-        self.expert = self._reader(expert_alone(network), f"pairrm:{model}, expert") if network.expert else None
-        self.gate = Gate(network, tokenizer.pad_token_id, self.device, packed) if network.expert else None
+        self.models = {model: fingerprint(model)}
+        self.inputs: PairInputs | LMInputs
+        self.expert: _Reader | None = None
+        self.gate: Gate | None = None
+        if is_lm_ranker(model):
+            self.inputs, self.common = self._lm_reader(dtype)
+        else:
+            self.inputs, self.common, self.expert, self.gate = self._pairrm_readers(dtype)
         self.gating = Job(f"pairrm:{model}, gate", self.gate) if self.gate else None
         self.routed = Routed()
         late = self.common.reading is not None
@@ -132,7 +135,34 @@ class PairRanker(Stage):
                 self.ahead = 32 if late else 256
         number_type = str(self.dtype).removeprefix("torch.")
         how = {"sched": schedule, "prefilter": prefilter or None, "dtype": number_type}
-        self.signature = str(Signature("pairrm", model=f"{model}@{fingerprint(model)}", **how, v=VERSION))
+        known = "+".join(f"{name}@{content}" for name, content in self.models.items())
+        self.signature = str(Signature("pairrm", model=known, **how, v=VERSION))
+
+    def _pairrm_readers(self, dtype: str) -> tuple[PairInputs, _Reader, _Reader | None, Gate | None]:
+        """A PairRanker, and its expert and gate where it has them."""
+        model, packed = self.model_name, self.packed
+        network, tokenizer = load_pairrm(model, packed_only=packed and not wanted(self.device))
+        # With two paired layers most of the time goes into what is computed once a pair, which products of the model's shape say nothing of.
+        measured = packed and (network.config.paired_layers or 0) < 2
+        self.dtype = encoder_dtype(dtype, self.device, network.pretrained_model.config, self.hints, measured)
+        inputs = PairInputs(tokenizer, network.config)
+
+        def reader(network: PairRM, name: str) -> _Reader:
+            return self._reader(PairScorer(network, inputs, self.device, self.dtype, packed), name)
+
+        common = reader(without_expert(network), f"pairrm:{model}")
+        if not network.expert:
+            return inputs, common, None, None
+        return inputs, common, reader(expert_alone(network), f"pairrm:{model}, expert"), Gate(network, tokenizer.pad_token_id, self.device, packed)
+
+    def _lm_reader(self, dtype: str) -> tuple[LMInputs, _Reader]:
+        """A ranker on a causal LM, which `--schedule` and `packed` change nothing of."""
+        from blendkit.models.lm_ranker import LMInputs, RewardReader, load_lm_ranker
+
+        network, tokenizer = load_lm_ranker(self.model_name)
+        self.models[network.config.model_name] = fingerprint(network.config.model_name)
+        self.dtype = quicker_dtype(dtype, self.device, network.lm.config, self.hints)
+        return LMInputs(tokenizer, network.config), self._reader(RewardReader(network, self.device, self.dtype), f"pairrm:{self.model_name}")
 
     def rounds(self, record: Record) -> Rounds[None]:
         """The schedule's rounds; ends by adding the comparisons.
@@ -196,8 +226,7 @@ class PairRanker(Stage):
             field, f"too long for the model: {what} has {count_of(cut.length, 'token')}, {count_of(cut.budget, 'fits', 'fit')}; --on-truncate warn cuts them"
         )
 
-    def _reader(self, network: PairRM, name: str) -> _Reader:
-        scorer = PairScorer(network, self.inputs, self.device, self.dtype, self.packed)
+    def _reader(self, scorer: PairScorer | RewardReader, name: str) -> _Reader:
         # A late-paired ranker reads each candidate once, whatever the schedule asks for. What it has read stays in memory for a window.
         return _Reader(scorer, Job(name, partial(self._logits, scorer)), Job(f"{name}, candidates", scorer.read) if scorer.late else None)
 
@@ -247,17 +276,18 @@ class PairRanker(Stage):
             )
         return round(logit, 6)
 
-    def _logits(self, scorer: PairScorer, payloads: list[Any]) -> list[float]:
+    def _logits(self, scorer: PairScorer | RewardReader, payloads: list[Any]) -> list[float]:
         """Logits s_ij of the batch: of (x, candidate, candidate), or of two candidates that were read."""
         if scorer.late:
             return [float(logit) for logit in scorer.compare(payloads)]
+        assert isinstance(scorer, PairScorer) and isinstance(self.inputs, PairInputs)
         return [float(logit) for logit in scorer([self.inputs.pair(*ids) for ids in payloads])]
 
     def describe(self) -> dict[str, Any]:
         """Signature, model, device, number type, what was cut, how many records a gate saw and who read them, and what was hardly read."""
         return {
             "signatures": [self.signature, *([self.prefilter.signature] if self.prefilter else [])],
-            "models": {self.model_name: fingerprint(self.model_name)},
+            "models": self.models,
             "device": str(self.device),
             "dtype": str(self.dtype),
             "truncation": asdict(self.truncation),

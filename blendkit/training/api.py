@@ -50,6 +50,7 @@ def train_ranker(
     paired_layers: int | None = None,
     checkpointing: bool = False,
     freeze: int = 0,
+    lora: int = 0,
     evaluation: Records | None = None,
     eval_every: int = 0,
     eval_records: int = 100,
@@ -73,8 +74,8 @@ def train_ranker(
         records: with `candidates[].scores` of the names in `labels`, or the field `human`. Records with the same x and the same
             id, or without an id, are joined.
         output: directory of the checkpoint, of `train.log.jsonl`, and of the state that `resume` goes on from.
-        kind: pairranker (`blendkit.pair` loads it), summareranker, simcls or reward (`blendkit.score` loads them).
-        backbone: the encoder to start from, a directory or a hub id; for reward a causal model, too.
+        kind: pairranker (`blendkit.pair` loads it), summareranker, simcls or reward (`blendkit.score` loads them), or lmranker (`blendkit.pair` loads it).
+        backbone: the encoder to start from, a directory or a hub id; for reward a causal model, too, for lmranker a chat model.
         init: the checkpoint to go on from, instead of `backbone`.
         labels: names of scores, higher is better; several are a task each.
         human: a field that holds A, B or tie, in records with two candidates.
@@ -101,6 +102,7 @@ def train_ranker(
             layers (0, 1 or 2); None is the checkpoint's own, or the paper's ranker, whose candidates see each other in all.
         checkpointing: gradient checkpointing, which takes less memory and more time.
         freeze: the embeddings and so many of the lowest layers stay as they are, which takes less time.
+        lora: lmranker: the rank of what is added to the matrices of the LM's layers that are not frozen.
         evaluation: records to measure on; the checkpoint with the best Spearman is kept.
         eval_every: steps between two measurements; 0 measures at the end.
         eval_records: how many records are measured on.
@@ -155,7 +157,7 @@ def train_ranker(
     pairing = Pairing(subsampling, pairs_per_input, margin, ties=loss == "soft", longer=longer, longer_in=mixing.longer() if mixing else {})
     new = NewRanker(
         backbone, init, len(read.names), loss, mode, candidates, source_maxlength, candidate_maxlength, positions, candidate_bias, micro_tokens, checkpointing,
-        freeze, paired_layers,
+        freeze, paired_layers, lora,
     )  # fmt: skip
     trainee = new_trainee(kind, new, pairing)
     examples = [example for example in read_examples(records, read.read) if pairing.ties or _differ(example, margin)]
@@ -278,6 +280,8 @@ def _deciding(new: dict[str, Any]) -> dict[str, Any]:
     # States that were written before there was such a setting lack it.
     if new["paired_layers"] is None:
         left_out.add("paired_layers")
+    if not new["lora"]:
+        left_out.add("lora")
     return {name: value for name, value in new.items() if name not in left_out}
 
 

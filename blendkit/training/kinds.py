@@ -21,6 +21,9 @@ TRAINERS = Registry(
         "summareranker": Row("blendkit.training.summareranker:SummaRerankerTrainee", "reads x and one candidate together, several labels at a time"),
         "simcls": Row("blendkit.training.simcls:SimCLSTrainee", "reads x and each candidate apart"),
         "reward": Row("blendkit.training.reward:RewardTrainee", "a reward model: one number for x and one candidate"),
+        "lmranker": Row(
+            "blendkit.training.lm_ranker:LMRankerTrainee", "a causal LM that stays as it is, with a few weights added: x read once, each candidate once"
+        ),
     },
 )
 
@@ -43,11 +46,12 @@ class NewRanker:
     checkpointing: bool = False
     freeze: int = 0
     paired_layers: int | None = None
+    lora: int = 0
 
     def backbone_of(self, kind: str) -> str:
         """The encoder that a kind which goes on with no checkpoint starts from. Raises UsageError when a checkpoint is given."""
         if self.backbone is None:
-            raise UsageError(f"--init is for pairranker and reward; --kind {kind} starts from --backbone")
+            raise UsageError(f"--init is for pairranker, reward and lmranker; --kind {kind} starts from --backbone")
         return self.backbone
 
 
@@ -59,12 +63,17 @@ def freeze_layers(network: Any, count: int) -> None:
     """
     from blendkit.models.layer_list import layers_of
 
-    layers = layers_of(network)
+    upper = upper_layers(layers_of(network), count)
+    network.requires_grad_(False)
+    for layer in upper:
+        layer.requires_grad_(True)
+
+
+def upper_layers(layers: Any, count: int) -> Any:
+    """The layers above the first `count`. Raises UsageError where there are none."""
     if count >= len(layers):
         raise UsageError(f"--freeze {count}: expected less than the {count_of(len(layers), 'layer')} that the model has")
-    network.requires_grad_(False)
-    for layer in layers[count:]:
-        layer.requires_grad_(True)
+    return layers[count:]
 
 
 def new_trainee(kind: str, new: NewRanker, pairing: Pairing) -> Trainee:
@@ -75,9 +84,11 @@ def new_trainee(kind: str, new: NewRanker, pairing: Pairing) -> Trainee:
         NoInputError: there is no such model.
     """
     start = TRAINERS.load(kind, "--kind").start
+    if new.lora and kind != "lmranker":
+        raise UsageError(f"--lora is for --kind lmranker, got --kind {kind}")
     if (new.backbone is None) == (new.init is None):
         raise UsageError("give either --backbone (an encoder to start from) or --init (a checkpoint to go on with)")
     trainee: Trainee = start(new, pairing)
     if new.freeze:
-        freeze_layers(trainee.network(), new.freeze)
+        trainee.freeze(new.freeze)
     return trainee

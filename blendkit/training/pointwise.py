@@ -17,6 +17,12 @@ from blendkit.training.kinds import NewRanker
 from blendkit.training.trainee import Part, Trainee
 
 
+def expect_no_pairs(new: NewRanker) -> None:
+    """Raises UsageError for a setting that only a ranker has which reads two candidates together."""
+    if new.mode != "pairs" or new.candidate_bias is not None or new.paired_layers is not None:
+        raise UsageError("--mode, --candidate-bias and --paired-layers are for --kind pairranker")
+
+
 class Pointwise(Trainee):
     """A subclass says how texts become input (`rows`), how it is scored (`logits`), and what the loss of a group is (`group_loss`)."""
 
@@ -36,8 +42,7 @@ class Pointwise(Trainee):
             UsageError: a setting that the kind does not have.
             NoInputError: there is no such model.
         """
-        if new.mode != "pairs" or new.candidate_bias is not None or new.paired_layers is not None:
-            raise UsageError("--mode, --candidate-bias and --paired-layers are for --kind pairranker")
+        expect_no_pairs(new)
         trainee = cls.of(new, pairing)
         if new.checkpointing:
             trainee.model.gradient_checkpointing_enable()

@@ -14,6 +14,7 @@ from torch import nn
 
 from blendkit.errors import UsageError
 from blendkit.training.examples import Example
+from blendkit.training.kinds import freeze_layers
 
 
 @dataclass
@@ -48,6 +49,14 @@ class Trainee(nn.Module, ABC):
     def network(self) -> nn.Module:
         """The encoder or decoder, without the head, whose lower layers may be left as they are. Raises UsageError for a kind that has no such thing."""
         raise UsageError("--freeze: this kind of ranker has no layers to leave as they are")
+
+    def freeze(self, count: int) -> None:
+        """Leaves the embeddings and the first layers as they are.
+
+        Raises:
+            UsageError: the kind has no such layers, or no more than that.
+        """
+        freeze_layers(self.network(), count)
 
     @abstractmethod
     def save(self, folder: Path) -> None:

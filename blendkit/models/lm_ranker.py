@@ -1,0 +1,232 @@
+"""A ranker on a causal LM that stays as it is: x is read once, each candidate once behind it, and a candidate has one number, its reward.
+
+The reward is a linear function of the mean of the LM's last states over the candidate's tokens, and of their number. Low-rank products (LoRA, Hu et al.
+2021) are added to the matrices of the LM's last layers. The logit s_ij of a pair is r_i - r_j, as in Ouyang et al. 2022. A checkpoint holds what was
+added and the name of the LM, so it is small.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from itertools import groupby
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from blendkit.errors import NoInputError
+from blendkit.models.chat_inputs import chat_ids
+from blendkit.models.conversations import Conversations
+from blendkit.models.layer_list import layers_of
+from blendkit.models.loading import LM_RANKER, length_in, locate, number_in, read_config, read_weights, take_weights
+from blendkit.models.pair_inputs import Cut
+from blendkit.models.pretrained import pretrained
+from blendkit.models.relevance import LowRank, linears_of, module_key
+from blendkit.models.text_tokenizer import TextTokenizer
+from blendkit.models.unread import UnknownTokens
+
+Ids = tuple[int, ...]
+# x and the candidates that answer it, as ids.
+Group = tuple[Ids, Sequence[Ids]]
+
+
+@dataclass(frozen=True)
+class LMRankerConfig:
+    """`model_name`: the LM; `adapted_layers`: how many of its last layers have products of rank `rank`; lengths in tokens."""
+
+    model_name: str
+    adapted_layers: int
+    rank: int
+    source_maxlength: int = 256
+    candidate_maxlength: int = 384
+
+
+class LMRanker(nn.Module):
+    """Calls give the rewards of all candidates, [n], float32. The LM is no part of its parameters."""
+
+    def __init__(self, config: LMRankerConfig, lm: Any) -> None:
+        """Raises NoInputError where the LM has not more layers than are to be adapted."""
+        super().__init__()
+        layers = list(layers_of(lm))
+        if not 0 < config.adapted_layers <= len(layers):
+            raise NoInputError(f"{config.model_name}: expected 1 to {len(layers)} layers to adapt, got {config.adapted_layers}")
+        self.config = config
+        # In a tuple, so that neither its weights are saved nor their mean is taken.
+        self._lm = (lm.requires_grad_(False),)
+        self.added = nn.ModuleList(
+            nn.ModuleDict({module_key(name): LowRank(linear, config.rank) for name, linear in linears_of(layer).items()})
+            for layer in layers[-config.adapted_layers :]
+        )
+        # Of the mean state, and of the logarithm of the number of tokens.
+        self.weight = nn.Parameter(torch.zeros(int(lm.config.hidden_size) + 1))
+
+    @property
+    def lm(self) -> Any:
+        """The LM, without its head for words."""
+        return self._lm[0]
+
+    def _apply(self, fn: Any, recurse: bool = True) -> Any:
+        # Devices and number types are the LM's, too.
+        self.lm._apply(fn)
+        return super()._apply(fn, recurse)  # type: ignore[no-untyped-call]
+
+    def _places(self) -> list[tuple[nn.Linear, LowRank]]:
+        layers = list(layers_of(self.lm))[-self.config.adapted_layers :]
+        return [
+            (linear, added[module_key(name)])  # type: ignore[index]
+            for layer, added in zip(layers, self.added, strict=True)
+            for name, linear in linears_of(layer).items()
+        ]
+
+    def hooked(self) -> LMRanker:
+        """Adds the products to what the LM's layers compute, so that gradients reach them."""
+        for linear, added in self._places():
+
+            def more(_: nn.Module, given: tuple[Tensor, ...], found: Tensor, added: LowRank = added) -> Tensor:
+                (x,) = given
+                return found + functional.linear(functional.linear(x, added.narrow.to(x.dtype)), added.widen.to(x.dtype))
+
+            linear.register_forward_hook(more)
+        return self
+
+    def merged(self) -> LMRanker:
+        """Adds the products to the LM's weights, for inference."""
+        for linear, added in self._places():
+            linear.weight.data += added().to(linear.weight)
+        return self
+
+    def forward(self, groups: Sequence[Group]) -> Tensor:
+        """Rewards in the order of the groups' candidates."""
+        device = self.weight.device
+        sources, owners = [x for x, _ in groups], [place for place, (_, candidates) in enumerate(groups) for _ in candidates]
+        candidates = [candidate for _, own in groups for candidate in own]
+        behind = torch.tensor([len(sources[place]) for place in owners], device=device)
+        # Padding is on the right, where no token of the text sees it.
+        read = self.lm(input_ids=_padded(sources, device), use_cache=True)
+        cache = read.past_key_values
+        cache.batch_select_indices(torch.tensor(owners, device=device))
+        ids = _padded(candidates, device)
+        lengths = torch.tensor([len(row) for row in candidates], device=device)
+        own = torch.arange(ids.shape[1], device=device)[None]
+        there = own < lengths[:, None]
+        seen = torch.arange(max(map(len, sources)), device=device)[None] < behind[:, None]
+        states = self.lm(
+            input_ids=ids, attention_mask=torch.cat([seen, there], 1).long(), position_ids=behind[:, None] + own, past_key_values=cache, use_cache=True
+        ).last_hidden_state
+        # No products of matrices, which autocast would round.
+        means = (states.float() * there[..., None]).sum(1) / lengths[:, None]
+        return (torch.cat([means, lengths[:, None].float().log()], 1) * self.weight.float()).sum(1)
+
+
+def _padded(rows: Sequence[Ids], device: torch.device) -> Tensor:
+    width = max(map(len, rows))
+    return torch.tensor([[*row, *[0] * (width - len(row))] for row in rows], device=device)
+
+
+class LMInputs:
+    """Ids of x and of candidates as the LM's chat template writes a question and its answer.
+
+    Raises:
+        NoInputError: the LM has no chat template.
+    """
+
+    def __init__(self, tokenizer: Any, config: LMRankerConfig) -> None:
+        self.texts, self.config, self.unknown = TextTokenizer(tokenizer), config, UnknownTokens(tokenizer)
+        if not self.texts.templated:
+            raise NoInputError(f"{config.model_name} has no chat template, by which a ranker on a causal LM reads x and its answer")
+        self.chats = Conversations(self.texts)
+        self.end = tuple(sorted(self.chats.turn_end()))
+
+    def source(self, text: str, cuts: list[Cut] | None = None) -> Ids:
+        """Ids of x and of all that comes before an answer; of a long one what is in the middle is left out, which is noted in `cuts`."""
+        # Some templates write a system message of their own where none is given.
+        ids, most = tuple(chat_ids(self.chats, [("system", ""), ("user", text)], add_generation_prompt=True)), self.config.source_maxlength
+        if len(ids) <= most:
+            return ids
+        if cuts is not None:
+            cuts.append(Cut(len(ids), most))
+        return (*ids[: most // 2], *ids[len(ids) - (most - most // 2) :])
+
+    def candidates(self, texts: Sequence[str], source: Ids, cuts: list[Cut] | None = None) -> list[Ids]:
+        """Ids of each answer, with what ends a turn behind those that are whole; cuts are noted in `cuts`."""
+        most, found = self.config.candidate_maxlength, []
+        for ids in self.texts(list(texts), add_special_tokens=False)["input_ids"] if texts else ():
+            if len(ids) > most and cuts is not None:
+                cuts.append(Cut(len(ids), most))
+            found.append(tuple(ids[:most]) if len(ids) > most else (*ids, *self.end))
+        return [ids or (0,) for ids in found]
+
+
+class RewardReader:
+    """What `pair` asks of a ranker that reads candidates one by one (`models.fast.scorer.PairScorer`); what was read of one is its reward."""
+
+    late: bool = True
+
+    def __init__(self, model: LMRanker, device: torch.device, dtype: torch.dtype) -> None:
+        """Takes the model over: its products are added to the LM's weights."""
+        self.model = model.merged()
+        self.model.lm.to(device, dtype)
+        self.model.to(device)
+
+    @torch.inference_mode()
+    def read(self, texts: Sequence[tuple[Ids, Ids]]) -> list[float]:
+        """Rewards of (x, candidate); an x that follows itself is read once."""
+        groups = [(source, [candidate for _, candidate in own]) for source, own in groupby(texts, key=lambda text: text[0])]
+        found: list[float] = self.model(groups).tolist()
+        return found
+
+    def compare(self, pairs: Sequence[tuple[float, float]]) -> list[float]:
+        """Gives s_ij, of what `read` gave."""
+        return [first - second for first, second in pairs]
+
+    def tokens_of_pair(self, first: Ids, second: Ids) -> int:
+        """How many tokens of a layer it takes to compare two candidates that were read: as good as none."""
+        return 1
+
+
+def new_lm_ranker(config: LMRankerConfig, dtype: torch.dtype = torch.float32) -> tuple[LMRanker, Any]:
+    """One that has learnt nothing, and its tokenizer.
+
+    Raises:
+        NoInputError: there is no such LM, or it has too few layers.
+    """
+    from transformers import AutoModel, AutoTokenizer
+
+    what = "causal LM that a ranker could stand on"
+    lm = pretrained(AutoModel, config.model_name, what, dtype=dtype)
+    return LMRanker(config, lm.eval()), pretrained(AutoTokenizer, config.model_name, what)
+
+
+def load_lm_ranker(name: str, dtype: torch.dtype = torch.float32) -> tuple[LMRanker, Any]:
+    """One of a checkpoint, its products not yet added to the LM, and the LM's tokenizer.
+
+    Raises:
+        NoInputError: there is no such model, it is none of this kind, or its LM is not there.
+    """
+    folder = locate(name)
+    raw = read_config(folder, name)
+    if raw.get("ranker_type") != LM_RANKER or not isinstance(raw.get("model_name"), str):
+        raise NoInputError(f"{name} is no ranker on a causal LM: its config.json lacks `ranker_type: {LM_RANKER}` or `model_name`")
+    config = LMRankerConfig(
+        raw["model_name"],
+        int(number_in(raw, name, ("adapted_layers",), 0, 1, 1000)),
+        int(number_in(raw, name, ("rank",), 0, 1, 10_000)),
+        length_in(raw, name, 256, "source_maxlength"),
+        length_in(raw, name, 384, "candidate_maxlength"),
+    )
+    model, tokenizer = new_lm_ranker(config, dtype)
+    take_weights(model, {key: value.float() for key, value in read_weights(folder).items()}, name, "a ranker on a causal LM")
+    return model.eval(), tokenizer
+
+
+def save_lm_ranker(folder: Path, model: LMRanker) -> None:
+    """Writes config.json and model.safetensors, so that `load_lm_ranker` reads them back."""
+    from safetensors.torch import save_file
+
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "config.json").write_text(json.dumps({"ranker_type": LM_RANKER, **asdict(model.config)}, indent=1) + "\n")
+    save_file({key: value.detach().to(torch.float16).contiguous() for key, value in model.state_dict().items()}, folder / "model.safetensors")
