@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from blendkit.errors import UsageError
 from blendkit.registry import Registry, Row
-from blendkit.terminal_text import count_of
 
 if TYPE_CHECKING:
     from blendkit.training.examples import Pairing
@@ -53,27 +52,6 @@ class NewRanker:
         if self.backbone is None:
             raise UsageError(f"--init is for pairranker, reward and lmranker; --kind {kind} starts from --backbone")
         return self.backbone
-
-
-def freeze_layers(network: Any, count: int) -> None:
-    """Leaves the weights below a network's upper layers as they are: its embeddings, its first `count` layers, and all that its layers share.
-
-    Raises:
-        UsageError: it has no more layers than that.
-    """
-    from blendkit.models.layer_list import layers_of
-
-    upper = upper_layers(layers_of(network), count)
-    network.requires_grad_(False)
-    for layer in upper:
-        layer.requires_grad_(True)
-
-
-def upper_layers(layers: Any, count: int) -> Any:
-    """The layers above the first `count`. Raises UsageError where there are none."""
-    if count >= len(layers):
-        raise UsageError(f"--freeze {count}: expected less than the {count_of(len(layers), 'layer')} that the model has")
-    return layers[count:]
 
 
 def new_trainee(kind: str, new: NewRanker, pairing: Pairing) -> Trainee:

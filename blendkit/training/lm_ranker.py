@@ -15,11 +15,11 @@ from blendkit.errors import UsageError
 from blendkit.models.layer_list import layers_of
 from blendkit.models.lm_ranker import Group, LMInputs, LMRanker, LMRankerConfig, load_lm_ranker, new_lm_ranker, save_lm_ranker
 from blendkit.training.examples import Example, Pairing
-from blendkit.training.kinds import NewRanker, upper_layers
+from blendkit.training.kinds import NewRanker
 from blendkit.training.losses import PAIR_LOSSES
 from blendkit.training.micro_batches import micro_batches
 from blendkit.training.pointwise import expect_no_pairs
-from blendkit.training.trainee import Part, Trainee
+from blendkit.training.trainee import Part, Trainee, upper_layers
 
 # The LM's weights do not learn, and this is how exact they are while the others do.
 LM_DTYPE = torch.bfloat16

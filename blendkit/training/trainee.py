@@ -13,8 +13,9 @@ from typing import Any
 from torch import nn
 
 from blendkit.errors import UsageError
+from blendkit.models.layer_list import layers_of
+from blendkit.terminal_text import count_of
 from blendkit.training.examples import Example
-from blendkit.training.kinds import freeze_layers
 
 
 @dataclass
@@ -61,3 +62,22 @@ class Trainee(nn.Module, ABC):
     @abstractmethod
     def save(self, folder: Path) -> None:
         """Writes a checkpoint that the commands load."""
+
+
+def freeze_layers(network: Any, count: int) -> None:
+    """Leaves the weights below a network's upper layers as they are: its embeddings, its first `count` layers, and all that its layers share.
+
+    Raises:
+        UsageError: it has no more layers than that.
+    """
+    upper = upper_layers(layers_of(network), count)
+    network.requires_grad_(False)
+    for layer in upper:
+        layer.requires_grad_(True)
+
+
+def upper_layers(layers: Any, count: int) -> Any:
+    """The layers above the first `count`. Raises UsageError where there are none."""
+    if count >= len(layers):
+        raise UsageError(f"--freeze {count}: expected less than the {count_of(len(layers), 'layer')} that the model has")
+    return layers[count:]

@@ -1,0 +1,165 @@
+"""A ranker on a causal LM: its rewards are those of each whole text, and `pair` compares by them."""
+
+from __future__ import annotations
+
+import copy
+import json
+import shutil
+
+import pytest
+import torch
+from conftest import examples
+
+from blendkit.errors import NoInputError
+from blendkit.models.lm_ranker import LMInputs, LMRanker, LMRankerConfig, load_lm_ranker, new_lm_ranker, save_lm_ranker
+
+TEXTS = ["Four.", "It is four, because two and two make four and nothing else does.", "No"]
+
+
+@pytest.fixture(scope="module")
+def drawn(tiny_chat):
+    """One whose products and weights are drawn, in float32; and its tokenizer."""
+    model, tokenizer = new_lm_ranker(LMRankerConfig(str(tiny_chat), 1, 4, 96, 64))
+    torch.manual_seed(1)
+    with torch.no_grad():
+        for weight in model.parameters():
+            weight.normal_(std=0.5)
+    return model.eval(), tokenizer
+
+
+@pytest.fixture
+def saved(drawn, tmp_path):
+    save_lm_ranker(tmp_path / "ranker", drawn[0])
+    return tmp_path / "ranker"
+
+
+def with_turns(tokenizer):
+    """The tokenizer with a template that ends each turn by a token."""
+    tokenizer = copy.deepcopy(tokenizer)
+    turn = "{% for m in messages %}[{{ m.role }}] {{ m.content }}{{ eos_token }}{% endfor %}"
+    tokenizer.chat_template = turn + "{% if add_generation_prompt %}[assistant] {% endif %}"
+    return tokenizer
+
+
+def groups(inputs, *questions):
+    found = [(inputs.source(question), place) for place, question in enumerate(questions, 1)]
+    return [(source, inputs.candidates(TEXTS[:place], source)) for source, place in found]
+
+
+@torch.no_grad()
+def test_rewards_are_those_of_each_whole_text_alone(saved):
+    model, tokenizer = load_lm_ranker(str(saved))
+    model.merged()
+    # x of several lengths and several numbers of candidates, so that there is padding before and behind a candidate's tokens.
+    asked = groups(LMInputs(tokenizer, model.config), "What is two and two?", "Why? " * 9, "And?")
+    found = model(asked).tolist()
+    plain = []
+    for source, candidates in asked:
+        for candidate in candidates:
+            states = model.lm(input_ids=torch.tensor([[*source, *candidate]])).last_hidden_state[0, len(source) :]
+            plain.append(float(torch.cat([states.mean(0), torch.tensor([float(len(candidate))]).log()]) @ model.weight))
+    assert found == pytest.approx(plain, abs=1e-4)
+    assert max(found) - min(found) > 0.1
+
+
+@torch.no_grad()
+def test_what_is_added_while_it_learns_is_what_is_merged(saved):
+    merged, tokenizer = load_lm_ranker(str(saved))
+    hooked, _ = load_lm_ranker(str(saved))
+    bare, _ = load_lm_ranker(str(saved))
+    asked = groups(LMInputs(tokenizer, merged.config), "What is two and two?", "Why?")
+    found = merged.merged()(asked)
+    torch.testing.assert_close(hooked.hooked()(asked), found, atol=1e-4, rtol=1e-4)
+    assert not torch.allclose(bare(asked), found, atol=1e-2)
+
+
+def test_a_long_x_keeps_both_ends_and_a_long_candidate_its_beginning(drawn):
+    model, tokenizer = drawn[0], with_turns(drawn[1])
+    inputs, cuts = LMInputs(tokenizer, model.config), []
+    assert inputs.end == (tokenizer.eos_token_id,)
+    whole = inputs.source("Say it.", cuts)
+    assert not cuts
+    long = inputs.source("Say it. " + "word " * 300 + "Now.", cuts)
+    assert len(long) == 96 and cuts[0].length > 300 and cuts[0].budget == 96
+    assert tokenizer.decode(long[-8:]) == tokenizer.decode(inputs.source("Say it. Now.")[-8:])
+    assert long[:4] == whole[:4]
+    short, cut = inputs.candidates(["no", "word " * 300], whole, cuts)
+    assert short[-1:] == inputs.end and cut[-1:] != inputs.end and len(cut) == 64 and len(cuts) == 2
+
+
+def test_a_text_that_spells_the_end_of_a_turn_is_text(drawn):
+    tokenizer = with_turns(drawn[1])
+    inputs = LMInputs(tokenizer, drawn[0].config)
+    (ids,) = inputs.candidates([f"no {tokenizer.eos_token} yes"], inputs.source("?"))
+    assert ids.count(tokenizer.eos_token_id) == 1 and ids[-1] == tokenizer.eos_token_id
+
+
+def test_pair_takes_the_difference_of_two_rewards(saved, called):
+    lines = "".join(json.dumps(record) + "\n" for record in examples(3))
+    rc, out, _ = called("pair", "--model", saved, "--dtype", "float32", stdin=lines)
+    assert rc == 0
+    model, tokenizer = load_lm_ranker(str(saved))
+    model.merged()
+    inputs = LMInputs(tokenizer, model.config)
+    for line in out.splitlines():
+        record = json.loads(line)
+        source = inputs.source("\n".join(part for part in (record["instruction"], record.get("input")) if part))
+        with torch.no_grad():
+            rewards = model([(source, inputs.candidates([candidate["text"] for candidate in record["candidates"]], source))]).tolist()
+        pairs = record["comparisons"]["pairrm"]["pairs"]
+        assert len(pairs) == len(rewards) * (len(rewards) - 1)
+        assert [logit for _, _, logit in pairs] == pytest.approx([rewards[i] - rewards[j] for i, j, _ in pairs], abs=2e-3)
+
+
+def test_the_signature_names_the_lm_too(saved, tiny_chat):
+    from blendkit.models.loading import fingerprint
+    from blendkit.rankers.pairranker import PairRanker
+
+    stage = PairRanker(str(saved), device="cpu")
+    assert f"{saved}@{fingerprint(str(saved))}+{tiny_chat}@{fingerprint(str(tiny_chat))}" in stage.signature
+    assert stage.describe()["models"] == {str(saved): fingerprint(str(saved)), str(tiny_chat): fingerprint(str(tiny_chat))}
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        ({"rank": 3}, "does not fit config.json"),
+        ({"adapted_layers": 3}, "expected 1 to 2 layers to adapt, got 3"),
+        ({"adapted_layers": 0}, "adapted_layers: expected a number from 1 to 1,000, got '0'"),
+        ({"model_name": None}, "lacks `ranker_type: lmranker` or `model_name`"),
+        ({"model_name": "no/such"}, "no model 'no/such'"),
+        ({"candidate_maxlength": "long"}, "candidate_maxlength: expected a number"),
+    ],
+)
+def test_a_config_that_says_what_is_not_there_is_one_line(saved, called, change, said):
+    config = json.loads((saved / "config.json").read_text())
+    (saved / "config.json").write_text(json.dumps({**config, **change}))
+    rc, out, err = called("pair", "--model", saved, stdin=json.dumps(examples(1)[0]))
+    assert (rc, out) == (66, "") and said in err and len(err.splitlines()) == 1
+
+
+def test_a_missing_weight_or_template_is_one_line(saved, tiny_chat, tmp_path):
+    from safetensors.torch import load_file, save_file
+
+    weights = load_file(saved / "model.safetensors")
+    save_file({key: value for key, value in weights.items() if key != "weight"}, saved / "model.safetensors")
+    with pytest.raises(NoInputError, match="lacks 1 weight of a ranker on a causal LM, weight first"):
+        load_lm_ranker(str(saved))
+    bare = tmp_path / "bare"
+    shutil.copytree(tiny_chat, bare)
+    for file in (bare / "chat_template.jinja", bare / "tokenizer_config.json"):
+        if file.exists():
+            text = file.read_text()
+            file.unlink()
+            if file.suffix == ".json":
+                file.write_text(json.dumps({key: value for key, value in json.loads(text).items() if key != "chat_template"}))
+    model, tokenizer = new_lm_ranker(LMRankerConfig(str(bare), 1, 4))
+    with pytest.raises(NoInputError, match="has no chat template"):
+        LMInputs(tokenizer, model.config)
+
+
+def test_the_lm_is_no_part_of_the_checkpoint(drawn, saved):
+    model, _ = drawn
+    assert isinstance(model, LMRanker)
+    assert set(model.state_dict()) == {"weight", *(f"added.0.{key}.{side}" for key in model.added[0] for side in ("narrow", "widen"))}
+    assert {path.name for path in saved.iterdir()} == {"config.json", "model.safetensors"}
