@@ -104,11 +104,12 @@ def ranker(
     weights: Annotated[list[str] | None, _option("Multiplies the share of a set.", "--weight", metavar="SET=NUMBER", panel=DATA)] = None,
     candidates: Annotated[int, _option("Candidates of a record a step, where they are read one by one.", min=2, panel=DATA)] = 12,
     loss: Annotated[
-        str, _option("pairranker and reward: instructgpt (the public checkpoints'), bce (the paper's), soft (by the labels' margin) or mse.", panel=MODEL)
+        str,
+        _option("pairranker, reward and lmranker: instructgpt (the public checkpoints'), bce (the paper's), soft (by the labels' margin) or mse.", panel=MODEL),
     ] = "instructgpt",
     mode: Annotated[str, _option("pairranker: `pairs` read together, or `singles`, one candidate at a time, all pairs in the loss.", panel=MODEL)] = "pairs",
-    source_maxlength: Annotated[int | None, _option("Tokens of x.", panel=MODEL, show_default="128, or the checkpoint's")] = None,
-    candidate_maxlength: Annotated[int | None, _option("Tokens of a candidate.", panel=MODEL, show_default="128, or the checkpoint's")] = None,
+    source_maxlength: Annotated[int | None, _option("Tokens of x.", panel=MODEL, show_default="128, lmranker 256, or the checkpoint's")] = None,
+    candidate_maxlength: Annotated[int | None, _option("Tokens of a candidate.", panel=MODEL, show_default="128, lmranker 384, or the checkpoint's")] = None,
     positions: Annotated[str, _option("pairranker: `running`, or `segment`, every text counts from 0.", panel=MODEL)] = "segment",
     candidate_bias: Annotated[float | None, _option("pairranker: added to attention between the two candidates.", panel=MODEL, show_default="none")] = None,
     paired_layers: Annotated[

@@ -92,10 +92,10 @@ def train_ranker(
         temperature: 1 mixes sets by their sizes; the higher, the more alike are their shares.
         weights: SET=NUMBER multiplies the share of a set, 1 otherwise.
         candidates: candidates of a record a step, where they are read one by one.
-        loss: pairranker and reward: instructgpt, bce, soft or mse.
+        loss: pairranker, reward and lmranker: instructgpt, bce, soft or mse.
         mode: pairranker: `pairs` read together, or `singles`.
-        source_maxlength: tokens of x; None takes 128, or the checkpoint's.
-        candidate_maxlength: tokens of a candidate; None takes 128, or the checkpoint's.
+        source_maxlength: tokens of x; None takes 128 (lmranker 256), or the checkpoint's.
+        candidate_maxlength: tokens of a candidate; None takes 128 (lmranker 384), or the checkpoint's.
         positions: pairranker: `running`, or `segment`, where every text counts from 0.
         candidate_bias: pairranker: added to attention between the two candidates.
         paired_layers: pairranker: reads x and each candidate once, and lets a pair's candidates see each other in so many of the last

@@ -54,6 +54,8 @@ class LMRankerTrainee(Trainee):
             if new.lora or new.freeze:
                 raise UsageError("--lora and --freeze are the checkpoint's that --init goes on from")
             model, tokenizer = load_lm_ranker(new.init, LM_DTYPE)
+            given: dict[str, Any] = {"source_maxlength": new.source_maxlength, "candidate_maxlength": new.candidate_maxlength}
+            model.config = replace(model.config, **{name: value for name, value in given.items() if value})
         else:
             if not new.lora:
                 raise UsageError("--kind lmranker: the LM stays as it is, and products of some rank are added to it: --lora 32")
