@@ -70,10 +70,10 @@ class Conversations:
         """The messages as the template takes them, and what was changed."""
         found, changes = list(messages), set()
         roles = {message["role"] for message in found}
-        if "developer" in roles and not self._takes_role("developer"):
+        if "developer" in roles and not self.takes_role("developer"):
             found = [message | {"role": "system"} if message["role"] == "developer" else message for message in found]
             changes.add("developer")
-        if any(message["role"] == "system" for message in found) and not self._takes_role("system"):
+        if any(message["role"] == "system" for message in found) and not self.takes_role("system"):
             found = folded(found)
             changes.add("system")
         repeated = {one["role"] for one, other in pairwise(found) if one["role"] == other["role"]}
@@ -103,7 +103,8 @@ class Conversations:
             self._known[what] = look()
         return self._known[what]
 
-    def _takes_role(self, role: str) -> bool:
+    def takes_role(self, role: str) -> bool:
+        """Whether the template writes a message of this role before the user's."""
         messages = [{"role": role, "content": FIRST}, {"role": "user", "content": SECOND}]
         return self._found(f"role {role}", lambda: self._shows(messages, self._written))
 

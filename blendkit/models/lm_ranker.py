@@ -8,8 +8,9 @@ added and the name of the LM, so it is small.
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+import os
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass, replace
 from itertools import groupby
 from pathlib import Path
 from typing import Any
@@ -22,13 +23,15 @@ from blendkit.errors import NoInputError
 from blendkit.models.chat_inputs import chat_ids
 from blendkit.models.conversations import Conversations
 from blendkit.models.layer_list import layers_of
-from blendkit.models.loading import LM_RANKER, length_in, locate, number_in, read_config, read_weights, take_weights
+from blendkit.models.loading import LM_RANKER, fingerprint, length_in, locate, number_in, read_config, read_weights, take_weights
 from blendkit.models.pair_inputs import Cut
 from blendkit.models.pretrained import pretrained
 from blendkit.models.relevance import LowRank, linears_of, module_key
 from blendkit.models.text_tokenizer import TextTokenizer
 from blendkit.models.unread import UnknownTokens
 
+# A product of a larger rank is no smaller than what it is added to.
+MOST_RANK = 10_000
 Ids = tuple[int, ...]
 # x and the candidates that answer it, as ids.
 Group = tuple[Ids, Sequence[Ids]]
@@ -36,31 +39,36 @@ Group = tuple[Ids, Sequence[Ids]]
 
 @dataclass(frozen=True)
 class LMRankerConfig:
-    """`model_name`: the LM; `adapted_layers`: how many of its last layers have products of rank `rank`; lengths in tokens."""
+    """`model_name`: the LM; `adapted_layers`: how many of its last layers have products of rank `rank`; lengths in tokens; `lm`: the LM's fingerprint."""
 
     model_name: str
     adapted_layers: int
     rank: int
     source_maxlength: int = 256
     candidate_maxlength: int = 384
+    lm: str = ""
 
 
 class LMRanker(nn.Module):
     """Calls give the rewards of all candidates, [n], float32. The LM is no part of its parameters."""
 
     def __init__(self, config: LMRankerConfig, lm: Any) -> None:
-        """Raises NoInputError where the LM has not more layers than are to be adapted."""
+        """Raises NoInputError where the LM has not as many layers as are to be adapted, or does not keep all that it reads."""
         super().__init__()
+        _expect_full_attention(lm, config.model_name)
         layers = list(layers_of(lm))
         if not 0 < config.adapted_layers <= len(layers):
-            raise NoInputError(f"{config.model_name}: expected 1 to {len(layers)} layers to adapt, got {config.adapted_layers}")
+            raise NoInputError(f"adapted_layers: expected 1 to the {len(layers)} layers of {config.model_name}, got {config.adapted_layers}")
         self.config = config
         # In a tuple, so that neither its weights are saved nor their mean is taken.
         self._lm = (lm.requires_grad_(False),)
-        self.added = nn.ModuleList(
-            nn.ModuleDict({module_key(name): LowRank(linear, config.rank) for name, linear in linears_of(layer).items()})
-            for layer in layers[-config.adapted_layers :]
-        )
+        self.added = nn.ModuleList()
+        for layer in layers[-config.adapted_layers :]:
+            own = nn.ModuleDict()
+            for name, linear in linears_of(layer).items():
+                own[module_key(name)] = added = LowRank(linear, config.rank)
+                linear.register_forward_hook(_more(added))
+            self.added.append(own)
         # Of the mean state, and of the logarithm of the number of tokens.
         self.weight = nn.Parameter(torch.zeros(int(lm.config.hidden_size) + 1))
 
@@ -73,31 +81,6 @@ class LMRanker(nn.Module):
         # Devices and number types are the LM's, too.
         self.lm._apply(fn)
         return super()._apply(fn, recurse)  # type: ignore[no-untyped-call]
-
-    def _places(self) -> list[tuple[nn.Linear, LowRank]]:
-        layers = list(layers_of(self.lm))[-self.config.adapted_layers :]
-        return [
-            (linear, added[module_key(name)])  # type: ignore[index]
-            for layer, added in zip(layers, self.added, strict=True)
-            for name, linear in linears_of(layer).items()
-        ]
-
-    def hooked(self) -> LMRanker:
-        """Adds the products to what the LM's layers compute, so that gradients reach them."""
-        for linear, added in self._places():
-
-            def more(_: nn.Module, given: tuple[Tensor, ...], found: Tensor, added: LowRank = added) -> Tensor:
-                (x,) = given
-                return found + functional.linear(functional.linear(x, added.narrow.to(x.dtype)), added.widen.to(x.dtype))
-
-            linear.register_forward_hook(more)
-        return self
-
-    def merged(self) -> LMRanker:
-        """Adds the products to the LM's weights, for inference."""
-        for linear, added in self._places():
-            linear.weight.data += added().to(linear.weight)
-        return self
 
     def forward(self, groups: Sequence[Group]) -> Tensor:
         """Rewards in the order of the groups' candidates."""
@@ -122,6 +105,32 @@ class LMRanker(nn.Module):
         return (torch.cat([means, lengths[:, None].float().log()], 1) * self.weight.float()).sum(1)
 
 
+def _more(added: LowRank) -> Callable[..., Tensor]:
+    """A hook that adds a product to what a linear layer computes: its sum with weights in bfloat16 would be rounded to them."""
+
+    def more(_: nn.Module, given: tuple[Tensor, ...], found: Tensor) -> Tensor:
+        (x,) = given
+        return found + functional.linear(functional.linear(x, added.narrow.to(x.dtype)), added.widen.to(x.dtype))
+
+    return more
+
+
+@torch.no_grad()
+def _expect_full_attention(lm: Any, name: str) -> None:
+    """Refuses an encoder, and an LM with a window or a recurrent state: what it keeps of x would depend on the other texts of a batch."""
+    from transformers import DynamicCache
+    from transformers.cache_utils import DynamicLayer
+
+    cache = None
+    if not lm.config.is_encoder_decoder:
+        try:
+            cache = getattr(lm(input_ids=torch.zeros(1, 2, dtype=torch.long, device=lm.device), use_cache=True), "past_key_values", None)
+        except (TypeError, ValueError):
+            cache = None
+    if not isinstance(cache, DynamicCache) or any(type(layer) is not DynamicLayer for layer in cache.layers):
+        raise NoInputError(f"{name}: a ranker stands on a causal LM whose layers all see the whole text (Llama, Qwen, …); a {type(lm).__name__} is none")
+
+
 def _padded(rows: Sequence[Ids], device: torch.device) -> Tensor:
     width = max(map(len, rows))
     return torch.tensor([[*row, *[0] * (width - len(row))] for row in rows], device=device)
@@ -143,8 +152,9 @@ class LMInputs:
 
     def source(self, text: str, cuts: list[Cut] | None = None) -> Ids:
         """Ids of x and of all that comes before an answer; of a long one what is in the middle is left out, which is noted in `cuts`."""
-        # Some templates write a system message of their own where none is given.
-        ids, most = tuple(chat_ids(self.chats, [("system", ""), ("user", text)], add_generation_prompt=True)), self.config.source_maxlength
+        # Some templates with a system role write a message of their own where none is given.
+        turns = [*([("system", "")] if self.chats.takes_role("system") else []), ("user", text)]
+        ids, most = tuple(chat_ids(self.chats, turns, add_generation_prompt=True)), self.config.source_maxlength
         if len(ids) <= most:
             return ids
         if cuts is not None:
@@ -165,12 +175,11 @@ class RewardReader:
     """What `pair` asks of a ranker that reads candidates one by one (`models.fast.scorer.PairScorer`); what was read of one is its reward."""
 
     late: bool = True
+    # Each candidate has the keys and values of its x beside it.
+    copies_source = True
 
-    def __init__(self, model: LMRanker, device: torch.device, dtype: torch.dtype) -> None:
-        """Takes the model over: its products are added to the LM's weights."""
-        self.model = model.merged()
-        self.model.lm.to(device, dtype)
-        self.model.to(device)
+    def __init__(self, model: LMRanker, device: torch.device) -> None:
+        self.model = model.to(device)
 
     @torch.inference_mode()
     def read(self, texts: Sequence[tuple[Ids, Ids]]) -> list[float]:
@@ -189,37 +198,50 @@ class RewardReader:
 
 
 def new_lm_ranker(config: LMRankerConfig, dtype: torch.dtype = torch.float32) -> tuple[LMRanker, Any]:
-    """One that has learnt nothing, and its tokenizer.
+    """One that has learnt nothing, its LM in `dtype`, and its tokenizer.
 
     Raises:
-        NoInputError: there is no such LM, or it has too few layers.
+        NoInputError: there is no such LM, it has too few layers, or it does not keep all that it reads.
     """
     from transformers import AutoModel, AutoTokenizer
 
     what = "causal LM that a ranker could stand on"
-    lm = pretrained(AutoModel, config.model_name, what, dtype=dtype)
-    return LMRanker(config, lm.eval()), pretrained(AutoTokenizer, config.model_name, what)
+    where = os.path.abspath(config.model_name) if os.path.isdir(config.model_name) else config.model_name
+    lm = pretrained(AutoModel, where, what, dtype=dtype)
+    return LMRanker(replace(config, model_name=where, lm=fingerprint(where)), lm.eval()), pretrained(AutoTokenizer, where, what)
 
 
-def load_lm_ranker(name: str, dtype: torch.dtype = torch.float32) -> tuple[LMRanker, Any]:
-    """One of a checkpoint, its products not yet added to the LM, and the LM's tokenizer.
+def lm_ranker_config(name: str) -> LMRankerConfig:
+    """What the config of a checkpoint says.
 
     Raises:
-        NoInputError: there is no such model, it is none of this kind, or its LM is not there.
+        NoInputError: there is no such model, or it is none of this kind.
     """
     folder = locate(name)
     raw = read_config(folder, name)
     if raw.get("ranker_type") != LM_RANKER or not isinstance(raw.get("model_name"), str):
         raise NoInputError(f"{name} is no ranker on a causal LM: its config.json lacks `ranker_type: {LM_RANKER}` or `model_name`")
-    config = LMRankerConfig(
+    return LMRankerConfig(
         raw["model_name"],
         int(number_in(raw, name, ("adapted_layers",), 0, 1, 1000)),
-        int(number_in(raw, name, ("rank",), 0, 1, 10_000)),
+        int(number_in(raw, name, ("rank",), 0, 1, MOST_RANK)),
         length_in(raw, name, 256, "source_maxlength"),
         length_in(raw, name, 384, "candidate_maxlength"),
+        str(raw.get("lm", "")),
     )
+
+
+def load_lm_ranker(name: str, dtype: torch.dtype = torch.float32) -> tuple[LMRanker, Any]:
+    """One of a checkpoint, its LM in `dtype`, and the LM's tokenizer.
+
+    Raises:
+        NoInputError: there is no such model, it is none of this kind, or its LM is not there or another than it learnt with.
+    """
+    config = lm_ranker_config(name)
     model, tokenizer = new_lm_ranker(config, dtype)
-    take_weights(model, {key: value.float() for key, value in read_weights(folder).items()}, name, "a ranker on a causal LM")
+    if model.config.lm != config.lm:
+        raise NoInputError(f"{name} learnt with another {config.model_name}: expected the fingerprint {config.lm[:60]!r}, got {model.config.lm!r}")
+    take_weights(model, {key: value.float() for key, value in read_weights(locate(name)).items()}, name, "a ranker on a causal LM")
     return model.eval(), tokenizer
 
 

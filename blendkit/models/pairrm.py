@@ -20,7 +20,7 @@ from blendkit.errors import NoInputError
 from blendkit.models.embedded_parts import PackageTokenizer, PackedOnlyBert
 from blendkit.models.encoder_reader import first_position
 from blendkit.models.layer_list import layers_of
-from blendkit.models.loading import EMBEDDED, length_in, locate, number_in, read_config, read_weights, take_weights
+from blendkit.models.loading import EMBEDDED, LM_RANKER, length_in, locate, number_in, read_config, read_weights, take_weights
 from blendkit.models.mpnet import RoleMPNet
 from blendkit.models.pretrained import pretrained, untrained
 from blendkit.models.relevance import FILE as RELEVANCE
@@ -180,6 +180,8 @@ def load_pairrm(name: str, packed_only: bool = False) -> tuple[PairRM, Any]:
     light = packed_only and name == EMBEDDED
     folder = locate(name, *FILES, RELEVANCE)
     raw = read_config(folder, name)
+    if raw.get("ranker_type") == LM_RANKER:
+        raise NoInputError(f"{name} is a ranker on a causal LM, which pair reads and train ranker --kind lmranker --init goes on from, and no PairRanker")
     encoder_config = _encoder_config(raw, folder, name)
     if encoder_config is None:
         raise NoInputError(f"{name} is not a PairRanker: its config.json has neither `ranker_type` nor PairRM's marker ids")

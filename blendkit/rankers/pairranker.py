@@ -8,7 +8,7 @@ from dataclasses import asdict, dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from blendkit.errors import RecordError
+from blendkit.errors import RecordError, UsageError
 from blendkit.models.cuts import check_on_truncate
 from blendkit.models.expert import Gate, expert_alone, without_expert
 from blendkit.models.fast.proof import wanted
@@ -17,6 +17,7 @@ from blendkit.models.loading import EMBEDDED, batch_budget, choose_device, finge
 from blendkit.models.number_type import encoder_dtype, quicker_dtype
 from blendkit.models.pair_inputs import Cut, PairInputs
 from blendkit.models.pairrm import PairRM, load_pairrm
+from blendkit.models.pretrained import pretrained
 from blendkit.models.unread import UNKNOWN, Unread
 from blendkit.pipeline.stage import Stage
 from blendkit.pipeline.work import Job, Rounds, Work, together
@@ -156,13 +157,18 @@ class PairRanker(Stage):
         return inputs, common, reader(expert_alone(network), f"pairrm:{model}, expert"), Gate(network, tokenizer.pad_token_id, self.device, packed)
 
     def _lm_reader(self, dtype: str) -> tuple[LMInputs, _Reader]:
-        """A ranker on a causal LM, which `--schedule` and `packed` change nothing of."""
-        from blendkit.models.lm_ranker import LMInputs, RewardReader, load_lm_ranker
+        """A ranker on a causal LM, which reads each candidate once, whatever the schedule; `packed` does not concern it."""
+        from transformers import AutoConfig
 
-        network, tokenizer = load_lm_ranker(self.model_name)
-        self.models[network.config.model_name] = fingerprint(network.config.model_name)
-        self.dtype = quicker_dtype(dtype, self.device, network.lm.config, self.hints)
-        return LMInputs(tokenizer, network.config), self._reader(RewardReader(network, self.device, self.dtype), f"pairrm:{self.model_name}")
+        from blendkit.models.lm_ranker import LMInputs, RewardReader, lm_ranker_config, load_lm_ranker
+
+        lm = lm_ranker_config(self.model_name).model_name
+        if dtype == "int8":
+            raise UsageError(f"--dtype int8: {self.model_name} stands on a causal LM, which does not run in it; expected auto, float32, bfloat16 or float16")
+        self.dtype = quicker_dtype(dtype, self.device, pretrained(AutoConfig, lm, "causal LM"), self.hints)
+        network, tokenizer = load_lm_ranker(self.model_name, self.dtype)
+        self.models[lm] = network.config.lm
+        return LMInputs(tokenizer, network.config), self._reader(RewardReader(network, self.device), f"pairrm:{self.model_name}")
 
     def rounds(self, record: Record) -> Rounds[None]:
         """The schedule's rounds; ends by adding the comparisons.
@@ -251,7 +257,8 @@ class PairRanker(Stage):
             return {}
         texts = list(dict.fromkeys(ids))
         # All as long as the mean: batches are sorted by length, and a record's candidates share the reading of x where they stay together.
-        length = len(source) // len(texts) + sum(map(len, texts)) // len(texts)
+        kept = len(source) if reader.scorer.copies_source else len(source) // len(texts)
+        length = kept + sum(map(len, texts)) // len(texts)
         return dict(zip(texts, (yield [Work(job, (source, text), length, (source, text)) for text in texts]), strict=True))
 
     def _compared(self, reader: _Reader, source: Ids, ids: list[Ids], pairs: list[tuple[int, int]], read: dict[Ids, Any]) -> Rounds[list[float]]:

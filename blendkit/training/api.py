@@ -112,7 +112,7 @@ def train_ranker(
         learning_rate: its peak, after a linear warm-up and before a linear decay.
         average: decay of an exponential mean of the weights, which is then saved; 0 takes none.
         micro_tokens: padded tokens that go through the network at a time.
-        bfloat16: bfloat16 autocast; False trains in float32.
+        bfloat16: bfloat16 autocast; False trains in float32 (of lmranker the LM stays in bfloat16).
         save_every: steps between two states.
         log_every: steps between two rows of the log.
         resume: goes on with the run in `output`, exactly as if it had not stopped.
@@ -171,7 +171,7 @@ def train_ranker(
         "longer_wins": longer_wins, "mix": mix, "temperature": temperature, "weights": list(weights or ()),
         # States that were written before there was such a setting lack it.
         **({"longer_wins_in": several(longer_wins_in)} if longer_wins_in else {}),
-        **_deciding(asdict(new)), "init or backbone": _start(init or backbone, output),
+        **trainee.decides, **_deciding(asdict(new)), "init or backbone": _start(init or backbone, output),
     }  # fmt: skip
     return _run(trainee, examples, options, output, settings, measured, resume, plot, mixing)
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any, Self
 
@@ -12,8 +12,8 @@ import torch
 from torch import Tensor
 
 from blendkit.errors import UsageError
-from blendkit.models.layer_list import layers_of
-from blendkit.models.lm_ranker import Group, LMInputs, LMRanker, LMRankerConfig, load_lm_ranker, new_lm_ranker, save_lm_ranker
+from blendkit.models.lm_ranker import MOST_RANK, Group, LMInputs, LMRanker, LMRankerConfig, load_lm_ranker, new_lm_ranker, save_lm_ranker
+from blendkit.models.pretrained import pretrained
 from blendkit.training.examples import Example, Pairing
 from blendkit.training.kinds import NewRanker
 from blendkit.training.losses import PAIR_LOSSES
@@ -33,9 +33,10 @@ class LMRankerTrainee(Trainee):
         super().__init__()
         if loss not in PAIR_LOSSES:
             raise UsageError(f"--loss {loss}: expected one of {', '.join(PAIR_LOSSES)}")
-        self.model, self.pairing, self.loss = model.hooked(), pairing, PAIR_LOSSES[loss]
+        self.model, self.pairing, self.loss = model, pairing, PAIR_LOSSES[loss]
         self.sampled, self.micro_tokens = candidates, micro_tokens
         self.inputs = LMInputs(tokenizer, model.config)
+        self.decides = asdict(model.config)
         # A token is some five characters.
         self.longest = 5 * max(model.config.source_maxlength, model.config.candidate_maxlength)
 
@@ -47,9 +48,16 @@ class LMRankerTrainee(Trainee):
             UsageError: a setting that the kind does not have.
             NoInputError: there is no such model.
         """
+        from transformers import AutoConfig
+
         expect_no_pairs(new)
         if new.tasks != 1:
             raise UsageError("--kind lmranker: one --label, as a reward is one number")
+        if new.checkpointing:
+            raise UsageError("--checkpointing is not for --kind lmranker, which keeps what it read of x; a lower --micro-tokens takes less memory")
+        for flag, value in {"--source-maxlength": new.source_maxlength, "--candidate-maxlength": new.candidate_maxlength}.items():
+            if value is not None and value < 1:
+                raise UsageError(f"{flag}: expected at least 1, got {value}")
         if new.init is not None:
             if new.lora or new.freeze:
                 raise UsageError("--lora and --freeze are the checkpoint's that --init goes on from")
@@ -59,16 +67,16 @@ class LMRankerTrainee(Trainee):
         else:
             if not new.lora:
                 raise UsageError("--kind lmranker: the LM stays as it is, and products of some rank are added to it: --lora 32")
-            config = LMRankerConfig(str(new.backbone), 1, new.lora, new.source_maxlength or 256, new.candidate_maxlength or 384)
-            model, tokenizer = new_lm_ranker(config, LM_DTYPE)
-            adapted = len(upper_layers(layers_of(model.lm), new.freeze))
-            model = LMRanker(replace(config, adapted_layers=adapted), model.lm)
-        if new.checkpointing:
-            model.lm.gradient_checkpointing_enable()
+            if not 0 < new.lora <= MOST_RANK:
+                raise UsageError(f"--lora: expected 1 to {MOST_RANK:,}, got {new.lora}")
+            known = pretrained(AutoConfig, str(new.backbone), "causal LM that a ranker could stand on")
+            adapted = len(upper_layers(range(int(getattr(known, "num_hidden_layers", 1))), new.freeze))
+            lengths = new.source_maxlength or 256, new.candidate_maxlength or 384
+            model, tokenizer = new_lm_ranker(LMRankerConfig(str(new.backbone), adapted, new.lora, *lengths), LM_DTYPE)
         return cls(model, tokenizer, pairing, loss=new.loss, candidates=new.candidates, micro_tokens=new.micro_tokens)
 
     def freeze(self, count: int) -> None:
-        """Does nothing: only the layers above those were given products."""
+        """Does nothing: `start` gave products to the layers above the first `count` only."""
 
     def parts(self, examples: Sequence[Example], rng: random.Random) -> list[Part]:
         """Puts records of like length together, and leaves out those that have no pair to learn from."""
@@ -79,7 +87,7 @@ class LMRankerTrainee(Trainee):
             group = replace(example, candidates=candidates, labels=labels)
             if pairs := self.pairing.of(group, rng):
                 rows.append((self._group(group), group.first(), pairs))
-        sizes = [len(source) + len(own) * max(map(len, own)) for (source, own), _, _ in rows]
+        sizes = [len(own) * (len(source) + max(map(len, own))) for (source, own), _, _ in rows]
         found = []
         for places in micro_batches(sizes, self.micro_tokens):
             part = [rows[place] for place in places]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import random
 import sys
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -33,6 +33,8 @@ class Trainee(nn.Module, ABC):
     # A step reads at most so many candidates of a record, and about so many characters of a text.
     sampled: int = sys.maxsize
     longest: int = sys.maxsize
+    # What decides the weights and is in no flag, such as the lengths of a checkpoint to go on from.
+    decides: Mapping[str, Any] = {}
 
     @abstractmethod
     def parts(self, examples: Sequence[Example], rng: random.Random) -> list[Part]:

@@ -8,10 +8,14 @@ import shutil
 
 import pytest
 import torch
-from conftest import examples
+from conftest import bpe_tokenizer, examples
+from tiny_models import saved as saved_model
+from tiny_models import t5
 
 from blendkit.errors import NoInputError
 from blendkit.models.lm_ranker import LMInputs, LMRanker, LMRankerConfig, load_lm_ranker, new_lm_ranker, save_lm_ranker
+from blendkit.models.pairrm import load_pairrm
+from blendkit.models.relevance import linears_of, module_key
 
 TEXTS = ["Four.", "It is four, because two and two make four and nothing else does.", "No"]
 
@@ -49,7 +53,6 @@ def groups(inputs, *questions):
 @torch.no_grad()
 def test_rewards_are_those_of_each_whole_text_alone(saved):
     model, tokenizer = load_lm_ranker(str(saved))
-    model.merged()
     # x of several lengths and several numbers of candidates, so that there is padding before and behind a candidate's tokens.
     asked = groups(LMInputs(tokenizer, model.config), "What is two and two?", "Why? " * 9, "And?")
     found = model(asked).tolist()
@@ -63,14 +66,40 @@ def test_rewards_are_those_of_each_whole_text_alone(saved):
 
 
 @torch.no_grad()
-def test_what_is_added_while_it_learns_is_what_is_merged(saved):
-    merged, tokenizer = load_lm_ranker(str(saved))
-    hooked, _ = load_lm_ranker(str(saved))
-    bare, _ = load_lm_ranker(str(saved))
-    asked = groups(LMInputs(tokenizer, merged.config), "What is two and two?", "Why?")
-    found = merged.merged()(asked)
-    torch.testing.assert_close(hooked.hooked()(asked), found, atol=1e-4, rtol=1e-4)
-    assert not torch.allclose(bare(asked), found, atol=1e-2)
+def test_what_is_added_changes_the_rewards_as_the_sum_of_weights_would(saved):
+    model, tokenizer = load_lm_ranker(str(saved))
+    asked = groups(LMInputs(tokenizer, model.config), "What is two and two?", "Why?")
+    found = model(asked)
+    products = {key: added() for key, added in model.added[0].items()}
+    for added in model.added[0].values():
+        added.widen.zero_()
+    assert not torch.allclose(model(asked), found, atol=1e-2)
+    for name, linear in linears_of(model.lm.layers[-1]).items():
+        linear.weight += products[module_key(name)]
+    torch.testing.assert_close(model(asked), found, atol=1e-4, rtol=1e-4)
+
+
+@torch.no_grad()
+def test_a_narrow_type_is_near_and_keeps_the_positions(saved):
+    model, tokenizer = load_lm_ranker(str(saved))
+    narrow, _ = load_lm_ranker(str(saved), torch.bfloat16)
+    assert narrow.lm.rotary_emb.inv_freq.dtype == torch.float32 and narrow.lm.layers[0].mlp.up_proj.weight.dtype == torch.bfloat16
+    asked = groups(LMInputs(tokenizer, model.config), "What is two and two?", "Why?")
+    exact = model(asked)
+    assert float((narrow(asked) - exact).abs().max()) < 0.1 * float(exact.abs().max())
+
+
+@pytest.mark.parametrize("kind", ["window", "t5"])
+def test_what_does_not_keep_the_whole_text_is_refused(tiny_chat, tmp_path, kind):
+    from transformers import MistralConfig, MistralForCausalLM
+
+    if kind == "t5":
+        where = t5(tmp_path / "t5")
+    else:
+        shape = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2, "num_attention_heads": 2, "num_key_value_heads": 2}
+        where = saved_model(MistralForCausalLM(MistralConfig(vocab_size=600, sliding_window=16, **shape)), bpe_tokenizer(), tmp_path / "window")
+    with pytest.raises(NoInputError, match="whose layers all see the whole text"):
+        new_lm_ranker(LMRankerConfig(str(where), 1, 4))
 
 
 def test_a_long_x_keeps_both_ends_and_a_long_candidate_its_beginning(drawn):
@@ -99,7 +128,6 @@ def test_pair_takes_the_difference_of_two_rewards(saved, called):
     rc, out, _ = called("pair", "--model", saved, "--dtype", "float32", stdin=lines)
     assert rc == 0
     model, tokenizer = load_lm_ranker(str(saved))
-    model.merged()
     inputs = LMInputs(tokenizer, model.config)
     for line in out.splitlines():
         record = json.loads(line)
@@ -124,9 +152,10 @@ def test_the_signature_names_the_lm_too(saved, tiny_chat):
     ("change", "said"),
     [
         ({"rank": 3}, "does not fit config.json"),
-        ({"adapted_layers": 3}, "expected 1 to 2 layers to adapt, got 3"),
+        ({"adapted_layers": 3}, "adapted_layers: expected 1 to the 2 layers of"),
         ({"adapted_layers": 0}, "adapted_layers: expected a number from 1 to 1,000, got '0'"),
         ({"model_name": None}, "lacks `ranker_type: lmranker` or `model_name`"),
+        ({"lm": "another"}, "learnt with another"),
         ({"model_name": "no/such"}, "no model 'no/such'"),
         ({"candidate_maxlength": "long"}, "candidate_maxlength: expected a number"),
     ],
@@ -163,3 +192,19 @@ def test_the_lm_is_no_part_of_the_checkpoint(drawn, saved):
     assert isinstance(model, LMRanker)
     assert set(model.state_dict()) == {"weight", *(f"added.0.{key}.{side}" for key in model.added[0] for side in ("narrow", "widen"))}
     assert {path.name for path in saved.iterdir()} == {"config.json", "model.safetensors"}
+
+
+def test_who_takes_no_such_ranker_says_so_in_one_line(saved, called):
+    record = json.dumps(examples(1)[0])
+    rc, _, err = called("pair", "--model", saved, "--dtype", "int8", stdin=record)
+    assert rc == 2 and "stands on a causal LM, which does not run in it" in err and len(err.splitlines()) == 1
+    with pytest.raises(NoInputError, match="is a ranker on a causal LM"):
+        load_pairrm(str(saved))
+
+
+def test_an_lm_in_a_relative_folder_is_found_from_elsewhere(tiny_chat, tmp_path, monkeypatch):
+    monkeypatch.chdir(tiny_chat.parent)
+    model, _ = new_lm_ranker(LMRankerConfig(tiny_chat.name, 1, 4))
+    save_lm_ranker(tmp_path / "ranker", model)
+    monkeypatch.chdir(tmp_path)
+    assert load_lm_ranker("ranker")[0].config == model.config

@@ -85,6 +85,9 @@ def test_it_learns_is_resumed_exactly_and_pair_reads_it(tiny_chat, tmp_path, mon
 @pytest.mark.parametrize(
     ("more", "said"),
     [
+        ({"checkpointing": True}, "--checkpointing is not for --kind lmranker"),
+        ({"lora": -1}, "--lora: expected 1 to 10,000, got -1"),
+        ({"source_maxlength": -5}, "--source-maxlength: expected at least 1, got -5"),
         ({"lora": 0}, "products of some rank are added to it: --lora 32"),
         ({"freeze": 2}, "--freeze 2: expected less than the 2 layers that the model has"),
         ({"candidate_bias": -3.0}, "are for --kind pairranker"),
