@@ -171,7 +171,7 @@ def train_ranker(
         "longer_wins": longer_wins, "mix": mix, "temperature": temperature, "weights": list(weights or ()),
         # States that were written before there was such a setting lack it.
         **({"longer_wins_in": several(longer_wins_in)} if longer_wins_in else {}),
-        **trainee.decides, **_deciding(asdict(new)), "init or backbone": _start(init or backbone, output),
+        **_deciding(asdict(new)), **trainee.decides, "init or backbone": _start(init or backbone, output),
     }  # fmt: skip
     return _run(trainee, examples, options, output, settings, measured, resume, plot, mixing)
 

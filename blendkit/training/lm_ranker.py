@@ -36,7 +36,8 @@ class LMRankerTrainee(Trainee):
         self.model, self.pairing, self.loss = model, pairing, PAIR_LOSSES[loss]
         self.sampled, self.micro_tokens = candidates, micro_tokens
         self.inputs = LMInputs(tokenizer, model.config)
-        self.decides = asdict(model.config)
+        # The LM by its content, wherever it is.
+        self.decides = {name: value for name, value in asdict(model.config).items() if name != "model_name"}
         # A token is some five characters.
         self.longest = 5 * max(model.config.source_maxlength, model.config.candidate_maxlength)
 

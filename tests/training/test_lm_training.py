@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import random
 
 import pytest
@@ -80,6 +81,16 @@ def test_it_learns_is_resumed_exactly_and_pair_reads_it(tiny_chat, tmp_path, mon
     records = list(blendkit.pair(labelled(2), str(tmp_path / "whole")))
     best = [max(range(5), key=lambda i, r=record: sum(logit for a, _, logit in r["comparisons"]["pairrm"]["pairs"] if a == i)) for record in records]
     assert [record["candidates"][place]["model"] for record, place in zip(records, best, strict=True)] == ["careful-writer"] * 2
+
+
+def test_a_run_from_a_checkpoint_is_not_resumed_where_that_has_changed(tiny_chat, tmp_path):
+    run(tmp_path / "first", tiny_chat, steps=1)
+    start = {"init": str(tmp_path / "first"), "steps": 2}
+    run(tmp_path / "second", None, **start)
+    config = json.loads((tmp_path / "first" / "config.json").read_text())
+    (tmp_path / "first" / "config.json").write_text(json.dumps({**config, "candidate_maxlength": 16}))
+    with pytest.raises(UsageError, match="candidate_maxlength"):
+        run(tmp_path / "second", None, resume=True, **start)
 
 
 @pytest.mark.parametrize(
