@@ -29,6 +29,7 @@ from blendkit.models.pretrained import pretrained
 from blendkit.models.relevance import LowRank, linears_of, module_key
 from blendkit.models.text_tokenizer import TextTokenizer
 from blendkit.models.unread import UnknownTokens
+from blendkit.terminal_text import count_of
 
 # A product of a larger rank is no smaller than what it is added to.
 MOST_RANK = 10_000
@@ -58,7 +59,7 @@ class LMRanker(nn.Module):
         _expect_full_attention(lm, config.model_name)
         layers = list(layers_of(lm))
         if not 0 < config.adapted_layers <= len(layers):
-            raise NoInputError(f"adapted_layers: expected 1 to the {len(layers)} layers of {config.model_name}, got {config.adapted_layers}")
+            raise NoInputError(f"adapted_layers: {config.model_name} has {count_of(len(layers), 'layer')}, got {config.adapted_layers}")
         self.config = config
         # In a tuple, so that neither its weights are saved nor their mean is taken.
         self._lm = (lm.requires_grad_(False),)

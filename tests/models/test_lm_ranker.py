@@ -152,7 +152,7 @@ def test_the_signature_names_the_lm_too(saved, tiny_chat):
     ("change", "said"),
     [
         ({"rank": 3}, "does not fit config.json"),
-        ({"adapted_layers": 3}, "adapted_layers: expected 1 to the 2 layers of"),
+        ({"adapted_layers": 3}, "has 2 layers, got 3"),
         ({"adapted_layers": 0}, "adapted_layers: expected a number from 1 to 1,000, got '0'"),
         ({"model_name": None}, "lacks `ranker_type: lmranker` or `model_name`"),
         ({"lm": "another"}, "learnt with another"),
