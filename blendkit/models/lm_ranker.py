@@ -22,8 +22,9 @@ from torch.nn import functional
 from blendkit.errors import NoInputError
 from blendkit.models.chat_inputs import chat_ids
 from blendkit.models.conversations import Conversations
+from blendkit.models.encoder_reader import padded
 from blendkit.models.layer_list import layers_of
-from blendkit.models.loading import LM_RANKER, fingerprint, length_in, locate, number_in, read_config, read_weights, take_weights
+from blendkit.models.loading import LM_RANKER, fingerprint, length_in, locate, number_in, read_config, read_weights, take_weights, to_device
 from blendkit.models.pair_inputs import Cut
 from blendkit.models.pretrained import pretrained
 from blendkit.models.relevance import LowRank, linears_of, module_key
@@ -88,22 +89,19 @@ class LMRanker(nn.Module):
         device = self.weight.device
         sources, owners = [x for x, _ in groups], [place for place, (_, candidates) in enumerate(groups) for _ in candidates]
         candidates = [candidate for _, own in groups for candidate in own]
-        behind = torch.tensor([len(sources[place]) for place in owners], device=device)
+        x, y = (to_device(padded(rows, 0), device) for rows in (sources, candidates))
         # Padding is on the right, where no token of the text sees it.
-        read = self.lm(input_ids=_padded(sources, device), use_cache=True)
-        cache = read.past_key_values
-        cache.batch_select_indices(torch.tensor(owners, device=device))
-        ids = _padded(candidates, device)
-        lengths = torch.tensor([len(row) for row in candidates], device=device)
-        own = torch.arange(ids.shape[1], device=device)[None]
-        there = own < lengths[:, None]
-        seen = torch.arange(max(map(len, sources)), device=device)[None] < behind[:, None]
+        cache = self.lm(input_ids=x["input_ids"], use_cache=True).past_key_values
+        rows = torch.tensor(owners, device=device)
+        cache.batch_select_indices(rows)
+        seen, there = x["attention_mask"][rows], y["attention_mask"]
+        places, lengths = seen.sum(1, keepdim=True) + there.cumsum(1) - 1, there.sum(1, keepdim=True)
         states = self.lm(
-            input_ids=ids, attention_mask=torch.cat([seen, there], 1).long(), position_ids=behind[:, None] + own, past_key_values=cache, use_cache=True
+            input_ids=y["input_ids"], attention_mask=torch.cat([seen, there], 1), position_ids=places, past_key_values=cache, use_cache=True
         ).last_hidden_state
         # No products of matrices, which autocast would round.
-        means = (states.float() * there[..., None]).sum(1) / lengths[:, None]
-        return (torch.cat([means, lengths[:, None].float().log()], 1) * self.weight.float()).sum(1)
+        means = (states.float() * there[..., None]).sum(1) / lengths
+        return (torch.cat([means, lengths.float().log()], 1) * self.weight.float()).sum(1)
 
 
 def _more(added: LowRank) -> Callable[..., Tensor]:
@@ -130,11 +128,6 @@ def _expect_full_attention(lm: Any, name: str) -> None:
             cache = None
     if not isinstance(cache, DynamicCache) or any(type(layer) is not DynamicLayer for layer in cache.layers):
         raise NoInputError(f"{name}: a ranker stands on a causal LM whose layers all see the whole text (Llama, Qwen, …); a {type(lm).__name__} is none")
-
-
-def _padded(rows: Sequence[Ids], device: torch.device) -> Tensor:
-    width = max(map(len, rows))
-    return torch.tensor([[*row, *[0] * (width - len(row))] for row in rows], device=device)
 
 
 class LMInputs:

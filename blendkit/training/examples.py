@@ -37,6 +37,11 @@ class Example:
         """The labels of the first task."""
         return [label[0] for label in self.labels]
 
+    def sampled(self, count: int, rng: random.Random) -> tuple[list[int], Example]:
+        """At most `count` of the candidates, in a random order: their places, and the example with these alone."""
+        places = rng.sample(range(len(self.candidates)), min(count, len(self.candidates)))
+        return places, replace(self, candidates=[self.candidates[place] for place in places], labels=[self.labels[place] for place in places])
+
 
 @dataclass(frozen=True)
 class Labels:

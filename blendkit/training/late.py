@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import random
 from collections.abc import Sequence
-from dataclasses import replace
 from itertools import combinations
 from typing import Any
 
@@ -43,12 +42,11 @@ class LatePairRankerTrainee(PairRankerTrainee):
         parts: list[Part] = []
         for example in examples:
             source, candidates = self._encoded(example)
-            chosen = rng.sample(range(len(candidates)), min(self.sampled, len(candidates)))
-            labels = [example.labels[k] for k in chosen]
-            pairs = self.pairing.of(replace(example, candidates=[example.candidates[k] for k in chosen], labels=labels), rng)
+            chosen, shown = example.sampled(self.sampled, rng)
+            pairs = self.pairing.of(shown, rng)
             if not pairs:
                 continue
-            group: Group = (source, [candidates[k] for k in chosen], labels, pairs)
+            group: Group = (source, [candidates[k] for k in chosen], shown.labels, pairs)
             tokens = len(source) + sum(map(len, group[1]))
             if parts and parts[-1].tokens + tokens <= self.micro_tokens:
                 parts[-1] = Part([*parts[-1].inputs, group], parts[-1].count + 1, parts[-1].tokens + tokens)

@@ -83,9 +83,7 @@ class LMRankerTrainee(Trainee):
         """Puts records of like length together, and leaves out those that have no pair to learn from."""
         rows: list[tuple[Group, list[float], list[tuple[int, int]]]] = []
         for example in examples:
-            chosen = rng.sample(range(len(example.candidates)), min(self.sampled, len(example.candidates)))
-            candidates, labels = [example.candidates[place] for place in chosen], [example.labels[place] for place in chosen]
-            group = replace(example, candidates=candidates, labels=labels)
+            _, group = example.sampled(self.sampled, rng)
             if pairs := self.pairing.of(group, rng):
                 rows.append((self._group(group), group.first(), pairs))
         sizes = [len(own) * (len(source) + max(map(len, own))) for (source, own), _, _ in rows]

@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import random
 from collections.abc import Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -66,12 +65,12 @@ class PairRankerTrainee(Trainee):
         found = []
         for example in examples:
             source, candidates = self._encoded(example)
-            chosen = rng.sample(range(len(candidates)), min(self.sampled, len(candidates)))
-            pairs = self.pairing.of(replace(example, candidates=[example.candidates[k] for k in chosen], labels=[example.labels[k] for k in chosen]), rng)
+            chosen, shown = example.sampled(self.sampled, rng)
+            pairs = self.pairing.of(shown, rng)
             rows = [self.inputs.single(source, candidates[k], rng.choice((1, 2))) for k in chosen]
             if pairs:
                 # Every record counts the same, however many pairs it has.
-                found.append(Part((rows, [example.labels[k] for k in chosen], pairs), 1.0, _tokens(rows)))
+                found.append(Part((rows, shown.labels, pairs), 1.0, _tokens(rows)))
         return found
 
     def _pair_parts(self, examples: Sequence[Example], rng: random.Random) -> list[Part]:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import random
 from abc import abstractmethod
 from collections.abc import Sequence
-from dataclasses import replace
 from typing import Any, Self
 
 import torch
@@ -69,12 +68,10 @@ class Pointwise(Trainee):
         """Makes a part of each record, and leaves out one that has no pair to learn from."""
         found = []
         for example in examples:
-            chosen = rng.sample(range(len(example.candidates)), min(self.sampled, len(example.candidates)))
-            candidates, labels = [example.candidates[place] for place in chosen], [example.labels[place] for place in chosen]
-            group = replace(example, candidates=candidates, labels=labels)
+            _, group = example.sampled(self.sampled, rng)
             pairs = self.pairing.of(group, rng) if self.pairing else []
             if pairs or not self.pairing:
-                found.append(Part((self.rows(group), labels, pairs), 1.0, sum(map(len, candidates)) // 4))
+                found.append(Part((self.rows(group), group.labels, pairs), 1.0, sum(map(len, group.candidates)) // 4))
         return found
 
     def forward(self, part: Part) -> Tensor:
