@@ -1,8 +1,8 @@
 """A ranker on a causal LM that stays as it is: x is read once, each candidate once behind it, and a candidate has one number, its reward.
 
-The reward is a linear function of the mean of the LM's last states over the candidate's tokens, and of their number. Low-rank products (LoRA, Hu et al.
-2021) are added to the matrices of the LM's last layers. The logit s_ij of a pair is r_i - r_j, as in Ouyang et al. 2022. A checkpoint holds what was
-added and the name of the LM, so it is small.
+The reward is a linear function of the mean of the LM's states over the candidate's tokens, and of their number; the states are the last ones, and those
+of some layers below them where the checkpoint says so. Low-rank products (LoRA, Hu et al. 2021) may be added to the matrices of the LM's last layers.
+The logit s_ij of a pair is r_i - r_j, as in Ouyang et al. 2022. A checkpoint holds what was added and the name of the LM, so it is small.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ import json
 import os
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
+from functools import partial
 from itertools import groupby
 from pathlib import Path
 from typing import Any
@@ -22,9 +23,9 @@ from torch.nn import functional
 from blendkit.errors import NoInputError
 from blendkit.models.chat_inputs import chat_ids
 from blendkit.models.conversations import Conversations
-from blendkit.models.encoder_reader import padded
+from blendkit.models.fast.shared_prefix import Group, attend_by_rows, row_of, states_of
 from blendkit.models.layer_list import layers_of
-from blendkit.models.loading import LM_RANKER, fingerprint, length_in, locate, number_in, read_config, read_weights, take_weights, to_device
+from blendkit.models.loading import LM_RANKER, fingerprint, length_in, locate, number_in, read_config, read_weights, take_weights
 from blendkit.models.pair_inputs import Cut
 from blendkit.models.pretrained import pretrained
 from blendkit.models.relevance import LowRank, linears_of, module_key
@@ -35,13 +36,14 @@ from blendkit.terminal_text import count_of
 # A product of a larger rank is no smaller than what it is added to.
 MOST_RANK = 10_000
 Ids = tuple[int, ...]
-# x and the candidates that answer it, as ids.
-Group = tuple[Ids, Sequence[Ids]]
 
 
 @dataclass(frozen=True)
 class LMRankerConfig:
-    """`model_name`: the LM; `adapted_layers`: how many of its last layers have products of rank `rank`; lengths in tokens; `lm`: the LM's fingerprint."""
+    """`model_name`: the LM; `adapted_layers`: how many of its last layers have products of rank `rank`; lengths in tokens; `lm`: the LM's fingerprint.
+
+    `read_layers`: behind which of its layers states are read, besides the last ones, counted from 1.
+    """
 
     model_name: str
     adapted_layers: int
@@ -49,30 +51,42 @@ class LMRankerConfig:
     source_maxlength: int = 256
     candidate_maxlength: int = 384
     lm: str = ""
+    read_layers: tuple[int, ...] = ()
 
 
 class LMRanker(nn.Module):
     """Calls give the rewards of all candidates, [n], float32. The LM is no part of its parameters."""
 
     def __init__(self, config: LMRankerConfig, lm: Any) -> None:
-        """Raises NoInputError where the LM has not as many layers as are to be adapted, or does not keep all that it reads."""
+        """Raises NoInputError where the LM has not as many layers as are to be adapted or read, or its tokens do not all see the whole text before them."""
         super().__init__()
         _expect_full_attention(lm, config.model_name)
+        attend_by_rows(lm, config.model_name)
         layers = list(layers_of(lm))
-        if not 0 < config.adapted_layers <= len(layers):
-            raise NoInputError(f"adapted_layers: {config.model_name} has {count_of(len(layers), 'layer')}, got {config.adapted_layers}")
+        for what, layer in [("adapted_layers", config.adapted_layers), *(("read_layers", layer) for layer in config.read_layers)]:
+            if layer > len(layers):
+                raise NoInputError(f"{what}: {config.model_name} has {count_of(len(layers), 'layer')}, got {layer}")
         self.config = config
         # In a tuple, so that neither its weights are saved nor their mean is taken.
         self._lm = (lm.requires_grad_(False),)
         self.added = nn.ModuleList()
-        for layer in layers[-config.adapted_layers :]:
+        for layer in layers[len(layers) - config.adapted_layers :]:
             own = nn.ModuleDict()
             for name, linear in linears_of(layer).items():
                 own[module_key(name)] = added = LowRank(linear, config.rank)
                 linear.register_forward_hook(_more(added))
             self.added.append(own)
-        # Of the mean state, and of the logarithm of the number of tokens.
-        self.weight = nn.Parameter(torch.zeros(int(lm.config.hidden_size) + 1))
+        self._read: dict[int, Tensor] = {}
+        for number in config.read_layers:
+            layers[number - 1].register_forward_hook(partial(self._keep, number))
+        # Of the mean states, and of the logarithm of the number of tokens. States of lower layers are of other sizes than the last ones.
+        numbers = (len(config.read_layers) + 1) * int(lm.config.hidden_size) + 1
+        self.scale: Tensor
+        self.register_buffer("scale", torch.ones(numbers))
+        self.weight = nn.Parameter(torch.zeros(numbers))
+
+    def _keep(self, number: int, _: nn.Module, __: Any, found: Any) -> None:
+        self._read[number] = (found[0] if isinstance(found, tuple) else found)[0]
 
     @property
     def lm(self) -> Any:
@@ -84,24 +98,19 @@ class LMRanker(nn.Module):
         self.lm._apply(fn)
         return super()._apply(fn, recurse)  # type: ignore[no-untyped-call]
 
+    def features(self, groups: Sequence[Group]) -> Tensor:
+        """What a reward is a linear function of, [n, D], float32: mean states, layer by layer, and log length."""
+        row = row_of(groups, self.weight.device)
+        last = states_of(self.lm, row)
+        read = [self._read.pop(number) for number in self.config.read_layers]
+        # No products of matrices, which autocast would round.
+        means = [torch.cat([states[start:end].float().mean(0) for states in (*read, last)]) for start, end in row.candidates]
+        lengths = torch.tensor([[float(end - start)] for start, end in row.candidates], device=last.device)
+        return torch.cat([torch.stack(means), lengths.log()], 1)
+
     def forward(self, groups: Sequence[Group]) -> Tensor:
         """Rewards in the order of the groups' candidates."""
-        device = self.weight.device
-        sources, owners = [x for x, _ in groups], [place for place, (_, candidates) in enumerate(groups) for _ in candidates]
-        candidates = [candidate for _, own in groups for candidate in own]
-        x, y = (to_device(padded(rows, 0), device) for rows in (sources, candidates))
-        # Padding is on the right, where no token of the text sees it.
-        cache = self.lm(input_ids=x["input_ids"], use_cache=True).past_key_values
-        rows = torch.tensor(owners, device=device)
-        cache.batch_select_indices(rows)
-        seen, there = x["attention_mask"][rows], y["attention_mask"]
-        places, lengths = seen.sum(1, keepdim=True) + there.cumsum(1) - 1, there.sum(1, keepdim=True)
-        states = self.lm(
-            input_ids=y["input_ids"], attention_mask=torch.cat([seen, there], 1), position_ids=places, past_key_values=cache, use_cache=True
-        ).last_hidden_state
-        # No products of matrices, which autocast would round.
-        means = (states.float() * there[..., None]).sum(1) / lengths
-        return (torch.cat([means, lengths.float().log()], 1) * self.weight.float()).sum(1)
+        return (self.features(groups) * self.scale * self.weight.float()).sum(1)
 
 
 def _more(added: LowRank) -> Callable[..., Tensor]:
@@ -169,8 +178,6 @@ class RewardReader:
     """What `pair` asks of a ranker that reads candidates one by one (`models.fast.scorer.PairScorer`); what was read of one is its reward."""
 
     late: bool = True
-    # Each candidate has the keys and values of its x beside it.
-    copies_source = True
 
     def __init__(self, model: LMRanker, device: torch.device) -> None:
         self.model = model.to(device)
@@ -217,12 +224,20 @@ def lm_ranker_config(name: str) -> LMRankerConfig:
         raise NoInputError(f"{name} is no ranker on a causal LM: its config.json lacks `ranker_type: {LM_RANKER}` or `model_name`")
     return LMRankerConfig(
         raw["model_name"],
-        int(number_in(raw, name, ("adapted_layers",), 0, 1, 1000)),
-        int(number_in(raw, name, ("rank",), 0, 1, MOST_RANK)),
+        int(number_in(raw, name, ("adapted_layers",), 0, 0, 1000)),
+        int(number_in(raw, name, ("rank",), 0, 0, MOST_RANK)),
         length_in(raw, name, 256, "source_maxlength"),
         length_in(raw, name, 384, "candidate_maxlength"),
         str(raw.get("lm", "")),
+        _numbers(raw, name, "read_layers"),
     )
+
+
+def _numbers(raw: dict[str, Any], name: str, key: str) -> tuple[int, ...]:
+    listed = raw.get(key, [])
+    if not isinstance(listed, list) or any(type(number) is not int or number < 1 for number in listed) or sorted(set(listed)) != listed:
+        raise NoInputError(f"{name}: config.json: {key}: expected a list of rising numbers from 1, got {str(listed)[:60]!r}")
+    return tuple(listed)
 
 
 def load_lm_ranker(name: str, dtype: torch.dtype = torch.float32) -> tuple[LMRanker, Any]:
@@ -245,4 +260,9 @@ def save_lm_ranker(folder: Path, model: LMRanker) -> None:
 
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "config.json").write_text(json.dumps({"ranker_type": LM_RANKER, **asdict(model.config)}, indent=1) + "\n")
-    save_file({key: value.detach().to(torch.float16).contiguous() for key, value in model.state_dict().items()}, folder / "model.safetensors")
+    # Products are most of it; what the states are weighed by is little, and exact.
+    found = {key: value.detach() for key, value in model.state_dict().items()}
+    save_file(
+        {key: (value.to(torch.float16) if key.startswith("added.") else value.float()).contiguous() for key, value in found.items()},
+        folder / "model.safetensors",
+    )

@@ -257,8 +257,7 @@ class PairRanker(Stage):
             return {}
         texts = list(dict.fromkeys(ids))
         # All as long as the mean: batches are sorted by length, and a record's candidates share the reading of x where they stay together.
-        kept = len(source) if reader.scorer.copies_source else len(source) // len(texts)
-        length = kept + sum(map(len, texts)) // len(texts)
+        length = len(source) // len(texts) + sum(map(len, texts)) // len(texts)
         return dict(zip(texts, (yield [Work(job, (source, text), length, (source, text)) for text in texts]), strict=True))
 
     def _compared(self, reader: _Reader, source: Ids, ids: list[Ids], pairs: list[tuple[int, int]], read: dict[Ids, Any]) -> Rounds[list[float]]:

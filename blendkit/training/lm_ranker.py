@@ -12,7 +12,8 @@ import torch
 from torch import Tensor
 
 from blendkit.errors import UsageError
-from blendkit.models.lm_ranker import MOST_RANK, Group, LMInputs, LMRanker, LMRankerConfig, load_lm_ranker, new_lm_ranker, save_lm_ranker
+from blendkit.models.fast.shared_prefix import Group
+from blendkit.models.lm_ranker import MOST_RANK, LMInputs, LMRanker, LMRankerConfig, load_lm_ranker, new_lm_ranker, save_lm_ranker
 from blendkit.models.pretrained import pretrained
 from blendkit.training.examples import Example, Pairing
 from blendkit.training.kinds import NewRanker
@@ -26,7 +27,7 @@ LM_DTYPE = torch.bfloat16
 
 
 class LMRankerTrainee(Trainee):
-    """`pair --model DIR` loads it. `micro_tokens` padded tokens go through at a time."""
+    """`pair --model DIR` loads it. `micro_tokens` tokens go through at a time."""
 
     def __init__(self, model: LMRanker, tokenizer: Any, pairing: Pairing, *, loss: str = "instructgpt", candidates: int = 12, micro_tokens: int = 4096) -> None:
         """Raises UsageError where there is no such loss."""
@@ -86,11 +87,11 @@ class LMRankerTrainee(Trainee):
             _, group = example.sampled(self.sampled, rng)
             if pairs := self.pairing.of(group, rng):
                 rows.append((self._group(group), group.first(), pairs))
-        sizes = [len(own) * (len(source) + max(map(len, own))) for (source, own), _, _ in rows]
+        sizes = [len(source) + sum(map(len, own)) for (source, own), _, _ in rows]
         found = []
         for places in micro_batches(sizes, self.micro_tokens):
             part = [rows[place] for place in places]
-            found.append(Part(part, float(len(part)), sum(len(source) + sum(map(len, own)) for (source, own), _, _ in part)))
+            found.append(Part(part, float(len(part)), sum(sizes[place] for place in places)))
         return found
 
     def _group(self, example: Example) -> Group:

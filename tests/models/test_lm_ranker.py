@@ -57,6 +57,7 @@ def test_rewards_are_those_of_each_whole_text_alone(saved):
     asked = groups(LMInputs(tokenizer, model.config), "What is two and two?", "Why? " * 9, "And?")
     found = model(asked).tolist()
     plain = []
+    model.lm.set_attn_implementation("eager")
     for source, candidates in asked:
         for candidate in candidates:
             states = model.lm(input_ids=torch.tensor([[*source, *candidate]])).last_hidden_state[0, len(source) :]

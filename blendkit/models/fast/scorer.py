@@ -31,9 +31,6 @@ class PairScorer:
     it runs as `models.fast.written_out` has it.
     """
 
-    # What was read of an x is there once for all of its candidates.
-    copies_source = False
-
     def __init__(self, network: PairRM, inputs: PairInputs, device: torch.device, dtype: torch.dtype, packed: bool = True) -> None:
         """Raises NoInputError where a late-paired ranker has an encoder without a packed form."""
         self.inputs, self.device = inputs, device
