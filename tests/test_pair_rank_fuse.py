@@ -101,6 +101,50 @@ def fused(texts, top):
     return done["candidates"][-1]["text"]
 
 
+def with_two_rankers():
+    record = examples(1)[0]
+    record["candidates"] = [{"model": name, "text": name} for name in "abc"]
+    first = [[0, 1, 2.0], [1, 0, -2.0], [0, 2, 1.0], [2, 0, -1.0], [1, 2, -1.0], [2, 1, 1.0]]
+    second = [[0, 1, -1.5], [1, 0, 1.5], [0, 2, -1.5], [2, 0, 1.5], [1, 2, 0.0], [2, 1, 0.0]]
+    record["comparisons"] = {"pairrm": {"pairs": first, "order": [0, 2, 1]}, "lm": {"pairs": second}}
+    return record
+
+
+def test_rank_by_the_sum_of_two_rankers(called):
+    # 0 over 1 and 2 by the first, under both by the second: 0.5 and -0.5 in the sum, and with twice the second -1 and -2.
+    for weights, ranks in ((["pairrm"], [1, 3, 2]), (["pairrm", "lm"], [2, 3, 1]), (["pairrm", "lm=2"], [3, 2, 1]), (["pairrm=0", "lm"], [3, 1, 1])):
+        flags = [part for weight in weights for part in ("--by", weight)]
+        code, out, _ = called("rank", *flags, "--top", "1", stdin=lines([with_two_rankers()]))
+        assert code == 0 and parsed(out)[0]["ranks"] == {"+".join(weights): ranks}
+        (again,) = library.rank([with_two_rankers()], weights if len(weights) > 1 else weights[0], top=1)
+        assert again["ranks"] == {"+".join(weights): ranks}
+
+
+def test_a_pair_that_one_of_two_rankers_lacks_is_not_compared():
+    record = with_two_rankers()
+    # The second says nothing of candidate 1.
+    record["comparisons"]["lm"]["pairs"] = [[0, 2, -1.5], [2, 0, 1.5]]
+    (ranked,) = library.rank([record], ["pairrm", "lm"])
+    assert ranked["ranks"]["pairrm+lm"] == [2, 3, 1]
+
+
+@pytest.mark.parametrize(
+    ("given", "code", "said"),
+    [
+        (["pairrm", "score:bleu"], 2, "--by score:bleu: expected names of comparisons, such as pairrm"),
+        (["pairrm=much"], 2, "--by pairrm=much: expected NAME=WEIGHT, such as pairrm=2"),
+        (["pairrm=nan", "lm"], 2, "--by pairrm=nan: expected NAME=WEIGHT"),
+        (["=2"], 2, "--by =2: expected NAME=WEIGHT"),
+        (["pairrm", "pairrm=2"], 2, "--by pairrm=2: pairrm is given twice"),
+        (["pairrm", "ml"], 65, "<stdin>:1: comparisons.ml: not there, found pairrm, lm; `blendkit pair` writes it"),
+    ],
+)
+def test_a_sum_that_cannot_be_made_is_one_line(called, given, code, said):
+    flags = [part for name in given for part in ("--by", name)]
+    found, out, err = called("rank", *flags, stdin=lines([with_two_rankers()]))
+    assert (found, out) == (code, "") and said in err and len(err.splitlines()) == 1
+
+
 def test_consensus_of_one_is_that_one():
     text = "First.  Odd   spacing stays.\n\n* a list\n"
     assert fused([text, "other"], [0]) == text

@@ -142,14 +142,15 @@ def pair(
 
 @checked
 def rank(
-    records: Records, by: str = "pairrm", *, aggregate: str | None = None, reference: str | None = None, top: int = 3, name: str | None = None,
+    records: Records, by: str | Sequence[str] = "pairrm", *, aggregate: str | None = None, reference: str | None = None, top: int = 3, name: str | None = None,
     window: int | None = None,
 ) -> Iterator[Record]:  # fmt: skip
     """Adds `ranks` (1 is best; ties share the lowest rank) and `top`, the indices of the best, best first.
 
     Args:
         records: with what is ranked by, which `pair`, `score` or `judge` writes.
-        by: a name in `comparisons`, score:NAME, judge:NAME, or oracle:FIELD, a number in each candidate.
+        by: a name in `comparisons`, score:NAME, judge:NAME, or oracle:FIELD, a number in each candidate; several names of comparisons, or NAME=WEIGHT,
+            have their logits summed, each times its weight.
         aggregate: max-logits, max-wins, copeland, bradley-terry or elo; None is the order that a schedule found, else max-logits.
         reference: ranks by the margin over one candidate: longest, shortest, median-length, first, last, or a model's name.
         top: how many of the best `top` holds.

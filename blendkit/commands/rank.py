@@ -16,8 +16,13 @@ from blendkit.rankers import REFERENCES
 def rank(
     run: RunOptions,
     by: Annotated[
-        str, typer.Option(help="pairrm (or another name of comparisons), score:NAME, judge:NAME, or oracle:FIELD, a number in each candidate.")
-    ] = "pairrm",
+        list[str] | None,
+        typer.Option(
+            help="pairrm (or another name of comparisons), score:NAME, judge:NAME, or oracle:FIELD, a number in each candidate. "
+            "Given several times, for comparisons: their logits are summed, each times its WEIGHT (NAME=WEIGHT).",
+            show_default="pairrm",
+        ),
+    ] = None,
     aggregate: Annotated[
         str | None,
         typer.Option(
@@ -42,6 +47,6 @@ def rank(
     def make() -> Stage:
         from blendkit.rankers.ranking import Ranking
 
-        return Ranking(by, aggregate, top, name, reference)
+        return Ranking(by or "pairrm", aggregate, top, name, reference)
 
     run_stage(make, run)

@@ -250,7 +250,10 @@ def load_lm_ranker(name: str, dtype: torch.dtype = torch.float32) -> tuple[LMRan
     model, tokenizer = new_lm_ranker(config, dtype)
     if model.config.lm != config.lm:
         raise NoInputError(f"{name} learnt with another {config.model_name}: expected the fingerprint {config.lm[:60]!r}, got {model.config.lm!r}")
-    take_weights(model, {key: value.float() for key, value in read_weights(locate(name)).items()}, name, "a ranker on a causal LM")
+    weights = {key: value.float() for key, value in read_weights(locate(name)).items()}
+    take_weights(model, weights, name, "a ranker on a causal LM")
+    if spare := sorted(set(weights) - set(model.state_dict())):
+        raise NoInputError(f"{name}: model.safetensors does not fit config.json: it has {count_of(len(spare), 'weight')} too many, {spare[0]} first")
     return model.eval(), tokenizer
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -26,28 +28,35 @@ ORDERED, COMPARED, NEVER_COMPARED = 2, 1, 0
 class Ranking(Stage):
     """Writes `ranks[name]` for the candidates that LLMs wrote, and `top`, the indices of the best K.
 
-    Comparisons that come with an `order` (bubble and sorting schedules) rank by it first, unless an aggregation
-    is named. A candidate that was in no comparison, or in no verdict that could be read, ranks below all that were. A fused candidate gets no rank:
-    `ranks` ends before it.
+    Comparisons that come with an `order` (bubble and sorting schedules) rank by it first, unless an aggregation is named. Of several comparisons the
+    logits are summed, each times its weight; a pair that one of them lacks was not compared. A candidate that was in no comparison, or in no verdict
+    that could be read, ranks below all that were. A fused candidate gets no rank: `ranks` ends before it.
     """
 
     name = "rank"
 
-    def __init__(self, by: str = "pairrm", aggregate: str | None = None, top: int = 3, name: str | None = None, reference: str | None = None) -> None:
+    def __init__(
+        self, by: str | Sequence[str] = "pairrm", aggregate: str | None = None, top: int = 3, name: str | None = None, reference: str | None = None
+    ) -> None:
         if aggregate is not None and aggregate not in AGGREGATIONS:
             raise UsageError(f"--aggregate {aggregate}: expected one of {', '.join(AGGREGATIONS)}{nearest(aggregate, AGGREGATIONS)}")
         if top < 1:
             raise UsageError(f"--top {top}: expected at least 1")
-        self.kind, _, self.key = by.partition(":")
-        if self.key and self.kind not in ("score", "judge", "oracle"):
-            raise UsageError(f"--by {by}: expected {', '.join(SOURCES)}")
-        if not self.key:
-            self.kind, self.key = "pair", by
+        given = [by] if isinstance(by, str) else list(by)
+        whole = "+".join(given)
+        self.kind, _, self.key = whole.partition(":")
+        self.weights: dict[str, float] = {}
+        if len(given) > 1 or "=" in whole:
+            self.kind, self.key, self.weights = "pair", whole, _weights(given)
+        elif self.key and self.kind not in ("score", "judge", "oracle"):
+            raise UsageError(f"--by {whole}: expected {', '.join(SOURCES)}")
+        elif not self.key:
+            self.kind, self.key, self.weights = "pair", whole, {whole: 1.0}
         if reference is not None and (self.kind != "pair" or aggregate is not None):
             raise UsageError("--reference ranks by one column of the comparisons: it goes with neither --aggregate nor --by score:, judge: or oracle:")
         self.aggregate, self.top, self.reference = aggregate, top, reference
         suffix = f":reference-{reference}" if reference else f":{aggregate}" if aggregate not in (None, DEFAULT) and self.kind in ("pair", "judge") else ""
-        self.ranks_name = name or f"{by}{suffix}"
+        self.ranks_name = name or f"{whole}{suffix}"
 
     def finish(self, record: Record, results: list[object]) -> None:
         """Adds ranks and top; among ties the earlier candidate comes first in `top`."""
@@ -72,21 +81,26 @@ class Ranking(Stage):
         aggregate = AGGREGATIONS[self.aggregate or DEFAULT]
         if self.kind == "judge":
             return _of_compared(m := self._verdicts(record, n), aggregate(m, verdict_wins))
-        comparisons = self._comparisons(record)
-        pairs = comparisons["pairs"]
-        if n < len(record["candidates"]):
-            pairs = [pair for pair in pairs if pair[0] < n and pair[1] < n]
-        m = matrix(pairs, n)
+        found = self._comparisons(record)
+        parts = [weight * self._matrix(record, comparisons, n) for comparisons, weight in zip(found, self.weights.values(), strict=True)]
+        m = parts[0] if len(parts) == 1 else np.sum(parts, 0)
         if self.reference is not None:
             return [(COMPARED, score) for score in self._against_reference(record, m)]
         if not compared(m).any():
             return [(COMPARED, 0.0)] * n
         standings = _of_compared(m, aggregate(m))
-        if self.aggregate is None:
-            for place, index in enumerate(comparisons.get("order", ())):
+        if self.aggregate is None and len(found) == 1:
+            for place, index in enumerate(found[0].get("order", ())):
                 if index < n:
                     standings[index] = (ORDERED, float(-place))
         return standings
+
+    @staticmethod
+    def _matrix(record: Record, comparisons: dict[str, Any], n: int) -> Matrix:
+        pairs = comparisons["pairs"]
+        if n < len(record["candidates"]):
+            pairs = [pair for pair in pairs if pair[0] < n and pair[1] < n]
+        return matrix(pairs, n)
 
     def _against_reference(self, record: Record, m: Matrix) -> list[float]:
         """M[i, r] - M[r, i] of every candidate i and the reference candidate r."""
@@ -96,13 +110,13 @@ class Ranking(Stage):
         if np.isnan(margins).any():
             missing = int(np.argmax(np.isnan(margins)))
             message = f"candidates {missing} and {r} were not compared in both orders, as --reference {self.reference} needs"
-            raise RecordError(f"comparisons.{self.key}", f"{message}; `blendkit pair --schedule full` compares all")
+            raise RecordError(f"comparisons.{'+'.join(self.weights)}", f"{message}; `blendkit pair --schedule full` compares all")
         return [round(float(margin), 9) for margin in margins]
 
     def _verdicts(self, record: Record, n: int) -> Matrix:
         verdicts = verdicts_of(record)
         if self.key not in verdicts:
-            raise self._missing("verdicts", list(verdicts), "blendkit judge")
+            raise self._missing("verdicts", self.key, list(verdicts), "blendkit judge")
         given = [verdict for verdict in verdicts[self.key] if verdict["a"] < n and verdict["b"] < n]
         m = verdict_matrix(given, n)
         if n > 1 and not compared(m).any():
@@ -110,11 +124,12 @@ class Ranking(Stage):
             raise RecordError(f"verdicts.{self.key}", problem)
         return m
 
-    def _comparisons(self, record: Record) -> dict[str, Any]:
+    def _comparisons(self, record: Record) -> list[dict[str, Any]]:
         comparisons: dict[str, dict[str, Any]] = record.get("comparisons", {})
-        if self.key not in comparisons:
-            raise self._missing("comparisons", list(comparisons), "blendkit pair")
-        return comparisons[self.key]
+        for name in self.weights:
+            if name not in comparisons:
+                raise self._missing("comparisons", name, list(comparisons), "blendkit pair")
+        return [comparisons[name] for name in self.weights]
 
     def _score(self, record: Record, index: int) -> float:
         scores = record["candidates"][index].get("scores", {})
@@ -131,8 +146,32 @@ class Ranking(Stage):
             raise RecordError(f"candidates[{index}].{self.key}", f"expected a number there or in its scores, as --by oracle:{self.key} needs")
         return float(value)
 
-    def _missing(self, field: str, found: list[str], command: str) -> RecordError:
-        return RecordError(f"{field}.{self.key}", f"not there, found {listed(found)}; `{command}` writes it")
+    @staticmethod
+    def _missing(field: str, name: str, found: list[str], command: str) -> RecordError:
+        return RecordError(f"{field}.{name}", f"not there, found {listed(found)}; `{command}` writes it")
+
+
+def _weights(given: list[str]) -> dict[str, float]:
+    """Names of comparisons, and what their logits are multiplied by: NAME=WEIGHT, or NAME for 1.
+
+    Raises:
+        UsageError: a name is given twice or is none of comparisons, or a weight is no number.
+    """
+    found: dict[str, float] = {}
+    for text in given:
+        name, equals, number = text.partition("=")
+        if name.partition(":")[0] in ("score", "judge", "oracle"):
+            raise UsageError(f"--by {text}: expected names of comparisons, such as pairrm, where there are several or one has a weight")
+        if name in found:
+            raise UsageError(f"--by {text}: {name} is given twice")
+        try:
+            weight = float(number) if equals else 1.0
+        except ValueError:
+            weight = math.nan
+        if not name or not math.isfinite(weight):
+            raise UsageError(f"--by {text}: expected NAME=WEIGHT, such as pairrm=2")
+        found[name] = weight
+    return found
 
 
 def _of_compared(m: Matrix, scores: Matrix) -> list[Standing]:

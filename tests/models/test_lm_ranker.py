@@ -5,18 +5,22 @@ from __future__ import annotations
 import copy
 import json
 import shutil
+from dataclasses import replace
 
 import pytest
 import torch
 from conftest import bpe_tokenizer, examples
 from tiny_models import saved as saved_model
 from tiny_models import t5
+from transformers import BloomConfig, BloomForCausalLM, Gemma2Config, Gemma2ForCausalLM, MistralConfig, MistralForCausalLM
 
 from blendkit.errors import NoInputError
+from blendkit.models import lm_ranker
 from blendkit.models.lm_ranker import LMInputs, LMRanker, LMRankerConfig, load_lm_ranker, new_lm_ranker, save_lm_ranker
 from blendkit.models.pairrm import load_pairrm
 from blendkit.models.relevance import linears_of, module_key
 
+SHAPE = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2, "num_attention_heads": 2, "num_key_value_heads": 2}
 TEXTS = ["Four.", "It is four, because two and two make four and nothing else does.", "No"]
 
 
@@ -67,6 +71,38 @@ def test_rewards_are_those_of_each_whole_text_alone(saved):
 
 
 @torch.no_grad()
+def test_candidates_that_go_through_together_have_the_same_rewards(drawn, monkeypatch):
+    """As on a GPU, where all candidates of an x are one call."""
+    model, tokenizer = drawn
+    inputs = LMInputs(tokenizer, model.config)
+    asked = [*groups(inputs, "What is two and two?", "Why? " * 9, "And?"), (inputs.source("Nobody answers."), [])]
+    found, row = model(asked), lm_ranker.row_of
+    monkeypatch.setattr(lm_ranker, "row_of", lambda *given: replace(row(*given), together=True))
+    torch.testing.assert_close(model(asked), found, atol=1e-4, rtol=1e-4)
+
+
+@torch.no_grad()
+def test_states_of_lower_layers_count_as_the_checkpoint_says(tiny_chat, tmp_path):
+    """Without products: a linear function of what the LM knows by itself."""
+    made, tokenizer = new_lm_ranker(LMRankerConfig(str(tiny_chat), 0, 0, 96, 64, read_layers=(1,)))
+    torch.manual_seed(1)
+    for weight in (made.scale, made.weight):
+        weight.uniform_(0.5, 2)
+    save_lm_ranker(tmp_path / "linear", made)
+    model, _ = load_lm_ranker(str(tmp_path / "linear"))
+    assert model.config.read_layers == (1,) and not len(model.added)
+    torch.testing.assert_close(model.scale, made.scale, rtol=0, atol=0)
+    ((source, candidates),) = asked = groups(LMInputs(tokenizer, model.config), "What is two and two?", "Why?")[1:]
+    found = model(asked)
+    model.lm.set_attn_implementation("eager")
+    for candidate, reward in zip(candidates, found, strict=True):
+        states = model.lm(input_ids=torch.tensor([[*source, *candidate]]), output_hidden_states=True).hidden_states
+        means = [states[layer][0, len(source) :].mean(0) for layer in (1, -1)]
+        features = torch.cat([*means, torch.tensor([float(len(candidate))]).log()])
+        assert float(reward) == pytest.approx(float(features * made.scale @ made.weight), abs=1e-4)
+
+
+@torch.no_grad()
 def test_what_is_added_changes_the_rewards_as_the_sum_of_weights_would(saved):
     model, tokenizer = load_lm_ranker(str(saved))
     asked = groups(LMInputs(tokenizer, model.config), "What is two and two?", "Why?")
@@ -90,15 +126,28 @@ def test_a_narrow_type_is_near_and_keeps_the_positions(saved):
     assert float((narrow(asked) - exact).abs().max()) < 0.1 * float(exact.abs().max())
 
 
+@pytest.mark.parametrize(
+    ("model", "said"),
+    [
+        (lambda: BloomForCausalLM(BloomConfig(vocab_size=600, hidden_size=32, n_layer=2, n_head=2)), "a BloomModel attends in a way of its own"),
+        (
+            lambda: Gemma2ForCausalLM(Gemma2Config(vocab_size=600, layer_types=["full_attention"] * 2, **SHAPE)),
+            "a Gemma2Attention has softcap in its attention",
+        ),
+    ],
+)
+def test_an_lm_that_attends_in_another_way_is_refused(tmp_path, model, said):
+    where = saved_model(model(), bpe_tokenizer(), tmp_path / "lm")
+    with pytest.raises(NoInputError, match=said):
+        new_lm_ranker(LMRankerConfig(str(where), 0, 0))[0]([((1, 2), [(3,)])])
+
+
 @pytest.mark.parametrize("kind", ["window", "t5"])
 def test_what_does_not_keep_the_whole_text_is_refused(tiny_chat, tmp_path, kind):
-    from transformers import MistralConfig, MistralForCausalLM
-
     if kind == "t5":
         where = t5(tmp_path / "t5")
     else:
-        shape = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2, "num_attention_heads": 2, "num_key_value_heads": 2}
-        where = saved_model(MistralForCausalLM(MistralConfig(vocab_size=600, sliding_window=16, **shape)), bpe_tokenizer(), tmp_path / "window")
+        where = saved_model(MistralForCausalLM(MistralConfig(vocab_size=600, sliding_window=16, **SHAPE)), bpe_tokenizer(), tmp_path / "window")
     with pytest.raises(NoInputError, match="whose layers all see the whole text"):
         new_lm_ranker(LMRankerConfig(str(where), 1, 4))
 
@@ -154,7 +203,12 @@ def test_the_signature_names_the_lm_too(saved, tiny_chat):
     [
         ({"rank": 3}, "does not fit config.json"),
         ({"adapted_layers": 3}, "has 2 layers, got 3"),
-        ({"adapted_layers": 0}, "adapted_layers: expected a number from 1 to 1,000, got '0'"),
+        ({"adapted_layers": -1}, "adapted_layers: expected a number from 0 to 1,000, got '-1'"),
+        ({"adapted_layers": 0}, "does not fit config.json: it has 14 weights too many, added.0."),
+        ({"read_layers": [3]}, "has 2 layers, got 3"),
+        ({"read_layers": [2, 1]}, "read_layers: expected a list of rising numbers from 1, got '[2, 1]'"),
+        ({"read_layers": ["1"]}, "read_layers: expected a list of rising numbers"),
+        ({"read_layers": [1]}, "does not fit config.json: "),
         ({"model_name": None}, "lacks `ranker_type: lmranker` or `model_name`"),
         ({"lm": "another"}, "learnt with another"),
         ({"model_name": "no/such"}, "no model 'no/such'"),
@@ -191,7 +245,7 @@ def test_a_missing_weight_or_template_is_one_line(saved, tiny_chat, tmp_path):
 def test_the_lm_is_no_part_of_the_checkpoint(drawn, saved):
     model, _ = drawn
     assert isinstance(model, LMRanker)
-    assert set(model.state_dict()) == {"weight", *(f"added.0.{key}.{side}" for key in model.added[0] for side in ("narrow", "widen"))}
+    assert set(model.state_dict()) == {"scale", "weight", *(f"added.0.{key}.{side}" for key in model.added[0] for side in ("narrow", "widen"))}
     assert {path.name for path in saved.iterdir()} == {"config.json", "model.safetensors"}
 
 
