@@ -240,18 +240,18 @@ def _numbers(raw: dict[str, Any], name: str, key: str) -> tuple[int, ...]:
     return tuple(listed)
 
 
-def load_lm_ranker(name: str, dtype: torch.dtype = torch.float32) -> tuple[LMRanker, Any]:
-    """One of a checkpoint, its LM in `dtype`, and the LM's tokenizer.
+def load_lm_ranker(name: str, dtype: torch.dtype = torch.float32, adapted_layers: int = 0, rank: int = 0) -> tuple[LMRanker, Any]:
+    """One of a checkpoint, its LM in `dtype`, and the LM's tokenizer; with a `rank`, one that has no products gets new ones in its LM's last layers.
 
     Raises:
         NoInputError: there is no such model, it is none of this kind, or its LM is not there or another than it learnt with.
     """
     config = lm_ranker_config(name)
-    model, tokenizer = new_lm_ranker(config, dtype)
+    model, tokenizer = new_lm_ranker(replace(config, adapted_layers=adapted_layers, rank=rank) if rank else config, dtype)
     if model.config.lm != config.lm:
         raise NoInputError(f"{name} learnt with another {config.model_name}: expected the fingerprint {config.lm[:60]!r}, got {model.config.lm!r}")
     weights = {key: value.float() for key, value in read_weights(locate(name)).items()}
-    take_weights(model, weights, name, "a ranker on a causal LM")
+    take_weights(model, weights, name, "a ranker on a causal LM", "added." if rank else "")
     if spare := sorted(set(weights) - set(model.state_dict())):
         raise NoInputError(f"{name}: model.safetensors does not fit config.json: it has {count_of(len(spare), 'weight')} too many, {spare[0]} first")
     return model.eval(), tokenizer

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from blendkit.errors import UsageError
 from blendkit.models.fast.shared_prefix import Group
-from blendkit.models.lm_ranker import MOST_RANK, LMInputs, LMRanker, LMRankerConfig, load_lm_ranker, new_lm_ranker, save_lm_ranker
+from blendkit.models.lm_ranker import MOST_RANK, LMInputs, LMRanker, LMRankerConfig, lm_ranker_config, load_lm_ranker, new_lm_ranker, save_lm_ranker
 from blendkit.models.pretrained import pretrained
 from blendkit.training.examples import Example, Pairing
 from blendkit.training.kinds import NewRanker
@@ -50,8 +50,6 @@ class LMRankerTrainee(Trainee):
             UsageError: a setting that the kind does not have.
             NoInputError: there is no such model.
         """
-        from transformers import AutoConfig
-
         expect_no_pairs(new)
         if new.tasks != 1:
             raise UsageError("--kind lmranker: one --label, as a reward is one number")
@@ -60,21 +58,22 @@ class LMRankerTrainee(Trainee):
         for flag, value in {"--source-maxlength": new.source_maxlength, "--candidate-maxlength": new.candidate_maxlength}.items():
             if value is not None and value < 1:
                 raise UsageError(f"{flag}: expected at least 1, got {value}")
+        if not 0 <= new.lora <= MOST_RANK:
+            raise UsageError(f"--lora: expected 1 to {MOST_RANK:,}, got {new.lora}")
         if new.init is not None:
-            if new.lora or new.freeze:
+            config = lm_ranker_config(new.init)
+            if (config.rank or not new.lora) and (new.lora or new.freeze):
                 raise UsageError("--lora and --freeze are the checkpoint's that --init goes on from")
-            model, tokenizer = load_lm_ranker(new.init, LM_DTYPE)
+            adapted = _adapted(config.model_name, new.freeze) if new.lora else 0
+            model, tokenizer = load_lm_ranker(new.init, LM_DTYPE, adapted, new.lora)
             given: dict[str, Any] = {"source_maxlength": new.source_maxlength, "candidate_maxlength": new.candidate_maxlength}
             model.config = replace(model.config, **{name: value for name, value in given.items() if value})
         else:
             if not new.lora:
                 raise UsageError("--kind lmranker: the LM stays as it is, and products of some rank are added to it: --lora 32")
-            if not 0 < new.lora <= MOST_RANK:
-                raise UsageError(f"--lora: expected 1 to {MOST_RANK:,}, got {new.lora}")
-            known = pretrained(AutoConfig, str(new.backbone), "causal LM that a ranker could stand on")
-            adapted = len(upper_layers(range(int(getattr(known, "num_hidden_layers", 1))), new.freeze))
             lengths = new.source_maxlength or 256, new.candidate_maxlength or 384
-            model, tokenizer = new_lm_ranker(LMRankerConfig(str(new.backbone), adapted, new.lora, *lengths), LM_DTYPE)
+            lm = str(new.backbone)
+            model, tokenizer = new_lm_ranker(LMRankerConfig(lm, _adapted(lm, new.freeze), new.lora, *lengths), LM_DTYPE)
         return cls(model, tokenizer, pairing, loss=new.loss, candidates=new.candidates, micro_tokens=new.micro_tokens)
 
     def freeze(self, count: int) -> None:
@@ -116,3 +115,11 @@ class LMRankerTrainee(Trainee):
     def save(self, folder: Path) -> None:
         """Writes what was added, and the name of the LM."""
         save_lm_ranker(folder, self.model)
+
+
+def _adapted(lm: str, frozen: int) -> int:
+    """How many of the LM's layers are above the first `frozen` ones."""
+    from transformers import AutoConfig
+
+    known = pretrained(AutoConfig, lm, "causal LM that a ranker could stand on")
+    return len(upper_layers(range(int(getattr(known, "num_hidden_layers", 1))), frozen))

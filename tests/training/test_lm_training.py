@@ -11,7 +11,7 @@ from test_late_training import labelled
 
 import blendkit
 from blendkit.errors import UsageError
-from blendkit.models.lm_ranker import load_lm_ranker
+from blendkit.models.lm_ranker import LMRankerConfig, load_lm_ranker, new_lm_ranker, save_lm_ranker
 from blendkit.training import loop
 from blendkit.training.examples import Example, Pairing
 from blendkit.training.kinds import NewRanker, new_trainee
@@ -104,13 +104,31 @@ def test_a_run_from_a_checkpoint_is_not_resumed_where_that_has_changed(tiny_chat
         ({"candidate_bias": -3.0}, "are for --kind pairranker"),
         ({"tasks": 2}, "one --label, as a reward is one number"),
         ({"loss": "none"}, "--loss none: expected one of"),
-        ({"backbone": None, "init": "x"}, "--lora and --freeze are the checkpoint's that --init goes on from"),
     ],
 )
 def test_settings_that_it_does_not_have_are_one_line(tiny_chat, more, said):
     with pytest.raises(UsageError) as caught:
         new_trainee("lmranker", NewRanker(**{"backbone": str(tiny_chat), "lora": 4, **more}), Pairing())
     assert said in str(caught.value)
+
+
+def test_a_linear_one_gets_products_that_change_nothing_at_first(tiny_chat, tmp_path):
+    linear, _ = new_lm_ranker(LMRankerConfig(str(tiny_chat), 0, 0, 96, 64, read_layers=(1,)), torch.bfloat16)
+    torch.manual_seed(1)
+    linear.weight.data.normal_()
+    save_lm_ranker(tmp_path / "linear", linear)
+    start = {"init": str(tmp_path / "linear"), "backbone": None}
+    trainee = new_trainee("lmranker", NewRanker(**start, lora=4, freeze=1), Pairing())
+    assert (trainee.model.config.rank, trainee.model.config.adapted_layers, trainee.model.config.read_layers) == (4, 1, (1,))
+    asked = [((1, 2, 3), [(4, 5), (6,)])]
+    torch.testing.assert_close(trainee.model(asked), linear(asked), rtol=0, atol=0)
+    # Without products the linear function goes on learning alone.
+    assert [name for name, _ in new_trainee("lmranker", NewRanker(**start), Pairing()).named_parameters()] == ["model.weight"]
+    rows = run(tmp_path / "more", None, init=str(tmp_path / "linear"), lora=4, freeze=1)
+    assert rows[-1]["loss"] < rows[0]["loss"]
+    for more in ({"init": str(tmp_path / "more"), "lora": 4}, {"init": str(tmp_path / "linear"), "freeze": 1}):
+        with pytest.raises(UsageError, match="--lora and --freeze are the checkpoint's that --init goes on from"):
+            new_trainee("lmranker", NewRanker(None, **more), Pairing())
 
 
 def test_lora_is_for_this_kind_alone(tiny_encoder):
