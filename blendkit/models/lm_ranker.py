@@ -1,8 +1,9 @@
 """A ranker on a causal LM that stays as it is: x is read once, each candidate once behind it, and a candidate has one number, its reward.
 
-The reward is a linear function of the mean of the LM's states over the candidate's tokens, and of their number; the states are the last ones, and those
-of some layers below them where the checkpoint says so. Low-rank products (LoRA, Hu et al. 2021) may be added to the matrices of the LM's last layers.
-The logit s_ij of a pair is r_i - r_j, as in Ouyang et al. 2022. A checkpoint holds what was added and the name of the LM, so it is small.
+The reward is a linear function of the mean of the LM's states over the candidate's tokens, and of their number; the states are the last ones, or those
+of the layers that the checkpoint names, above which nothing is computed. Low-rank products (LoRA, Hu et al. 2021) may be added to the matrices of the
+last layers that are. The logit s_ij of a pair is r_i - r_j, as in Ouyang et al. 2022. A checkpoint holds what was added and the name of the LM, so it is
+small.
 """
 
 from __future__ import annotations
@@ -24,7 +25,7 @@ from blendkit.errors import NoInputError
 from blendkit.models.chat_inputs import chat_ids
 from blendkit.models.conversations import Conversations
 from blendkit.models.fast.shared_prefix import Group, attend_by_rows, row_of, states_of
-from blendkit.models.layer_list import layers_of
+from blendkit.models.layer_list import layers_of, with_layers
 from blendkit.models.loading import LM_RANKER, fingerprint, length_in, locate, number_in, read_config, read_weights, take_weights
 from blendkit.models.pair_inputs import Cut
 from blendkit.models.pretrained import pretrained
@@ -42,7 +43,7 @@ Ids = tuple[int, ...]
 class LMRankerConfig:
     """`model_name`: the LM; `adapted_layers`: how many of its last layers have products of rank `rank`; lengths in tokens; `lm`: the LM's fingerprint.
 
-    `read_layers`: behind which of its layers states are read, besides the last ones, counted from 1.
+    `read_layers`: behind which of its layers states are read, counted from 1; none stands for the very last. The layers above them are left out.
     """
 
     model_name: str
@@ -62,11 +63,17 @@ class LMRanker(nn.Module):
         super().__init__()
         _expect_full_attention(lm, config.model_name)
         attend_by_rows(lm, config.model_name)
-        layers = list(layers_of(lm))
-        for what, layer in [("adapted_layers", config.adapted_layers), *(("read_layers", layer) for layer in config.read_layers)]:
-            if layer > len(layers):
-                raise NoInputError(f"{what}: {config.model_name} has {count_of(len(layers), 'layer')}, got {layer}")
+        layers, read = list(layers_of(lm)), config.read_layers
+        if read and read[-1] > len(layers):
+            raise NoInputError(f"read_layers: {config.model_name} has {count_of(len(layers), 'layer')}, got {read[-1]}")
+        # States behind the very last layer are what the LM gives, by its own norm.
+        self._below = [number for number in read if number < len(layers)]
+        self._reads_last = not read or read[-1] == len(layers)
+        layers = layers if self._reads_last else layers[: read[-1]]
+        if config.adapted_layers > len(layers):
+            raise NoInputError(f"adapted_layers: {config.model_name} has {count_of(len(layers), 'layer')} to read, got {config.adapted_layers}")
         self.config = config
+        lm = with_layers(lm, layers)
         # In a tuple, so that neither its weights are saved nor their mean is taken.
         self._lm = (lm.requires_grad_(False),)
         self.added = nn.ModuleList()
@@ -77,10 +84,10 @@ class LMRanker(nn.Module):
                 linear.register_forward_hook(_more(added))
             self.added.append(own)
         self._read: dict[int, Tensor] = {}
-        for number in config.read_layers:
+        for number in self._below:
             layers[number - 1].register_forward_hook(partial(self._keep, number))
         # Of the mean states, and of the logarithm of the number of tokens. States of lower layers are of other sizes than the last ones.
-        numbers = (len(config.read_layers) + 1) * int(lm.config.hidden_size) + 1
+        numbers = max(1, len(read)) * int(lm.config.hidden_size) + 1
         self.scale: Tensor
         self.register_buffer("scale", torch.ones(numbers))
         self.weight = nn.Parameter(torch.zeros(numbers))
@@ -102,9 +109,9 @@ class LMRanker(nn.Module):
         """What a reward is a linear function of, [n, D], float32: mean states, layer by layer, and log length."""
         row = row_of(groups, self.weight.device)
         last = states_of(self.lm, row)
-        read = [self._read.pop(number) for number in self.config.read_layers]
+        read = [self._read.pop(number) for number in self._below] + [last] * self._reads_last
         # No products of matrices, which autocast would round.
-        means = [torch.cat([states[start:end].float().mean(0) for states in (*read, last)]) for start, end in row.candidates]
+        means = [torch.cat([states[start:end].float().mean(0) for states in read]) for start, end in row.candidates]
         lengths = torch.tensor([[float(end - start)] for start, end in row.candidates], device=last.device)
         return torch.cat([torch.stack(means), lengths.log()], 1)
 

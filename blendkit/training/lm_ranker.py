@@ -64,7 +64,7 @@ class LMRankerTrainee(Trainee):
             config = lm_ranker_config(new.init)
             if (config.rank or not new.lora) and (new.lora or new.freeze):
                 raise UsageError("--lora and --freeze are the checkpoint's that --init goes on from")
-            adapted = _adapted(config.model_name, new.freeze) if new.lora else 0
+            adapted = _adapted(config, new.freeze) if new.lora else 0
             model, tokenizer = load_lm_ranker(new.init, LM_DTYPE, adapted, new.lora)
             given: dict[str, Any] = {"source_maxlength": new.source_maxlength, "candidate_maxlength": new.candidate_maxlength}
             model.config = replace(model.config, **{name: value for name, value in given.items() if value})
@@ -72,8 +72,8 @@ class LMRankerTrainee(Trainee):
             if not new.lora:
                 raise UsageError("--kind lmranker: the LM stays as it is, and products of some rank are added to it: --lora 32")
             lengths = new.source_maxlength or 256, new.candidate_maxlength or 384
-            lm = str(new.backbone)
-            model, tokenizer = new_lm_ranker(LMRankerConfig(lm, _adapted(lm, new.freeze), new.lora, *lengths), LM_DTYPE)
+            config = LMRankerConfig(str(new.backbone), 0, new.lora, *lengths)
+            model, tokenizer = new_lm_ranker(replace(config, adapted_layers=_adapted(config, new.freeze)), LM_DTYPE)
         return cls(model, tokenizer, pairing, loss=new.loss, candidates=new.candidates, micro_tokens=new.micro_tokens)
 
     def freeze(self, count: int) -> None:
@@ -117,9 +117,11 @@ class LMRankerTrainee(Trainee):
         save_lm_ranker(folder, self.model)
 
 
-def _adapted(lm: str, frozen: int) -> int:
-    """How many of the LM's layers are above the first `frozen` ones."""
+def _adapted(config: LMRankerConfig, frozen: int) -> int:
+    """How many of the layers that are read are above the first `frozen` ones."""
     from transformers import AutoConfig
 
-    known = pretrained(AutoConfig, lm, "causal LM that a ranker could stand on")
+    if config.read_layers:
+        return len(upper_layers(range(config.read_layers[-1]), frozen))
+    known = pretrained(AutoConfig, config.model_name, "causal LM that a ranker could stand on")
     return len(upper_layers(range(int(getattr(known, "num_hidden_layers", 1))), frozen))

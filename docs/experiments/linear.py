@@ -1,7 +1,7 @@
-"""Makes a ranker on a causal LM that stays as it is, linear in what the LM knows: python linear.py OUTPUT TRAIN.jsonl.gz --lm smollm2 --read 15 20 25
+"""Makes a ranker on a causal LM that stays as it is, linear in what the LM knows: python linear.py OUTPUT TRAIN.jsonl.gz --lm smollm2 --read 10 15 20
 
-Further options: --sets FILE of JSON, {SET: [RECORDS, CANDIDATES, WEIGHT]}; --use 20 25 (of the layers that are read), --l2 0.03 0.1 0.3 1, --folds 5,
---most-tokens 6_000_000, --source-maxlength 1024, --candidate-maxlength 384, --dtype bfloat16, --device cpu, --seed 0.
+Further options: --sets FILE of JSON, {SET: [RECORDS, CANDIDATES, WEIGHT]}; --l2 0.1 0.2 0.3 0.5 1, --folds 5, --most-tokens 3_500_000,
+--source-maxlength 1024, --candidate-maxlength 384, --dtype bfloat16, --device cpu, --seed 0.
 
 Reads the instructions and answers once (`LMRanker.features`), so many of each set as --sets says, sets mixed so that a run that --most-tokens ends has the
 same share of each. What was read lies in OUTPUT.read, and a run that was stopped goes on from there. Then a convex problem is solved: the mean over pairs of
@@ -129,10 +129,9 @@ def read_all(folder: Path, model: LMRanker, inputs: LMInputs, records: list[dict
 class Pairs:
     """Features, scaled, of better and worse candidates, and what each pair weighs."""
 
-    def __init__(self, parts: list[Read], columns: Tensor, sets: dict[str, tuple[int, int, float]]) -> None:
+    def __init__(self, parts: list[Read], sets: dict[str, tuple[int, int, float]]) -> None:
         features = torch.cat([part["features"].float() for part in parts])
         features[:, -1] = torch.cat([part["log_lengths"] for part in parts])
-        features = features[:, columns]
         self.scale = 1 / features.std(0).clamp(min=1e-6)
         self.features = features * self.scale
         records = [(name, labels) for part in parts for name, labels in zip(part["sets"], part["labels"], strict=True)]
@@ -198,12 +197,11 @@ def main() -> None:
     parser.add_argument("output", type=Path)
     parser.add_argument("train", type=Path)
     parser.add_argument("--lm", default="smollm2")
-    parser.add_argument("--read", type=int, nargs="*", default=[15, 20, 25])
-    parser.add_argument("--use", type=int, nargs="*")
+    parser.add_argument("--read", type=int, nargs="*", default=[10, 15, 20])
     parser.add_argument("--sets", type=Path)
-    parser.add_argument("--l2", type=float, nargs="+", default=[0.03, 0.1, 0.3, 1.0])
+    parser.add_argument("--l2", type=float, nargs="+", default=[0.1, 0.2, 0.3, 0.5, 1.0])
     parser.add_argument("--folds", type=int, default=5)
-    parser.add_argument("--most-tokens", type=int, default=6_000_000)
+    parser.add_argument("--most-tokens", type=int, default=3_500_000)
     parser.add_argument("--source-maxlength", type=int, default=1024)
     parser.add_argument("--candidate-maxlength", type=int, default=384)
     parser.add_argument("--dtype", default="bfloat16")
@@ -211,29 +209,20 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0)
     flags = parser.parse_args()
     sets = {name: tuple(row) for name, row in json.loads(flags.sets.read_text()).items()} if flags.sets else SETS
-    use = flags.read if flags.use is None else flags.use
-
-    def ranker(layers: list[int]) -> tuple[LMRanker, Any]:
-        config = LMRankerConfig(flags.lm, 0, 0, flags.source_maxlength, flags.candidate_maxlength, read_layers=tuple(layers))
-        model, tokenizer = new_lm_ranker(config, getattr(torch, flags.dtype))
-        return model.to(choose_device(flags.device)), tokenizer
-
-    model, tokenizer = ranker(flags.read)
-    inputs = LMInputs(tokenizer, model.config)
-    parts = read_all(flags.output.with_suffix(".read"), model, inputs, chosen(flags.train, sets, flags.seed), flags.most_tokens)
-    width = int(model.lm.config.hidden_size)
-    layers = [number for number, layer in enumerate(flags.read) if layer in use] + [len(flags.read)]
-    columns = torch.cat([torch.arange(width) + width * layer for layer in layers] + [torch.tensor([width * (len(flags.read) + 1)])])
-    pairs = Pairs(parts, columns, sets)
+    config = LMRankerConfig(flags.lm, 0, 0, flags.source_maxlength, flags.candidate_maxlength, read_layers=tuple(flags.read))
+    model, tokenizer = new_lm_ranker(config, getattr(torch, flags.dtype))
+    model.to(choose_device(flags.device))
+    records = chosen(flags.train, sets, flags.seed)
+    parts = read_all(flags.output.with_suffix(".read"), model, LMInputs(tokenizer, model.config), records, flags.most_tokens)
+    pairs = Pairs(parts, sets)
     found = {}
     for l2 in flags.l2:
         loss, agrees = found[l2] = pairs.crossed(l2, flags.folds, flags.seed)
         print(json.dumps({"l2": l2, "loss": round(loss, 5), "agrees": {name: round(share, 1) for name, share in agrees.items()}}), flush=True)
     best = min(found, key=lambda l2: found[l2][0])
-    new, _ = ranker(use)
-    new.scale.copy_(pairs.scale)
-    new.weight.data.copy_(pairs.fit(best))
-    save_lm_ranker(flags.output, new)
+    model.scale.copy_(pairs.scale)
+    model.weight.data.copy_(pairs.fit(best))
+    save_lm_ranker(flags.output, model)
     print(json.dumps({"l2": best, "pairs": len(pairs), "records": len(pairs.names), "tokens": sum(part["tokens"] for part in parts)}))
 
 

@@ -12,7 +12,7 @@ import torch
 from conftest import bpe_tokenizer, examples
 from tiny_models import saved as saved_model
 from tiny_models import t5
-from transformers import BloomConfig, BloomForCausalLM, Gemma2Config, Gemma2ForCausalLM, MistralConfig, MistralForCausalLM
+from transformers import AutoModel, BloomConfig, BloomForCausalLM, Gemma2Config, Gemma2ForCausalLM, MistralConfig, MistralForCausalLM
 
 from blendkit.errors import NoInputError
 from blendkit.models import lm_ranker
@@ -81,23 +81,24 @@ def test_candidates_that_go_through_together_have_the_same_rewards(drawn, monkey
     torch.testing.assert_close(model(asked), found, atol=1e-4, rtol=1e-4)
 
 
+@pytest.mark.parametrize("read", [(1,), (1, 2)])
 @torch.no_grad()
-def test_states_of_lower_layers_count_as_the_checkpoint_says(tiny_chat, tmp_path):
+def test_states_of_lower_layers_count_as_the_checkpoint_says(tiny_chat, tmp_path, read):
     """Without products: a linear function of what the LM knows by itself."""
-    made, tokenizer = new_lm_ranker(LMRankerConfig(str(tiny_chat), 0, 0, 96, 64, read_layers=(1,)))
+    made, tokenizer = new_lm_ranker(LMRankerConfig(str(tiny_chat), 0, 0, 96, 64, read_layers=read))
     torch.manual_seed(1)
     for weight in (made.scale, made.weight):
         weight.uniform_(0.5, 2)
     save_lm_ranker(tmp_path / "linear", made)
     model, _ = load_lm_ranker(str(tmp_path / "linear"))
-    assert model.config.read_layers == (1,) and not len(model.added)
+    assert model.config.read_layers == read and len(model.lm.layers) == read[-1] and not len(model.added)
     torch.testing.assert_close(model.scale, made.scale, rtol=0, atol=0)
     ((source, candidates),) = asked = groups(LMInputs(tokenizer, model.config), "What is two and two?", "Why?")[1:]
     found = model(asked)
-    model.lm.set_attn_implementation("eager")
+    plain = AutoModel.from_pretrained(tiny_chat)
     for candidate, reward in zip(candidates, found, strict=True):
-        states = model.lm(input_ids=torch.tensor([[*source, *candidate]]), output_hidden_states=True).hidden_states
-        means = [states[layer][0, len(source) :].mean(0) for layer in (1, -1)]
+        states = plain(input_ids=torch.tensor([[*source, *candidate]]), output_hidden_states=True).hidden_states
+        means = [states[layer][0, len(source) :].mean(0) for layer in read]
         features = torch.cat([*means, torch.tensor([float(len(candidate))]).log()])
         assert float(reward) == pytest.approx(float(features * made.scale @ made.weight), abs=1e-4)
 
@@ -202,13 +203,14 @@ def test_the_signature_names_the_lm_too(saved, tiny_chat):
     ("change", "said"),
     [
         ({"rank": 3}, "does not fit config.json"),
-        ({"adapted_layers": 3}, "has 2 layers, got 3"),
+        ({"adapted_layers": 3}, "has 2 layers to read, got 3"),
         ({"adapted_layers": -1}, "adapted_layers: expected a number from 0 to 1,000, got '-1'"),
         ({"adapted_layers": 0}, "does not fit config.json: it has 14 weights too many, added.0."),
         ({"read_layers": [3]}, "has 2 layers, got 3"),
         ({"read_layers": [2, 1]}, "read_layers: expected a list of rising numbers from 1, got '[2, 1]'"),
         ({"read_layers": ["1"]}, "read_layers: expected a list of rising numbers"),
-        ({"read_layers": [1]}, "does not fit config.json: "),
+        ({"adapted_layers": 2, "read_layers": [1]}, "has 1 layer to read, got 2"),
+        ({"read_layers": [1, 2]}, "does not fit config.json: "),
         ({"model_name": None}, "lacks `ranker_type: lmranker` or `model_name`"),
         ({"lm": "another"}, "learnt with another"),
         ({"model_name": "no/such"}, "no model 'no/such'"),

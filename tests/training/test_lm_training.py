@@ -118,13 +118,13 @@ def test_a_linear_one_gets_products_that_change_nothing_at_first(tiny_chat, tmp_
     linear.weight.data.normal_()
     save_lm_ranker(tmp_path / "linear", linear)
     start = {"init": str(tmp_path / "linear"), "backbone": None}
-    trainee = new_trainee("lmranker", NewRanker(**start, lora=4, freeze=1), Pairing())
+    trainee = new_trainee("lmranker", NewRanker(**start, lora=4), Pairing())
     assert (trainee.model.config.rank, trainee.model.config.adapted_layers, trainee.model.config.read_layers) == (4, 1, (1,))
     asked = [((1, 2, 3), [(4, 5), (6,)])]
     torch.testing.assert_close(trainee.model(asked), linear(asked), rtol=0, atol=0)
     # Without products the linear function goes on learning alone.
     assert [name for name, _ in new_trainee("lmranker", NewRanker(**start), Pairing()).named_parameters()] == ["model.weight"]
-    rows = run(tmp_path / "more", None, init=str(tmp_path / "linear"), lora=4, freeze=1)
+    rows = run(tmp_path / "more", None, init=str(tmp_path / "linear"), lora=4)
     assert rows[-1]["loss"] < rows[0]["loss"]
     for more in ({"init": str(tmp_path / "more"), "lora": 4}, {"init": str(tmp_path / "linear"), "freeze": 1}):
         with pytest.raises(UsageError, match="--lora and --freeze are the checkpoint's that --init goes on from"):
