@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -26,6 +26,25 @@ def matrix(comparisons: Iterable[Sequence[Any]], n: int) -> Matrix:
     for i, j, logit in comparisons:
         values[i * n + j] = logit
     return np.array(values, dtype=np.float64).reshape(n, n)
+
+
+def pairs_among(comparisons: Mapping[str, Any], n: int) -> list[Sequence[Any]]:
+    """Those of a record's comparisons that are of its first n candidates."""
+    return [pair for pair in comparisons["pairs"] if pair[0] < n and pair[1] < n]
+
+
+def summed(parts: Iterable[tuple[Matrix, float]]) -> Matrix:
+    """Σ w·M, [n, n], of several M and their w."""
+    return np.asarray(sum(weight * m for m, weight in parts))
+
+
+def weighed(text: str) -> tuple[str, float]:
+    """A name and its weight, of NAME=WEIGHT; what ends with no number is a name of weight 1."""
+    name, equals, number = text.rpartition("=")
+    try:
+        return (name, float(number)) if equals else (text, 1.0)
+    except ValueError:
+        return text, 1.0
 
 
 def max_logits(m: Matrix) -> Matrix:

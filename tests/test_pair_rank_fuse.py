@@ -6,6 +6,7 @@ import pytest
 from conftest import examples, lines, parsed
 
 import blendkit as library
+from blendkit.fusers.consensus import preference
 
 
 def test_pair_compares_both_orders_of_what_llms_wrote(tiny_ranker):
@@ -120,20 +121,61 @@ def test_rank_by_the_sum_of_two_rankers(called):
         assert again["ranks"] == {"+".join(weights): ranks}
 
 
-def test_a_pair_that_one_of_two_rankers_lacks_is_not_compared():
+def test_a_weight_counts_where_a_schedule_found_an_order_too():
+    (ranked,) = library.rank([with_two_rankers()], "pairrm=-1")
+    assert ranked["ranks"] == {"pairrm=-1": [3, 1, 2]}
+
+
+def test_rankers_that_compared_other_pairs_are_not_summed(called):
     record = with_two_rankers()
-    # The second says nothing of candidate 1.
     record["comparisons"]["lm"]["pairs"] = [[0, 2, -1.5], [2, 0, 1.5]]
-    (ranked,) = library.rank([record], ["pairrm", "lm"])
-    assert ranked["ranks"]["pairrm+lm"] == [2, 3, 1]
+    code, out, err = called("rank", "--by", "pairrm", "--by", "lm", stdin=lines([record]))
+    assert (code, out) == (65, "") and "<stdin>:1: comparisons.lm: expected the same pairs as pairrm has, to be summed; `blendkit pair` compares all" in err
+
+
+def test_names_with_an_equals_sign_stay_names():
+    record = with_two_rankers()
+    record["comparisons"]["a=b"] = record["comparisons"]["lm"]
+    record["verdicts"] = {"openai:m?t=0": [{"a": 0, "b": 1, "verdict": "A"}, {"a": 1, "b": 2, "verdict": "A"}]}
+    for name, ranks in (("a=b", [3, 1, 1]), ("judge:openai:m?t=0", [1, 2, 3])):
+        (ranked,) = library.rank([record], name)
+        assert ranked["ranks"][name] == ranks
+
+
+def test_a_run_of_an_earlier_version_that_knew_one_name_is_resumed(called, tmp_path):
+    (tmp_path / "in.jsonl").write_text(lines([with_two_rankers(), {**with_two_rankers(), "id": "b"}]))
+    flags = ["rank", "-i", tmp_path / "in.jsonl", "-o", tmp_path / "out.jsonl"]
+    assert called(*flags)[0] == 0
+    known = tmp_path / "out.jsonl.run.ndjson"
+    assert '"--by":["pairrm"]' in known.read_text()
+    known.write_text(known.read_text().replace('"--by":["pairrm"]', '"--by":"pairrm"'))
+    assert called(*flags, "--by", "pairrm", "--resume")[0] == 0
+    code, _, err = called(*flags, "--by", "pairrm", "--by", "lm", "--resume")
+    assert code == 65 and "--by: pairrm then, pairrm lm now" in err
+
+
+def test_consensus_weighs_by_the_sum_that_ranked():
+    """As if the sum had been the logits of one ranker."""
+    records = [with_two_rankers() for _ in range(3)]
+    by_sum, by_hand = (record["comparisons"] for record in records[:2])
+    by_hand["pairrm"] = {"pairs": [[i, j, one + 2 * two] for (i, j, one), (_, _, two) in zip(by_sum["pairrm"]["pairs"], by_sum["lm"]["pairs"], strict=True)]}
+    (first,) = library.rank(records[:1], ["pairrm", "lm=2"], top=2)
+    (second,) = library.rank(records[1:2], top=2)
+    (third,) = library.rank(records[2:], ["pairrm", "lm=2"], aggregate="max-wins", top=2)
+    assert first["top"] == second["top"] == third["top"]
+    weights = [preference(record, record["top"]).tolist() for record in (first, second, third)]
+    assert weights[0] == pytest.approx(weights[1]) and weights[0] == pytest.approx(weights[2])
+    # Not by their places, which would be two thirds.
+    assert max(weights[0]) > 0.8
 
 
 @pytest.mark.parametrize(
     ("given", "code", "said"),
     [
-        (["pairrm", "score:bleu"], 2, "--by score:bleu: expected names of comparisons, such as pairrm"),
-        (["pairrm=much"], 2, "--by pairrm=much: expected NAME=WEIGHT, such as pairrm=2"),
+        (["pairrm", "score:bleu"], 2, "--by score:bleu: where it is given several times, expected names of comparisons, such as pairrm"),
+        (["pairrm=much", "lm"], 65, "comparisons.pairrm=much: not there, found pairrm, lm"),
         (["pairrm=nan", "lm"], 2, "--by pairrm=nan: expected NAME=WEIGHT"),
+        ([""], 2, "--by : expected PAIR (a name in `comparisons`"),
         (["=2"], 2, "--by =2: expected NAME=WEIGHT"),
         (["pairrm", "pairrm=2"], 2, "--by pairrm=2: pairrm is given twice"),
         (["pairrm", "ml"], 65, "<stdin>:1: comparisons.ml: not there, found pairrm, lm; `blendkit pair` writes it"),

@@ -149,8 +149,8 @@ def rank(
 
     Args:
         records: with what is ranked by, which `pair`, `score` or `judge` writes.
-        by: a name in `comparisons`, score:NAME, judge:NAME, or oracle:FIELD, a number in each candidate; several names of comparisons, or NAME=WEIGHT,
-            have their logits summed, each times its weight.
+        by: a name in `comparisons`, score:NAME, judge:NAME, or oracle:FIELD, a number in each candidate; several names of comparisons
+            of the same pairs, or NAME=WEIGHT, have their logits summed, each times its weight.
         aggregate: max-logits, max-wins, copeland, bradley-terry or elo; None is the order that a schedule found, else max-logits.
         reference: ranks by the margin over one candidate: longest, shortest, median-length, first, last, or a model's name.
         top: how many of the best `top` holds.

@@ -11,18 +11,19 @@ from blendkit.pipeline.run import RunOptions, run_stage
 from blendkit.pipeline.stage import Stage
 from blendkit.rankers import REFERENCES
 
+BY = ["pairrm"]
+
 
 @with_run_options("device", "dtype", "batch_tokens", "seed")
 def rank(
     run: RunOptions,
     by: Annotated[
-        list[str] | None,
+        list[str],
         typer.Option(
             help="pairrm (or another name of comparisons), score:NAME, judge:NAME, or oracle:FIELD, a number in each candidate. "
-            "Given several times, for comparisons: their logits are summed, each times its WEIGHT (NAME=WEIGHT).",
-            show_default="pairrm",
+            "Given several times, for comparisons of the same pairs: their logits are summed, each times its WEIGHT (NAME=WEIGHT).",
         ),
-    ] = None,
+    ] = BY,
     aggregate: Annotated[
         str | None,
         typer.Option(
@@ -47,6 +48,6 @@ def rank(
     def make() -> Stage:
         from blendkit.rankers.ranking import Ranking
 
-        return Ranking(by or "pairrm", aggregate, top, name, reference)
+        return Ranking(by, aggregate, top, name, reference)
 
     run_stage(make, run)

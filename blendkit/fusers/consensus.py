@@ -16,7 +16,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from blendkit.aggregate import matrix, max_logits
+from blendkit.aggregate import matrix, max_logits, pairs_among, summed, weighed
 from blendkit.fusers.base import appended, top_candidates
 from blendkit.models.cuts import Cuts
 from blendkit.models.encoder import Encoder
@@ -123,14 +123,23 @@ def preference(record: Record, top: list[int]) -> Tensor:
     comparisons: dict[str, Any] = record.get("comparisons", {})
     # `rank` names a ranking after its comparisons, and may append `:AGGREGATION` or `:reference-WHICH`.
     rankers = [ranker for ranker in comparisons if name is not None and (name == ranker or name.startswith(f"{ranker}:"))]
-    if rankers:
+    weights = {max(rankers, key=len): 1.0} if rankers else _sum_behind(name or "", comparisons)
+    if weights:
         n = len(generated_only(record["candidates"]))
-        pairs = comparisons[max(rankers, key=len)]["pairs"]
-        scores = max_logits(matrix([pair for pair in pairs if pair[0] < n and pair[1] < n], n))
+        scores = max_logits(summed((matrix(pairs_among(comparisons[ranker], n), n), weight) for ranker, weight in weights.items()))
         return torch.softmax(torch.tensor([float(scores[index]) for index in top]), dim=0)
     places = range(1, len(top) + 1) if name is None else [record["ranks"][name][index] for index in top]
-    weights = 1 / torch.tensor(places, dtype=torch.float32)
-    return weights / weights.sum()
+    shares = 1 / torch.tensor(places, dtype=torch.float32)
+    return shares / shares.sum()
+
+
+def _sum_behind(name: str, comparisons: dict[str, Any]) -> dict[str, float]:
+    """Which comparisons `rank` has summed for a ranking, with their weights, by the ranking's name; empty where it is no sum."""
+    for whole in (name, name.rpartition(":")[0]):
+        weights = dict(weighed(part) for part in whole.split("+"))
+        if all(part in comparisons for part in weights):
+            return weights
+    return {}
 
 
 def ranking_behind(record: Record, top: list[int]) -> str | None:

@@ -12,7 +12,6 @@ import json
 import os
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
-from functools import partial
 from itertools import groupby
 from pathlib import Path
 from typing import Any
@@ -24,7 +23,7 @@ from torch.nn import functional
 from blendkit.errors import NoInputError
 from blendkit.models.chat_inputs import chat_ids
 from blendkit.models.conversations import Conversations
-from blendkit.models.fast.shared_prefix import Group, attend_by_rows, row_of, states_of
+from blendkit.models.fast.shared_prefix import Group, attend_by_rows, keep_states, row_of, states_of
 from blendkit.models.layer_list import layers_of, with_layers
 from blendkit.models.loading import LM_RANKER, fingerprint, length_in, locate, number_in, read_config, read_weights, take_weights
 from blendkit.models.pair_inputs import Cut
@@ -59,18 +58,19 @@ class LMRanker(nn.Module):
     """Calls give the rewards of all candidates, [n], float32. The LM is no part of its parameters."""
 
     def __init__(self, config: LMRankerConfig, lm: Any) -> None:
-        """Raises NoInputError where the LM has not as many layers as are to be adapted or read, or its tokens do not all see the whole text before them."""
+        """Raises NoInputError where the LM has not as many layers as are to be adapted or read, or does not read texts as it is asked to here."""
         super().__init__()
         _expect_full_attention(lm, config.model_name)
+        _expect_steady_positions(lm, config)
         attend_by_rows(lm, config.model_name)
         layers, read = list(layers_of(lm)), config.read_layers
-        if read and read[-1] > len(layers):
-            raise NoInputError(f"read_layers: {config.model_name} has {count_of(len(layers), 'layer')}, got {read[-1]}")
+        if any(not 0 < number <= len(layers) for number in read) or sorted(set(read)) != list(read):
+            raise NoInputError(f"read_layers: expected rising numbers from 1, and {config.model_name} has {count_of(len(layers), 'layer')}; got {list(read)}")
         # States behind the very last layer are what the LM gives, by its own norm.
         self._below = [number for number in read if number < len(layers)]
         self._reads_last = not read or read[-1] == len(layers)
         layers = layers if self._reads_last else layers[: read[-1]]
-        if config.adapted_layers > len(layers):
+        if not 0 <= config.adapted_layers <= len(layers):
             raise NoInputError(f"adapted_layers: {config.model_name} has {count_of(len(layers), 'layer')} to read, got {config.adapted_layers}")
         self.config = config
         lm = with_layers(lm, layers)
@@ -83,17 +83,13 @@ class LMRanker(nn.Module):
                 own[module_key(name)] = added = LowRank(linear, config.rank)
                 linear.register_forward_hook(_more(added))
             self.added.append(own)
-        self._read: dict[int, Tensor] = {}
         for number in self._below:
-            layers[number - 1].register_forward_hook(partial(self._keep, number))
+            keep_states(layers[number - 1], number)
         # Of the mean states, and of the logarithm of the number of tokens. States of lower layers are of other sizes than the last ones.
         numbers = max(1, len(read)) * int(lm.config.hidden_size) + 1
         self.scale: Tensor
         self.register_buffer("scale", torch.ones(numbers))
         self.weight = nn.Parameter(torch.zeros(numbers))
-
-    def _keep(self, number: int, _: nn.Module, __: Any, found: Any) -> None:
-        self._read[number] = (found[0] if isinstance(found, tuple) else found)[0]
 
     @property
     def lm(self) -> Any:
@@ -108,8 +104,10 @@ class LMRanker(nn.Module):
     def features(self, groups: Sequence[Group]) -> Tensor:
         """What a reward is a linear function of, [n, D], float32: mean states, layer by layer, and log length."""
         row = row_of(groups, self.weight.device)
+        if not row.candidates:
+            return self.weight.new_zeros(0, len(self.weight))
         last = states_of(self.lm, row)
-        read = [self._read.pop(number) for number in self._below] + [last] * self._reads_last
+        read = [row.states[number] for number in self._below] + [last] * self._reads_last
         # No products of matrices, which autocast would round.
         means = [torch.cat([states[start:end].float().mean(0) for states in read]) for start, end in row.candidates]
         lengths = torch.tensor([[float(end - start)] for start, end in row.candidates], device=last.device)
@@ -132,7 +130,7 @@ def _more(added: LowRank) -> Callable[..., Tensor]:
 
 @torch.no_grad()
 def _expect_full_attention(lm: Any, name: str) -> None:
-    """Refuses an encoder, and an LM with a window or a recurrent state: what it keeps of x would depend on the other texts of a batch."""
+    """Refuses an encoder, and an LM with a window or a recurrent state, which rows do not have."""
     from transformers import DynamicCache
     from transformers.cache_utils import DynamicLayer
 
@@ -144,6 +142,18 @@ def _expect_full_attention(lm: Any, name: str) -> None:
             cache = None
     if not isinstance(cache, DynamicCache) or any(type(layer) is not DynamicLayer for layer in cache.layers):
         raise NoInputError(f"{name}: a ranker stands on a causal LM whose layers all see the whole text (Llama, Qwen, …); a {type(lm).__name__} is none")
+
+
+def _expect_steady_positions(lm: Any, config: LMRankerConfig) -> None:
+    """Refuses lengths from which on an LM turns all positions of a row otherwise, those of its short texts, too."""
+    rope = getattr(lm.config, "rope_parameters", None) or {}
+    steady = rope.get("original_max_position_embeddings") or getattr(lm.config, "max_position_embeddings", None)
+    most = config.source_maxlength + config.candidate_maxlength
+    if rope.get("rope_type") in ("dynamic", "longrope") and steady and most > steady:
+        raise NoInputError(
+            f"{config.model_name} reads texts of more than {count_of(steady, 'token')} in another way than short ones: "
+            f"expected a source_maxlength and a candidate_maxlength of so many in all, got {most:,}"
+        )
 
 
 class LMInputs:
@@ -258,6 +268,8 @@ def load_lm_ranker(name: str, dtype: torch.dtype = torch.float32, adapted_layers
     if model.config.lm != config.lm:
         raise NoInputError(f"{name} learnt with another {config.model_name}: expected the fingerprint {config.lm[:60]!r}, got {model.config.lm!r}")
     weights = {key: value.float() for key, value in read_weights(locate(name)).items()}
+    # The first ones of this kind had none.
+    weights.setdefault("scale", torch.ones_like(model.scale))
     take_weights(model, weights, name, "a ranker on a causal LM", "added." if rank else "")
     if spare := sorted(set(weights) - set(model.state_dict())):
         raise NoInputError(f"{name}: model.safetensors does not fit config.json: it has {count_of(len(spare), 'weight')} too many, {spare[0]} first")

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from blendkit.aggregate import AGGREGATIONS, Matrix, compared, matrix, ranks_from_scores, verdict_matrix, verdict_wins
+from blendkit.aggregate import AGGREGATIONS, Matrix, compared, matrix, pairs_among, ranks_from_scores, summed, verdict_matrix, verdict_wins, weighed
 from blendkit.errors import RecordError, UsageError
 from blendkit.pipeline.stage import Stage
 from blendkit.rankers.references import reference_index
@@ -17,6 +17,7 @@ from blendkit.registry import nearest
 from blendkit.scorers import better_when_lower
 from blendkit.terminal_text import listed
 
+VALUES = ("score", "judge", "oracle")
 SOURCES = ("PAIR (a name in `comparisons`, such as pairrm)", "score:NAME", "judge:NAME", "oracle:FIELD")
 DEFAULT = "max-logits"
 
@@ -43,15 +44,15 @@ class Ranking(Stage):
         if top < 1:
             raise UsageError(f"--top {top}: expected at least 1")
         given = [by] if isinstance(by, str) else list(by)
+        if not given or not all(given):
+            raise UsageError(f"--by {' '.join(given)}: expected {', '.join(SOURCES)}")
         whole = "+".join(given)
-        self.kind, _, self.key = whole.partition(":")
+        self.kind, _, self.key = given[0].partition(":")
         self.weights: dict[str, float] = {}
-        if len(given) > 1 or "=" in whole:
+        if len(given) > 1 or not self.key:
             self.kind, self.key, self.weights = "pair", whole, _weights(given)
-        elif self.key and self.kind not in ("score", "judge", "oracle"):
+        elif self.kind not in VALUES:
             raise UsageError(f"--by {whole}: expected {', '.join(SOURCES)}")
-        elif not self.key:
-            self.kind, self.key, self.weights = "pair", whole, {whole: 1.0}
         if reference is not None and (self.kind != "pair" or aggregate is not None):
             raise UsageError("--reference ranks by one column of the comparisons: it goes with neither --aggregate nor --by score:, judge: or oracle:")
         self.aggregate, self.top, self.reference = aggregate, top, reference
@@ -82,25 +83,23 @@ class Ranking(Stage):
         if self.kind == "judge":
             return _of_compared(m := self._verdicts(record, n), aggregate(m, verdict_wins))
         found = self._comparisons(record)
-        parts = [weight * self._matrix(record, comparisons, n) for comparisons, weight in zip(found, self.weights.values(), strict=True)]
-        m = parts[0] if len(parts) == 1 else np.sum(parts, 0)
+        parts = [matrix(pairs_among(comparisons, n), n) for comparisons in found]
+        for name, part in zip(self.weights, parts, strict=True):
+            if (np.isnan(part) != np.isnan(parts[0])).any():
+                raise RecordError(
+                    f"comparisons.{name}", f"expected the same pairs as {next(iter(self.weights))} has, to be summed; `blendkit pair` compares all"
+                )
+        m = summed(zip(parts, self.weights.values(), strict=True))
         if self.reference is not None:
             return [(COMPARED, score) for score in self._against_reference(record, m)]
         if not compared(m).any():
             return [(COMPARED, 0.0)] * n
         standings = _of_compared(m, aggregate(m))
-        if self.aggregate is None and len(found) == 1:
+        if self.aggregate is None and list(self.weights.values()) == [1.0]:
             for place, index in enumerate(found[0].get("order", ())):
                 if index < n:
                     standings[index] = (ORDERED, float(-place))
         return standings
-
-    @staticmethod
-    def _matrix(record: Record, comparisons: dict[str, Any], n: int) -> Matrix:
-        pairs = comparisons["pairs"]
-        if n < len(record["candidates"]):
-            pairs = [pair for pair in pairs if pair[0] < n and pair[1] < n]
-        return matrix(pairs, n)
 
     def _against_reference(self, record: Record, m: Matrix) -> list[float]:
         """M[i, r] - M[r, i] of every candidate i and the reference candidate r."""
@@ -159,15 +158,11 @@ def _weights(given: list[str]) -> dict[str, float]:
     """
     found: dict[str, float] = {}
     for text in given:
-        name, equals, number = text.partition("=")
-        if name.partition(":")[0] in ("score", "judge", "oracle"):
-            raise UsageError(f"--by {text}: expected names of comparisons, such as pairrm, where there are several or one has a weight")
+        name, weight = weighed(text)
+        if text.startswith(tuple(f"{kind}:" for kind in VALUES)):
+            raise UsageError(f"--by {text}: where it is given several times, expected names of comparisons, such as pairrm")
         if name in found:
             raise UsageError(f"--by {text}: {name} is given twice")
-        try:
-            weight = float(number) if equals else 1.0
-        except ValueError:
-            weight = math.nan
         if not name or not math.isfinite(weight):
             raise UsageError(f"--by {text}: expected NAME=WEIGHT, such as pairrm=2")
         found[name] = weight

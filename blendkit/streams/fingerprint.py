@@ -88,7 +88,9 @@ class MadeBy(msgspec.Struct, frozen=True):
         # Another version may know other flags.
         same = earlier.blendkit == self.blendkit
         names = [name for name in {**earlier.flags, **self.flags} if same or (name in earlier.flags and name in self.flags)]
-        found = [_difference(name, earlier.flags.get(name), self.flags.get(name)) for name in names if earlier.flags.get(name) != self.flags.get(name)]
+        found = [
+            _difference(name, earlier.flags.get(name), self.flags.get(name)) for name in names if _one(earlier.flags.get(name)) != _one(self.flags.get(name))
+        ]
         return models + [line for line in found if not models or not line.startswith("--model:")]
 
 
@@ -97,6 +99,11 @@ class _Said(msgspec.Struct):
 
     inputs: str = ""
     skipped: str | None = None
+
+
+def _one(value: Any) -> Any:
+    """A flag that may be given several times, given once, is as one that may not: it may have been one."""
+    return value[0] if isinstance(value, list) and len(value) == 1 else value
 
 
 def _difference(what: str, then: Any, now: Any) -> str:

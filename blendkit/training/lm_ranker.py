@@ -54,7 +54,7 @@ class LMRankerTrainee(Trainee):
         if new.tasks != 1:
             raise UsageError("--kind lmranker: one --label, as a reward is one number")
         if new.checkpointing:
-            raise UsageError("--checkpointing is not for --kind lmranker, which keeps what it read of x; a lower --micro-tokens takes less memory")
+            raise UsageError("--checkpointing is not for --kind lmranker, whose LM has no gradients of its own; a lower --micro-tokens takes less memory")
         for flag, value in {"--source-maxlength": new.source_maxlength, "--candidate-maxlength": new.candidate_maxlength}.items():
             if value is not None and value < 1:
                 raise UsageError(f"{flag}: expected at least 1, got {value}")

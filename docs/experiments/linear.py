@@ -13,10 +13,12 @@ from __future__ import annotations
 
 import argparse
 import gzip
+import hashlib
 import json
 import random
 import time
 from collections import Counter, defaultdict
+from dataclasses import asdict
 from itertools import combinations
 from pathlib import Path
 from typing import Any
@@ -105,11 +107,12 @@ def read(model: LMRanker, inputs: LMInputs, records: list[dict[str, Any]]) -> Re
 def read_all(folder: Path, model: LMRanker, inputs: LMInputs, records: list[dict[str, Any]], most: int) -> list[Read]:
     """Reads the records piece by piece, what an earlier run has read from its files."""
     folder.mkdir(parents=True, exist_ok=True)
-    settings = json.dumps({"model": str(model.config), "records": [record["id"] for record in records]})
+    content = hashlib.sha256(orjson.dumps(records)).hexdigest()
+    settings = json.dumps({"model": asdict(model.config), "dtype": str(next(model.lm.parameters()).dtype), "records": content}, indent=1)
     if not (kept := folder / "settings.json").exists():
         kept.write_text(settings)
     if kept.read_text() != settings:
-        raise SystemExit(f"{folder} is of other settings: take it away to read again")
+        raise SystemExit(f"{kept} is of other settings or records: take the folder away to read again")
     found: list[Read] = []
     tokens, began = 0, time.monotonic()
     for number, first in enumerate(range(0, len(records), PIECE)):

@@ -12,7 +12,21 @@ import torch
 from conftest import bpe_tokenizer, examples
 from tiny_models import saved as saved_model
 from tiny_models import t5
-from transformers import AutoModel, BloomConfig, BloomForCausalLM, Gemma2Config, Gemma2ForCausalLM, MistralConfig, MistralForCausalLM
+from transformers import (
+    AutoModel,
+    BloomConfig,
+    BloomForCausalLM,
+    Gemma2Config,
+    Gemma2ForCausalLM,
+    LlamaConfig,
+    LlamaForCausalLM,
+    MistralConfig,
+    MistralForCausalLM,
+    RobertaConfig,
+    RobertaForCausalLM,
+    StableLmConfig,
+    StableLmForCausalLM,
+)
 
 from blendkit.errors import NoInputError
 from blendkit.models import lm_ranker
@@ -57,7 +71,6 @@ def groups(inputs, *questions):
 @torch.no_grad()
 def test_rewards_are_those_of_each_whole_text_alone(saved):
     model, tokenizer = load_lm_ranker(str(saved))
-    # x of several lengths and several numbers of candidates, so that there is padding before and behind a candidate's tokens.
     asked = groups(LMInputs(tokenizer, model.config), "What is two and two?", "Why? " * 9, "And?")
     found = model(asked).tolist()
     plain = []
@@ -76,9 +89,13 @@ def test_candidates_that_go_through_together_have_the_same_rewards(drawn, monkey
     model, tokenizer = drawn
     inputs = LMInputs(tokenizer, model.config)
     asked = [*groups(inputs, "What is two and two?", "Why? " * 9, "And?"), (inputs.source("Nobody answers."), [])]
-    found, row = model(asked), lm_ranker.row_of
+    # Lengths that are the same numbers as places are.
+    same = [((5, 6, 7, 8, 9), [(10, 11, 12), tuple(range(14, 22))]), ((1,) * 3, [(2,) * 4]), ((3,) * 3, [(2,) * 7])]
+    found, row = [model(given) for given in (asked, same)], lm_ranker.row_of
     monkeypatch.setattr(lm_ranker, "row_of", lambda *given: replace(row(*given), together=True))
-    torch.testing.assert_close(model(asked), found, atol=1e-4, rtol=1e-4)
+    for given, rewards in zip((asked, same), found, strict=True):
+        torch.testing.assert_close(model(given), rewards, atol=1e-4, rtol=1e-4)
+    assert model([]).shape == model([((1, 2), [])]).shape == (0,)
 
 
 @pytest.mark.parametrize("read", [(1,), (1, 2)])
@@ -128,19 +145,31 @@ def test_a_narrow_type_is_near_and_keeps_the_positions(saved):
 
 
 @pytest.mark.parametrize(
-    ("model", "said"),
+    "model",
     [
-        (lambda: BloomForCausalLM(BloomConfig(vocab_size=600, hidden_size=32, n_layer=2, n_head=2)), "a BloomModel attends in a way of its own"),
-        (
-            lambda: Gemma2ForCausalLM(Gemma2Config(vocab_size=600, layer_types=["full_attention"] * 2, **SHAPE)),
-            "a Gemma2Attention has softcap in its attention",
-        ),
+        lambda: BloomForCausalLM(BloomConfig(vocab_size=600, hidden_size=32, n_layer=2, n_head=2)),
+        # Scores are capped.
+        lambda: Gemma2ForCausalLM(Gemma2Config(vocab_size=600, layer_types=["full_attention"] * 2, **SHAPE)),
+        # Its attention is not told where the texts lie.
+        lambda: StableLmForCausalLM(StableLmConfig(vocab_size=600, **SHAPE)),
+        # Positions are other ones than those that are asked for.
+        lambda: RobertaForCausalLM(RobertaConfig(vocab_size=600, is_decoder=True, **SHAPE)),
     ],
 )
-def test_an_lm_that_attends_in_another_way_is_refused(tmp_path, model, said):
+def test_an_lm_that_reads_a_row_in_another_way_is_refused(tmp_path, model):
     where = saved_model(model(), bpe_tokenizer(), tmp_path / "lm")
-    with pytest.raises(NoInputError, match=said):
-        new_lm_ranker(LMRankerConfig(str(where), 0, 0))[0]([((1, 2), [(3,)])])
+    with pytest.raises(NoInputError, match=r"in a way of its own; try another LM|has no list of layers|whose layers all see the whole text"):
+        new_lm_ranker(LMRankerConfig(str(where), 0, 0))
+
+
+def test_positions_that_depend_on_the_longest_text_are_refused(tmp_path):
+    rope = {"rope_type": "dynamic", "factor": 2.0, "rope_theta": 10_000.0}
+    where = saved_model(
+        LlamaForCausalLM(LlamaConfig(vocab_size=600, max_position_embeddings=64, rope_parameters=rope, **SHAPE)), bpe_tokenizer(), tmp_path / "lm"
+    )
+    new_lm_ranker(LMRankerConfig(str(where), 0, 0, 32, 32))
+    with pytest.raises(NoInputError, match=r"reads texts of more than 64 tokens in another way than short ones: expected .* of so many in all, got 65"):
+        new_lm_ranker(LMRankerConfig(str(where), 0, 0, 33, 32))
 
 
 @pytest.mark.parametrize("kind", ["window", "t5"])
@@ -206,7 +235,7 @@ def test_the_signature_names_the_lm_too(saved, tiny_chat):
         ({"adapted_layers": 3}, "has 2 layers to read, got 3"),
         ({"adapted_layers": -1}, "adapted_layers: expected a number from 0 to 1,000, got '-1'"),
         ({"adapted_layers": 0}, "does not fit config.json: it has 14 weights too many, added.0."),
-        ({"read_layers": [3]}, "has 2 layers, got 3"),
+        ({"read_layers": [3]}, "has 2 layers; got [3]"),
         ({"read_layers": [2, 1]}, "read_layers: expected a list of rising numbers from 1, got '[2, 1]'"),
         ({"read_layers": ["1"]}, "read_layers: expected a list of rising numbers"),
         ({"adapted_layers": 2, "read_layers": [1]}, "has 1 layer to read, got 2"),

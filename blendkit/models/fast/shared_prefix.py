@@ -1,7 +1,7 @@
 """A causal LM reads x once and each of its candidates once behind it: the texts of a batch lie end to end in one row, without padding.
 
-transformers calls the attention that a model names; the one here knows where each text lies. All else that an LM computes, it computes token by
-token, so that the row needs nothing more than each token's place in its own text.
+transformers calls the attention that a model names; the one here knows where each text lies. All else that most LMs compute, they compute token by
+token, so that the row needs nothing more than each token's place in its own text. Whether that holds of an LM is tried when it is loaded (`attend_by_rows`).
 """
 
 from __future__ import annotations
@@ -22,6 +22,23 @@ Span = tuple[int, int]
 Group = tuple[tuple[int, ...], Sequence[tuple[int, ...]]]
 
 
+# What is tried: two groups of two candidates, of which one is as long as its x.
+TRIED: list[Group] = [((5, 3, 7), [(2, 4), (6,)]), ((4, 6), [(3, 5), (7, 2, 1)])]
+FAR = 0.1
+# What transformers may tell an attention that says nothing of its scores.
+UNUSED = {
+    "dropout",
+    "is_causal",
+    "position_ids",
+    "cache_position",
+    "position_embeddings",
+    "output_attentions",
+    "output_hidden_states",
+    "use_cache",
+    "return_dict",
+}
+
+
 @dataclass
 class Row:
     """`ids` and `positions` are [1, T]; `groups` says where each x lies, and where each of its candidates."""
@@ -29,10 +46,13 @@ class Row:
     ids: Tensor
     positions: Tensor
     groups: list[tuple[Span, list[Span]]]
-    # Of a GPU all candidates of one x go through in one call, as calls cost more there than padding.
+    # On a GPU all candidates of one x go through in one call, as calls cost more there than padding.
     together: bool = False
-    masks: dict[Any, Tensor] = field(default_factory=dict)
-    attended: int = 0
+    # States [T, H] behind the layers that somebody reads, by their numbers.
+    states: dict[int, Tensor] = field(default_factory=dict)
+    # What a candidate's tokens see, by the lengths of x and of the candidate, and where the tokens of a group's candidates lie: once for all layers.
+    masks: dict[Span, Tensor] = field(default_factory=dict)
+    places: dict[int, Tensor] = field(default_factory=dict)
 
     @property
     def candidates(self) -> list[Span]:
@@ -53,46 +73,78 @@ def row_of(groups: Sequence[Group], device: torch.device) -> Row:
 
     for source, candidates in groups:
         found.append((add(source, 0), [add(candidate, len(source)) for candidate in candidates]))
-    return Row(torch.tensor([ids], device=device), torch.tensor([positions], device=device), found, device.type != "cpu")
+    placed = torch.tensor([ids, positions], dtype=torch.long).to(device)
+    return Row(placed[:1], placed[1:], found, device.type != "cpu")
 
 
+@torch.no_grad()
 def attend_by_rows(lm: Any, name: str) -> None:
     """Has a causal LM of transformers attend as its row says; from here on it takes rows only.
 
     Raises:
-        NoInputError: the LM's attention is its own.
+        NoInputError: its attention is its own, or the states of texts in one row are not those that each text has alone.
     """
     from transformers import AttentionInterface
 
+    plain = [_plain(lm, ids) for ids in ([*x, *candidate] for x, candidates in TRIED for candidate in candidates)]
     AttentionInterface.register(NAME, _attend)
     if lm._can_set_attn_implementation():
         lm.set_attn_implementation(NAME)
     if lm.config._attn_implementation != NAME:
-        raise NoInputError(f"{name}: a {type(lm).__name__} attends in a way of its own; try another LM (Llama, Qwen, …)")
+        raise _of_its_own(lm, name)
+    for together in (False, True):
+        row = row_of(TRIED, lm.device)
+        row.together = together
+        try:
+            states = states_of(lm, row)
+        except (TypeError, RuntimeError, ValueError) as error:
+            raise _of_its_own(lm, name) from error
+        for (start, end), alone in zip(row.candidates, plain, strict=True):
+            expected = alone[start - end :]
+            # Not so close that a narrow type's rounding matters; what is computed in another way is off by as much as the states are large.
+            if not float((states[start:end].float() - expected).norm()) <= FAR * float(expected.norm()):
+                raise _of_its_own(lm, name)
 
 
-def states_of(lm: Any, row: Row) -> Tensor:
-    """The last states of a row, [T, H].
-
-    Raises:
-        NoInputError: the LM does more to its scores than others do, or does not attend as its row says.
-    """
-    found: Tensor = lm(input_ids=row.ids, position_ids=row.positions, use_cache=False, row=row).last_hidden_state[0]
-    if not row.attended:
-        raise NoInputError(f"a {type(lm).__name__} attends in a way of its own; try another LM (Llama, Qwen, …)")
+def _plain(lm: Any, ids: list[int]) -> Tensor:
+    found: Tensor = lm(input_ids=torch.tensor([ids], device=lm.device), use_cache=False).last_hidden_state[0].float()
     return found
 
 
+def _of_its_own(lm: Any, name: str) -> NoInputError:
+    return NoInputError(f"{name}: a {type(lm).__name__} reads texts that share their beginning in a way of its own; try another LM (Llama, Qwen, …)")
+
+
+def states_of(lm: Any, row: Row) -> Tensor:
+    """The last states of a row, [T, H]."""
+    found: Tensor = lm(input_ids=row.ids, position_ids=row.positions, use_cache=False, row=row).last_hidden_state[0]
+    return found
+
+
+def keep_states(layer: Any, number: int) -> None:
+    """Has a layer leave its states in the row that it reads."""
+
+    def keep(_: Any, __: Any, given: dict[str, Any], found: Any) -> None:
+        given["row"].states[number] = (found[0] if isinstance(found, tuple) else found)[0]
+
+    layer.register_forward_hook(keep, with_kwargs=True)
+
+
 def _attend(module: Any, query: Tensor, key: Tensor, value: Tensor, attention_mask: Any, *, row: Row, scaling: float | None = None, **more: Any) -> Any:
-    """Contexts [1, T, h, d] of queries [1, h, T, d], keys and values [1, k, T, d]."""
-    if unknown := sorted(name for name in ("softcap", "s_aux", "sliding_window") if more.get(name) is not None):
-        raise NoInputError(f"a {type(module).__name__} has {unknown[0]} in its attention, which is not computed here; try another LM (Llama, Qwen, …)")
-    row.attended += 1
+    """Contexts [1, T, h, d] of queries [1, h, T, d], keys and values [1, k, T, d].
+
+    Raises:
+        TypeError: the LM does more to its scores than is done here.
+    """
+    unknown = [name for name, value in more.items() if value is not None and name not in UNUSED]
+    if unknown or attention_mask is not None:
+        raise TypeError(f"a {type(module).__name__} has {unknown or 'a mask'} in its attention")
     repeated = query.shape[1] // key.shape[1]
     q, k, v = query[0], key[0].repeat_interleave(repeated, 0), value[0].repeat_interleave(repeated, 0)
     attend = _together if row.together else _one_by_one
-    parts = [part for (first, last), own in row.groups for part in attend(q, k, v, (first, last), own, row, scaling)]
-    return torch.cat(parts, 1).transpose(0, 1)[None], None
+    parts = [part for x, own in row.groups for part in attend(q, k, v, x, own, row, scaling)]
+    # Some models take the contexts for contiguous.
+    return torch.cat([part.transpose(0, 1) for part in parts])[None], None
 
 
 def _one_by_one(q: Tensor, k: Tensor, v: Tensor, x: Span, candidates: list[Span], row: Row, scaling: float | None) -> list[Tensor]:
@@ -101,7 +153,8 @@ def _one_by_one(q: Tensor, k: Tensor, v: Tensor, x: Span, candidates: list[Span]
     for start, end in candidates:
         own = slice(start, end)
         keys, values = (torch.cat([part[:, source], part[:, own]], 1) for part in (k, v))
-        found.append(_scores(q[:, own], keys, values, _sees(row, x[1] - x[0], end - start, q.device), scaling))
+        sees = _sees(row, x[1] - x[0], end - start, q.device)
+        found.append(functional.scaled_dot_product_attention(q[None, :, own], keys[None], values[None], attn_mask=sees, scale=scaling)[0])
     return found
 
 
@@ -111,13 +164,13 @@ def _together(q: Tensor, k: Tensor, v: Tensor, x: Span, candidates: list[Span], 
     if not candidates:
         return found
     lengths = [end - start for start, end in candidates]
-    longest, most = max(lengths), q.shape[1] - 1
+    longest = max(lengths)
     # Padding is a token that no real one sees.
-    kept = row.masks.get(candidates[0])
-    if kept is None:
+    places = row.places.get(x[0])
+    if places is None:
         starts = torch.tensor([start for start, _ in candidates], device=q.device)
-        kept = row.masks[candidates[0]] = (starts[:, None] + torch.arange(longest, device=q.device)).clamp(max=most)
-    queries, keys, values = (part[:, kept].transpose(0, 1) for part in (q, k, v))
+        places = row.places[x[0]] = (starts[:, None] + torch.arange(longest, device=q.device)).clamp(max=q.shape[1] - 1)
+    queries, keys, values = (part[:, places].transpose(0, 1) for part in (q, k, v))
     keys, values = (torch.cat([part[:, slice(*x)].expand(len(lengths), -1, -1, -1), own], 2) for part, own in ((k, keys), (v, values)))
     contexts = functional.scaled_dot_product_attention(queries, keys, values, attn_mask=_sees(row, x[1] - x[0], longest, q.device), scale=scaling)
     return found + [context[:, :length] for context, length in zip(contexts, lengths, strict=True)]
@@ -126,10 +179,6 @@ def _together(q: Tensor, k: Tensor, v: Tensor, x: Span, candidates: list[Span], 
 def _causal(q: Tensor, k: Tensor, v: Tensor, x: Span, scaling: float | None) -> Tensor:
     q, k, v = (part[None, :, slice(*x)] for part in (q, k, v))
     return functional.scaled_dot_product_attention(q, k, v, is_causal=True, scale=scaling)[0]
-
-
-def _scores(q: Tensor, k: Tensor, v: Tensor, sees: Tensor, scaling: float | None) -> Tensor:
-    return functional.scaled_dot_product_attention(q[None], k[None], v[None], attn_mask=sees, scale=scaling)[0]
 
 
 def _sees(row: Row, before: int, own: int, device: torch.device) -> Tensor:
