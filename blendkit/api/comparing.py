@@ -112,7 +112,7 @@ def pair(
 
     Args:
         records: with x and `candidates`.
-        model: [NAME=]SPEC: `embedded`, a directory, or a hub id such as llm-blender/PairRM.
+        model: [NAME=]SPEC: `embedded`, `smollm2-ranker`, a directory, or a hub id such as llm-blender/PairRM.
         name: the name of these comparisons in the record; None is NAME, or pairrm.
         schedule: which pairs: full, single, bubble[:K], sort, swiss:R or active:B.
         prefilter: METRIC:K compares only the K candidates with the best METRIC.

@@ -23,6 +23,8 @@ if TYPE_CHECKING:
     import torch
 
 EMBEDDED = "embedded"
+# Checkpoints inside this package, by their names, and their folders; a ranker on `smollm2` needs that, which is a package of its own.
+SHIPPED = {EMBEDDED: "embedded", "smollm2-ranker": "smollm2_ranker"}
 # What config.json calls a ranker on a causal LM.
 LM_RANKER = "lmranker"
 # Who takes --dtype int8, pair aside.
@@ -31,14 +33,14 @@ T = TypeVar("T")
 
 
 def locate(name: str, *files: str) -> Path:
-    """The local folder of a model: `embedded`, one that is a package (`smollm2`), a directory, or a hub id (downloaded when need be).
+    """The local folder of a model: one that ships with blendkit (`embedded`), one that is a package (`smollm2`), a directory, or a hub id (downloaded when need be).
 
     Raises:
         NoInputError: no such directory, no such model in the cache or on the hub, or its package is not installed.
         OutputError: a package's model cannot be written to the user's cache.
     """
-    if name == EMBEDDED:
-        return Path(str(resources.files("blendkit.models") / EMBEDDED))
+    if name in SHIPPED:
+        return Path(str(resources.files("blendkit.models") / SHIPPED[name]))
     if name in PACKAGED:
         return packaged_folder(name)
     if name.startswith(f"{EMBEDDED}:"):
