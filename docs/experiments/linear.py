@@ -1,6 +1,6 @@
 """Makes a ranker on a causal LM that stays as it is, linear in what the LM knows: python linear.py OUTPUT TRAIN.jsonl.gz --lm smollm2 --read 10 15 20
 
-Further options: --sets FILE of JSON, {SET: [RECORDS, CANDIDATES, WEIGHT]}; --l2 0.1 0.2 0.3 0.5 1, --folds 5, --most-tokens 3_500_000,
+Further options: --sets FILE of JSON, {SET: [RECORDS, CANDIDATES, WEIGHT]}; --l2 0.02 0.05 0.1 0.2 0.5, --folds 5, --most-tokens 6_000_000,
 --source-maxlength 1024, --candidate-maxlength 384, --dtype bfloat16, --device cpu, --seed 0.
 
 Reads the instructions and answers once (`LMRanker.features`), so many of each set as --sets says, sets mixed so that a run that --most-tokens ends has the
@@ -16,6 +16,7 @@ import gzip
 import hashlib
 import json
 import random
+import sys
 import time
 from collections import Counter, defaultdict
 from dataclasses import asdict
@@ -125,7 +126,11 @@ def read_all(folder: Path, model: LMRanker, inputs: LMInputs, records: list[dict
             file.with_suffix(".new").rename(file)
         found.append(torch.load(file))
         tokens += found[-1]["tokens"]
-        print(f"{first + len(found[-1]['counts']):,} of {len(records):,} records, {tokens:,} tokens, {time.monotonic() - began:.0f} s", flush=True)
+        print(
+            f"{first + len(found[-1]['counts']):,} of {len(records):,} records, {tokens:,} tokens, {time.monotonic() - began:.0f} s",
+            file=sys.stderr,
+            flush=True,
+        )
     return found
 
 
@@ -202,9 +207,9 @@ def main() -> None:
     parser.add_argument("--lm", default="smollm2")
     parser.add_argument("--read", type=int, nargs="*", default=[10, 15, 20])
     parser.add_argument("--sets", type=Path)
-    parser.add_argument("--l2", type=float, nargs="+", default=[0.1, 0.2, 0.3, 0.5, 1.0])
+    parser.add_argument("--l2", type=float, nargs="+", default=[0.02, 0.05, 0.1, 0.2, 0.5])
     parser.add_argument("--folds", type=int, default=5)
-    parser.add_argument("--most-tokens", type=int, default=3_500_000)
+    parser.add_argument("--most-tokens", type=int, default=6_000_000)
     parser.add_argument("--source-maxlength", type=int, default=1024)
     parser.add_argument("--candidate-maxlength", type=int, default=384)
     parser.add_argument("--dtype", default="bfloat16")

@@ -1,5 +1,7 @@
 """How far rankers agree with labels, set by set: python people.py STREAM.jsonl … — held-out records as ranker_data.py writes them, after `pair`.
 
+Of several rankers' sum, too: --sum embedded+smollm2-ranker=2, names of comparisons with their weights.
+
 Of each set and ranker: the share of pairs on which it agrees with `oracle`, how far that is above the longer answer's, and its share where
 the shorter and where the longer answer is the better one. Every record counts the same, however many pairs it has; pairs whose labels differ
 by 0.7 or less, or whose answers are equally long, are left out. Intervals are bootstrap 95 % over records, of differences paired.
@@ -7,7 +9,7 @@ by 0.7 or less, or whose answers are equally long, are left out. Intervals are b
 
 from __future__ import annotations
 
-import sys
+import argparse
 from collections import defaultdict
 from collections.abc import Iterator
 from itertools import combinations
@@ -16,7 +18,7 @@ from typing import Any
 import numpy as np
 import orjson
 
-from blendkit.aggregate import matrix, max_logits
+from blendkit.aggregate import matrix, max_logits, summed, weighed
 
 MARGIN, RESAMPLES = 0.7, 2000
 # Labels by people, and of those that a judge gave the ones that length decides least.
@@ -40,7 +42,8 @@ def counted(record: dict[str, Any], names: list[str]) -> Values | None:
     if not pairs:
         return None
     found = np.zeros((len(names) + 1, 4))
-    scores = [max_logits(matrix(record["comparisons"][name]["pairs"], len(record["candidates"]))) for name in names]
+    n, comparisons = len(record["candidates"]), record["comparisons"]
+    scores = [max_logits(summed((matrix(comparisons[part]["pairs"], n), weight) for part, weight in map(weighed, name.split("+")))) for name in names]
     for better, worse, longer in pairs:
         right = [0.5 + 0.5 * np.sign(own[better] - own[worse]) for own in scores] + [float(longer)]
         found[:, 2 * longer] += right
@@ -74,11 +77,15 @@ def main() -> None:
     """Prints a table for each ranker, and the mean over the sets of people."""
     by_set: dict[str, list[Values]] = defaultdict(list)
     names: list[str] = []
-    for path in sys.argv[1:]:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("streams", nargs="+")
+    parser.add_argument("--sum", action="append", default=[])
+    flags = parser.parse_args()
+    for path in flags.streams:
         with open(path, "rb") as file:
             for line in file:
                 record = orjson.loads(line)
-                names = names or list(record["comparisons"])
+                names = names or [*record["comparisons"], *flags.sum]
                 if (found := counted(record, names)) is not None:
                     by_set[record.get("set", "people")].append(found)
     rng = np.random.default_rng(0)
