@@ -16,7 +16,10 @@ from blendkit.rankers import SCHEDULES
 def pair(
     run: RunOptions,
     model: Annotated[
-        str, typer.Option("-m", "--model", help="[NAME=]SPEC: `embedded`, `smollm2-ranker`, a directory, or a hub id such as llm-blender/PairRM or llm-blender/PairRM-hf.")
+        str,
+        typer.Option(
+            "-m", "--model", help="[NAME=]SPEC: `embedded`, `smollm2-ranker`, a directory, or a hub id such as llm-blender/PairRM or llm-blender/PairRM-hf."
+        ),
     ] = "embedded",
     name: Annotated[str | None, typer.Option(help="The name of these comparisons in the record.", show_default="NAME; pairrm")] = None,
     schedule: Annotated[

@@ -40,7 +40,7 @@ UNUSED = {
 
 
 @dataclass
-class Row:
+class TextRow:
     """`ids` and `positions` are [1, T]; `groups` says where each x lies, and where each of its candidates."""
 
     ids: Tensor
@@ -60,7 +60,7 @@ class Row:
         return [span for _, own in self.groups for span in own]
 
 
-def row_of(groups: Sequence[Group], device: torch.device) -> Row:
+def row_of(groups: Sequence[Group], device: torch.device) -> TextRow:
     """Lays out x and its candidates, one group behind the other."""
     ids: list[int] = []
     positions: list[int] = []
@@ -74,7 +74,7 @@ def row_of(groups: Sequence[Group], device: torch.device) -> Row:
     for source, candidates in groups:
         found.append((add(source, 0), [add(candidate, len(source)) for candidate in candidates]))
     placed = torch.tensor([ids, positions], dtype=torch.long).to(device)
-    return Row(placed[:1], placed[1:], found, device.type != "cpu")
+    return TextRow(placed[:1], placed[1:], found, device.type != "cpu")
 
 
 @torch.no_grad()
@@ -115,7 +115,7 @@ def _of_its_own(lm: Any, name: str) -> NoInputError:
     return NoInputError(f"{name}: a {type(lm).__name__} reads texts that share their beginning in a way of its own; try another LM (Llama, Qwen, …)")
 
 
-def states_of(lm: Any, row: Row) -> Tensor:
+def states_of(lm: Any, row: TextRow) -> Tensor:
     """The last states of a row, [T, H]."""
     found: Tensor = lm(input_ids=row.ids, position_ids=row.positions, use_cache=False, row=row).last_hidden_state[0]
     return found
@@ -130,7 +130,7 @@ def keep_states(layer: Any, number: int) -> None:
     layer.register_forward_hook(keep, with_kwargs=True)
 
 
-def _attend(module: Any, query: Tensor, key: Tensor, value: Tensor, attention_mask: Any, *, row: Row, scaling: float | None = None, **more: Any) -> Any:
+def _attend(module: Any, query: Tensor, key: Tensor, value: Tensor, attention_mask: Any, *, row: TextRow, scaling: float | None = None, **more: Any) -> Any:
     """Contexts [1, T, h, d] of queries [1, h, T, d], keys and values [1, k, T, d].
 
     Raises:
@@ -147,7 +147,7 @@ def _attend(module: Any, query: Tensor, key: Tensor, value: Tensor, attention_ma
     return torch.cat([part.transpose(0, 1) for part in parts])[None], None
 
 
-def _one_by_one(q: Tensor, k: Tensor, v: Tensor, x: Span, candidates: list[Span], row: Row, scaling: float | None) -> list[Tensor]:
+def _one_by_one(q: Tensor, k: Tensor, v: Tensor, x: Span, candidates: list[Span], row: TextRow, scaling: float | None) -> list[Tensor]:
     """Contexts of x, [h, |x|, d], and of each candidate: no token is padding."""
     source, found = slice(*x), [_causal(q, k, v, x, scaling)]
     for start, end in candidates:
@@ -158,7 +158,7 @@ def _one_by_one(q: Tensor, k: Tensor, v: Tensor, x: Span, candidates: list[Span]
     return found
 
 
-def _together(q: Tensor, k: Tensor, v: Tensor, x: Span, candidates: list[Span], row: Row, scaling: float | None) -> list[Tensor]:
+def _together(q: Tensor, k: Tensor, v: Tensor, x: Span, candidates: list[Span], row: TextRow, scaling: float | None) -> list[Tensor]:
     """The same with all candidates of an x in one call, padded to the longest."""
     found = [_causal(q, k, v, x, scaling)]
     if not candidates:
@@ -181,7 +181,7 @@ def _causal(q: Tensor, k: Tensor, v: Tensor, x: Span, scaling: float | None) -> 
     return functional.scaled_dot_product_attention(q, k, v, is_causal=True, scale=scaling)[0]
 
 
-def _sees(row: Row, before: int, own: int, device: torch.device) -> Tensor:
+def _sees(row: TextRow, before: int, own: int, device: torch.device) -> Tensor:
     """A candidate's tokens see x and what is before them, [own, before + own]; made once for all layers."""
     found = row.masks.get((before, own))
     if found is None:
