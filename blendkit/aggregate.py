@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Container, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -38,8 +38,10 @@ def summed(parts: Iterable[tuple[Matrix, float]]) -> Matrix:
     return np.asarray(sum(weight * m for m, weight in parts))
 
 
-def weighed(text: str) -> tuple[str, float]:
-    """A name and its weight, of NAME=WEIGHT; what ends with no number is a name of weight 1."""
+def weighed(text: str, names: Container[str] = ()) -> tuple[str, float]:
+    """A name and its weight, of NAME=WEIGHT; what ends with no number, or is one of `names` as it stands, is a name of weight 1."""
+    if text in names:
+        return text, 1.0
     name, equals, number = text.rpartition("=")
     try:
         return (name, float(number)) if equals else (text, 1.0)

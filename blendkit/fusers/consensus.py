@@ -121,9 +121,8 @@ def preference(record: Record, top: list[int]) -> Tensor:
     """
     name = ranking_behind(record, top)
     comparisons: dict[str, Any] = record.get("comparisons", {})
-    # `rank` names a ranking after its comparisons, and may append `:AGGREGATION` or `:reference-WHICH`.
-    rankers = [ranker for ranker in comparisons if name is not None and (name == ranker or name.startswith(f"{ranker}:"))]
-    weights = {max(rankers, key=len): 1.0} if rankers else _sum_behind(name or "", comparisons)
+    # `rank` names a ranking after its comparisons, NAME=WEIGHT+NAME, and may append `:AGGREGATION` or `:reference-WHICH`.
+    weights = {} if name is None else _weights_behind(name, comparisons)
     if weights:
         n = len(generated_only(record["candidates"]))
         scores = max_logits(summed((matrix(pairs_among(comparisons[ranker], n), n), weight) for ranker, weight in weights.items()))
@@ -133,10 +132,13 @@ def preference(record: Record, top: list[int]) -> Tensor:
     return shares / shares.sum()
 
 
-def _sum_behind(name: str, comparisons: dict[str, Any]) -> dict[str, float]:
-    """Which comparisons `rank` has summed for a ranking, with their weights, by the ranking's name; empty where it is no sum."""
-    for whole in (name, name.rpartition(":")[0]):
-        weights = dict(weighed(part) for part in whole.split("+"))
+def _weights_behind(name: str, comparisons: dict[str, Any]) -> dict[str, float]:
+    """Which comparisons `rank` has read or summed for a ranking, with their weights, by the ranking's name; empty where it rests on none."""
+    for whole in (name, name.partition(":reference-")[0], name.rpartition(":")[0]):
+        if whole in comparisons:
+            return {whole: 1.0}
+        # Not at the + of 1e+3.
+        weights = dict(weighed(part, comparisons) for part in re.split(r"(?<!\de)(?<!=)\+", whole))
         if all(part in comparisons for part in weights):
             return weights
     return {}

@@ -26,6 +26,7 @@ from blendkit.models.conversations import Conversations
 from blendkit.models.fast.shared_prefix import Group, attend_by_rows, keep_states, row_of, states_of
 from blendkit.models.layer_list import layers_of, with_layers
 from blendkit.models.loading import LM_RANKER, fingerprint, length_in, locate, number_in, read_config, read_weights, take_weights
+from blendkit.models.packaged import PACKAGED
 from blendkit.models.pair_inputs import Cut
 from blendkit.models.pretrained import pretrained
 from blendkit.models.relevance import LowRank, linears_of, module_key
@@ -35,6 +36,8 @@ from blendkit.terminal_text import count_of
 
 # A product of a larger rank is no smaller than what it is added to.
 MOST_RANK = 10_000
+# Tokens that may end a turn, behind a candidate of any length.
+TURN_END = 8
 Ids = tuple[int, ...]
 
 
@@ -148,11 +151,11 @@ def _expect_steady_positions(lm: Any, config: LMRankerConfig) -> None:
     """Refuses lengths from which on an LM turns all positions of a row otherwise, those of its short texts, too."""
     rope = getattr(lm.config, "rope_parameters", None) or {}
     steady = rope.get("original_max_position_embeddings") or getattr(lm.config, "max_position_embeddings", None)
-    most = config.source_maxlength + config.candidate_maxlength
+    most = config.source_maxlength + config.candidate_maxlength + TURN_END
     if rope.get("rope_type") in ("dynamic", "longrope") and steady and most > steady:
         raise NoInputError(
             f"{config.model_name} reads texts of more than {count_of(steady, 'token')} in another way than short ones: "
-            f"expected a source_maxlength and a candidate_maxlength of so many in all, got {most:,}"
+            f"expected a source_maxlength and a candidate_maxlength of at most {steady - TURN_END:,} in all, got {most - TURN_END:,}"
         )
 
 
@@ -224,7 +227,7 @@ def new_lm_ranker(config: LMRankerConfig, dtype: torch.dtype = torch.float32) ->
     from transformers import AutoModel, AutoTokenizer
 
     what = "causal LM that a ranker could stand on"
-    where = os.path.abspath(config.model_name) if os.path.isdir(config.model_name) else config.model_name
+    where = os.path.abspath(config.model_name) if os.path.isdir(config.model_name) and config.model_name not in PACKAGED else config.model_name
     lm = pretrained(AutoModel, where, what, dtype=dtype)
     return LMRanker(replace(config, model_name=where, lm=fingerprint(where)), lm.eval()), pretrained(AutoTokenizer, where, what)
 
@@ -257,20 +260,22 @@ def _numbers(raw: dict[str, Any], name: str, key: str) -> tuple[int, ...]:
     return tuple(listed)
 
 
-def load_lm_ranker(name: str, dtype: torch.dtype = torch.float32, adapted_layers: int = 0, rank: int = 0) -> tuple[LMRanker, Any]:
-    """One of a checkpoint, its LM in `dtype`, and the LM's tokenizer; with a `rank`, one that has no products gets new ones in its LM's last layers.
+def load_lm_ranker(name: str, dtype: torch.dtype = torch.float32, **changed: Any) -> tuple[LMRanker, Any]:
+    """One of a checkpoint, its LM in `dtype`, and the LM's tokenizer.
+
+    `changed`: what is to be otherwise than its config says: lengths, or of one without products how many layers have some and of which rank.
 
     Raises:
         NoInputError: there is no such model, it is none of this kind, or its LM is not there or another than it learnt with.
     """
     config = lm_ranker_config(name)
-    model, tokenizer = new_lm_ranker(replace(config, adapted_layers=adapted_layers, rank=rank) if rank else config, dtype)
+    model, tokenizer = new_lm_ranker(replace(config, **changed), dtype)
     if model.config.lm != config.lm:
         raise NoInputError(f"{name} learnt with another {config.model_name}: expected the fingerprint {config.lm[:60]!r}, got {model.config.lm!r}")
     weights = {key: value.float() for key, value in read_weights(locate(name)).items()}
     # The first ones of this kind had none.
     weights.setdefault("scale", torch.ones_like(model.scale))
-    take_weights(model, weights, name, "a ranker on a causal LM", "added." if rank else "")
+    take_weights(model, weights, name, "a ranker on a causal LM", "added." if "rank" in changed else "")
     if spare := sorted(set(weights) - set(model.state_dict())):
         raise NoInputError(f"{name}: model.safetensors does not fit config.json: it has {count_of(len(spare), 'weight')} too many, {spare[0]} first")
     return model.eval(), tokenizer

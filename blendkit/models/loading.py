@@ -33,7 +33,7 @@ T = TypeVar("T")
 
 
 def locate(name: str, *files: str) -> Path:
-    """The local folder of a model: one that ships with blendkit (`embedded`), one that is a package (`smollm2`), a directory, or a hub id (downloaded when need be).
+    """The local folder of a model: one inside blendkit (`embedded`), one that is a package (`smollm2`), a directory, or a hub id (downloaded if need be).
 
     Raises:
         NoInputError: no such directory, no such model in the cache or on the hub, or its package is not installed.

@@ -43,15 +43,13 @@ class Ranking(Stage):
             raise UsageError(f"--aggregate {aggregate}: expected one of {', '.join(AGGREGATIONS)}{nearest(aggregate, AGGREGATIONS)}")
         if top < 1:
             raise UsageError(f"--top {top}: expected at least 1")
-        given = [by] if isinstance(by, str) else list(by)
-        if not given or not all(given):
-            raise UsageError(f"--by {' '.join(given)}: expected {', '.join(SOURCES)}")
+        self.given = given = [by] if isinstance(by, str) else list(by)
         whole = "+".join(given)
-        self.kind, _, self.key = given[0].partition(":")
-        self.weights: dict[str, float] = {}
-        if len(given) > 1 or not self.key:
-            self.kind, self.key, self.weights = "pair", whole, _weights(given)
-        elif self.kind not in VALUES:
+        self.kind, colon, self.key = given[0].partition(":") if given else ("", "", "")
+        if len(given) > 1 or (whole and not colon):
+            _expect_sum(given)
+            self.kind, self.key = "pair", whole
+        elif self.kind not in VALUES or not self.key:
             raise UsageError(f"--by {whole}: expected {', '.join(SOURCES)}")
         if reference is not None and (self.kind != "pair" or aggregate is not None):
             raise UsageError("--reference ranks by one column of the comparisons: it goes with neither --aggregate nor --by score:, judge: or oracle:")
@@ -82,20 +80,19 @@ class Ranking(Stage):
         aggregate = AGGREGATIONS[self.aggregate or DEFAULT]
         if self.kind == "judge":
             return _of_compared(m := self._verdicts(record, n), aggregate(m, verdict_wins))
-        found = self._comparisons(record)
+        weights = self._weights(record)
+        found = [record["comparisons"][name] for name in weights]
         parts = [matrix(pairs_among(comparisons, n), n) for comparisons in found]
-        for name, part in zip(self.weights, parts, strict=True):
+        for name, part in zip(weights, parts, strict=True):
             if (np.isnan(part) != np.isnan(parts[0])).any():
-                raise RecordError(
-                    f"comparisons.{name}", f"expected the same pairs as {next(iter(self.weights))} has, to be summed; `blendkit pair` compares all"
-                )
-        m = summed(zip(parts, self.weights.values(), strict=True))
+                raise RecordError(f"comparisons.{name}", f"expected the same pairs as {next(iter(weights))} has, to be summed; `blendkit pair` compares all")
+        m = summed(zip(parts, weights.values(), strict=True))
         if self.reference is not None:
             return [(COMPARED, score) for score in self._against_reference(record, m)]
         if not compared(m).any():
             return [(COMPARED, 0.0)] * n
         standings = _of_compared(m, aggregate(m))
-        if self.aggregate is None and list(self.weights.values()) == [1.0]:
+        if self.aggregate is None and list(weights.values()) == [1.0]:
             for place, index in enumerate(found[0].get("order", ())):
                 if index < n:
                     standings[index] = (ORDERED, float(-place))
@@ -109,7 +106,7 @@ class Ranking(Stage):
         if np.isnan(margins).any():
             missing = int(np.argmax(np.isnan(margins)))
             message = f"candidates {missing} and {r} were not compared in both orders, as --reference {self.reference} needs"
-            raise RecordError(f"comparisons.{'+'.join(self.weights)}", f"{message}; `blendkit pair --schedule full` compares all")
+            raise RecordError(f"comparisons.{self.key}", f"{message}; `blendkit pair --schedule full` compares all")
         return [round(float(margin), 9) for margin in margins]
 
     def _verdicts(self, record: Record, n: int) -> Matrix:
@@ -123,12 +120,14 @@ class Ranking(Stage):
             raise RecordError(f"verdicts.{self.key}", problem)
         return m
 
-    def _comparisons(self, record: Record) -> list[dict[str, Any]]:
+    def _weights(self, record: Record) -> dict[str, float]:
+        """Which of the record's comparisons count, and their weights."""
         comparisons: dict[str, dict[str, Any]] = record.get("comparisons", {})
-        for name in self.weights:
+        weights = dict(weighed(text, comparisons) for text in self.given)
+        for name in weights:
             if name not in comparisons:
                 raise self._missing("comparisons", name, list(comparisons), "blendkit pair")
-        return [comparisons[name] for name in self.weights]
+        return weights
 
     def _score(self, record: Record, index: int) -> float:
         scores = record["candidates"][index].get("scores", {})
@@ -150,23 +149,18 @@ class Ranking(Stage):
         return RecordError(f"{field}.{name}", f"not there, found {listed(found)}; `{command}` writes it")
 
 
-def _weights(given: list[str]) -> dict[str, float]:
-    """Names of comparisons, and what their logits are multiplied by: NAME=WEIGHT, or NAME for 1.
-
-    Raises:
-        UsageError: a name is given twice or is none of comparisons, or a weight is no number.
-    """
-    found: dict[str, float] = {}
+def _expect_sum(given: list[str]) -> None:
+    """Raises UsageError where a name is given twice or is none of comparisons, or a weight is no number."""
+    names = set()
     for text in given:
         name, weight = weighed(text)
         if text.startswith(tuple(f"{kind}:" for kind in VALUES)):
             raise UsageError(f"--by {text}: where it is given several times, expected names of comparisons, such as pairrm")
-        if name in found:
+        if name in names:
             raise UsageError(f"--by {text}: {name} is given twice")
         if not name or not math.isfinite(weight):
             raise UsageError(f"--by {text}: expected NAME=WEIGHT, such as pairrm=2")
-        found[name] = weight
-    return found
+        names.add(name)
 
 
 def _of_compared(m: Matrix, scores: Matrix) -> list[Standing]:

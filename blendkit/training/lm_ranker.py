@@ -64,10 +64,11 @@ class LMRankerTrainee(Trainee):
             config = lm_ranker_config(new.init)
             if (config.rank or not new.lora) and (new.lora or new.freeze):
                 raise UsageError("--lora and --freeze are the checkpoint's that --init goes on from")
-            adapted = _adapted(config, new.freeze) if new.lora else 0
-            model, tokenizer = load_lm_ranker(new.init, LM_DTYPE, adapted, new.lora)
-            given: dict[str, Any] = {"source_maxlength": new.source_maxlength, "candidate_maxlength": new.candidate_maxlength}
-            model.config = replace(model.config, **{name: value for name, value in given.items() if value})
+            given = {"source_maxlength": new.source_maxlength, "candidate_maxlength": new.candidate_maxlength}
+            changed = {name: value for name, value in given.items() if value}
+            if new.lora:
+                changed |= {"rank": new.lora, "adapted_layers": _adapted(config, new.freeze)}
+            model, tokenizer = load_lm_ranker(new.init, LM_DTYPE, **changed)
         else:
             if not new.lora:
                 raise UsageError("--kind lmranker: the LM stays as it is, and products of some rank are added to it: --lora 32")

@@ -1,6 +1,6 @@
 """Makes a ranker on a causal LM that stays as it is, linear in what the LM knows: python linear.py OUTPUT TRAIN.jsonl.gz --lm smollm2 --read 10 15 20
 
-Further options: --sets FILE of JSON, {SET: [RECORDS, CANDIDATES, WEIGHT]}; --l2 0.02 0.05 0.1 0.2 0.5, --folds 5, --most-tokens 6_000_000,
+Further options: --sets FILE of JSON, {SET: [RECORDS, CANDIDATES, WEIGHT]}; --l2 0.05 0.1 0.2 0.3 0.5 1 2, --folds 5, --most-tokens 6_000_000,
 --source-maxlength 1024, --candidate-maxlength 384, --dtype bfloat16, --device cpu, --seed 0.
 
 Reads the instructions and answers once (`LMRanker.features`), so many of each set as --sets says, sets mixed so that a run that --most-tokens ends has the
@@ -204,7 +204,7 @@ def main() -> None:
     parser.add_argument("--lm", default="smollm2")
     parser.add_argument("--read", type=int, nargs="*", default=[10, 15, 20])
     parser.add_argument("--sets", type=Path)
-    parser.add_argument("--l2", type=float, nargs="+", default=[0.02, 0.05, 0.1, 0.2, 0.5])
+    parser.add_argument("--l2", type=float, nargs="+", default=[0.05, 0.1, 0.2, 0.3, 0.5, 1.0, 2.0])
     parser.add_argument("--folds", type=int, default=5)
     parser.add_argument("--most-tokens", type=int, default=6_000_000)
     parser.add_argument("--source-maxlength", type=int, default=1024)

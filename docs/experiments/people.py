@@ -36,6 +36,11 @@ def pairs_of(record: dict[str, Any]) -> Iterator[tuple[int, int, bool]]:
             yield better, worse, lengths[better] > lengths[worse]
 
 
+def terms(name: str, comparisons: dict[str, Any]) -> list[tuple[str, float]]:
+    """Names of comparisons and their weights, of a sum or a single one."""
+    return [(name, 1.0)] if name in comparisons else [weighed(part, comparisons) for part in name.split("+")]
+
+
 def counted(record: dict[str, Any], names: list[str]) -> Values | None:
     """[rankers, 4]: of the record's pairs the shares that are right and shorter, shorter, right and longer, longer; the last ranker is length."""
     pairs = list(pairs_of(record))
@@ -43,7 +48,7 @@ def counted(record: dict[str, Any], names: list[str]) -> Values | None:
         return None
     found = np.zeros((len(names) + 1, 4))
     n, comparisons = len(record["candidates"]), record["comparisons"]
-    scores = [max_logits(summed((matrix(comparisons[part]["pairs"], n), weight) for part, weight in map(weighed, name.split("+")))) for name in names]
+    scores = [max_logits(summed((matrix(comparisons[part]["pairs"], n), weight) for part, weight in terms(name, comparisons))) for name in names]
     for better, worse, longer in pairs:
         right = [0.5 + 0.5 * np.sign(own[better] - own[worse]) for own in scores] + [float(longer)]
         found[:, 2 * longer] += right

@@ -22,16 +22,17 @@ from transformers import (
     LlamaForCausalLM,
     MistralConfig,
     MistralForCausalLM,
-    RobertaConfig,
-    RobertaForCausalLM,
     StableLmConfig,
     StableLmForCausalLM,
 )
 
 from blendkit.errors import NoInputError
 from blendkit.models import lm_ranker
-from blendkit.models.lm_ranker import LMInputs, LMRanker, LMRankerConfig, load_lm_ranker, new_lm_ranker, save_lm_ranker
+from blendkit.models.fast import shared_prefix
+from blendkit.models.lm_ranker import LMInputs, LMRanker, LMRankerConfig, lm_ranker_config, load_lm_ranker, new_lm_ranker, save_lm_ranker
+from blendkit.models.loading import SHIPPED, locate, read_weights
 from blendkit.models.pairrm import load_pairrm
+from blendkit.models.pretrained import pretrained
 from blendkit.models.relevance import linears_of, module_key
 
 SHAPE = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2, "num_attention_heads": 2, "num_key_value_heads": 2}
@@ -144,22 +145,54 @@ def test_a_narrow_type_is_near_and_keeps_the_positions(saved):
     assert float((narrow(asked) - exact).abs().max()) < 0.1 * float(exact.abs().max())
 
 
+IN_ITS_OWN = "reads texts that share their beginning in a way of its own; try another LM"
+
+
 @pytest.mark.parametrize(
-    "model",
+    ("model", "said"),
     [
-        lambda: BloomForCausalLM(BloomConfig(vocab_size=600, hidden_size=32, n_layer=2, n_head=2)),
+        (lambda: BloomForCausalLM(BloomConfig(vocab_size=600, hidden_size=32, n_layer=2, n_head=2)), IN_ITS_OWN),
         # Scores are capped.
-        lambda: Gemma2ForCausalLM(Gemma2Config(vocab_size=600, layer_types=["full_attention"] * 2, **SHAPE)),
+        (lambda: Gemma2ForCausalLM(Gemma2Config(vocab_size=600, layer_types=["full_attention"] * 2, **SHAPE)), IN_ITS_OWN),
         # Its attention is not told where the texts lie.
-        lambda: StableLmForCausalLM(StableLmConfig(vocab_size=600, **SHAPE)),
-        # Positions are other ones than those that are asked for.
-        lambda: RobertaForCausalLM(RobertaConfig(vocab_size=600, is_decoder=True, **SHAPE)),
+        (lambda: StableLmForCausalLM(StableLmConfig(vocab_size=600, **SHAPE)), IN_ITS_OWN),
     ],
 )
-def test_an_lm_that_reads_a_row_in_another_way_is_refused(tmp_path, model):
+def test_an_lm_that_reads_a_row_in_another_way_is_refused(tmp_path, model, said):
     where = saved_model(model(), bpe_tokenizer(), tmp_path / "lm")
-    with pytest.raises(NoInputError, match=r"in a way of its own; try another LM|has no list of layers|whose layers all see the whole text"):
+    with pytest.raises(NoInputError, match=said):
         new_lm_ranker(LMRankerConfig(str(where), 0, 0))
+
+
+@pytest.mark.parametrize("wrong", ["_sees", "positions"])
+def test_states_that_are_not_those_of_each_text_alone_are_found(tiny_chat, monkeypatch, wrong):
+    if wrong == "_sees":
+        monkeypatch.setattr(shared_prefix, "_sees", lambda row, before, own, device: torch.ones(own, before + own, dtype=torch.bool))
+    else:
+        right = shared_prefix.row_of
+        monkeypatch.setattr(shared_prefix, "row_of", lambda *given: replace(row := right(*given), positions=torch.arange(row.ids.shape[1])[None]))
+    with pytest.raises(NoInputError, match=IN_ITS_OWN):
+        new_lm_ranker(LMRankerConfig(str(tiny_chat), 0, 0))
+
+
+def test_an_lm_that_is_a_package_is_none_of_the_folder(tiny_chat, tmp_path, monkeypatch):
+    """Its name stays a name where a folder is called so."""
+    (tmp_path / "smollm2").mkdir()
+    monkeypatch.chdir(tmp_path)
+    asked = []
+    monkeypatch.setattr(lm_ranker, "pretrained", lambda kind, name, *_, **__: asked.append(name) or pretrained(kind, str(tiny_chat), "LM"))
+    monkeypatch.setattr(lm_ranker, "fingerprint", str)
+    model, _ = new_lm_ranker(LMRankerConfig("smollm2", 0, 0))
+    assert (model.config.model_name, asked) == ("smollm2", ["smollm2"] * 2)
+
+
+def test_what_ships_is_whole():
+    for name in SHIPPED:
+        folder = locate(name)
+        card = (folder / "README.md").read_text()
+        assert (folder / "config.json").exists() and "research use only" in card and "MEASURED" not in card
+    assert read_weights(locate("smollm2-ranker"))["weight"].shape == (3 * 576 + 1,)
+    assert lm_ranker_config("smollm2-ranker").read_layers == (10, 15, 20)
 
 
 def test_positions_that_depend_on_the_longest_text_are_refused(tmp_path):
@@ -167,9 +200,9 @@ def test_positions_that_depend_on_the_longest_text_are_refused(tmp_path):
     where = saved_model(
         LlamaForCausalLM(LlamaConfig(vocab_size=600, max_position_embeddings=64, rope_parameters=rope, **SHAPE)), bpe_tokenizer(), tmp_path / "lm"
     )
-    new_lm_ranker(LMRankerConfig(str(where), 0, 0, 32, 32))
-    with pytest.raises(NoInputError, match=r"reads texts of more than 64 tokens in another way than short ones: expected .* of so many in all, got 65"):
-        new_lm_ranker(LMRankerConfig(str(where), 0, 0, 33, 32))
+    new_lm_ranker(LMRankerConfig(str(where), 0, 0, 28, 28))
+    with pytest.raises(NoInputError, match=r"reads texts of more than 64 tokens in another way than short ones: expected .* of at most 56 in all, got 57"):
+        new_lm_ranker(LMRankerConfig(str(where), 0, 0, 29, 28))
 
 
 @pytest.mark.parametrize("kind", ["window", "t5"])

@@ -173,7 +173,9 @@ importlib.metadata.distribution = none
 """
 
 
-@pytest.mark.parametrize("command", [["generate"], ["generate", "-m", "smollm2"], ["fuse", "-m", "smollm2"], ["judge", "-m", "smollm2"]])
+@pytest.mark.parametrize(
+    "command", [["generate"], ["generate", "-m", "smollm2"], ["fuse", "-m", "smollm2"], ["judge", "-m", "smollm2"], ["pair", "-m", "smollm2-ranker"]]
+)
 def test_without_the_package_what_to_install_is_said(run, command):
     code, line = fault(run(*command, code=f"exec({HIDDEN!r})"))
     assert code == 66
