@@ -142,8 +142,8 @@ def pair(
 
 @checked
 def rank(
-    records: Records, by: str | Sequence[str] = "pairrm", *, aggregate: str | None = None, reference: str | None = None, top: int = 3, name: str | None = None,
-    window: int | None = None,
+    records: Records, by: str | Sequence[str] = ("pairrm",), *, aggregate: str | None = None, reference: str | None = None, top: int = 3,
+    name: str | None = None, window: int | None = None,
 ) -> Iterator[Record]:  # fmt: skip
     """Adds `ranks` (1 is best; ties share the lowest rank) and `top`, the indices of the best, best first.
 

@@ -11,8 +11,6 @@ from blendkit.pipeline.run import RunOptions, run_stage
 from blendkit.pipeline.stage import Stage
 from blendkit.rankers import REFERENCES
 
-BY = ["pairrm"]
-
 
 @with_run_options("device", "dtype", "batch_tokens", "seed")
 def rank(
@@ -23,7 +21,7 @@ def rank(
             help="pairrm (or another name of comparisons), score:NAME, judge:NAME, or oracle:FIELD, a number in each candidate. "
             "Given several times, for comparisons of the same pairs: their logits are summed, each times its WEIGHT (NAME=WEIGHT).",
         ),
-    ] = BY,
+    ] = ("pairrm",),  # type: ignore[assignment]
     aggregate: Annotated[
         str | None,
         typer.Option(

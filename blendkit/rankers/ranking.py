@@ -29,9 +29,9 @@ ORDERED, COMPARED, NEVER_COMPARED = 2, 1, 0
 class Ranking(Stage):
     """Writes `ranks[name]` for the candidates that LLMs wrote, and `top`, the indices of the best K.
 
-    Comparisons that come with an `order` (bubble and sorting schedules) rank by it first, unless an aggregation is named. Of several comparisons the
-    logits are summed, each times its weight; a pair that one of them lacks was not compared. A candidate that was in no comparison, or in no verdict
-    that could be read, ranks below all that were. A fused candidate gets no rank: `ranks` ends before it.
+    Comparisons that come with an `order` (bubble and sorting schedules) rank by it first, unless an aggregation or a weight is named. Of several
+    comparisons of the same pairs the logits are summed, each times its weight, and no order counts. A candidate that was in no comparison, or in no
+    verdict that could be read, ranks below all that were. A fused candidate gets no rank: `ranks` ends before it.
     """
 
     name = "rank"

@@ -61,7 +61,7 @@ def refused(called, out: Path, *arguments: object, stdin: str) -> str:
     [
         (["--top", 1], ["--top", 2], "--top: 1 then, 2 now"),
         (["--name", "a"], [], "--name: a then, none now"),
-        (["--on-error", "skip"], ["--by", "oracle:x"], "--by: score:q then, oracle:x now"),
+        (["--on-error", "skip"], ["--top", 4, "--on-error", "fail"], "--top: 3 then, 4 now"),
         (["--aggregate", "max-wins"], ["--aggregate", "copeland", "--top", 1], "--aggregate: max-wins then, copeland now; --top: 3 then, 1 now"),
     ],
 )
@@ -69,6 +69,12 @@ def test_a_flag_that_decides_a_value_may_not_change(called, tmp_path, first, the
     out = tmp_path / "out.jsonl"
     assert called(*RANK, *first, "-o", out, stdin=lines(some(2)))[0] == 0
     assert refused(called, out, *RANK, *then, stdin=lines(some(4))) == difference
+
+
+def test_what_is_ranked_by_may_not_change(called, tmp_path):
+    out = tmp_path / "out.jsonl"
+    assert called(*RANK, "-o", out, stdin=lines(some(2)))[0] == 0
+    assert refused(called, out, "rank", "--by", "oracle:x", stdin=lines(some(4))) == "--by: score:q then, oracle:x now"
 
 
 def test_another_command_does_not_go_on_with_an_output(called, tmp_path):
