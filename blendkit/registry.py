@@ -158,6 +158,7 @@ def suggesting(name: str, names: Collection[str]) -> Iterator[None]:
     try:
         yield
     except NoInputError as error:
-        if hint := nearest(name, names, cutoff=0.75):
+        # Where it was looked for, models that are here may have been named already.
+        if "did you mean" not in str(error) and (hint := nearest(name, names, cutoff=0.75)):
             raise NoInputError(f"{error}{hint}") from error
         raise

@@ -17,6 +17,7 @@ from blendkit.errors import NoInputError, UsageError
 from blendkit.models.attention_forms import current
 from blendkit.models.gguf import is_gguf
 from blendkit.models.packaged import PACKAGED, packaged_folder, packaged_hash
+from blendkit.registry import nearest
 from blendkit.terminal_text import count_of
 
 if TYPE_CHECKING:
@@ -61,7 +62,7 @@ def _from_hub(name: str, files: tuple[str, ...]) -> Path:
         with without_bars():
             return Path(snapshot_download(name, allow_patterns=[*files] or None))
     except (HFValidationError, HfHubHTTPError, LocalEntryNotFoundError, OSError) as error:
-        raise NoInputError(f"no model {name!r}: {no_such_model(error)}") from error
+        raise NoInputError(f"no model {name!r}: {no_such_model(error)}{nearest(name, [*SHIPPED, *PACKAGED], cutoff=0.75)}") from error
 
 
 @contextmanager

@@ -186,6 +186,13 @@ def test_an_lm_that_is_a_package_is_none_of_the_folder(tiny_chat, tmp_path, monk
     assert (model.config.model_name, asked) == ("smollm2", ["smollm2"] * 2)
 
 
+@pytest.mark.parametrize(("wrong", "right"), [("smollm2-rankr", "smollm2-ranker"), ("embeded", "embedded"), ("smolm2", "smollm2")])
+def test_a_typo_in_the_name_of_a_model_that_is_here(called, wrong, right):
+    for command in ("pair", "generate"):
+        rc, out, err = called(command, "--model", wrong, stdin=json.dumps(examples(1)[0]))
+        assert (rc, out) == (66, "") and err.endswith(f"the hub cannot be reached; did you mean {right}?\n")
+
+
 def test_what_ships_is_whole():
     for name in SHIPPED:
         folder = locate(name)
