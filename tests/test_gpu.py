@@ -114,6 +114,20 @@ def test_a_first_batch_that_is_wrong_stops_the_run(monkeypatch):
     list(library.pair(examples(1), device="cuda", dtype="float32", attention="batched", self_check=False))
 
 
+@pytest.mark.parametrize("dtype", BOUNDS)
+def test_a_ranker_on_a_causal_lm_is_that_of_the_cpu(dtype, tiny_chat, tmp_path):
+    """There all candidates of an x are one call."""
+    import torch
+
+    from blendkit.models.lm_ranker import LMRankerConfig, new_lm_ranker, save_lm_ranker
+
+    model, _ = new_lm_ranker(LMRankerConfig(str(tiny_chat), 0, 0, 96, 64, read_layers=(1, 2)))
+    torch.manual_seed(1)
+    model.weight.data.normal_()
+    save_lm_ranker(tmp_path, model)
+    same_on_both(str(tmp_path), dtype)
+
+
 def same_on_both(model: str, dtype: str, form: str = "auto") -> None:
     """Logits of `dtype` on the GPU against those of float32 on the CPU."""
     both = (("cpu", "float32", "auto"), ("cuda", dtype, form))
