@@ -82,9 +82,10 @@ class Ranking(Stage):
             return _of_compared(m := self._verdicts(record, n), aggregate(m, verdict_wins))
         weights = self._weights(record)
         found = [record["comparisons"][name] for name in weights]
-        parts = [matrix(pairs_among(comparisons, n), n) for comparisons in found]
+        fewer = n < len(record["candidates"])
+        parts = [matrix(pairs_among(comparisons, n) if fewer else comparisons["pairs"], n) for comparisons in found]
         for name, part in zip(weights, parts, strict=True):
-            if (np.isnan(part) != np.isnan(parts[0])).any():
+            if part is not parts[0] and (np.isnan(part) != np.isnan(parts[0])).any():
                 raise RecordError(f"comparisons.{name}", f"expected the same pairs as {next(iter(weights))} has, to be summed; `blendkit pair` compares all")
         m = summed(zip(parts, weights.values(), strict=True))
         if self.reference is not None:
